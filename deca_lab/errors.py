@@ -1,0 +1,36 @@
+"""What goes wrong at the door: one error for bad input, with what was given and what is allowed."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class BadInput(ValueError):
+    """Something the user gave cannot be used; the message says what was given, what is allowed and which argument.
+
+    The command line prints it on one line and exits with code 2.
+    """
+
+
+class Diverged(ArithmeticError):
+    """A loss or a parameter stopped being finite; the message names the client, the step and the block."""
+
+
+def pick(table: Mapping[str, T], name: str, what: str) -> T:
+    """Return `table[name]`, or raise BadInput with the nearest names.
+
+    `what` says what is looked up, in the user's words ("topology", "corpus").
+    """
+    if name in table:
+        return table[name]
+    near = get_close_matches(name, table, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise BadInput(f"unknown {what} {name!r}: {hint}allowed: {', '.join(sorted(table))}")
+
+
+def check(ok: bool, argument: str, got: object, allowed: str) -> None:
+    """Raise BadInput unless `ok`: the one form of message for a value out of range."""
+    if not ok:
+        raise BadInput(f"{argument} = {got!r} cannot be used: it must be {allowed}")
