@@ -1,0 +1,120 @@
+"""Names -> blocks, and which block is active when: block coordinate descent as routing of names, no optimiser of its own."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from deca_lab.errors import BadInput, check, pick
+
+Anatomy = Mapping[str, int | str]  # trainable name -> transformer layer, or "embeddings", or "head"
+
+
+class Block(NamedTuple):
+    """A named subset of the parameters."""
+
+    name: str
+    names: tuple[str, ...]
+
+
+def by_layers(anatomy: Anatomy, granularity: int = 1, ends: str = "own") -> tuple[Block, ...]:
+    """Return blocks of `granularity` consecutive transformer layers, the embeddings first and the head last.
+
+    `ends` says what becomes of embeddings and head (with the final norm): "own" blocks, one "joined" block at the
+    start, or "frozen", in no block. Raises BadInput where the granularity exceeds the depth.
+    """
+    layers = sorted({where for where in anatomy.values() if isinstance(where, int)})
+    check(1 <= granularity <= max(len(layers), 1), "granularity", granularity, f"1 to {len(layers)}, the model's layers")
+    groups = [layers[i:i + granularity] for i in range(0, len(layers), granularity)]
+    body = [Block(f"layer {g[0]}" if len(g) == 1 else f"layers {g[0]}-{g[-1]}", _where(anatomy, g)) for g in groups]
+    front, back = pick(ENDS, ends, "ends")
+    around = [[Block(" + ".join(end), _where(anatomy, end))] if end else [] for end in (front, back)]
+    return tuple(block for block in (*around[0], *body, *around[1]) if block.names)
+
+
+ENDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "own": (("embeddings",), ("head",)),
+    "joined": (("embeddings", "head"), ()),
+    "frozen": ((), ()),
+}
+
+
+def _where(anatomy: Anatomy, places: Sequence[int | str]) -> tuple[str, ...]:
+    return tuple(name for name, where in anatomy.items() if where in places)
+
+
+def of_equal_size(sizes: Mapping[str, int], count: int) -> tuple[Block, ...]:
+    """Return `count` blocks of whole names, in order, with element counts as equal as a single cut in order allows."""
+    check(1 <= count <= len(sizes), "block_count", count, f"1 to {len(sizes)}, the trainable names")
+    names, total = list(sizes), sum(sizes.values())
+    middle = np.cumsum(list(sizes.values())) - np.array(list(sizes.values())) / 2   # where each name's middle lies
+    raw = np.minimum((middle * count / max(total, 1)).astype(int), count - 1)
+    owner = np.clip(raw, np.arange(len(names)) - (len(names) - count), np.arange(len(names)))  # enough left for each
+    for i in range(1, len(names)):                                                  # no block may be skipped
+        owner[i] = min(owner[i], owner[i - 1] + 1)
+    return tuple(Block(f"part {k}", tuple(n for n, o in zip(names, owner, strict=True) if o == k)) for k in range(count))
+
+
+def by_patterns(names: Sequence[str], patterns: Sequence[str]) -> tuple[Block, ...]:
+    """Return one block for each regular expression, holding the names in which it is found."""
+    return tuple(Block(pattern, matching(names, pattern, "patterns")) for pattern in patterns)
+
+
+def matching(names: Sequence[str], pattern: str, argument: str) -> tuple[str, ...]:
+    """Return the names in which the regular expression is found, or raise BadInput where there is none."""
+    try:
+        found = tuple(name for name in names if re.search(pattern, name))
+    except re.error as error:
+        raise BadInput(f"{argument}: {pattern!r} is not a regular expression: {error}") from None
+    if not found:
+        raise BadInput(f"{argument}: {pattern!r} matches no trainable name; they are {_listed(names)}")
+    return found
+
+
+def whole(names: Sequence[str]) -> tuple[Block, ...]:
+    """Return the one block of all names: full-parameter training."""
+    return (Block("all", tuple(names)),)
+
+
+def require_cover(blocks: Sequence[Block], names: Sequence[str]) -> None:
+    """Raise BadInput, listing the names, unless every trainable name is in exactly one block."""
+    owners = {name: [b.name for b in blocks if name in b.names] for name in names}
+    missing = [name for name, held in owners.items() if not held]
+    twice = [f"{name} in {' and '.join(held)}" for name, held in owners.items() if len(held) > 1]
+    strange = [name for b in blocks for name in b.names if name not in owners]
+    if missing:
+        raise BadInput(f"blocks: {len(missing)} trainable names are in no block (freeze them or add a block): {_listed(missing)}")
+    if twice:
+        raise BadInput(f"blocks: overlap, each name belongs to exactly one block: {_listed(twice)}")
+    if strange:
+        raise BadInput(f"blocks: these names are not trainable: {_listed(strange)}")
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+Order = Callable[[int, int, int], list[int]]  # (round, K, seed) -> block indices of the round
+
+ORDERS: dict[str, Order] = {
+    "sequence": lambda t, k, seed: list(range(k)),
+    "reversed": lambda t, k, seed: list(range(k))[::-1],
+    "reshuffled": lambda t, k, seed: [int(i) for i in np.random.default_rng([seed, t, 0xB10C]).permutation(k)],
+}
+
+
+class Visit(NamedTuple):
+    """One block's turn: inner steps first .. last (inclusive, counted from 0 over the whole run)."""
+
+    round: int
+    position: int
+    block: int
+    first: int
+    last: int
+
+
+def visits(count: int, rounds: int, inner_steps: int, order: Order, seed: int = 0) -> list[Visit]:
+    """Return the table of visits of `count` blocks: which was active when."""
+    turns = [(t, p, k) for t in range(rounds) for p, k in enumerate(order(t, count, seed))]
+    return [Visit(t, p, k, i * inner_steps, (i + 1) * inner_steps - 1) for i, (t, p, k) in enumerate(turns)]

@@ -1,0 +1,159 @@
+"""The command line: every knob of a RunConfig is an option, every error one line.
+
+Heavy modules are imported inside the commands, so that help answers at once.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deca_lab.errors import BadInput, Diverged, check, pick
+from deca_lab.runconfig import RunConfig
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+                  help="Learn, run and check decentralised fine-tuning of language models. Start with [bold]deca-lab run[/bold].")
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on stderr and exit code 2, a diverged run exit code 1."""
+    try:
+        app()
+    except BadInput as error:
+        _fail(f"error: {error}", 2)
+    except Diverged as error:
+        _fail(f"stopped: {error}", 1)
+    except KeyboardInterrupt:
+        _fail("stopped by hand; what was checkpointed can be continued with deca-lab run --resume DIR", 130)
+
+
+def _fail(text: str, code: int) -> None:
+    sys.stderr.write(text + "\n")
+    sys.exit(code)
+
+
+def with_knobs(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with an option for every knob of RunConfig in place of its `**knobs`."""
+    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    added = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=_option(f)) for f in
+             fields(RunConfig)]
+    command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
+    return command
+
+
+def _option(f: Any) -> Any:  # noqa: ANN401 - a dataclass field to a typing form
+    words = f.metadata["help"] + (f" [dim]({f.metadata['allowed'][1]})[/dim]" if f.metadata["allowed"] else "")
+    return Annotated[f.type, typer.Option(help=words, rich_help_panel=f.metadata["group"])]
+
+
+@app.command()
+@with_knobs
+def run(
+    ctx: typer.Context,
+    out: Annotated[Path | None, typer.Option(help="new folder for the run; runs/DATE-METHOD when not given")] = None,
+    resume: Annotated[Path | None, typer.Option(help="continue the run of this folder, bit for bit")] = None,
+    **knobs: Any,  # noqa: ANN401 - one of each knob's type
+) -> None:
+    """Fine-tune a small GPT with DECA on simulated clients and write a folder with tables, pictures and a report.
+
+    Without any option: 8 clients on a ring, each with its own mix of Python's standard-library sources, fine-tune the
+    pretrained byte model that ships with the lab, in one or two minutes on a laptop.
+    """
+    given = {name: value for name, value in knobs.items() if _was_given(ctx, name)}
+    if resume is not None:
+        check(out is None, "out", str(out), "left out with --resume: the run continues in its own folder")
+        _require_as_stored(resume, given)
+        return _finish(resume, None)
+    config = RunConfig(**knobs)
+    return _finish(out or _fresh_folder(config.method), config)
+
+
+def _was_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _require_as_stored(folder: Path, given: dict[str, Any]) -> None:
+    from deca_lab.runs import read_config
+
+    stored = asdict(read_config(folder))
+    for name, value in given.items():
+        check(stored[name] == value, name, value, f"{stored[name]!r}, as in {folder}/config.json: --resume changes nothing")
+
+
+def _fresh_folder(method: str) -> Path:
+    stem = Path("runs") / f"{datetime.now():%Y-%m-%d_%H%M%S}-{method}"
+    return next(p for i in range(1000) if not (p := stem.with_name(f"{stem.name}{f'-{i}' if i else ''}")).exists())
+
+
+def _finish(folder: Path, config: RunConfig | None) -> None:
+    """Run or resume, then write the report and say where it is."""
+    typer.echo("preparing text, shards and model ...", err=True)
+    from deca_lab import progress, report, runs
+
+    with progress.bar() as shown:
+        done = runs.resume(folder, shown) if config is None else runs.run(config, folder, shown)
+    page = report.write(done, folder)
+    s = done.summary
+    typer.echo(f"perplexity of the mean model on the common test text: {s['test_perplexity_start']:.3f} -> "
+               f"{s['test_perplexity_end']:.3f}\nsent {s['bytes_sent'] / 1e6:.1f} MB, predicted "
+               f"{s['bytes_predicted'] / 1e6:.1f} MB; {done.timings['seconds'].iloc[-1]:.0f} s\nreport: {page}")
+
+
+@app.command()
+def doctor(
+    topology: Annotated[str, typer.Option(help="graph or sequence (deca-lab list topologies)")] = "ring",
+    clients: Annotated[int, typer.Option(help="number of clients")] = 8,
+    matrix: Annotated[Path | None, typer.Option(help="look at this W instead: .csv or .npy")] = None,
+    weights: Annotated[str, typer.Option(help="rule from graph to W (deca-lab list weights)")] = "metropolis",
+    edge_probability: Annotated[float, typer.Option(help="of the Erdos-Renyi graph")] = 0.5,
+    degree: Annotated[int, typer.Option(help="of the random regular graph")] = 3,
+    seed: Annotated[int, typer.Option(help="of random graphs")] = 0,
+) -> None:
+    """Look at a mixing matrix and say in plain words whether training with it is sound; exit code 1 if not."""
+    from deca_lab import doctor as doc
+    from deca_lab.topology import topology as build
+
+    subject = build(matrix) if matrix is not None else build(
+        topology, clients, weights=weights, probability=edge_probability, degree=degree, seed=seed)
+    typer.echo(doc.describe(subject))
+    raise typer.Exit(0 if doc.diagnose(subject).verdict == "sound" else 1)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="a run folder")],
+    client: Annotated[str, typer.Option(help="'mean', or a client's number")] = "mean",
+    out: Annotated[Path | None, typer.Option(help="new directory; inside the run folder when not given")] = None,
+) -> None:
+    """Write a model of a run as a directory that transformers' AutoModelForCausalLM loads."""
+    from deca_lab import export as ex
+
+    typer.echo(f"written: {ex.export_model(folder, client, out or ex.default_out(folder, client))}")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="a finished run's folder")]) -> None:
+    """Draw a finished run's pictures and write its report again."""
+    from deca_lab import history
+    from deca_lab import report as rep
+
+    typer.echo(f"report: {rep.write(history.load(folder), folder)}")
+
+
+@app.command("list")
+def list_names(what: Annotated[str, typer.Argument(help="one table: methods, corpora, topologies ...")] = "") -> None:
+    """List the names that the options take, with a word on each."""
+    from deca_lab.names import tables
+
+    held = tables()
+    chosen = {what: pick(held, what, "table")} if what else held
+    for title, rows in chosen.items():
+        typer.echo(title)
+        typer.echo("".join(f"  {name:<22} {about}\n" for name, about in rows.items()))

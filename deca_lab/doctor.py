@@ -1,0 +1,369 @@
+"""Looks at a mixing matrix, or a periodic list of them, before a run and says in plain words whether it is sound.
+
+Sums are judged within 1e-9. A list is judged on the product over one period: a single matching is never connected.
+Notation: J = 11'/N; rho = ||W - J||_2, the second singular value, is the factor by which one mixing shrinks
+disagreement (the Frobenius norm of X - mean). For a W that is not symmetric the second eigenvalue is not that factor.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+from math import ceil, inf, log, nan
+from textwrap import fill
+from typing import Literal, NamedTuple
+
+import networkx as nx
+import numpy as np
+
+from deca_lab.errors import BadInput
+from deca_lab.topology import Topology
+
+TOLERANCE = 1e-9  # on row and column sums
+TINY = 1e-12  # rounding: below it rho is 0, within it of 1 rho is 1
+EXACT = 4096  # clients up to which rho comes from a dense decomposition (7 s symmetric, 22 s not, on one core)
+STEPS = 200  # of the Lanczos iteration above that
+LAMBDA2 = 512  # clients up to which eigenvalues of a W without symmetry are computed
+
+Subject = Topology | np.ndarray | Sequence[np.ndarray]
+
+
+class Diagnosis(NamedTuple):
+    """What the doctor found; over a period the worst of each matrix, and rho and lambda2 are means per mixing."""
+
+    name: str
+    note: str
+    clients: int
+    period: int
+    square: bool
+    finite: bool
+    nonnegative: bool
+    row_error: float  # max |row sum - 1|
+    column_error: float  # max |column sum - 1|
+    symmetric: bool
+    connected: bool  # everybody's model reaches everybody
+    aperiodic: bool
+    rho: float  # second singular value
+    rho_error: float  # 0 where exact; else rho may be larger by about this much
+    lambda2: float  # second eigenvalue modulus; NaN where not computed
+    rounds_1000: float  # mixings that shrink disagreement 1000-fold; inf where it never does
+    edges: float  # models sent at each mixing
+    verdict: Literal["sound", "unsound"]
+    reasons: tuple[str, ...]  # why it is unsound, and what that means for training
+    remarks: tuple[str, ...]  # what is worth knowing of it all the same
+
+
+class Spectrum(NamedTuple):
+    """Second singular value, its uncertainty, second eigenvalue modulus."""
+
+    rho: float
+    error: float
+    lambda2: float
+
+
+def diagnose(subject: Subject) -> Diagnosis:
+    """Return the diagnosis of a topology, of one array W or of a list of arrays that are used in turn."""
+    name, note, matrices = _matrices(subject)
+    square = all(W.shape == (len(matrices[0]),) * 2 and W.size > 0 for W in matrices)
+    finite = all(bool(np.isfinite(W).all()) for W in matrices)
+    if not (square and finite):
+        return _hopeless(name, note, matrices, square, finite)
+    period = len(matrices)
+    prefixes = list(accumulate(matrices, lambda done, W: _product(W, done)))  # W_k ... W_1
+    support = np.abs(prefixes[-1]) > (TINY if period > 1 else 0)
+    islands, cycle, whole = _islands(support), _cycle(support), spectrum(prefixes[-1])
+    nonnegative = all(bool((W >= 0).all()) for W in matrices)
+    primitive = nonnegative and islands is None and cycle == 1
+    found = Diagnosis(
+        name=name,
+        note=note,
+        clients=len(matrices[0]),
+        period=period,
+        square=True,
+        finite=True,
+        nonnegative=nonnegative,
+        row_error=max(float(np.abs(W.sum(1) - 1).max()) for W in matrices),
+        column_error=max(float(np.abs(W.sum(0) - 1).max()) for W in matrices),
+        symmetric=all(bool(np.allclose(W, W.T, rtol=0, atol=TINY)) for W in matrices),
+        connected=islands is None,
+        aperiodic=cycle == 1,
+        rho=0.0 if whole.rho < TINY else whole.rho ** (1 / period),
+        rho_error=whole.error,
+        lambda2=whole.lambda2 ** (1 / period),
+        rounds_1000=_rounds(prefixes, whole.rho, primitive),
+        edges=sum(int(np.count_nonzero(W) - np.count_nonzero(np.diag(W))) for W in matrices) / period,
+        verdict="sound",
+        reasons=_reasons(matrices, islands, cycle),
+        remarks=(),
+    )
+    return _judged(found)
+
+
+def require_sound(subject: Subject, *, allow_unsound: bool = False) -> Diagnosis:
+    """Return the diagnosis; raise BadInput with the reasons where W is unsound, unless a lesson asked for it.
+
+    `allow_unsound` (`--allow-unsound`) lets it pass, but never a W that is not square or not finite.
+    """
+    found = diagnose(subject)
+    if found.verdict == "sound" or (allow_unsound and found.square and found.finite):
+        return found
+    way = ""
+    if found.square and found.finite:
+        way = "; to run it all the same, for a lesson, give --allow-unsound (allow_unsound=True)"
+    raise BadInput(f"topology {found.name!r} with {found.clients} clients is unsound: {'; '.join(found.reasons)}{way}")
+
+
+def describe(subject: Diagnosis | Subject) -> str:
+    """Return the diagnosis as aligned lines, check, result, what it means; the last line is the verdict."""
+    found = subject if isinstance(subject, Diagnosis) else diagnose(subject)
+    rows = [("check", "result", "what it means"), *_rows(found)]
+    wide = [max(len(row[k]) for row in rows) for k in (0, 1)]
+    table = [f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c}" for a, b, c in rows]
+    said = [f"remark: {text}" for text in found.remarks] + [f"reason: {text}" for text in found.reasons]
+    said = [fill(text, 110, subsequent_indent=" " * 8, break_on_hyphens=False) for text in said]
+    title = f"mixing matrix of {found.clients} clients: {found.name}" + (f" ({found.note})" if found.note else "")
+    verdict = found.verdict if found.verdict == "sound" else "unsound, refused"
+    flag = "; a lesson may run it with --allow-unsound" if verdict != "sound" and found.square and found.finite else ""
+    return "\n".join([title, *table, *said, f"verdict: {verdict}{flag}"])
+
+
+def _rows(d: Diagnosis) -> list[tuple[str, str, str]]:
+    def fact(name: str, ok: bool, good: str, bad: str) -> tuple[str, str, str]:
+        return (name, "yes", good) if ok else (name, "NO", bad)
+
+    def total(name: str, error: float, good: str, bad: str) -> tuple[str, str, str]:
+        return (name, "1", good) if error <= TOLERANCE else (name, f"1 ± {error:.3g}", bad)
+
+    rows = [
+        fact("square", d.square, "a row and a column for each client", "each client needs a row and a column"),
+        fact("finite", d.finite, "no NaN, no infinity", "NaN or infinity would spread into every model"),
+    ]
+    if not (d.square and d.finite):
+        return rows
+    return [
+        *rows,
+        fact("non-negative", d.nonnegative, "each mixing is an average of models", "some models are subtracted"),
+        total("row sums", d.row_error, "clients that agree stay as they are", "clients that agree are moved"),
+        total("column sums", d.column_error, "mixing keeps the network mean", "mixing moves the network mean"),
+        fact("symmetric", d.symmetric, "i weighs j as j weighs i", "i may weigh j otherwise than j weighs i"),
+        fact("connected", d.connected, "every model reaches every client", "some models never reach some clients"),
+        fact("aperiodic", d.aperiodic, "no disagreement bounces for ever", "some disagreement bounces for ever"),
+        ("messages", f"{d.edges:g}", "models sent at each mixing"),
+        *_factors(d),
+    ]
+
+
+def _factors(d: Diagnosis) -> list[tuple[str, str, str]]:
+    means = "one mixing leaves at most this part of the disagreement"
+    if d.period > 1:
+        means = f"a mixing's mean factor on disagreement, over the {d.period} of a period"
+    rho = _near_one(d.rho) + (f" to {_near_one(d.rho + d.rho_error)}" if d.rho_error else "")
+    rows = [("rho", rho, means)]
+    if not d.symmetric and d.period == 1:
+        rows.append(("lambda2", _near_one(d.lambda2), "second eigenvalue modulus: not a valid factor for this W"))
+    rounds = f"{d.rounds_1000:.0f}" if d.rounds_1000 < inf else "never"
+    return [*rows, ("1000-fold", rounds, "mixings that shrink disagreement 1000-fold")]
+
+
+def _near_one(factor: float) -> str:
+    """Write a factor so that 1 is only said of 1."""
+    gap = 1 - factor
+    return f"1 - {gap:.3g}" if TINY < gap < 1e-5 else f"{round(factor, 6):g}"
+
+
+# ---- reading the subject
+
+
+def _matrices(subject: Subject) -> tuple[str, str, tuple[np.ndarray, ...]]:
+    """Return name, note and float64 matrices; a list of rows is one matrix."""
+    if isinstance(subject, Topology):
+        return subject.name, subject.note, subject.matrices
+    try:
+        one = np.ndim(subject[0]) < 2
+        listed = [subject] if one else list(subject)
+        return "matrix", "", tuple(np.atleast_2d(np.asarray(W, dtype=np.float64)) for W in listed)
+    except (TypeError, ValueError, IndexError, KeyError):
+        allowed = "a topology, an array of numbers or a list of arrays"
+        raise BadInput(f"the doctor was given {str(subject)[:80]!r}: it takes {allowed}") from None
+
+
+def _hopeless(name: str, note: str, matrices: tuple[np.ndarray, ...], square: bool, finite: bool) -> Diagnosis:
+    """Return the diagnosis of what is no mixing matrix at all."""
+    reasons = []
+    if not square:
+        shapes = " and ".join(sorted({" x ".join(map(str, W.shape)) for W in matrices}))
+        reasons.append(f"not square: {shapes}, while each of N clients needs one row and one column in every matrix")
+    if not finite:
+        W = next(W for W in matrices if not np.isfinite(W).all())
+        at = tuple(map(int, np.argwhere(~np.isfinite(W))[0]))
+        reasons.append(f"not finite: entry {at} is {W[at]}, and mixing would spread it into every model it reaches")
+    return Diagnosis(
+        name, note, len(matrices[0]), len(matrices), square, finite, nonnegative=False, row_error=nan, column_error=nan,
+        symmetric=False, connected=False, aperiodic=False, rho=nan, rho_error=0.0, lambda2=nan, rounds_1000=inf,
+        edges=nan, verdict="unsound", reasons=tuple(reasons), remarks=(),
+    )  # fmt: skip
+
+
+# ---- spectrum
+
+
+def spectrum(W: np.ndarray) -> Spectrum:
+    """Return rho and lambda2 of a square finite W: by FFT if circulant, else dense; above 4,096 clients iterated."""
+    n = len(W)
+    if _circulant(W):
+        # W - J has the eigenvalues fft(row) - fft(1/N), and as a normal matrix their moduli as singular values
+        gap = np.abs(np.fft.fft(W[0] - 1 / n)).max()
+        return Spectrum(float(gap), 0.0, float(gap))
+    gap, symmetric = W - 1 / n, np.array_equal(W, W.T)
+    if n > EXACT:
+        rho, error = _lanczos(W)
+        return Spectrum(rho, error, rho if symmetric else nan)
+    if symmetric:
+        rho = float(np.abs(np.linalg.eigvalsh(gap)).max())
+        return Spectrum(rho, 0.0, rho)
+    rho = float(np.linalg.svd(gap, compute_uv=False)[0])
+    return Spectrum(rho, 0.0, float(np.abs(np.linalg.eigvals(gap)).max()) if n <= LAMBDA2 else nan)
+
+
+def _circulant(W: np.ndarray) -> bool:
+    """Say whether each row is the one above it, moved one place to the right."""
+    return np.array_equal(W[1:, 1:], W[:-1, :-1]) and np.array_equal(W[1:, 0], W[:-1, -1])
+
+
+def _lanczos(W: np.ndarray) -> tuple[float, float]:
+    """Return a lower estimate of ||W - J||_2, and how much larger the norm may be (0 where it converged).
+
+    Lanczos on (W - J)'(W - J), over the edges; the mean relative error of its largest eigenvalue after k steps from
+    a random start is below 0.103 (log(N (k - 1)^4) / (k - 1))^2 (Kuczynski and Wozniakowski 1992, theorem 3.2).
+    """
+    n, (i, j) = len(W), np.nonzero(W)
+    w = W[i, j]
+    q = np.random.default_rng([0, n]).standard_normal(n)
+    basis, ritz = np.zeros((0, n)), 0.0
+    diagonal, beside = [], [float(np.linalg.norm(q))]
+    while len(basis) < STEPS and beside[-1] > TINY:
+        basis = np.vstack([basis, q / beside[-1]])
+        forward = np.bincount(i, w * basis[-1][j], n) - basis[-1].mean()
+        q = np.bincount(j, w * forward[i], n) - forward.mean()
+        diagonal.append(float(q @ basis[-1]))
+        for _ in range(2):  # orthogonal to all before, twice for rounding
+            q = q - basis.T @ (basis @ q)
+        T = np.diag(diagonal) + np.diag(beside[1:], 1) + np.diag(beside[1:], -1)
+        ritz, before = float(np.linalg.eigvalsh(T)[-1]), ritz
+        beside.append(float(np.linalg.norm(q)))
+        if abs(ritz - before) <= TINY * ritz:
+            break
+    k = len(basis)
+    error = ritz**0.5 * 0.0515 * (log(n * (k - 1.0) ** 4) / (k - 1)) ** 2 if k == STEPS else 0.0
+    return ritz**0.5, error  # it stopped early where it had converged
+
+
+def _product(W: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """Return W @ X; over the edges, receiver by receiver, where rows of W hold few of them."""
+    widest = int(np.count_nonzero(W, axis=1).max())
+    if widest * 16 > len(W):
+        return W @ X
+    order = np.argsort(W == 0, axis=1, kind="stable")[:, :widest]  # (N, widest) the senders, then zeros
+    shares = np.take_along_axis(W, order, axis=1)
+    return sum((shares[:, [k]] * X[order[:, k]] for k in range(widest)), np.zeros_like(X))
+
+
+def _rounds(prefixes: list[np.ndarray], rho: float, primitive: bool) -> float:
+    """Return how many mixings shrink disagreement 1000-fold, given rho of the product over the whole period."""
+    period, product, times = len(prefixes), prefixes[-1], 1
+    if rho <= 1e-3:
+        return 1.0 + bisect_left(range(period - 1), True, key=lambda k: spectrum(prefixes[k]).rho <= 1e-3)
+    while rho >= 1 - TINY and primitive and times <= len(product) ** 2:  # some power contracts: Wielandt's bound on it
+        product, times = product @ product, 2 * times
+        rho = spectrum(product).rho
+    return inf if rho >= 1 - TINY else float(period * times * ceil(log(1000) / -log(max(rho, TINY)) - TINY))
+
+
+# ---- the graph of non-zero entries: support[i, j] says that i hears j
+
+
+def _reached(support: np.ndarray) -> np.ndarray:
+    """Return (N,) the distance from client 0 along the rows, -1 where there is no way."""
+    level = np.full(len(support), -1)
+    level[0], step, front = 0, 0, np.array([0])
+    while len(front):
+        step += 1
+        front = np.flatnonzero(support[front].any(0) & (level < 0))
+        level[front] = step
+    return level
+
+
+def _islands(support: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return two groups of clients of which the first never hears the second; None if strongly connected."""
+    hears, heard = _reached(support) >= 0, _reached(support.T) >= 0
+    if not hears.all():
+        return np.flatnonzero(hears), np.flatnonzero(~hears)
+    return None if heard.all() else (np.flatnonzero(~heard), np.flatnonzero(heard))
+
+
+def _cycle(support: np.ndarray) -> int:
+    """Return the period of the walk: the largest one among the strongly connected parts."""
+    if support.diagonal().all():
+        return 1
+    level = _reached(support)
+    if (level >= 0).all() and (_reached(support.T) >= 0).all():
+        i, j = np.nonzero(support)
+        return int(np.gcd.reduce(level[i] + 1 - level[j]))
+    parts = nx.strongly_connected_components(nx.from_edgelist(np.argwhere(support).tolist(), nx.DiGraph))
+    inside = [support[np.ix_(part, part)] for part in map(sorted, parts)]
+    return max((_cycle(part) for part in inside if part.any()), default=1)
+
+
+# ---- words
+
+
+def _reasons(
+    matrices: tuple[np.ndarray, ...], islands: tuple[np.ndarray, np.ndarray] | None, cycle: int
+) -> tuple[str, ...]:
+    """Return what is wrong with sums and graph, and what it does to training."""
+    found = []
+    if said := _wrong_sum([W.sum(1) for W in matrices]):
+        found.append(f"row {said}: mixing scales the models, even where all of them agree")
+    if said := _wrong_sum([W.sum(0) for W in matrices]):
+        told = "the network mean drifts at every mixing, and clients with large columns are over-weighted"
+        found.append(f"column {said}: {told}")
+    if islands is not None:
+        deaf, unheard = map(_set, islands)
+        found.append(f"disconnected: {deaf} can never hear {unheard}, so nothing learnt there reaches them")
+    if cycle > 1:
+        told = "disagreement along one pattern never shrinks - a lazy W, (I + W)/2, mends it"
+        found.append(f"period {cycle}: {told}")
+    return tuple(found)
+
+
+def _judged(d: Diagnosis) -> Diagnosis:
+    """Return the diagnosis with its verdict, and with remarks where it is sound."""
+    if not d.reasons and d.rounds_1000 == inf:
+        d = d._replace(reasons=(f"rho = {d.rho:.6g}: mixing keeps some disagreement for ever, or makes it grow",))
+    return d._replace(verdict="unsound") if d.reasons else d._replace(remarks=_remarks(d))
+
+
+def _remarks(d: Diagnosis) -> tuple[str, ...]:
+    told = []
+    if not d.nonnegative:
+        told.append("negative entries: a mixing may leave the range of the models, but disagreement still shrinks")
+    if not d.symmetric:
+        told.append("not symmetric, yet doubly stochastic: the mean is kept; rho is the factor, lambda2 is not")
+    if d.rho >= 1 - TINY:
+        told.append("rho = 1: one mixing may shrink nothing, though many do; bounds that need rho < 1 do not hold")
+    if d.rho_error:
+        told.append(f"rho is iterated: it may be {d.rho_error:.1g} larger, and 1000-fold may take longer")
+    return tuple(told)
+
+
+def _wrong_sum(sums: list[np.ndarray]) -> str:
+    """Return the sum furthest from 1 in words, or nothing where all are within the tolerance."""
+    worst = max(sums, key=lambda s: float(np.abs(s - 1).max()))
+    client = int(np.abs(worst - 1).argmax())
+    error = abs(worst[client] - 1)
+    hint = ", beyond 1e-9: give more digits, or write 1/3 in a CSV" if error < 1e-2 else ""
+    return "" if error <= TOLERANCE else f"sums reach {worst[client]:.6g} (client {client}{hint})"
+
+
+def _set(clients: np.ndarray) -> str:
+    shown = ", ".join(map(str, clients[:6])) + (f", ... {len(clients)} in all" if len(clients) > 6 else "")
+    return f"{'client' if len(clients) == 1 else 'clients'} {{{shown}}}"

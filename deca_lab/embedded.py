@@ -1,0 +1,139 @@
+"""Text that every Python brings along: the standard library's sources and pydoc's topics, cut into labelled rows.
+
+The text differs between Python releases, so it is read where the lab runs.
+"""
+
+import re
+import sysconfig
+import tokenize
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from deca_lab.errors import BadInput
+
+Rows = list[tuple[str, str]]  # (text, label name)
+ROW = 1200  # characters in a row of an embedded corpus, at most
+LONG = 80  # characters: a paragraph that long is not repeated by chance
+PACKAGES = (  # in CPython 3.11 to 3.14, each with more than 50 KB of source
+    *("asyncio", "ctypes", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "urllib", "xml"),
+)
+SKIPPED = ("__hello__", "antigravity", "stringprep", "this", "turtle")  # toys, a table, and what not every build has
+
+
+GROUPS = {  # of pydoc's topics; large ones such as "compound" keep what no smaller topic says
+    "statements": (
+        *("assert", "async", "assignment", "augassign", "break", "class", "compound", "continue", "del", "else", "for"),
+        *("function", "global", "if", "import", "nonlocal", "pass", "raise", "return", "try", "while", "with", "yield"),
+    ),
+    "expressions": (
+        *("atom-identifiers", "atom-literals", "attribute-references", "await", "binary", "bitwise", "booleans"),
+        *("calls", "comparisons", "conversions", "dict", "exprlists", "in", "lambda", "lists", "operator-summary"),
+        *("power", "shifting", "slicings", "subscriptions", "unary"),
+    ),
+    "names and literals": (
+        *("dynamic-features", "exceptions", "execmodel", "floating", "id-classes", "identifiers", "imaginary"),
+        *("integers", "naming", "numbers"),
+    ),
+    "data model": (
+        *("attribute-access", "callable-types", "context-managers", "customization", "numeric-types", "objects"),
+        *("sequence-types", "specialattrs", "specialnames", "types"),
+    ),
+    "built-in types": ("truth",),
+    "strings": ("formatstrings",),
+    "debugger": ("debugger",),
+}
+
+
+def paragraphs(text: str) -> list[str]:
+    """Runs of non-blank lines, without the blank lines around them."""
+    return [part.strip("\n") for part in re.split(r"\n[ \t\f]*(?:\n[ \t\f]*)*\n", text) if part.strip()]
+
+
+def _short(part: str, size: int) -> Iterator[str]:
+    """Cut a paragraph longer than `size` into runs of whole lines (a longer line stays whole)."""
+    lines: list[str] = []
+    for line in part.split("\n"):
+        if lines and sum(map(len, lines)) + len(lines) + len(line) > size:
+            yield "\n".join(lines)
+            lines = []
+        lines.append(line)
+    yield "\n".join(lines)
+
+
+def cut(parts: Iterable[str], size: int = ROW) -> list[str]:
+    """Join paragraphs to rows of at most `size` characters; a top-level def or class opens a new row once half full."""
+    rows: list[str] = []
+    row = ""
+    for part in (short for long in parts for short in _short(long, size)):
+        opens = len(row) > size // 2 and re.match(r"(async def|def|class|@)\b", part) is not None
+        if row and (opens or len(row) + 2 + len(part) > size):
+            rows.append(row)
+            row = part
+        else:
+            row = f"{row}\n\n{part}" if row else part
+    return [*rows, row] if row else rows
+
+
+def _library() -> Path:
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def _source(path: Path) -> str:
+    with tokenize.open(path) as file:  # honours the coding line; \r\n becomes \n
+        return file.read()
+
+
+def _package_files(package: str) -> list[Path]:
+    root = _library() / package
+    inside = ((path.relative_to(root).parts, path) for path in root.rglob("*.py"))
+    return [path for parts, path in sorted(inside) if not {"test", "tests", "__pycache__"} & set(parts)]
+
+
+def stdlib() -> Rows:
+    """The standard library's packages: rows of source text, label = package."""
+    files = {package: _package_files(package) for package in PACKAGES}
+    absent = [package for package, paths in files.items() if not paths]
+    if absent:
+        raise BadInput(
+            f"corpus 'stdlib' needs the sources of {', '.join(absent)}, which this Python does not have under "
+            f"{_library()}: use a Python with its .py files, or the corpus 'markov'"
+        )
+    return [(row, name) for name, paths in files.items() for path in paths for row in cut(paragraphs(_source(path)))]
+
+
+def modules() -> Rows:
+    """The standard library's single-file modules, one label, to pretrain on: no long paragraph of the other two."""
+    files = [path for path in sorted(_library().glob("*.py")) if _is_module(path.stem)]
+    if not files:
+        raise BadInput(f"corpus 'modules' needs the .py files of this Python, and {_library()} has none")
+    theirs = {part.strip() for text, _ in (*stdlib(), *topics()) for part in paragraphs(text) if len(part) > LONG}
+    kept = ([part for part in paragraphs(_source(path)) if part.strip() not in theirs] for path in files)
+    return [(row, "modules") for parts in kept for row in cut(parts)]
+
+
+def group(topic: str) -> str:
+    """The group of a pydoc topic: named in GROUPS, else by its name ("typesseq", "f-strings"), else "other"."""
+    named = next((name for name, topics in GROUPS.items() if topic in topics), None)
+    if named is None and "string" in topic:
+        return "strings"
+    return named or ("built-in types" if topic.startswith(("types", "bltin")) else "other")
+
+
+def topics() -> Rows:
+    """The language reference in `pydoc_data.topics`: rows of English, label = group of topics.
+
+    Topics repeat each other ("compound" holds "if"), so each paragraph stays in the shortest topic only that has it.
+    """
+    from pydoc_data.topics import topics as text_of
+
+    seen: set[str] = set()
+    rows: Rows = []
+    for topic in sorted(text_of, key=lambda key: (len(text_of[key]), key)):
+        parts = [part for part in paragraphs(text_of[topic]) if part.strip() not in seen]
+        seen.update(part.strip() for part in parts)
+        rows.extend((row, group(topic)) for row in cut(dict.fromkeys(parts)))
+    return rows
+
+
+def _is_module(stem: str) -> bool:
+    return stem not in SKIPPED and stem not in PACKAGES and not stem.startswith("_sysconfigdata")

@@ -1,0 +1,61 @@
+"""A finished or interrupted run becomes a directory that `AutoModelForCausalLM.from_pretrained` loads."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deca_lab import checkpoint, models, tree
+from deca_lab.errors import BadInput, check
+from deca_lab.files import new_folder
+from deca_lab.lab import DTYPES, blocks_of
+from deca_lab.methods import resolve
+from deca_lab.metrics import mean_model
+from deca_lab.runconfig import RunConfig
+from deca_lab.runs import read_config
+from deca_lab.tokens import tokenizer
+from deca_lab.tree import Layout, Params
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def export_model(folder: Path | str, client: str = "mean", out: Path | str = "exported") -> Path:
+    """Write the mean model, or client "0" ... "N-1", of a run's last checkpoint with its tokenizer; return the directory.
+
+    Raises BadInput where the run has no whole checkpoint, the client does not exist, or `out` is not empty.
+    """
+    config = resolve(read_config(folder))
+    which = tokenizer(config.tokenizer)
+    model = models.load(config.model, seed=config.seed, dtype=DTYPES[config.dtype], vocabulary=len(which))
+    stacked = _stacked(config, model, Path(folder) / "checkpoint.safetensors")
+    chosen = mean_model(stacked) if client == "mean" else tree.client(stacked, _index(client, config.clients))
+    target = new_folder(Path(out))
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as written:
+        models.with_parameters(model, chosen).save_pretrained(written)
+        which.save_pretrained(written)
+        for file in Path(written).iterdir():
+            shutil.move(file, target / file.name)
+    return target
+
+
+def _stacked(config: RunConfig, model: "PreTrainedModel", path: Path) -> Params:
+    """Return all clients' parameters (N, ...) of a checkpoint, under the model's names."""
+    values = models.trainable(model)
+    cut, _ = blocks_of(config, models.anatomy(model), {n: p.numel() for n, p in values.items()})
+    state, _ = checkpoint.load(path)
+    parts = [tree.unflatten(x, Layout(b.names, tuple(tuple(values[n].shape) for n in b.names)))
+             for x, b in zip(state.blocks, cut, strict=True)]
+    return {name: tensor for part in parts for name, tensor in part.items()}
+
+
+def _index(client: str, clients: int) -> int:
+    check(client.isdigit() and int(client) < clients, "client", client, f"'mean' or a number from 0 to {clients - 1}")
+    return int(client)
+
+
+def default_out(folder: Path | str, client: str) -> Path:
+    """Return where an export goes when nobody says: inside the run folder."""
+    if not Path(folder).is_dir():
+        raise BadInput(f"there is no run folder {str(folder)!r}")
+    return Path(folder) / f"export-{client}"

@@ -1,0 +1,34 @@
+"""One mixing: x_new_i = sum_j w_ij x_j over the rows of X (N, D), and the bytes that each edge carries for it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Mix = Callable[[Tensor], Tensor]  # (N, D) -> (N, D)
+
+DENSE_SHARE = 1 / 16  # of W's entries: below it, reading the edges is cheaper than the whole product (a ring of 64 or more)
+
+
+def mixer(W: np.ndarray, like: Tensor) -> Mix:
+    """Return the function that mixes with W (N, N), on the device and in the dtype of `like`."""
+    edges = torch.from_numpy(np.argwhere(W != 0).T.copy())
+    if edges.shape[1] < DENSE_SHARE * W.size and like.device.type != "mps":  # no sparse product on Apple's GPU
+        values = torch.from_numpy(W[W != 0]).to(like)
+        sparse = torch.sparse_coo_tensor(edges.to(like.device), values, W.shape, check_invariants=False).coalesce()
+        return lambda x: torch.sparse.mm(sparse, x)
+    dense = torch.from_numpy(np.array(W)).to(device=like.device, dtype=like.dtype)
+    return lambda x: dense @ x
+
+
+def messages(W: np.ndarray) -> np.ndarray:
+    """Return the (N, N) table of directed messages of one mixing: [i, j] is 1 where client i receives from client j."""
+    sends = (W != 0).astype(np.int64)
+    np.fill_diagonal(sends, 0)
+    return sends
+
+
+def bytes_sent(W: np.ndarray, x: Tensor) -> np.ndarray:
+    """Return the bytes (N, N) that one mixing of X (N, D) with W puts on each edge: every message is one row of X."""
+    return messages(W) * (x.shape[1] * x.element_size())

@@ -1,0 +1,180 @@
+"""A config becomes everything that a run needs: text, shards, model, blocks, topology, plan. All checks happen here."""
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from deca_lab import blocks as bl
+from deca_lab import heterogeneity, moments, shards, tree
+from deca_lab.clients import ENGINES, stacked
+from deca_lab.corpora import Corpus, load
+from deca_lab.doctor import Diagnosis, require_sound
+from deca_lab.errors import BadInput, check, pick
+from deca_lab.methods import resolve
+from deca_lab.metrics import Probe
+from deca_lab.problems import Problem
+from deca_lab.runconfig import RunConfig
+from deca_lab.shards import Shards
+from deca_lab.tokens import tokenizer
+from deca_lab.topology import Topology, topology
+from deca_lab.train import SCHEDULES, Plan, Recipe, plan, schedule
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+OWN_WINDOWS = 8     # of a client's validation text, at most
+TRAIN_WINDOWS = 4   # of a client's training text, for the gradient norm
+
+
+class Lab(NamedTuple):
+    """Everything that stays fixed during a run."""
+
+    config: RunConfig                      # with the method's knobs set
+    corpus: Corpus
+    shards: Shards
+    tokenizer: "PreTrainedTokenizerBase"
+    model: "PreTrainedModel"
+    topology: Topology
+    diagnosis: Diagnosis
+    heterogeneity: heterogeneity.Heterogeneity
+    plan: Plan
+    probe: Probe
+    frozen: tuple[str, ...]                # names that no block holds
+    device: torch.device
+
+
+def prepare(config: RunConfig) -> Lab:
+    """Return the lab of a config; raise BadInput, before anything is written, where something does not fit."""
+    from deca_lab import models
+
+    config = resolve(config)
+    device, dtype = find_device(config.device), pick(DTYPES, config.dtype, "dtype")
+    check(not (device.type == "mps" and dtype == torch.float64), "dtype", config.dtype, "float32 or bfloat16 on Apple's GPU")
+    pick(ENGINES, config.engine, "engine")
+    topo = topology(config.topology, config.clients, weights=config.weights,
+                    probability=config.edge_probability, degree=config.degree, seed=config.seed)
+    diagnosis = require_sound(topo, allow_unsound=config.allow_unsound)
+    recipe = recipe_of(config)
+    corpus, which = read_corpus(config), tokenizer(config.tokenizer)
+    model = models.load(config.model, seed=config.seed, dtype=dtype, vocabulary=len(which), context=config.context).to(device)
+    parts = split_of(config, corpus)
+    data = shards.build(corpus, parts, which, config.context)
+    cut, frozen = blocks_of(config, models.anatomy(model), {n: p.numel() for n, p in models.trainable(model).items()})
+    problem = language_problem(config, model, data, [name for block in cut for name in block.names], device)
+    laid = plan(problem, cut, topo, recipe(len(cut)))
+    apart = heterogeneity.measure(data, start_gradients(problem))
+    return Lab(config, corpus, data, which, model, topo, diagnosis, apart, laid, _probe(config, data, device), frozen, device)
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name; "auto" takes a GPU where torch sees one."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(n for n in ("cuda", "mps", "cpu") if there[n]))
+    if not pick(there, name, "device"):
+        raise BadInput(f"device = {name!r} is not there: torch sees {', '.join(n for n, ok in there.items() if ok)}")
+    return torch.device(name)
+
+
+def read_corpus(config: RunConfig) -> Corpus:
+    """Return the corpus that the config's Data knobs name."""
+    chosen = [name.strip() for name in config.labels.split(",") if name.strip()]
+    return load(config.corpus, split=config.hub_split, text=config.text_column or None, label=config.label_column or None,
+                labels=chosen or None, max_rows=config.max_rows or None, seed=config.seed)
+
+
+def split_of(config: RunConfig, corpus: Corpus) -> shards.Split:
+    """Return the rows of each client and of the common test set."""
+    return shards.split(corpus.labels, config.clients, how=config.split, alpha=config.alpha, test_share=config.test_share,
+                        validation_share=config.validation_share, shares=_share_table(config.shares), seed=config.seed)
+
+
+def _share_table(text: str) -> list[list[float]] | None:
+    """Return the rows of a table such as "0.15,0.85; 0.85,0.15", or None for an empty text."""
+    try:
+        return [[float(cell) for cell in row.split(",")] for row in text.split(";")] if text.strip() else None
+    except ValueError:
+        raise BadInput(f"shares = {text!r} cannot be used: it must be rows of numbers, '0.15,0.85; 0.85,0.15'") from None
+
+
+def blocks_of(config: RunConfig, anatomy: bl.Anatomy, sizes: dict[str, int]) -> tuple[tuple[bl.Block, ...], tuple[str, ...]]:
+    """Return the blocks and the frozen names of a model with this anatomy and these element counts."""
+    pick(bl.ENDS, config.ends, "ends")
+    names = list(anatomy)
+    frozen = set(bl.matching(names, config.freeze, "freeze")) if config.freeze else set()
+    if config.ends == "frozen":
+        frozen |= {name for name, where in anatomy.items() if not isinstance(where, int)}
+    rest = {name: where for name, where in anatomy.items() if name not in frozen}
+    check(bool(rest), "freeze, ends", (config.freeze, config.ends), "such that a trainable name remains")
+    cutters = {
+        "layers": lambda: bl.by_layers(rest, config.granularity, "own" if config.ends == "frozen" else config.ends),
+        "equal": lambda: bl.of_equal_size({name: sizes[name] for name in rest}, config.block_count),
+        "patterns": lambda: bl.by_patterns(list(rest), patterns_of(config)),
+        "whole": lambda: bl.whole(list(rest)),
+    }
+    cut = pick(cutters, config.blocks, "blocks")()
+    bl.require_cover(cut, list(rest))
+    return cut, tuple(name for name in names if name in frozen)
+
+
+def patterns_of(config: RunConfig) -> list[str]:
+    """Return the regular expressions of the blocks, or raise BadInput where there is none."""
+    found = re.split(r"\s+", config.patterns.strip()) if config.patterns.strip() else []
+    check(bool(found), "patterns", config.patterns, "one or more regular expressions, with --blocks patterns")
+    return found
+
+
+def recipe_of(config: RunConfig) -> Callable[[int], Recipe]:
+    """Return the recipe as a function of the number of blocks, which the learning-rate schedule needs."""
+    shape = pick(SCHEDULES, config.lr_scheduler_type, "lr_scheduler_type")
+    feedback = moments.Feedback(pick(moments.SIGNALS, config.feedback, "feedback"),
+                                pick(moments.SCALES, config.feedback_scale, "feedback_scale"), config.b1, config.b2)
+    keep = pick({"reset": False, "keep": True}, config.moments, "moments")
+    mix_all = pick({"active": False, "all": True}, config.mixed, "mixed")
+    order = pick(bl.ORDERS, config.order, "order")
+
+    def recipe(count: int) -> Recipe:
+        total = config.rounds * count * config.inner_steps
+        return Recipe(config.rounds, config.inner_steps, schedule(config.lr, shape, total, config.warmup_steps),
+                      moments.Adam(config.a1, config.a2, config.eps), feedback, keep, config.mix_every, mix_all, order,
+                      config.max_grad_norm, config.weight_decay, config.seed)
+
+    return recipe
+
+
+def language_problem(config: RunConfig, model: "PreTrainedModel", data: Shards, names: list[str],
+                     device: torch.device) -> Problem:
+    """Return the language model as a problem: a common start, next-token loss, fresh windows (N, B, T+1) a step."""
+    from deca_lab import models
+
+    values = models.trainable(model)
+    start = tree.replicate({name: values[name] for name in names}, config.clients)
+    streams = data.train
+
+    def batches(step: int) -> torch.Tensor:
+        return shards.batch(streams, config.context, config.batch, config.seed, step).to(device)
+
+    return Problem(start, models.client_loss(model), batches)
+
+
+def start_gradients(problem: Problem) -> tree.Params:
+    """Return every client's gradient at the common start, on the batch of step 0, stacked."""
+    where = tree.layout(problem.start, list(problem.start))
+    _, g = stacked(problem.loss)(tree.flatten(problem.start, where.names), where, {}, problem.batches(0))
+    return tree.unflatten(g, where)
+
+
+def _probe(config: RunConfig, data: Shards, device: torch.device) -> Probe:
+    """Return the fixed windows of all measurements, the same number for every client."""
+    own = _even(list(data.validation), config.context, OWN_WINDOWS)
+    train = _even(list(data.train), config.context, TRAIN_WINDOWS)
+    test = shards.windows(data.test, config.context, config.eval_windows)
+    return Probe(test.to(device), own.to(device), train.to(device))
+
+
+def _even(streams: list[torch.Tensor], context: int, most: int) -> torch.Tensor:
+    count = min(most, *(((len(s) - 1) // context) for s in streams))
+    return torch.stack([shards.windows(s, context, count) for s in streams])

@@ -1,0 +1,104 @@
+"""The ledger: what a run must send and hold by the formulas, beside what was sent and held."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from deca_lab.gossip import messages
+from deca_lab.train import Plan
+
+
+class Memory(NamedTuple):
+    """Bytes of all clients together, activations excluded."""
+
+    weights: int          # every trainable parameter in its storage type, M
+    peak: int             # with the state of the largest active block at its fullest
+    full: int             # what full-parameter Adam with mixing would hold at its peak
+    paper: float          # M + 10 M / B with the run's M and B: the paper's form, for half precision and equal blocks
+
+
+def traffic(plan: Plan) -> np.ndarray:
+    """Return the bytes (N, N) that the whole run puts on each edge, i from j.
+
+    The formula: sum over visits of (mixings in the visit) x (block columns) x (bytes of a number) on each edge of W.
+    """
+    sent = np.zeros((plan.topology.n, plan.topology.n), np.int64)
+    every = plan.recipe.mix_every
+    for visit in plan.visits:
+        for turn in range(visit.first // every, (visit.last + 1) // every):
+            sent += messages(plan.topology.at(turn)) * _message_bytes(plan, visit.block)
+    return sent
+
+
+def _message_bytes(plan: Plan, active: int) -> int:
+    """Return the bytes of one message: the active block in working precision, the others as stored if all are mixed."""
+    working = plan.layouts[active].width * max(_item(plan), 4)
+    others = sum(where.width for k, where in enumerate(plan.layouts) if k != active) * _item(plan)
+    return working + (others if plan.recipe.mix_all else 0)
+
+
+def _item(plan: Plan) -> int:
+    return next(iter(plan.problem.start.values())).element_size()
+
+
+def memory(plan: Plan) -> Memory:
+    """Return the predicted bytes: weights + (master, gradient, m, v, neighbours' average) of the active block.
+
+    With half-precision weights of M bytes and B equal blocks this is DECA's M + 10 M / B; with float32 weights there
+    is no second master and it is M + 4 M / B. Moments that are kept are counted for all blocks.
+    """
+    n, item = plan.problem.clients, _item(plan)
+    widths = [where.width for where in plan.layouts]
+    digits = max(item, 4)                                  # moments, gradient and average are never in half precision
+    master = digits if item < 4 else 0
+    weights = n * sum(widths) * item
+    kept = 2 * digits * (sum(widths) - max(widths)) if plan.recipe.keep_moments else 0
+    peak = weights + n * (max(widths) * (master + 4 * digits) + kept)
+    full = weights + n * sum(widths) * (master + 4 * digits)
+    return Memory(weights, peak, full, weights * (1 + 10 / len(widths)))
+
+
+class Meter(TorchDispatchMode):
+    """Counts the bytes of living tensors while it is active: those in `watch`, and all that operations create since.
+
+    A tensor counts until its storage is freed. Set `most` to 0 to forget a peak, such as that of the activations.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def watch(self, held: list[Tensor]) -> None:
+        """Count from here on, beginning with the storages of `held`."""
+        self.most, self._live = 0, {}
+        for t in held:
+            self._add(t, t.untyped_storage().nbytes())
+
+    def _add(self, t: Tensor, size: int) -> None:
+        key = t.untyped_storage()._cdata
+        if key not in self._live or self._live[key][0].expired():
+            self._live[key] = (StorageWeakRef(t.untyped_storage()), size)
+
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        """Run the operation, then count what lives."""
+        for t in _tensors(args):
+            self._add(t, 0)                                # was there before, such as data: a view of it is nothing new
+        out = func(*args, **(kwargs or {}))
+        for t in _tensors(out):
+            self._add(t, t.untyped_storage().nbytes())
+        self._live = {key: held for key, held in self._live.items() if not held[0].expired()}
+        self.most = max(self.most, sum(size for _, size in self._live.values()))
+        return out
+
+
+def _tensors(values: Any) -> list[Tensor]:  # noqa: ANN401 - whatever an operation takes or returns
+    """Return the dense tensors among an operation's arguments or results."""
+    if isinstance(values, (tuple, list)):
+        return [t for value in values for t in _tensors(value)]
+    return [values] if isinstance(values, Tensor) and values.layout == torch.strided else []

@@ -1,0 +1,28 @@
+"""Every table of names that the options take, gathered for `deca-lab list`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def tables() -> dict[str, dict[str, str]]:
+    """Return {table: {name: a few words}}."""
+    from deca_lab import blocks, clients, corpora, methods, models, moments, shards, topology, train
+
+    return {
+        "methods": {name: row.about for name, row in methods.METHODS.items()},
+        "models": {name: row.about for name, row in models.PRESETS.items()},
+        "corpora": _first_lines(corpora.CORPORA),
+        "splits": _first_lines(shards.SPLITS),
+        "topologies": _first_lines({**topology.GRAPHS, **topology.SEQUENCES}),
+        "weights": _first_lines(topology.WEIGHTS),
+        "orders": dict.fromkeys(blocks.ORDERS, ""),
+        "ends": {name: " and ".join(map(" + ".join, filter(None, ends))) or "in no block" for name, ends in blocks.ENDS.items()},
+        "feedbacks": dict.fromkeys(moments.SIGNALS, ""),
+        "feedback-scales": dict.fromkeys(moments.SCALES, ""),
+        "schedules": dict.fromkeys(train.SCHEDULES, ""),
+        "engines": _first_lines(clients.ENGINES),
+    }
+
+
+def _first_lines(table: Mapping[str, Any]) -> dict[str, str]:
+    return {name: (getattr(entry, "__doc__", None) or "").strip().split("\n")[0] for name, entry in table.items()}

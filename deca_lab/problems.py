@@ -1,0 +1,50 @@
+"""What the clients minimise: any differentiable problem is its start, one client's loss and a source of batches."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deca_lab.clients import Batch, Loss
+from deca_lab.errors import check
+from deca_lab.tree import Params
+
+
+class Problem(NamedTuple):
+    """N clients' start (stacked), the loss of one of them, and fresh batches for all at every inner step.
+
+    `batches(step)` is a pure function of the step, so that a resumed run sees what an unbroken one would have seen.
+    """
+
+    start: Params                       # name -> (N, ...)
+    loss: Loss                          # (one client's parameters, one client's batch) -> scalar
+    batches: Callable[[int], Batch]     # inner step -> tensors with axis 0 = N
+
+    @property
+    def clients(self) -> int:
+        """N."""
+        return len(next(iter(self.start.values())))
+
+
+def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: int = 0) -> Problem:
+    """Return f_i(x) = x' A_i x / 2 - b_i' x with gradient noise of standard deviation `noise` per coordinate.
+
+    A (N, d, d) symmetric, b (N, d), start (N, d): the problems on which every constant of a theorem is exact.
+    """
+    n, d = b.shape
+    check(A.shape == (n, d, d) and start.shape == (n, d), "A, b, start", (*map(tuple, (A.shape, b.shape, start.shape)),),
+          f"of shapes ({n}, {d}, {d}), ({n}, {d}), ({n}, {d}) for these b")
+
+    def batches(step: int) -> Batch:
+        if noise == 0:
+            return A, b
+        xi = np.random.default_rng([seed, step, 0xA11]).standard_normal((n, d))
+        return A, b + noise * torch.from_numpy(xi).to(b)
+
+    def loss(params: Params, batch: Batch) -> Tensor:
+        hessian, linear = batch
+        return params["x"] @ hessian @ params["x"] / 2 - linear @ params["x"]
+
+    return Problem({"x": start}, loss, batches)

@@ -1,0 +1,134 @@
+"""Every knob of a run, with its unit and its group: the one source of the command line's options and of config.json.
+
+Nothing heavy is imported here, so that `deca-lab run --help` answers at once.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from typing import Any
+
+from deca_lab.errors import BadInput, check, pick
+
+Allowed = tuple[Callable[[Any], bool], str]  # what a value must satisfy, and the same in words
+
+POSITIVE: Allowed = (lambda v: v > 0, "greater than 0")
+AT_LEAST_0: Allowed = (lambda v: v >= 0, "0 or more")
+COUNT: Allowed = (lambda v: v >= 1, "1 or more")
+BETA: Allowed = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+SHARE: Allowed = (lambda v: 0 <= v <= 1, "between 0 and 1")
+HELD_OUT: Allowed = (lambda v: 0 < v < 1, "between 0 and 1, both excluded")
+
+
+def knob(default: Any, group: str, text: str, allowed: Allowed | None = None) -> Any:  # noqa: ANN401 - any field
+    """Return a dataclass field that carries its group, its help and its allowed range."""
+    return field(default=default, metadata={"group": group, "help": text, "allowed": allowed})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run. Names are checked where they are looked up; ranges are checked here, at the door."""
+
+    method: str = knob("deca", "Method", "algorithm; `deca-lab list methods` shows them all")
+
+    corpus: str = knob("stdlib", "Data", "embedded corpus (`deca-lab list corpora`), local file, or hub dataset")
+    hub_split: str = knob("train", "Data", "split of a hub dataset")
+    text_column: str = knob("", "Data", "column with the text; guessed and said when empty")
+    label_column: str = knob("", "Data", "column with the label; guessed and said when empty")
+    labels: str = knob("", "Data", "keep only these labels, separated by commas; all when empty")
+    max_rows: int = knob(0, "Data", "rows kept at most, drawn at random; 0 = all", AT_LEAST_0)
+    split: str = knob("dirichlet", "Data", "how rows reach the clients (`deca-lab list splits`)")
+    alpha: float = knob(0.25, "Data", "Dirichlet concentration: small = each client sees few labels", POSITIVE)
+    shares: str = knob("", "Data", "with --split shares: each client's label shares, such as '0.15,0.85; 0.85,0.15; 0.5,0.5'")
+    test_share: float = knob(0.1, "Data", "share of the rows in the common test set", HELD_OUT)
+    validation_share: float = knob(0.1, "Data", "share of a client's own rows held out for validation", HELD_OUT)
+    tokenizer: str = knob("bytes", "Data", "'bytes', or the tokenizer of a path or hub name")
+
+    clients: int = knob(8, "Clients", "number of clients N", COUNT)
+    topology: str = knob("ring", "Clients", "graph (`deca-lab list topologies`), or a W as .csv or .npy")
+    weights: str = knob("metropolis", "Clients", "rule from graph to W (`deca-lab list weights`)")
+    edge_probability: float = knob(0.5, "Clients", "of the Erdos-Renyi graph (the paper does not give its own)", SHARE)
+    degree: int = knob(3, "Clients", "of the random regular graph", COUNT)
+    allow_unsound: bool = knob(False, "Clients", "run even where the doctor refuses W: for lessons")
+
+    model: str = knob("base", "Model", "preset (`deca-lab list models`), local directory, or hub name")
+    dtype: str = knob("float32", "Model", "float32, bfloat16 (float32 master of the active block) or float64")
+    context: int = knob(128, "Model", "tokens of context T", COUNT)
+    batch: int = knob(4, "Model", "windows of `context` tokens, for each client and inner step", COUNT)
+
+    blocks: str = knob("layers", "Blocks", "how the model is cut: layers, equal, patterns or whole")
+    granularity: int = knob(1, "Blocks", "transformer layers in a block (with --blocks layers)", COUNT)
+    ends: str = knob("own", "Blocks", "embeddings and head: own blocks, joined in one, or frozen")
+    block_count: int = knob(4, "Blocks", "number of blocks (with --blocks equal)", COUNT)
+    patterns: str = knob("", "Blocks", "regular expressions separated by spaces, one a block (with --blocks patterns)")
+    freeze: str = knob("", "Blocks", "regular expression: names in which it is found are never trained")
+    order: str = knob("sequence", "Blocks", "order of a round: sequence, reversed or reshuffled")
+
+    rounds: int = knob(3, "Algorithm", "rounds T; each visits every block once", COUNT)
+    inner_steps: int = knob(16, "Algorithm", "inner steps R of one visit", COUNT)
+    lr: float = knob(1e-3, "Algorithm", "peak learning rate", AT_LEAST_0)
+    a1: float = knob(0.9, "Algorithm", "Adam's decay of the first moment", BETA)
+    a2: float = knob(0.999, "Algorithm", "Adam's decay of the second moment", BETA)
+    eps: float = knob(1e-8, "Algorithm", "Adam's guard against division by zero", POSITIVE)
+    feedback: str = knob("printed", "Algorithm", "h: none, printed (x_new - x), downhill (x - x_new), zero")
+    feedback_scale: str = knob("raw", "Algorithm", "h as it is (raw), divided by the learning rate (lr), of unit norm (unit)")
+    b1: float = knob(0.9, "Algorithm", "decay of m under the feedback; 1 = no feedback", SHARE)
+    b2: float = knob(0.999, "Algorithm", "decay of v under the feedback; 1 = no feedback", SHARE)
+    moments: str = knob("reset", "Algorithm", "at a visit's start: reset, or keep those of the block's last visit")
+    mix_every: int = knob(1, "Algorithm", "inner steps between mixings", COUNT)
+    mixed: str = knob("active", "Algorithm", "what is mixed: the active block, or all blocks")
+    lr_scheduler_type: str = knob("constant", "Algorithm", "constant, linear or cosine, over all inner steps")
+    warmup_steps: int = knob(0, "Algorithm", "inner steps of linear warm-up", AT_LEAST_0)
+    weight_decay: float = knob(0.0, "Algorithm", "decoupled, on tensors with two axes or more", AT_LEAST_0)
+    max_grad_norm: float = knob(0.0, "Algorithm", "clip a client's gradient of the active block; 0 = off", AT_LEAST_0)
+
+    eval_every: int = knob(0, "Measuring", "inner steps between measurements; 0 = at the end of each visit", AT_LEAST_0)
+    eval_windows: int = knob(48, "Measuring", "windows of the common test set that are read", COUNT)
+    checkpoint_every: int = knob(0, "Measuring", "inner steps between checkpoints; 0 = at the end of each visit", AT_LEAST_0)
+
+    seed: int = knob(0, "Machine", "of everything random: shards, graph, batches, order", AT_LEAST_0)
+    device: str = knob("auto", "Machine", "auto, cpu, cuda or mps")
+    engine: str = knob("stacked", "Machine", "stacked (all clients in one call) or loop (one after another)")
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            _check_value(f, getattr(self, f.name))
+
+    def to_json(self) -> str:
+        """Return the config as JSON text, all knobs in order."""
+        return json.dumps(asdict(self), indent=1)
+
+
+def _check_value(f: Field[Any], value: object) -> None:
+    """Raise BadInput unless the value has the knob's type, is finite, and lies in its range."""
+    kind, allowed = f.type, f.metadata["allowed"]
+    ok = type(value) is kind or (kind is float and type(value) is int)
+    check(ok, f.name, value, f"of type {getattr(kind, '__name__', kind)}")
+    if isinstance(value, float):
+        check(math.isfinite(value), f.name, value, "a finite number")
+    if allowed is not None:
+        check(allowed[0](value), f.name, value, allowed[1])
+
+
+def from_mapping(values: Mapping[str, Any]) -> RunConfig:
+    """Return the RunConfig of a mapping such as config.json holds; raise BadInput at an unknown knob."""
+    known = {f.name: f for f in fields(RunConfig)}
+    for name in values:
+        pick(known, name, "knob")
+    return RunConfig(**values)
+
+
+def from_json(text: str, source: str) -> RunConfig:
+    """Return the RunConfig of JSON text; `source` names it in errors."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{source} is not JSON: {error}") from None
+    check(isinstance(values, dict), source, type(values).__name__, "a JSON object of knobs")
+    return from_mapping(values)
+
+
+def defaults() -> dict[str, Any]:
+    """Return every knob's default."""
+    return {f.name: f.default for f in fields(RunConfig) if f.default is not MISSING}

@@ -1,0 +1,163 @@
+"""One run from config to history: the loop of `train`, measured, checkpointed, and continued after a break."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deca_lab import checkpoint, history, ledger
+from deca_lab.clients import ENGINES, Engine, Gradients, Loss
+from deca_lab.errors import BadInput, Diverged
+from deca_lab.files import new_folder, read_text, write_whole
+from deca_lab.history import History, Record
+from deca_lab.lab import Lab, prepare
+from deca_lab.metrics import Measurement, measure
+from deca_lab.runconfig import RunConfig, from_json
+from deca_lab.train import Plan, State, begin, params_of, train
+
+Progress = Callable[[int, int, dict[str, Any]], None]  # (inner steps done, of how many, what is known) -> None
+
+
+def run(config: RunConfig, out: Path | str | None = None, progress: Progress | None = None) -> History:
+    """Run a config and return its history; with `out`, a new folder, everything is also written there.
+
+    Raises BadInput before anything is written where the config does not fit, and Diverged where a loss stops being
+    finite: then the last good checkpoint stays.
+    """
+    lab = prepare(config)
+    folder = None if out is None else new_folder(Path(out))
+    if folder is not None:
+        write_whole(folder / "config.json", config.to_json())
+    return _go(lab, folder, begin(lab.plan), _blank(lab), progress)
+
+
+def resume(folder: Path | str, progress: Progress | None = None) -> History:
+    """Continue the run of a folder from its last checkpoint to its end, bit for bit as if it had never stopped."""
+    folder = Path(folder)
+    lab = prepare(read_config(folder))
+    if not (folder / "checkpoint.safetensors").exists():
+        return _go(lab, folder, begin(lab.plan), _blank(lab), progress)
+    state, held = checkpoint.load(folder / "checkpoint.safetensors", lab.device)
+    record = Record(**held, timings=history.read_timings(folder, state.step))
+    _require_same(lab, record, folder)
+    return _go(lab, folder, state, record, progress)
+
+
+def read_config(folder: Path | str) -> RunConfig:
+    """Return the config of a run folder, or raise BadInput."""
+    path = Path(folder) / "config.json"
+    return from_json(read_text(path, "the run folder's"), str(path))
+
+
+def _blank(lab: Lab) -> Record:
+    return Record(fingerprint=lab.corpus.fingerprint, config=asdict(lab.config))
+
+
+def _require_same(lab: Lab, record: Record, folder: Path) -> None:
+    changed = [f.name for f in fields(RunConfig) if record.config.get(f.name) != getattr(lab.config, f.name)]
+    if changed:
+        raise BadInput(f"{folder}/config.json was changed since the checkpoint ({', '.join(changed)}): "
+                       "resume needs the same config")
+    if record.fingerprint != lab.corpus.fingerprint:
+        raise BadInput(f"corpus {lab.config.corpus!r} is not the text that {folder} was started on (another Python, or a "
+                       f"changed file): fingerprint {lab.corpus.fingerprint[:12]}, the checkpoint has {record.fingerprint[:12]}")
+
+
+def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: Progress | None) -> History:
+    """Advance from `state` to the end; measure and save where the config says."""
+    meter, began = ledger.Meter(), time.perf_counter() - record.seconds
+    steps = train(lab.plan, state, _metered(ENGINES[lab.config.engine], meter))
+    if state.step == 0:
+        _note(lab, state, record, began)
+    while state.step < lab.plan.steps:
+        opening = state.step % lab.config.inner_steps == 0               # the first step of a visit is metered
+        meter.watch([*state.blocks, *(t for held in state.moments.values() for t in held[:2])])
+        with meter if opening else nullcontext():
+            state, losses = next(steps)
+        record.peak_bytes = max(record.peak_bytes, meter.most if opening else 0)
+        _require_finite(lab.plan, state, losses, folder)
+        record.train.append(_train_row(lab.plan, state, losses))
+        if _due(state.step, lab.config.eval_every, lab):
+            _note(lab, state, record, began)
+        if folder is not None and _due(state.step, lab.config.checkpoint_every, lab):
+            _require_finite(lab.plan, state, torch.stack([x.sum() for x in state.blocks]), folder)
+            history.save_timings(folder, record)
+            checkpoint.save(folder / "checkpoint.safetensors", state, record.lasting())
+        if progress is not None:
+            progress(state.step, lab.plan.steps, {**record.metrics[-1], "measured": len(record.metrics), **record.train[-1]})
+    done = history.gather(lab, state, record, folder)
+    if folder is not None:
+        history.save(done, folder)
+    return done
+
+
+def _due(step: int, every: int, lab: Lab) -> bool:
+    return step % (every or lab.config.inner_steps) == 0 or step == lab.plan.steps
+
+
+def _metered(engine: Engine, meter: ledger.Meter) -> Engine:
+    """Return the engine that lets the meter forget the activations of the gradient that it has just made."""
+
+    def wrapped(loss: Loss) -> Gradients:
+        inner = engine(loss)
+
+        def gradients(*args: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - as the engine's
+            out = inner(*args)
+            meter.most = 0
+            return out
+
+        return gradients
+
+    return wrapped
+
+
+def _require_finite(plan: Plan, state: State, values: Tensor, folder: Path | None) -> None:
+    """Raise Diverged, naming client, step and block, unless all values are finite: losses (N,) or block sums (K,)."""
+    if bool(torch.isfinite(values).all()):
+        return
+    by_losses = len(values) == len(state.sent)
+    rows = ~torch.isfinite(values) if by_losses else torch.stack([~torch.isfinite(x).all(1) for x in state.blocks]).any(0)
+    block = plan.blocks[plan.visits[(state.step - 1) // plan.recipe.inner_steps].block].name
+    kept = "" if folder is None else f"; the last good checkpoint stays in {folder}"
+    raise Diverged(f"the loss is no longer finite for client {', '.join(map(str, rows.nonzero().flatten().tolist()))} at inner "
+                   f"step {state.step - 1} in block {block!r}: try a smaller --lr, or --max-grad-norm 1{kept}")
+
+
+def _train_row(plan: Plan, state: State, losses: Tensor) -> dict[str, Any]:
+    s = state.step - 1
+    block = plan.blocks[plan.visits[s // plan.recipe.inner_steps].block].name
+    return {"step": s, "block": block, "lr": plan.recipe.lr(s), "loss": float(losses.double().mean())}
+
+
+def _note(lab: Lab, state: State, record: Record, began: float) -> None:
+    """Append one measurement to the record."""
+    found = measure(lab.plan.problem.loss, params_of(lab.plan, state), state.blocks, lab.probe)
+    visit = lab.plan.visits[max(state.step - 1, 0) // lab.config.inner_steps]
+    names = [block.name for block in lab.plan.blocks]
+    last = names[visit.block] if state.step else "start"
+    record.metrics.append({"step": state.step, "round": visit.round, "block": last, **found.row(names),
+                           "bytes_sent": int(state.sent.sum()), "peak_bytes": record.peak_bytes})
+    record.clients += _client_rows(state.step, found)
+    record.timings.append({"step": state.step, "seconds": time.perf_counter() - began, "process_bytes": process_bytes(),
+                           "gpu_bytes": torch.cuda.max_memory_allocated() if lab.device.type == "cuda" else 0})
+
+
+def _client_rows(step: int, found: Measurement) -> list[dict[str, Any]]:
+    pairs = zip(found.clients, found.own, strict=True)
+    return [{"step": step, "client": i, "test_loss": test, "own_loss": own} for i, (test, own) in enumerate(pairs)]
+
+
+def process_bytes() -> int:
+    """Return the largest memory that this process has held, or 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

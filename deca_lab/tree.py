@@ -1,0 +1,72 @@
+"""Dicts of stacked tensors <-> one matrix X (N, D): the only bridge between models and the algorithms' algebra.
+
+Shape letters of the library: N clients, B batch, T tokens of a context, C channels, V vocabulary, D flat parameters, K blocks.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]  # name -> (N, ...) where stacked, (...) for one client
+
+
+class Layout(NamedTuple):
+    """Where each name of a block stands in the columns of its matrix."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]  # of one client
+
+    @property
+    def sizes(self) -> list[int]:
+        """Columns of each name."""
+        return [prod(shape) for shape in self.shapes]
+
+    @property
+    def width(self) -> int:
+        """D, all columns."""
+        return sum(self.sizes)
+
+
+def layout(params: Params, names: Sequence[str]) -> Layout:
+    """Return the layout of `names` in stacked `params`."""
+    return Layout(tuple(names), tuple(tuple(params[name].shape[1:]) for name in names))
+
+
+def flatten(params: Params, names: Sequence[str]) -> Tensor:
+    """Return a copy of the named stacked tensors as one matrix (N, D)."""
+    return torch.cat([params[name].flatten(1) if params[name].dim() > 1 else params[name][:, None] for name in names], 1)
+
+
+def unflatten(x: Tensor, where: Layout) -> Params:
+    """Return views of X (N, D) under their names and shapes; the inverse of `flatten`."""
+    pieces = x.split(where.sizes, dim=1)  # one cat in the backward pass, where slices would each fill a whole X
+    return {n: p.unflatten(1, s) if len(s) > 1 else p.reshape(len(p), *s) for n, s, p in
+            zip(where.names, where.shapes, pieces, strict=True)}
+
+
+def replicate(params: Params, clients: int) -> Params:
+    """Return `clients` equal copies of one client's parameters on axis 0: the common start."""
+    return {name: p.detach().expand(clients, *p.shape).clone() for name, p in params.items()}
+
+
+def client(params: Params, i: int) -> Params:
+    """Return the parameters of client `i`, without the client axis (views)."""
+    return {name: p[i] for name, p in params.items()}
+
+
+def mean(params: Params) -> Params:
+    """Return the network's mean model, without the client axis."""
+    return {name: p.mean(0) for name, p in params.items()}
+
+
+def consensus_distance(x: Tensor) -> float:
+    """Return (1/N) sum_i ||x_i - xbar||^2 of a matrix X (N, D)."""
+    return float((x - x.mean(0)).double().square().sum() / len(x))
+
+
+def nbytes(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of the tensors' elements."""
+    return sum(t.numel() * t.element_size() for t in tensors)
