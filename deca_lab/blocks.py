@@ -97,11 +97,23 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
 
 Order = Callable[[int, int, int], list[int]]  # (round, K, seed) -> block indices of the round
 
-ORDERS: dict[str, Order] = {
-    "sequence": lambda t, k, seed: list(range(k)),
-    "reversed": lambda t, k, seed: list(range(k))[::-1],
-    "reshuffled": lambda t, k, seed: [int(i) for i in np.random.default_rng([seed, t, 0xB10C]).permutation(k)],
-}
+
+def sequence(t: int, count: int, seed: int) -> list[int]:
+    """From the embeddings to the head in every round, as in the paper."""
+    return list(range(count))
+
+
+def backwards(t: int, count: int, seed: int) -> list[int]:
+    """From the head to the embeddings in every round."""
+    return list(range(count))[::-1]
+
+
+def reshuffled(t: int, count: int, seed: int) -> list[int]:
+    """In a new random order in every round, the same for all clients."""
+    return [int(k) for k in np.random.default_rng([seed, t, 0xB10C]).permutation(count)]
+
+
+ORDERS: dict[str, Order] = {"sequence": sequence, "reversed": backwards, "reshuffled": reshuffled}
 
 
 class Visit(NamedTuple):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,7 +55,7 @@ def _state(step: int, counts: Mapping[str, int], tensors: Mapping[str, Tensor], 
     there = {name: t.to(device) for name, t in tensors.items() if name != "sent"}
     blocks = tuple(there[f"block.{k}"] for k in range(sum(name.startswith("block.") for name in there)))
     moments = {int(k): Moments(there[f"m.{k}"], there[f"v.{k}"], count) for k, count in counts.items()}
-    return State(step, blocks, there.get("master"), moments, np.array(tensors["sent"]))
+    return State(step, blocks, there.get("master"), moments, tensors["sent"].numpy())
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -85,14 +86,29 @@ def from_chains(
 
 def _embedded(name: str, rows: Callable[[], embedded.Rows]) -> Callable[[int], Corpus]:
     python = f"read from Python {'.'.join(map(str, sys.version_info[:3]))}"
-    return lambda seed: from_rows(name, rows(), (python,))
+
+    @lru_cache(maxsize=1)
+    def read() -> Corpus:
+        return from_rows(name, rows(), (python,))
+
+    def corpus(seed: int) -> Corpus:
+        return read()
+
+    corpus.__doc__ = rows.__doc__
+    return corpus
+
+
+@lru_cache(maxsize=4)
+def generated(seed: int) -> Corpus:
+    """Text of random Markov chains, one a label, whose exact entropy rate is known."""
+    return from_chains(seed=seed)
 
 
 CORPORA: dict[str, Callable[[int], Corpus]] = {  # name -> corpus of a seed, which only generated text heeds
     "stdlib": _embedded("stdlib", embedded.stdlib),
     "modules": _embedded("modules", embedded.modules),
     "topics": _embedded("topics", embedded.topics),
-    "markov": lambda seed: from_chains(seed=seed),
+    "markov": generated,
 }
 TEXT = ("text", "sentence", "content", "document", "article", "body", "review", "question", "prompt")
 JOINED = (  # columns that together are a row's text

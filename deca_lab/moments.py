@@ -47,24 +47,41 @@ def adam_(moments: Moments, g: Tensor, adam: Adam) -> tuple[Tensor, Moments]:
 Signal = Callable[[Tensor, Tensor], Tensor]      # (x, x_new) (N, D) -> h (N, D)
 Scale = Callable[[Tensor, float], Tensor]        # (h, lr) -> h
 
-SIGNALS: dict[str, Signal | None] = {
-    "none": None,                                   # the moments keep the local statistics alone
-    "printed": lambda x, x_new: x_new - x,          # as transcribed from the paper: points uphill once subtracted
-    "downhill": lambda x, x_new: x - x_new,         # the opposite sign: looks like a gradient, as in quasi-global momentum
-    "zero": lambda x, x_new: torch.zeros_like(x),   # an ablation: b1 and b2 shrink the moments, nothing is fed
-}
+
+def printed(x: Tensor, x_new: Tensor) -> Tensor:
+    """h = x_new - x, as the paper is transcribed; in m, which is subtracted, it points uphill."""
+    return x_new - x
+
+
+def downhill(x: Tensor, x_new: Tensor) -> Tensor:
+    """h = x - x_new, the opposite sign: looks like a gradient, as in quasi-global momentum."""
+    return x - x_new
+
+
+def zero(x: Tensor, x_new: Tensor) -> Tensor:
+    """h = 0, an ablation: b1 and b2 shrink the moments and nothing is fed."""
+    return torch.zeros_like(x)
+
+
+SIGNALS: dict[str, Signal | None] = {"none": None, "printed": printed, "downhill": downhill, "zero": zero}
+
+
+def raw(h: Tensor, lr: float) -> Tensor:
+    """h as it is, of the size of a step."""
+    return h
+
+
+def per_lr(h: Tensor, lr: float) -> Tensor:
+    """h / lr, comparable with a gradient; h itself at lr = 0, where nothing has moved but by mixing."""
+    return h / lr if lr > 0 else h
 
 
 def unit(h: Tensor, lr: float) -> Tensor:
-    """Return h with each client's row of length one (as quasi-global Adam does, with its 1e-8)."""
+    """h with each client's row of length one, as quasi-global Adam has it (with its 1e-8)."""
     return h / (h.norm(dim=1, keepdim=True) + 1e-8)
 
 
-SCALES: dict[str, Scale] = {
-    "raw": lambda h, lr: h,
-    "lr": lambda h, lr: h / lr if lr > 0 else h,    # comparable with a gradient; at lr = 0 nothing has moved
-    "unit": unit,
-}
+SCALES: dict[str, Scale] = {"raw": raw, "lr": per_lr, "unit": unit}
 
 
 class Feedback(NamedTuple):

@@ -15,11 +15,11 @@ def tables() -> dict[str, dict[str, str]]:
         "splits": _first_lines(shards.SPLITS),
         "topologies": _first_lines({**topology.GRAPHS, **topology.SEQUENCES}),
         "weights": _first_lines(topology.WEIGHTS),
-        "orders": dict.fromkeys(blocks.ORDERS, ""),
-        "ends": {name: " and ".join(map(" + ".join, filter(None, ends))) or "in no block" for name, ends in blocks.ENDS.items()},
-        "feedbacks": dict.fromkeys(moments.SIGNALS, ""),
-        "feedback-scales": dict.fromkeys(moments.SCALES, ""),
-        "schedules": dict.fromkeys(train.SCHEDULES, ""),
+        "orders": _first_lines(blocks.ORDERS),
+        "feedbacks": {"none": "The moments keep the local statistics alone.",
+                      **_first_lines({name: signal for name, signal in moments.SIGNALS.items() if signal})},
+        "feedback-scales": _first_lines(moments.SCALES),
+        "schedules": _first_lines(train.SCHEDULES),
         "engines": _first_lines(clients.ENGINES),
     }
 

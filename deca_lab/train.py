@@ -91,9 +91,11 @@ def params_of(plan: Plan, state: State, without: int | None = None) -> Params:
 def train(plan: Plan, state: State | None = None, engine: Engine = stacked) -> Iterator[tuple[State, Tensor]]:
     """Run the plan from `state` on; after each inner step yield the state and the clients' losses (N,) before it."""
     state = begin(plan) if state is None else state
-    gradients = engine(plan.problem.loss)
-    like = _working(state.blocks[0])
-    mixers = [mixer(W, like) for W in plan.topology.matrices]
+    like = _working(state.blocks[0][:, :1])
+    return _steps(plan, state, engine(plan.problem.loss), [mixer(W, like) for W in plan.topology.matrices])
+
+
+def _steps(plan: Plan, state: State, gradients: Gradients, mixers: list[Mix]) -> Iterator[tuple[State, Tensor]]:
     while state.step < plan.steps:
         state, losses = _advance(plan, state, gradients, mixers)
         yield state, losses
@@ -168,21 +170,30 @@ def _decay(plan: Plan, k: int, x: Tensor) -> Tensor | None:
     return rates.repeat_interleave(torch.tensor(where.sizes, device=x.device))
 
 
-# Learning-rate schedules: factor of the peak at inner step s of `total`, after `warmup` steps from zero,
-# the formulas of transformers' get_scheduler.
-SCHEDULES: dict[str, Callable[[float], float]] = {   # progress in [0, 1] after the warm-up -> factor
-    "constant": lambda p: 1.0,
-    "linear": lambda p: 1 - p,
-    "cosine": lambda p: 0.5 * (1 + np.cos(np.pi * p)),
-}
+def constant(progress: float) -> float:
+    """The peak throughout."""
+    return 1.0
+
+
+def linear(progress: float) -> float:
+    """Straight down to zero at the end of the run."""
+    return 1 - progress
+
+
+def cosine(progress: float) -> float:
+    """Half a cosine down to zero at the end of the run."""
+    return 0.5 * (1 + float(np.cos(np.pi * progress)))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "linear": linear, "cosine": cosine}
 
 
 def schedule(peak: float, shape: Callable[[float], float], total: int, warmup: int = 0) -> Callable[[int], float]:
-    """Return the learning rate as a function of the inner step."""
+    """Return the learning rate by inner step: `warmup` steps up from zero, then `shape` (transformers' get_scheduler)."""
 
     def lr(s: int) -> float:
         if s < warmup:
             return peak * s / max(1, warmup)
-        return peak * float(shape((s - warmup) / max(1, total - warmup)))
+        return peak * shape((s - warmup) / max(1, total - warmup))
 
     return lr

@@ -83,6 +83,15 @@ def test_a_python_without_sources_is_said(monkeypatch, tmp_path):
         corpora.load("modules")
 
 
+def test_a_package_is_read_without_its_tests(monkeypatch, tmp_path):
+    for name in ("pack/b.py", "pack/a/c.py", "pack/test/t.py", "pack/a/tests/t.py", "other/x.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"# {name}\n")
+    monkeypatch.setattr(embedded, "_library", lambda: tmp_path)
+    monkeypatch.setattr(embedded, "PACKAGES", ("pack",))
+    assert embedded.stdlib() == [("# pack/a/c.py", "pack"), ("# pack/b.py", "pack")]
+
+
 def test_labels_and_max_rows(stdlib):
     two = corpora.load("stdlib", labels=["xml", "asyncio"])
     assert two.label_names == ("asyncio", "xml")
@@ -359,9 +368,11 @@ def _listening(answers):
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture

@@ -25,6 +25,12 @@ def test_two_clients_by_hand():
     assert heterogeneity.jensen_shannon(counts) == pytest.approx(by_hand, abs=1e-15)
 
 
+def test_three_clients_by_hand():
+    counts = np.array([[1, 0], [1, 0], [0, 1]])
+    assert heterogeneity.total_variation(counts) == pytest.approx((1 / 3 + 1 / 3 + 2 / 3) / 3)
+    assert heterogeneity.jensen_shannon(counts) == pytest.approx(np.log(3) - 2 / 3 * np.log(2))
+
+
 def test_jensen_shannon_is_scipys():
     distance = pytest.importorskip("scipy.spatial.distance")
     rng = np.random.default_rng(0)
@@ -87,6 +93,8 @@ def test_the_splits_come_in_order(meter):
     assert whole.label_tv == pytest.approx(0.75)
     assert whole.label_js_share == pytest.approx(1.0)
     assert 0 < whole.token_js_share < 1
+    assert whole.token_js_share == pytest.approx(whole.token_js / np.log(4))  # of 4 clients, not of 259 tokens
+    assert meter("by-label", clients=2).label_js_share == pytest.approx(1.0)
 
 
 def test_words(meter):
