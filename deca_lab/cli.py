@@ -107,6 +107,22 @@ def _finish(folder: Path, config: RunConfig | None) -> None:
 
 
 @app.command()
+@with_knobs
+def sweep(
+    vary: Annotated[list[str], typer.Option(help="a knob and its values, such as b1=0.5,0.9; may be given again")],
+    out: Annotated[Path, typer.Option(help="folder of the table; an interrupted sweep goes on there")],
+    seeds: Annotated[int, typer.Option(help="runs of each combination, with --seed and the seeds after it")] = 3,
+    **knobs: Any,  # noqa: ANN401 - one of each knob's type
+) -> None:
+    """Vary knobs over seeds, all combinations, and print the table, the best by validation loss first."""
+    from deca_lab import sweep as sw
+
+    grid = sw.parse_grid(vary)
+    table = sw.sweep(RunConfig(**knobs), grid, seeds, out, lambda line: typer.echo(line, err=True))
+    typer.echo(sw.summary(table, list(grid)).to_string(index=False))
+
+
+@app.command()
 def doctor(
     topology: Annotated[str, typer.Option(help="graph or sequence (deca-lab list topologies)")] = "ring",
     clients: Annotated[int, typer.Option(help="number of clients")] = 8,
@@ -118,9 +134,10 @@ def doctor(
 ) -> None:
     """Look at a mixing matrix and say in plain words whether training with it is sound; exit code 1 if not."""
     from deca_lab import doctor as doc
+    from deca_lab.topology import read_matrices
     from deca_lab.topology import topology as build
 
-    subject = build(matrix) if matrix is not None else build(
+    subject = read_matrices(matrix) if matrix is not None else build(
         topology, clients, weights=weights, probability=edge_probability, degree=degree, seed=seed)
     typer.echo(doc.describe(subject))
     raise typer.Exit(0 if doc.diagnose(subject).verdict == "sound" else 1)

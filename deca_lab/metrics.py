@@ -25,6 +25,7 @@ class Measurement(NamedTuple):
     """One measurement of all models; losses in nats per token."""
 
     mean_model: float              # loss of the mean model on the common test set
+    validation: float              # loss of the mean model on all clients' validation text: what choices are made by
     clients: list[float]           # loss of each client's model on the common test set
     own: list[float]               # loss of each client's model on its own validation text
     consensus: list[float]         # consensus distance of each block
@@ -35,7 +36,8 @@ class Measurement(NamedTuple):
         spread = {"client_test_loss": sum(self.clients) / len(self.clients), "client_test_loss_min": min(self.clients),
                   "client_test_loss_max": max(self.clients), "own_loss": sum(self.own) / len(self.own)}
         blocks = {f"consensus[{name}]": value for name, value in zip(block_names, self.consensus, strict=True)}
-        return {"test_loss": self.mean_model, "test_perplexity": perplexity(self.mean_model), **spread,
+        return {"test_loss": self.mean_model, "validation_loss": self.validation,
+                "test_perplexity": perplexity(self.mean_model), **spread,
                 "client_test_perplexity": perplexity(spread["client_test_loss"]),
                 "gradient_norm": self.gradient_norm, "consensus": sum(self.consensus), **blocks}
 
@@ -48,8 +50,10 @@ def perplexity(loss: float) -> float:
 def measure(loss: Loss, params: Params, blocks: tuple[Tensor, ...], probe: Probe) -> Measurement:
     """Measure stacked parameters: `blocks` are the same numbers as matrices X_k (N, D_k)."""
     centre = mean_model(params)
+    alone = {name: p[None] for name, p in centre.items()}
     return Measurement(
-        mean_model=float(common_losses(loss, {n: p[None] for n, p in centre.items()}, probe.test)[0]),
+        mean_model=float(common_losses(loss, alone, probe.test)[0]),
+        validation=float(common_losses(loss, alone, probe.own.flatten(0, 1))[0]),
         clients=common_losses(loss, params, probe.test).tolist(),
         own=own_losses(loss, params, probe.own).tolist(),
         consensus=[tree.consensus_distance(x) for x in blocks],

@@ -5,6 +5,7 @@ The number of steps follows from the minutes and the speed at the start; `--step
 """
 
 import argparse
+import copy
 import json
 import math
 import platform
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 CONTEXT = 128  # of the reported losses
 PROBE = 20  # steps that measure the speed
-GUESS = 7000  # of the steps, for the warm-up until then
 
 
 @dataclass(frozen=True)
@@ -88,23 +88,26 @@ def optimiser(model: "PreTrainedModel", recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
 
 
-def fit(model: "PreTrainedModel", tokens: Tensor, recipe: Recipe, report: Callable[[int, int, float], None]) -> int:
-    """Train the model in place and return the steps taken; `report(step, steps, loss)` is called after each."""
-    optimum, began, step, steps = optimiser(model, recipe), time.monotonic(), 0, recipe.steps or GUESS
-    while step < steps:
+def fit(model: "PreTrainedModel", tokens: Tensor, recipe: Recipe, report: Callable[[int, float], None]) -> None:
+    """Train the model in place for `recipe.steps` steps; `report(step, loss)` is called after each."""
+    optimum = optimiser(model, recipe)
+    for step in range(recipe.steps):
         for group in optimum.param_groups:
-            group["lr"] = rate(step, steps, recipe)
+            group["lr"] = rate(step, recipe.steps, recipe)
         rows = batch(tokens, recipe, step)
         loss = model(input_ids=rows, labels=rows, use_cache=False).loss
         optimum.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimum.step()
-        step += 1
-        report(step, steps, loss.item())
-        if step == PROBE and not recipe.steps:
-            steps = max(PROBE, round(60 * recipe.minutes * PROBE / (time.monotonic() - began)))
-    return steps
+        report(step + 1, loss.item())
+
+
+def affordable(model: "PreTrainedModel", tokens: Tensor, recipe: Recipe) -> int:
+    """Return how many steps fit in `recipe.minutes`, by the speed of a few on a copy of the model."""
+    began = time.monotonic()
+    fit(copy.deepcopy(model), tokens, replace(recipe, steps=PROBE), lambda step, loss: None)
+    return max(1, round(60 * recipe.minutes * PROBE / (time.monotonic() - began)))
 
 
 def write(model: "PreTrainedModel", folder: Path, card: str) -> None:
@@ -237,20 +240,22 @@ def half(model: "PreTrainedModel") -> "PreTrainedModel":
 
 def make(recipe: Recipe, folder: Path, say: Callable[[str], None], every: int = 500) -> None:
     """Train by the recipe and write the base, every `every` steps too, so that a broken run leaves one."""
-    data, began = text(recipe), time.monotonic()
+    data = text(recipe)
     shape = models.Preset("the base", family="llama", layers=recipe.layers, width=recipe.width, tied=recipe.tied)
     model = models.draw(shape, seed=recipe.seed, attention="sdpa")
+    recipe = recipe if recipe.steps else replace(recipe, steps=affordable(model, data.train, recipe))
+    began = time.monotonic()
 
-    def report(step: int, steps: int, loss: float) -> None:
+    def report(step: int, loss: float) -> None:
         if step % every == 0:
             minutes = (time.monotonic() - began) / 60
             held = held_out_loss(model, data.held[::8])
-            say(f"step {step}/{steps}, {minutes:.1f} min: training loss {loss:.3f}, held-out {held:.4f} nats per byte")
-            write(model, folder, f"Unfinished: step {step} of {steps}.\n")
+            say(f"step {step}/{recipe.steps}, {minutes:.1f} min: training loss {loss:.3f}, held-out {held:.4f} nats per byte")
+            write(model, folder, f"Unfinished: step {step} of {recipe.steps}.\n")
 
-    steps = fit(model, data.train, recipe, report)
+    fit(model, data.train, recipe, report)
     minutes = (time.monotonic() - began) / 60
-    write(model, folder, card(model, replace(recipe, steps=steps), data, minutes))
+    write(model, folder, card(model, recipe, data, minutes))
     say(f"wrote {folder}")
 
 

@@ -78,9 +78,9 @@ def test_cut_keeps_all_lines_in_order_and_within_the_size():
 def test_a_python_without_sources_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(embedded, "_library", lambda: tmp_path)
     with pytest.raises(BadInput, match="needs the sources of asyncio"):
-        corpora.load("stdlib")
+        list(embedded.stdlib())
     with pytest.raises(BadInput, match=r"'modules' needs the \.py files"):
-        corpora.load("modules")
+        list(embedded.modules())
 
 
 def test_a_package_is_read_without_its_tests(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -211,11 +212,11 @@ def test_the_base_knows_its_language():
     said = {key: float(re.search(rf"\| {key}[^|]*\| (\d\.\d+) \|", card)[1]) for key in ("held-out rows", "2,048 contexts")}
     model = models.load("base")
     other = byte_stream(corpora.load("stdlib").texts)
-    there = pretrain.held_out_loss(model, shards.windows(other, 128, 128))
+    there = pretrain.held_out_loss(model, shards.windows(other, 128, 256))
     assert there < 0.6 * pretrain.unigram_entropy(other)
     assert there == pytest.approx(said["2,048 contexts"], abs=0.1)
     held = pretrain.split(corpora.load("modules").texts, pretrain.Recipe().held_out, pretrain.Recipe().seed)[1]
-    own = shards.windows(byte_stream(held), 128, 128)
+    own = shards.windows(byte_stream(held), 128, 256)
     assert pretrain.held_out_loss(model, own) == pytest.approx(said["held-out rows"], abs=0.1)
 
 
@@ -228,6 +229,7 @@ def test_the_base_is_made_by_its_script(tmp_path, monkeypatch):
     for folder in ("a", "b"):
         pretrain.make(recipe, tmp_path / folder, said.append, every=6)
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+    assert {p.dtype for p in load_file(tmp_path / "a/model.safetensors").values()} == {torch.float16}
     model = models.load(str(tmp_path / "a"))
     rows = shards.windows(byte_stream(few.texts), 64, 32)
     assert pretrain.held_out_loss(model, rows) < 4.5 < torch.tensor(259).log()
@@ -235,6 +237,16 @@ def test_the_base_is_made_by_its_script(tmp_path, monkeypatch):
     assert few.fingerprint in card
     assert "--steps 12 --tokens 512" in card
     assert len(said) == 6
+
+
+def test_minutes_become_steps_by_the_speed(monkeypatch):
+    clock = iter([100.0, 100.0 + pretrain.PROBE * 0.5])
+    monkeypatch.setattr(pretrain, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    recipe = pretrain.Recipe(minutes=3, tokens=32, contexts=(16,))
+    model = models.draw(models.Preset("", family="llama", layers=1, width=32))
+    before = {name: p.clone() for name, p in models.trainable(model).items()}
+    assert pretrain.affordable(model, tokens(200), recipe) == 360  # half a second a step
+    assert all(torch.equal(p, before[name]) for name, p in models.trainable(model).items())
 
 
 def test_rows_held_out_are_not_trained_on():

@@ -1,0 +1,69 @@
+"""The one form of error: what was given, what is allowed, which argument."""
+
+import numpy as np
+import pytest
+import torch
+
+from deca_lab import runs
+from deca_lab import train as tr
+from deca_lab.blocks import Block
+from deca_lab.errors import BadInput, Diverged, check, pick
+from deca_lab.problems import Problem
+from deca_lab.topology import topology
+
+TABLE = {"ring": 1, "star": 2, "complete": 3, "torus": None}
+
+
+def test_pick_returns_the_row_whatever_it_is():
+    assert pick(TABLE, "star", "topology") == 2
+    assert pick(TABLE, "torus", "topology") is None
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ("rings", "unknown topology 'rings': did you mean 'ring'? allowed: complete, ring, star, torus"),
+    ("stars", "unknown topology 'stars': did you mean 'star' or 'torus'? allowed: complete, ring, star, torus"),
+    ("zzz", "unknown topology 'zzz': allowed: complete, ring, star, torus"),
+    ("", "unknown topology '': allowed: complete, ring, star, torus"),
+    ("it's", "unknown topology \"it's\": allowed: complete, ring, star, torus"),
+])
+def test_pick_says_the_nearest_and_all(given, message):
+    with pytest.raises(BadInput) as caught:
+        pick(TABLE, given, "topology")
+    assert str(caught.value) == message
+    assert "\n" not in message
+
+
+def test_pick_offers_at_most_three():
+    with pytest.raises(BadInput) as caught:
+        pick(dict.fromkeys(f"ring{i}" for i in range(9)), "ring", "graph")
+    assert str(caught.value).split("?")[0].count(" or ") == 2
+
+
+def test_check_passes_or_says_argument_value_and_what_is_allowed():
+    check(True, "lr", -1, "greater than 0")
+    with pytest.raises(BadInput) as caught:
+        check(False, "lr", -1.0, "greater than 0")
+    assert str(caught.value) == "lr = -1.0 cannot be used: it must be greater than 0"
+    with pytest.raises(BadInput, match=r"^name = 'a\\nb' cannot be used"):                # one line, whatever was given
+        check(False, "name", "a\nb", "one line")
+
+
+def test_their_kinds():
+    assert issubclass(BadInput, ValueError)
+    assert issubclass(Diverged, ArithmeticError)
+    assert not issubclass(Diverged, ValueError)
+
+
+@pytest.mark.parametrize("clients", [2, 3, 4])
+def test_a_parameter_that_is_not_finite_names_the_client_even_with_as_many_blocks(clients):
+    names = ["a", "b", "c"]
+    start = {name: torch.zeros(clients, 2) for name in names}
+    problem = Problem(start, lambda p, batch: p["a"].sum(), lambda step: torch.zeros(clients))
+    blocks = [Block(f"block {name}", (name,)) for name in names]
+    plan = tr.plan(problem, blocks, topology("complete", clients), tr.Recipe(1, 1, lambda s: 0.1))
+    bad = torch.zeros(clients, 2)
+    bad[1, 0] = np.inf                                     # client 1, in the block number 2
+    state = tr.begin(plan)._replace(step=3)
+    state = state._replace(blocks=(*state.blocks[:2], bad))
+    with pytest.raises(Diverged, match=r"for client 1 at inner step 2 in block 'block c'"):
+        runs._require_finite(plan, state, torch.stack([x.sum() for x in state.blocks]), None)
