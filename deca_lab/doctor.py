@@ -5,24 +5,19 @@ Notation: J = 11'/N; rho = ||W - J||_2, the second singular value, is the factor
 disagreement (the Frobenius norm of X - mean). For a W that is not symmetric the second eigenvalue is not that factor.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
-from math import ceil, inf, log, nan
+from math import inf, nan
 from textwrap import fill
 from typing import Literal, NamedTuple
 
-import networkx as nx
 import numpy as np
 
 from deca_lab.errors import BadInput
+from deca_lab.spectrum import TINY, cycle_length, islands, product, rounds_to_thousandth, spectrum
 from deca_lab.topology import Topology
 
 TOLERANCE = 1e-9  # on row and column sums
-TINY = 1e-12  # rounding: below it rho is 0, within it of 1 rho is 1
-EXACT = 4096  # clients up to which rho comes from a dense decomposition (7 s symmetric, 22 s not, on one core)
-STEPS = 200  # of the Lanczos iteration above that
-LAMBDA2 = 512  # clients up to which eigenvalues of a W without symmetry are computed
 
 Subject = Topology | np.ndarray | Sequence[np.ndarray]
 
@@ -52,14 +47,6 @@ class Diagnosis(NamedTuple):
     remarks: tuple[str, ...]  # what is worth knowing of it all the same
 
 
-class Spectrum(NamedTuple):
-    """Second singular value, its uncertainty, second eigenvalue modulus."""
-
-    rho: float
-    error: float
-    lambda2: float
-
-
 def diagnose(subject: Subject) -> Diagnosis:
     """Return the diagnosis of a topology, of one array W or of a list of arrays that are used in turn."""
     name, note, matrices = _matrices(subject)
@@ -68,11 +55,11 @@ def diagnose(subject: Subject) -> Diagnosis:
     if not (square and finite):
         return _hopeless(name, note, matrices, square, finite)
     period = len(matrices)
-    prefixes = list(accumulate(matrices, lambda done, W: _product(W, done)))  # W_k ... W_1
+    prefixes = list(accumulate(matrices, lambda done, W: product(W, done)))  # W_k ... W_1
     support = np.abs(prefixes[-1]) > (TINY if period > 1 else 0)
-    islands, cycle, whole = _islands(support), _cycle(support), spectrum(prefixes[-1])
+    apart, cycle, whole = islands(support), cycle_length(support), spectrum(prefixes[-1])
     nonnegative = all(bool((W >= 0).all()) for W in matrices)
-    primitive = nonnegative and islands is None and cycle == 1
+    primitive = nonnegative and apart is None and cycle == 1
     found = Diagnosis(
         name=name,
         note=note,
@@ -84,15 +71,15 @@ def diagnose(subject: Subject) -> Diagnosis:
         row_error=max(float(np.abs(W.sum(1) - 1).max()) for W in matrices),
         column_error=max(float(np.abs(W.sum(0) - 1).max()) for W in matrices),
         symmetric=all(bool(np.allclose(W, W.T, rtol=0, atol=TINY)) for W in matrices),
-        connected=islands is None,
+        connected=apart is None,
         aperiodic=cycle == 1,
         rho=0.0 if whole.rho < TINY else whole.rho ** (1 / period),
         rho_error=whole.error,
         lambda2=whole.lambda2 ** (1 / period),
-        rounds_1000=_rounds(prefixes, whole.rho, primitive),
+        rounds_1000=rounds_to_thousandth(prefixes, whole.rho, primitive),
         edges=sum(int(np.count_nonzero(W) - np.count_nonzero(np.diag(W))) for W in matrices) / period,
         verdict="sound",
-        reasons=_reasons(matrices, islands, cycle),
+        reasons=_reasons(matrices, apart, cycle),
         remarks=(),
     )
     return _judged(found)
@@ -201,116 +188,6 @@ def _hopeless(name: str, note: str, matrices: tuple[np.ndarray, ...], square: bo
         symmetric=False, connected=False, aperiodic=False, rho=nan, rho_error=0.0, lambda2=nan, rounds_1000=inf,
         edges=nan, verdict="unsound", reasons=tuple(reasons), remarks=(),
     )  # fmt: skip
-
-
-# ---- spectrum
-
-
-def spectrum(W: np.ndarray) -> Spectrum:
-    """Return rho and lambda2 of a square finite W: by FFT if circulant, else dense; above 4,096 clients iterated."""
-    n = len(W)
-    if _circulant(W):
-        # W - J has the eigenvalues fft(row) - fft(1/N), and as a normal matrix their moduli as singular values
-        gap = np.abs(np.fft.fft(W[0] - 1 / n)).max()
-        return Spectrum(float(gap), 0.0, float(gap))
-    gap, symmetric = W - 1 / n, np.array_equal(W, W.T)
-    if n > EXACT:
-        rho, error = _lanczos(W)
-        return Spectrum(rho, error, rho if symmetric else nan)
-    if symmetric:
-        rho = float(np.abs(np.linalg.eigvalsh(gap)).max())
-        return Spectrum(rho, 0.0, rho)
-    rho = float(np.linalg.svd(gap, compute_uv=False)[0])
-    return Spectrum(rho, 0.0, float(np.abs(np.linalg.eigvals(gap)).max()) if n <= LAMBDA2 else nan)
-
-
-def _circulant(W: np.ndarray) -> bool:
-    """Say whether each row is the one above it, moved one place to the right."""
-    return np.array_equal(W[1:, 1:], W[:-1, :-1]) and np.array_equal(W[1:, 0], W[:-1, -1])
-
-
-def _lanczos(W: np.ndarray) -> tuple[float, float]:
-    """Return a lower estimate of ||W - J||_2, and how much larger the norm may be (0 where it converged).
-
-    Lanczos on (W - J)'(W - J), over the edges; the mean relative error of its largest eigenvalue after k steps from
-    a random start is below 0.103 (log(N (k - 1)^4) / (k - 1))^2 (Kuczynski and Wozniakowski 1992, theorem 3.2).
-    """
-    n, (i, j) = len(W), np.nonzero(W)
-    w = W[i, j]
-    q = np.random.default_rng([0, n]).standard_normal(n)
-    basis, ritz = np.zeros((0, n)), 0.0
-    diagonal, beside = [], [float(np.linalg.norm(q))]
-    while len(basis) < STEPS and beside[-1] > TINY:
-        basis = np.vstack([basis, q / beside[-1]])
-        forward = np.bincount(i, w * basis[-1][j], n) - basis[-1].mean()
-        q = np.bincount(j, w * forward[i], n) - forward.mean()
-        diagonal.append(float(q @ basis[-1]))
-        for _ in range(2):  # orthogonal to all before, twice for rounding
-            q = q - basis.T @ (basis @ q)
-        T = np.diag(diagonal) + np.diag(beside[1:], 1) + np.diag(beside[1:], -1)
-        ritz, before = float(np.linalg.eigvalsh(T)[-1]), ritz
-        beside.append(float(np.linalg.norm(q)))
-        if abs(ritz - before) <= TINY * ritz:
-            break
-    k = len(basis)
-    error = ritz**0.5 * 0.0515 * (log(n * (k - 1.0) ** 4) / (k - 1)) ** 2 if k == STEPS else 0.0
-    return ritz**0.5, error  # it stopped early where it had converged
-
-
-def _product(W: np.ndarray, X: np.ndarray) -> np.ndarray:
-    """Return W @ X; over the edges, receiver by receiver, where rows of W hold few of them."""
-    widest = int(np.count_nonzero(W, axis=1).max())
-    if widest * 16 > len(W):
-        return W @ X
-    order = np.argsort(W == 0, axis=1, kind="stable")[:, :widest]  # (N, widest) the senders, then zeros
-    shares = np.take_along_axis(W, order, axis=1)
-    return sum((shares[:, [k]] * X[order[:, k]] for k in range(widest)), np.zeros_like(X))
-
-
-def _rounds(prefixes: list[np.ndarray], rho: float, primitive: bool) -> float:
-    """Return how many mixings shrink disagreement 1000-fold, given rho of the product over the whole period."""
-    period, product, times = len(prefixes), prefixes[-1], 1
-    if rho <= 1e-3:
-        return 1.0 + bisect_left(range(period - 1), True, key=lambda k: spectrum(prefixes[k]).rho <= 1e-3)
-    while rho >= 1 - TINY and primitive and times <= len(product) ** 2:  # some power contracts: Wielandt's bound on it
-        product, times = product @ product, 2 * times
-        rho = spectrum(product).rho
-    return inf if rho >= 1 - TINY else float(period * times * ceil(log(1000) / -log(max(rho, TINY)) - TINY))
-
-
-# ---- the graph of non-zero entries: support[i, j] says that i hears j
-
-
-def _reached(support: np.ndarray) -> np.ndarray:
-    """Return (N,) the distance from client 0 along the rows, -1 where there is no way."""
-    level = np.full(len(support), -1)
-    level[0], step, front = 0, 0, np.array([0])
-    while len(front):
-        step += 1
-        front = np.flatnonzero(support[front].any(0) & (level < 0))
-        level[front] = step
-    return level
-
-
-def _islands(support: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return two groups of clients of which the first never hears the second; None if strongly connected."""
-    hears, heard = _reached(support) >= 0, _reached(support.T) >= 0
-    if not hears.all():
-        return np.flatnonzero(hears), np.flatnonzero(~hears)
-    return None if heard.all() else (np.flatnonzero(~heard), np.flatnonzero(heard))
-
-
-def _cycle(support: np.ndarray) -> int:
-    """Return the period of the walk: the largest one among the strongly connected parts."""
-    if support.diagonal().all():
-        return 1
-    level = _reached(support)
-    if (level >= 0).all() and (_reached(support.T) >= 0).all():
-        i, j = np.nonzero(support)
-        return int(np.gcd.reduce(level[i] + 1 - level[j]))
-    parts = nx.strongly_connected_components(nx.from_edgelist(np.argwhere(support).tolist(), nx.DiGraph))
-    inside = [support[np.ix_(part, part)] for part in map(sorted, parts)]
-    return max((_cycle(part) for part in inside if part.any()), default=1)
 
 
 # ---- words

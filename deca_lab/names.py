@@ -6,15 +6,15 @@ from typing import Any
 
 def tables() -> dict[str, dict[str, str]]:
     """Return {table: {name: a few words}}."""
-    from deca_lab import blocks, clients, corpora, methods, models, moments, shards, topology, train
+    from deca_lab import blocks, clients, corpora, graphs, methods, models, moments, shards, train, weights
 
     return {
         "methods": {name: row.about for name, row in methods.METHODS.items()},
         "models": {name: row.about for name, row in models.PRESETS.items()},
         "corpora": _first_lines(corpora.CORPORA),
         "splits": _first_lines(shards.SPLITS),
-        "topologies": _first_lines({**topology.GRAPHS, **topology.SEQUENCES}),
-        "weights": _first_lines(topology.WEIGHTS),
+        "topologies": _first_lines({**graphs.GRAPHS, **graphs.SEQUENCES}),
+        "weights": _first_lines(weights.WEIGHTS),
         "orders": _first_lines(blocks.ORDERS),
         "feedbacks": {"none": "The moments keep the local statistics alone.",
                       **_first_lines({name: signal for name, signal in moments.SIGNALS.items() if signal})},

@@ -24,8 +24,9 @@ def options(**knobs):
 
 def deca_lab(capsys, *words):
     """Run `deca-lab words` in this process."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["deca-lab", *map(str, words)])
-        main()
+        with pytest.raises(SystemExit) as ended:
+            main()
     read = capsys.readouterr()
     return Said(ended.value.code or 0, read.out, read.err)

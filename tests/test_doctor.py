@@ -6,9 +6,11 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from deca_lab.doctor import _lanczos, _product, describe, diagnose, require_sound, spectrum
+from deca_lab.doctor import describe, diagnose, require_sound
 from deca_lab.errors import BadInput
-from deca_lab.topology import GRAPHS, topology
+from deca_lab.graphs import GRAPHS
+from deca_lab.spectrum import _lanczos, product, spectrum
+from deca_lab.topology import topology
 
 SWAP = np.array([[0.0, 1.0], [1.0, 0.0]])
 SKEW = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0.5, 0, 0, 0.5], [0, 0, 0.5, 0.5]])  # doubly stochastic
@@ -96,18 +98,18 @@ def test_the_iterated_rho_stays_below_the_dense_one_and_within_its_error():
 
 
 def test_above_the_dense_limit_the_doctor_iterates_and_says_so(monkeypatch):
-    monkeypatch.setattr("deca_lab.doctor.EXACT", 300)
+    monkeypatch.setattr("deca_lab.spectrum.EXACT", 300)
     found = diagnose(topology("path", 301))
     dense = np.linalg.norm(topology("path", 301).at(0) - 1 / 301, 2)
     assert found.rho <= dense <= found.rho + found.rho_error + 1e-9
     assert ("iterated" in " ".join(found.remarks)) == (found.rho_error > 0)
 
 
-def test_a_product_over_the_edges_is_the_dense_product():
+def test_a_product_over_the_edges_is_the_denseproduct():
     rng = np.random.default_rng([8])
     X = rng.standard_normal((96, 96))
     for W in (topology("ring", 96).at(0), topology("one-peer-exponential", 96).at(3), birkhoff(rng, 96)):
-        assert np.abs(_product(W, X) - W @ X).max() < 1e-13
+        assert np.abs(product(W, X) - W @ X).max() < 1e-13
 
 
 # ---- what rho promises, measured

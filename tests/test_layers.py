@@ -14,15 +14,15 @@ HOUSE = Path(deca_lab.__file__).parent
 LAYERS = [  # from the ground up: a module may import what stands above it in this list, and nothing below
     "errors", "runconfig", "methods", "files",
     "hub", "tokens", "embedded", "markov", "corpora", "shards",
-    "tree", "topology", "doctor", "heterogeneity",
+    "graphs", "weights", "topology", "spectrum", "doctor", "tree", "heterogeneity",
     "blocks", "moments", "gossip", "clients", "problems", "models",
     "train", "metrics", "ledger", "checkpoint",
-    "lab", "history", "runs", "progress", "export", "pretrain",
+    "lab", "history", "runs", "sweep", "progress", "export", "pretrain",
     "plots", "report", "names", "cli", "__main__",
 ]
 HEAVY = {"transformers", "datasets", "matplotlib", "peft", "papermill", "pandas", "IPython", "ipywidgets", "cvxpy", "tqdm",
          "safetensors"}
-ALLOWED = {("history", "pandas"), ("runs", "pandas"), ("plots", "pandas"), ("plots", "matplotlib")}  # (module, what it may load)
+ALLOWED = {("history", "pandas"), ("runs", "pandas"), ("sweep", "pandas"), ("plots", "pandas"), ("plots", "matplotlib")}
 LIGHT = {"cli", "runconfig", "__init__"}
 
 

@@ -39,6 +39,8 @@ def test_everything_against_plain_loops():
         return sum(float(loss(one, w[None])) for w in windows) / len(windows)
 
     assert found.mean_model == pytest.approx(mean_over(centre, probe.test), rel=1e-13)
+    everybodys = [w for windows in probe.own for w in windows]
+    assert found.validation == pytest.approx(mean_over(centre, everybodys), rel=1e-13)
     assert found.clients == pytest.approx([mean_over(tree.client(params, i), probe.test) for i in range(N)], rel=1e-13)
     assert found.own == pytest.approx([mean_over(tree.client(params, i), probe.own[i]) for i in range(N)], rel=1e-13)
     by_hand = [sum(float((p[i] - centre[n]).square().sum()) for i in range(N) for n, p in params.items() if n in names) / N
@@ -125,7 +127,9 @@ def test_perplexity_of_nan_is_nan_and_just_below_the_overflow_finite():
 
 
 def test_the_row_of_the_table_by_hand():
-    row = Measurement(1.0, [1.0, 2.0, 6.0], [0.5, 1.5, 4.0], [0.25, 0.5], 9.0).row(["layer 0", "head"])
-    assert row == {"test_loss": 1.0, "test_perplexity": math.e, "client_test_loss": 3.0, "client_test_loss_min": 1.0,
-                   "client_test_loss_max": 6.0, "own_loss": 2.0, "client_test_perplexity": pytest.approx(math.exp(3.0)),
+    found = Measurement(mean_model=1.0, validation=4.0, clients=[1.0, 2.0, 6.0], own=[0.5, 1.5, 4.0], consensus=[0.25, 0.5],
+                        gradient_norm=9.0)
+    row = found.row(["layer 0", "head"])
+    assert row == {"test_loss": 1.0, "validation_loss": 4.0, "test_perplexity": math.e, "client_test_loss": 3.0,
+                   "client_test_loss_min": 1.0, "client_test_loss_max": 6.0, "own_loss": 2.0, "client_test_perplexity": pytest.approx(math.exp(3.0)),
                    "gradient_norm": 9.0, "consensus": 0.75, "consensus[layer 0]": 0.25, "consensus[head]": 0.5}

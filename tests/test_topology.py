@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from deca_lab.errors import BadInput
-from deca_lab.topology import DRAWS, GRAPHS, SEQUENCES, WEIGHTS, Topology, read_matrices, topology
+from deca_lab.graphs import DRAWS, GRAPHS, SEQUENCES
+from deca_lab.topology import Topology, read_matrices, topology
+from deca_lab.weights import WEIGHTS
 
 RULES = [rule for rule in WEIGHTS if rule != "fastest"]
 SIZES = {"torus": (1, 9, 12, 16), "hypercube": (1, 2, 8, 16), "random-regular": (1, 3, 8, 9)}

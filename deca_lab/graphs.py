@@ -1,0 +1,161 @@
+"""Named graphs, and sequences of averages that change at every mixing.
+
+A graph is (clients, knobs) -> nx.Graph on 0 .. N-1; a random one says in graph.graph["note"] what was drawn.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import networkx as nx
+import numpy as np
+
+from deca_lab.errors import BadInput, check
+
+DRAWS = 200  # a random graph is redrawn at most this often
+PERIOD = 64  # matchings drawn once, then repeated
+
+
+class Knobs(NamedTuple):
+    """What the random graphs read: edge `probability`, `degree` of a regular graph, `seed`."""
+
+    probability: float = 0.5
+    degree: int = 4
+    seed: int = 0
+
+
+def ring(n: int, knobs: Knobs) -> nx.Graph:
+    """Client i hears i - 1 and i + 1; two clients share one edge."""
+    return nx.cycle_graph(n)
+
+
+def path(n: int, knobs: Knobs) -> nx.Graph:
+    """A ring with one edge cut."""
+    return nx.path_graph(n)
+
+
+def star(n: int, knobs: Knobs) -> nx.Graph:
+    """Client 0 is the hub."""
+    return nx.star_graph(n - 1)
+
+
+def complete(n: int, knobs: Knobs) -> nx.Graph:
+    """Everybody hears everybody."""
+    return nx.complete_graph(n)
+
+
+def torus(n: int, knobs: Knobs) -> nx.Graph:
+    """The squarest r x c grid with wraparound, r * c = n, r and c at least 3."""
+    sides = [r for r in range(3, int(n**0.5) + 1) if n % r == 0]
+    allowed = "r * c with r and c at least 3 for a torus (9, 12, 15, 16 ...); 2 x k wraps onto itself: take a ring"
+    check(bool(sides), "clients", n, allowed)
+    grid = nx.grid_2d_graph(sides[-1], n // sides[-1], periodic=True)
+    return nx.convert_node_labels_to_integers(grid, ordering="sorted")
+
+
+def hypercube(n: int, knobs: Knobs) -> nx.Graph:
+    """Clients whose binary numbers differ in one bit hear each other."""
+    check(n & (n - 1) == 0, "clients", n, "a power of two for a hypercube (2, 4, 8, 16 ...)")
+    return _linked(n, ((i, i ^ (1 << k)) for i in range(n) for k in range(n.bit_length() - 1)))
+
+
+def exponential(n: int, knobs: Knobs) -> nx.Graph:
+    """Client i hears i + 2^k and i - 2^k modulo n, for every 2^k < n."""
+    return _linked(n, ((i, (i + (1 << k)) % n) for i in range(n) for k in range((n - 1).bit_length())))
+
+
+def bipartite(n: int, knobs: Knobs) -> nx.Graph:
+    """Complete bipartite: the first n // 2 clients hear all the others, and the other way round."""
+    return nx.complete_bipartite_graph(n // 2, n - n // 2)
+
+
+def erdos_renyi(n: int, knobs: Knobs) -> nx.Graph:
+    """Each pair is an edge with the given probability; redrawn until connected."""
+    check(0 < knobs.probability <= 1, "probability", knobs.probability, "above 0 and at most 1")
+
+    def draw(rng: np.random.Generator) -> nx.Graph:
+        return nx.from_numpy_array(np.triu(rng.random((n, n)) < knobs.probability, 1))
+
+    what = f"Erdos-Renyi, p = {knobs.probability:g}, seed {knobs.seed}"
+    return _redrawn(draw, n, knobs.seed, what, f"a larger probability (above log(n)/n = {np.log(n) / n:.2g})")
+
+
+def random_regular(n: int, knobs: Knobs) -> nx.Graph:
+    """A random graph where each client has `degree` neighbours; redrawn until connected."""
+    degree = knobs.degree
+    whole = isinstance(degree, int | np.integer)
+    check(whole and 1 <= degree < n, "degree", degree, f"a whole number from 1 to clients - 1 = {n - 1}")
+    check(n * degree % 2 == 0, "degree", degree, f"even, since the number of clients, {n}, is odd")
+
+    def draw(rng: np.random.Generator) -> nx.Graph:
+        return nx.random_regular_graph(degree, n, seed=int(rng.integers(2**31)))
+
+    return _redrawn(draw, n, knobs.seed, f"random {degree}-regular, seed {knobs.seed}", "a larger degree")
+
+
+def none(n: int, knobs: Knobs) -> nx.Graph:
+    """No edges, W = I: every client trains alone (the doctor calls it disconnected)."""
+    return nx.empty_graph(n)
+
+
+GRAPHS: dict[str, Callable[[int, Knobs], nx.Graph]] = {
+    "ring": ring,
+    "path": path,
+    "star": star,
+    "complete": complete,
+    "torus": torus,
+    "hypercube": hypercube,
+    "exponential": exponential,
+    "bipartite": bipartite,
+    "erdos-renyi": erdos_renyi,
+    "random-regular": random_regular,
+    "none": none,
+}
+
+
+def _linked(n: int, pairs: Iterable[tuple[int, int]]) -> nx.Graph:
+    graph = nx.empty_graph(n)
+    graph.add_edges_from(pairs)
+    return graph
+
+
+def _redrawn(draw: Callable[[np.random.Generator], nx.Graph], n: int, seed: int, what: str, cure: str) -> nx.Graph:
+    """Return the first connected draw, with what it was and how many draws it took in its note."""
+    for k in range(1, DRAWS + 1):
+        graph = draw(np.random.default_rng([seed, k]))
+        if nx.is_connected(graph):
+            graph.graph["note"] = f"{what}, connected at draw {k}"
+            return graph
+    raise BadInput(f"{what}: none of {DRAWS} draws with {n} clients was connected; try {cure} or another seed")
+
+
+# ---- sequences: (clients, seed) -> matrices, repeated for ever
+
+
+def one_peer_exponential(n: int, seed: int) -> tuple[np.ndarray, ...]:
+    """At mixing k client i averages with i + 2^(k mod ceil(log2 n)): doubly stochastic, not symmetric.
+
+    For n a power of two the product over a period is exactly J = 11'/n. Source: Ying et al., 2021.
+    """
+    eye = np.eye(n)
+    return tuple((eye + np.roll(eye, 1 << k, axis=1)) / 2 for k in range(max(1, (n - 1).bit_length())))
+
+
+def random_matchings(n: int, seed: int) -> tuple[np.ndarray, ...]:
+    """Return 64 random matchings of the complete graph: each pair averages, an odd client is left alone."""
+    rng = np.random.default_rng([seed, n])
+    return tuple(_matching(rng.permutation(n)) for _ in range(PERIOD if n > 2 else 1))
+
+
+SEQUENCES: dict[str, Callable[[int, int], tuple[np.ndarray, ...]]] = {
+    "one-peer-exponential": one_peer_exponential,
+    "random-matchings": random_matchings,
+}
+
+
+def _matching(order: np.ndarray) -> np.ndarray:
+    half = len(order) // 2
+    left, right = order[:half], order[half : 2 * half]
+    W = np.eye(len(order))
+    for i, j in ((left, left), (left, right), (right, left), (right, right)):
+        W[i, j] = 0.5
+    return W
