@@ -45,7 +45,7 @@ def _where(anatomy: Anatomy, places: Sequence[int | str]) -> tuple[str, ...]:
 
 
 def of_equal_size(sizes: Mapping[str, int], count: int) -> tuple[Block, ...]:
-    """Return `count` blocks of whole names, in order, with element counts as equal as a single cut in order allows."""
+    """Return `count` blocks of whole names, in order, with nearly equal counts: at most total/count + the largest name."""
     check(1 <= count <= len(sizes), "block_count", count, f"1 to {len(sizes)}, the trainable names")
     names, total = list(sizes), sum(sizes.values())
     middle = np.cumsum(list(sizes.values())) - np.array(list(sizes.values())) / 2   # where each name's middle lies
@@ -82,11 +82,15 @@ def require_cover(blocks: Sequence[Block], names: Sequence[str]) -> None:
     owners = {name: [b.name for b in blocks if name in b.names] for name in names}
     missing = [name for name, held in owners.items() if not held]
     twice = [f"{name} in {' and '.join(held)}" for name, held in owners.items() if len(held) > 1]
+    within = [f"{name} twice in {b.name}" for b in blocks for name in set(b.names) if b.names.count(name) > 1]
     strange = [name for b in blocks for name in b.names if name not in owners]
     if missing:
         raise BadInput(f"blocks: {len(missing)} trainable names are in no block (freeze them or add a block): {_listed(missing)}")
-    if twice:
-        raise BadInput(f"blocks: overlap, each name belongs to exactly one block: {_listed(twice)}")
+    if twice or within:
+        raise BadInput(f"blocks: overlap, each name belongs to exactly one block: {_listed(twice + within)}")
+    empty = [b.name for b in blocks if not b.names]
+    if empty:
+        raise BadInput(f"blocks: these hold no name: {_listed(empty)}")
     if strange:
         raise BadInput(f"blocks: these names are not trainable: {_listed(strange)}")
 

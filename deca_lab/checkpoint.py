@@ -11,7 +11,6 @@ from torch import Tensor
 
 from deca_lab.errors import BadInput
 from deca_lab.files import write_whole
-from deca_lab.moments import Moments
 from deca_lab.train import State
 
 
@@ -26,8 +25,11 @@ def save(path: Path, state: State, record: Mapping[str, Any]) -> None:
     write_whole(path, serialise(tensors, metadata={"deca_lab": sealed}))  # one key: equal states are equal bytes
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> tuple[State, dict[str, Any]]:
-    """Return the state on `device` and the record; raise BadInput, naming the file, where it is missing or damaged."""
+def load(path: Path, kind: type | None = None, device: torch.device | str = "cpu") -> tuple[State, dict[str, Any]]:
+    """Return the state on `device` and the record; raise BadInput, naming the file, where it is missing or damaged.
+
+    `kind` is the type of the optimiser's state (`Optimiser.kind`); without it that state is left out.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -41,20 +43,21 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[State, dict[st
         raise BadInput(f"there is no checkpoint {str(path)!r}") from None
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise BadInput(f"checkpoint {str(path)!r} is damaged and refused: {error}") from None
-    return _state(held["step"], held["counts"], tensors, device), held["record"]
+    return _state(held["step"], held["counts"] if kind else {}, kind, tensors, device), held["record"]
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
     blocks = {f"block.{k}": x for k, x in enumerate(state.blocks)}
-    moments = {f"{letter}.{k}": t for k, held in state.moments.items() for letter, t in zip("mv", held[:2], strict=True)}
+    moments = {f"{field}.{k}": getattr(held, field) for k, held in state.moments.items() for field in held._fields[:-1]}
     master = {} if state.master is None else {"master": state.master}
     return {**blocks, **moments, **master, "sent": torch.from_numpy(state.sent)}
 
 
-def _state(step: int, counts: Mapping[str, int], tensors: Mapping[str, Tensor], device: torch.device | str) -> State:
+def _state(step: int, counts: Mapping[str, int], kind: Any, tensors: Mapping[str, Tensor],  # noqa: ANN401
+           device: torch.device | str) -> State:
     there = {name: t.to(device) for name, t in tensors.items() if name != "sent"}
     blocks = tuple(there[f"block.{k}"] for k in range(sum(name.startswith("block.") for name in there)))
-    moments = {int(k): Moments(there[f"m.{k}"], there[f"v.{k}"], count) for k, count in counts.items()}
+    moments = {int(k): kind(*(there[f"{f}.{k}"] for f in kind._fields[:-1]), count) for k, count in counts.items()}
     return State(step, blocks, there.get("master"), moments, tensors["sent"].numpy())
 
 

@@ -14,6 +14,7 @@ from deca_lab.doctor import Diagnosis, require_sound
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.methods import resolve
 from deca_lab.metrics import Probe
+from deca_lab.optimisers import OPTIMISERS, Knobs
 from deca_lab.problems import Problem
 from deca_lab.runconfig import RunConfig
 from deca_lab.shards import Shards
@@ -132,15 +133,18 @@ def recipe_of(config: RunConfig) -> Callable[[int], Recipe]:
     shape = pick(SCHEDULES, config.lr_scheduler_type, "lr_scheduler_type")
     feedback = moments.Feedback(pick(moments.SIGNALS, config.feedback, "feedback"),
                                 pick(moments.SCALES, config.feedback_scale, "feedback_scale"), config.b1, config.b2)
+    optimiser = pick(OPTIMISERS, config.optimiser, "optimiser")(
+        Knobs(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum))
+    before = pick({"after": False, "before": True}, config.combine, "combine")
     keep = pick({"reset": False, "keep": True}, config.moments, "moments")
     mix_all = pick({"active": False, "all": True}, config.mixed, "mixed")
     order = pick(bl.ORDERS, config.order, "order")
 
     def recipe(count: int) -> Recipe:
         total = config.rounds * count * config.inner_steps
-        return Recipe(config.rounds, config.inner_steps, schedule(config.lr, shape, total, config.warmup_steps),
-                      moments.Adam(config.a1, config.a2, config.eps), feedback, keep, config.mix_every, mix_all, order,
-                      config.max_grad_norm, config.weight_decay, config.seed)
+        return Recipe(config.rounds, config.inner_steps, schedule(config.lr, shape, total, config.warmup_steps), optimiser,
+                      keep_moments=keep, mix_every=config.mix_every, mix_all=mix_all, combine_first=before, order=order,
+                      clip=config.max_grad_norm, weight_decay=config.weight_decay, seed=config.seed)
 
     return recipe
 

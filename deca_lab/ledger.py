@@ -36,10 +36,10 @@ def traffic(plan: Plan) -> np.ndarray:
 
 
 def _message_bytes(plan: Plan, active: int) -> int:
-    """Return the bytes of one message: the active block in working precision, the others as stored if all are mixed."""
-    working = plan.layouts[active].width * max(_item(plan), 4)
-    others = sum(where.width for k, where in enumerate(plan.layouts) if k != active) * _item(plan)
-    return working + (others if plan.recipe.mix_all else 0)
+    """Return the bytes of one message: the active block, what its optimiser tracks, and the others if all are mixed."""
+    tracked = plan.layouts[active].width * plan.recipe.optimiser.mixed
+    mixed = sum(where.width for where in plan.layouts) if plan.recipe.mix_all else plan.layouts[active].width
+    return (mixed + tracked) * max(_item(plan), 4)           # in working precision, never half
 
 
 def _item(plan: Plan) -> int:
@@ -49,18 +49,29 @@ def _item(plan: Plan) -> int:
 def memory(plan: Plan) -> Memory:
     """Return the predicted bytes: weights + (master, gradient, m, v, neighbours' average) of the active block.
 
-    With half-precision weights of M bytes and B equal blocks this is DECA's M + 10 M / B; with float32 weights there
-    is no second master and it is M + 4 M / B. Moments that are kept are counted for all blocks.
+    With half-precision weights of M bytes, B equal blocks and Adam this is DECA's M + 10 M / B; with float32 weights
+    there is no second master and it is M + 4 M / B. States that are kept are counted for all blocks.
     """
-    n, item = plan.problem.clients, _item(plan)
+    n, item, optimiser = plan.problem.clients, _item(plan), plan.recipe.optimiser
     widths = [where.width for where in plan.layouts]
     digits = max(item, 4)                                  # moments, gradient and average are never in half precision
     master = digits if item < 4 else 0
-    weights = n * sum(widths) * item
-    kept = 2 * digits * (sum(widths) - max(widths)) if plan.recipe.keep_moments else 0
-    peak = weights + n * (max(widths) * (master + 4 * digits) + kept)
+    weights, widest = n * sum(widths) * item, max(widths)
+    kept = n * optimiser.matrices * digits * (sum(widths) - widest) if plan.recipe.keep_moments else 0
+    step = n * widest * (master + (optimiser.matrices + optimiser.scratch) * digits)
     full = weights + n * sum(widths) * (master + 4 * digits)
-    return Memory(weights, peak, full, weights * (1 + 10 / len(widths)))
+    return Memory(weights, weights + kept + max(step, _all_mixed(plan)), full, weights * (1 + 10 / len(widths)))
+
+
+def _all_mixed(plan: Plan) -> int:
+    """Return the bytes beside the weights while every block is mixed: the state, X, and all other blocks a second time."""
+    if not plan.recipe.mix_all:
+        return 0
+    n, item, widths = plan.problem.clients, _item(plan), sorted(where.width for where in plan.layouts)
+    digits, others = max(item, 4), sum(widths[:-1])
+    copy = 2 * digits * (widths[-2] if len(widths) > 1 else 0) if item < 4 else 0   # a block in float32, and it mixed
+    own = widths[-1] * ((plan.recipe.optimiser.matrices + 1) * digits + (digits + item if item < 4 else 0))
+    return n * (own + others * item + copy)
 
 
 class Meter(TorchDispatchMode):

@@ -71,17 +71,17 @@ def raw(h: Tensor, lr: float) -> Tensor:
     return h
 
 
-def per_lr(h: Tensor, lr: float) -> Tensor:
+def per_lr_(h: Tensor, lr: float) -> Tensor:
     """h / lr, comparable with a gradient; h itself at lr = 0, where nothing has moved but by mixing."""
-    return h / lr if lr > 0 else h
+    return h.div_(lr) if lr > 0 else h
 
 
-def unit(h: Tensor, lr: float) -> Tensor:
+def unit_(h: Tensor, lr: float) -> Tensor:
     """h with each client's row of length one, as quasi-global Adam has it (with its 1e-8)."""
-    return h / (h.norm(dim=1, keepdim=True) + 1e-8)
+    return h.div_(h.norm(dim=1, keepdim=True).add_(1e-8))
 
 
-SCALES: dict[str, Scale] = {"raw": raw, "lr": per_lr, "unit": unit}
+SCALES: dict[str, Scale] = {"raw": raw, "lr": per_lr_, "unit": unit_}
 
 
 class Feedback(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 
 def tables() -> dict[str, dict[str, str]]:
     """Return {table: {name: a few words}}."""
-    from deca_lab import blocks, clients, corpora, graphs, methods, models, moments, shards, train, weights
+    from deca_lab import blocks, clients, corpora, graphs, methods, models, moments, optimisers, shards, train, weights
 
     return {
         "methods": {name: row.about for name, row in methods.METHODS.items()},
@@ -16,6 +16,7 @@ def tables() -> dict[str, dict[str, str]]:
         "topologies": _first_lines({**graphs.GRAPHS, **graphs.SEQUENCES}),
         "weights": _first_lines(weights.WEIGHTS),
         "orders": _first_lines(blocks.ORDERS),
+        "optimisers": _first_lines(optimisers.OPTIMISERS),
         "feedbacks": {"none": "The moments keep the local statistics alone.",
                       **_first_lines({name: signal for name, signal in moments.SIGNALS.items() if signal})},
         "feedback-scales": _first_lines(moments.SCALES),

@@ -33,9 +33,10 @@ def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: in
 
     A (N, d, d) symmetric, b (N, d), start (N, d): the problems on which every constant of a theorem is exact.
     """
-    n, d = b.shape
-    check(A.shape == (n, d, d) and start.shape == (n, d), "A, b, start", (*map(tuple, (A.shape, b.shape, start.shape)),),
-          f"of shapes ({n}, {d}, {d}), ({n}, {d}), ({n}, {d}) for these b")
+    n, d = b.shape if b.dim() == 2 else (0, 0)
+    fits = b.dim() == 2 and A.shape == (n, d, d) and start.shape == (n, d)
+    check(fits, "A, b, start", (*map(tuple, (A.shape, b.shape, start.shape)),), "of shapes (N, d, d), (N, d), (N, d)")
+    check(noise >= 0, "noise", noise, "0 or more")
 
     def batches(step: int) -> Batch:
         if noise == 0:

@@ -4,7 +4,6 @@ Nothing heavy is imported here, so that `deca-lab run --help` answers at once.
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any
@@ -17,6 +16,7 @@ POSITIVE: Allowed = (lambda v: v > 0, "greater than 0")
 AT_LEAST_0: Allowed = (lambda v: v >= 0, "0 or more")
 COUNT: Allowed = (lambda v: v >= 1, "1 or more")
 BETA: Allowed = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+SEED: Allowed = (lambda v: 0 <= v < 2**63, "at least 0 and below 2**63")
 SHARE: Allowed = (lambda v: 0 <= v <= 1, "between 0 and 1")
 HELD_OUT: Allowed = (lambda v: 0 < v < 1, "between 0 and 1, both excluded")
 
@@ -67,6 +67,8 @@ class RunConfig:
 
     rounds: int = knob(3, "Algorithm", "rounds T; each visits every block once", COUNT)
     inner_steps: int = knob(16, "Algorithm", "inner steps R of one visit", COUNT)
+    optimiser: str = knob("adam", "Algorithm", "what turns gradients into directions (`deca-lab list optimisers`)")
+    momentum: float = knob(0.0, "Algorithm", "of sgd and qg-sgd", BETA)
     lr: float = knob(1e-3, "Algorithm", "peak learning rate", AT_LEAST_0)
     a1: float = knob(0.9, "Algorithm", "Adam's decay of the first moment", BETA)
     a2: float = knob(0.999, "Algorithm", "Adam's decay of the second moment", BETA)
@@ -77,6 +79,7 @@ class RunConfig:
     b2: float = knob(0.999, "Algorithm", "decay of v under the feedback; 1 = no feedback", SHARE)
     moments: str = knob("reset", "Algorithm", "at a visit's start: reset, or keep those of the block's last visit")
     mix_every: int = knob(1, "Algorithm", "inner steps between mixings", COUNT)
+    combine: str = knob("after", "Algorithm", "mix after the local step (adapt then combine), or before it")
     mixed: str = knob("active", "Algorithm", "what is mixed: the active block, or all blocks")
     lr_scheduler_type: str = knob("constant", "Algorithm", "constant, linear or cosine, over all inner steps")
     warmup_steps: int = knob(0, "Algorithm", "inner steps of linear warm-up", AT_LEAST_0)
@@ -87,28 +90,31 @@ class RunConfig:
     eval_windows: int = knob(48, "Measuring", "windows of the common test set that are read", COUNT)
     checkpoint_every: int = knob(0, "Measuring", "inner steps between checkpoints; 0 = at the end of each visit", AT_LEAST_0)
 
-    seed: int = knob(0, "Machine", "of everything random: shards, graph, batches, order", AT_LEAST_0)
+    seed: int = knob(0, "Machine", "of everything random: shards, graph, batches, order", SEED)
     device: str = knob("auto", "Machine", "auto, cpu, cuda or mps")
     engine: str = knob("stacked", "Machine", "stacked (all clients in one call) or loop (one after another)")
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            _check_value(f, getattr(self, f.name))
+            object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
 
     def to_json(self) -> str:
         """Return the config as JSON text, all knobs in order."""
         return json.dumps(asdict(self), indent=1)
 
 
-def _check_value(f: Field[Any], value: object) -> None:
-    """Raise BadInput unless the value has the knob's type, is finite, and lies in its range."""
+def _checked(f: Field[Any], value: Any) -> Any:  # noqa: ANN401 - whatever was given
+    """Return the value in the knob's type; raise BadInput unless it has it, is finite, and lies in its range."""
     kind, allowed = f.type, f.metadata["allowed"]
+    value = value.item() if hasattr(value, "item") and not isinstance(value, str) else value   # a NumPy number
     ok = type(value) is kind or (kind is float and type(value) is int)
     check(ok, f.name, value, f"of type {getattr(kind, '__name__', kind)}")
-    if isinstance(value, float):
-        check(math.isfinite(value), f.name, value, "a finite number")
+    if kind is float:
+        check(abs(value) < 1e308, f.name, value, "a finite number")                            # NaN is not
+        value = float(value)
     if allowed is not None:
         check(allowed[0](value), f.name, value, allowed[1])
+    return value
 
 
 def from_mapping(values: Mapping[str, Any]) -> RunConfig:
@@ -123,7 +129,7 @@ def from_json(text: str, source: str) -> RunConfig:
     """Return the RunConfig of JSON text; `source` names it in errors."""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:                              # a JSONDecodeError, or a number of thousands of digits
         raise BadInput(f"{source} is not JSON: {error}") from None
     check(isinstance(values, dict), source, type(values).__name__, "a JSON object of knobs")
     return from_mapping(values)

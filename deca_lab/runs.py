@@ -43,7 +43,7 @@ def resume(folder: Path | str, progress: Progress | None = None) -> History:
     lab = prepare(read_config(folder))
     if not (folder / "checkpoint.safetensors").exists():
         return _go(lab, folder, begin(lab.plan), _blank(lab), progress)
-    state, held = checkpoint.load(folder / "checkpoint.safetensors", lab.device)
+    state, held = checkpoint.load(folder / "checkpoint.safetensors", lab.plan.recipe.optimiser.kind, lab.device)
     record = Record(**held, timings=history.read_timings(folder, state.step))
     _require_same(lab, record, folder)
     return _go(lab, folder, state, record, progress)
@@ -77,16 +77,16 @@ def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: P
         _note(lab, state, record, began)
     while state.step < lab.plan.steps:
         opening = state.step % lab.config.inner_steps == 0               # the first step of a visit is metered
-        meter.watch([*state.blocks, *(t for held in state.moments.values() for t in held[:2])])
+        meter.watch([*state.blocks, *(t for held in state.moments.values() for t in held[:-1])])
         with meter if opening else nullcontext():
             state, losses = next(steps)
         record.peak_bytes = max(record.peak_bytes, meter.most if opening else 0)
-        _require_finite(lab.plan, state, losses, folder)
+        _require_finite(lab.plan, state, ~torch.isfinite(losses), "loss", folder)
         record.train.append(_train_row(lab.plan, state, losses))
         if _due(state.step, lab.config.eval_every, lab):
             _note(lab, state, record, began)
         if folder is not None and _due(state.step, lab.config.checkpoint_every, lab):
-            _require_finite(lab.plan, state, torch.stack([x.sum() for x in state.blocks]), folder)
+            _require_finite_models(lab.plan, state, folder)
             history.save_timings(folder, record)
             checkpoint.save(folder / "checkpoint.safetensors", state, record.lasting())
         if progress is not None:
@@ -117,16 +117,20 @@ def _metered(engine: Engine, meter: ledger.Meter) -> Engine:
     return wrapped
 
 
-def _require_finite(plan: Plan, state: State, values: Tensor, folder: Path | None) -> None:
-    """Raise Diverged, naming client, step and block, unless all values are finite: losses (N,) or block sums (K,)."""
-    if bool(torch.isfinite(values).all()):
+def _require_finite(plan: Plan, state: State, wild: Tensor, what: str, folder: Path | None) -> None:
+    """Raise Diverged, naming clients, step and block, where any client is `wild` (N,) bool."""
+    if not bool(wild.any()):
         return
-    by_losses = len(values) == len(state.sent)
-    rows = ~torch.isfinite(values) if by_losses else torch.stack([~torch.isfinite(x).all(1) for x in state.blocks]).any(0)
     block = plan.blocks[plan.visits[(state.step - 1) // plan.recipe.inner_steps].block].name
     kept = "" if folder is None else f"; the last good checkpoint stays in {folder}"
-    raise Diverged(f"the loss is no longer finite for client {', '.join(map(str, rows.nonzero().flatten().tolist()))} at inner "
-                   f"step {state.step - 1} in block {block!r}: try a smaller --lr, or --max-grad-norm 1{kept}")
+    clients = ", ".join(map(str, wild.nonzero().flatten().tolist()))
+    raise Diverged(f"the {what} is no longer finite for client {clients} at inner step {state.step - 1} in block {block!r}: "
+                   f"try a smaller --lr, or --max-grad-norm 1{kept}")
+
+
+def _require_finite_models(plan: Plan, state: State, folder: Path | None) -> None:
+    wild = torch.stack([~torch.isfinite(x).all(1) for x in state.blocks]).any(0)
+    _require_finite(plan, state, wild, "model", folder)
 
 
 def _train_row(plan: Plan, state: State, losses: Tensor) -> dict[str, Any]:

@@ -6,14 +6,13 @@
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deca_lab import moments as mo
+from deca_lab import optimisers
 from deca_lab.blocks import ORDERS, Block, Order, Visit, require_cover, visits
 from deca_lab.clients import Engine, Gradients, stacked
 from deca_lab.errors import check
@@ -22,6 +21,13 @@ from deca_lab.problems import Problem
 from deca_lab.topology import Topology
 from deca_lab.tree import Layout, Params, flatten, layout, unflatten
 
+Combine = Callable[[np.ndarray, Layout, Tensor], Mix]   # (W, columns of the block, a tensor like X) -> how X is mixed
+
+
+def gossip(W: np.ndarray, where: Layout, like: Tensor) -> Mix:
+    """Mix every column alike: x_new_i = sum_j w_ij x_j."""
+    return mixer(W, like)
+
 
 class Recipe(NamedTuple):
     """What one run does: the algorithm's knobs, resolved to functions. `RunConfig` is its form for people."""
@@ -29,11 +35,12 @@ class Recipe(NamedTuple):
     rounds: int                                      # T
     inner_steps: int                                 # R, of one visit
     lr: Callable[[int], float]                       # inner step -> learning rate
-    adam: mo.Adam = mo.Adam()
-    feedback: mo.Feedback = mo.Feedback(None, mo.SCALES["raw"], 1.0, 1.0)
+    optimiser: optimisers.Optimiser
     keep_moments: bool = False                       # else they restart at each visit, and only the active block has any
     mix_every: int = 1                               # inner steps between mixings
     mix_all: bool = False                            # mix every block, not only the active one
+    combine_first: bool = False                      # x_new = W x - lr d, where the papers have W (x - lr d)
+    combine: Combine = gossip
     order: Order = ORDERS["sequence"]
     clip: float = 0.0                                # longest gradient of a client's active block; 0 = no clipping
     weight_decay: float = 0.0                        # decoupled, on tensors with two axes or more
@@ -46,7 +53,7 @@ class State(NamedTuple):
     step: int                                        # inner steps done
     blocks: tuple[Tensor, ...]                       # X_k (N, D_k), one a block
     master: Tensor | None                            # float32 copy of the active block of a half-precision model
-    moments: dict[int, mo.Moments]                   # of the active block, or of every visited one where they are kept
+    moments: dict[int, Any]                          # optimiser's state of the active block, or of all visited where kept
     sent: np.ndarray                                 # (N, N) bytes received by i from j
 
 
@@ -69,7 +76,11 @@ class Plan(NamedTuple):
 def plan(problem: Problem, blocks: Sequence[Block], topology: Topology, recipe: Recipe) -> Plan:
     """Return the plan of a run; raise BadInput where its parts do not fit one another."""
     require_cover(blocks, list(problem.start))
+    sizes = {len(tensor) for tensor in problem.start.values()}
+    check(len(sizes) == 1, "problem.start", sorted(sizes), "tensors with one number of clients on axis 0")
     check(topology.n == problem.clients, "topology", f"{topology.n} clients", f"for the problem's {problem.clients}")
+    for name in ("rounds", "inner_steps", "mix_every"):
+        check(getattr(recipe, name) >= 1, name, getattr(recipe, name), "1 or more")
     layouts = tuple(layout(problem.start, block.names) for block in blocks)
     table = visits(len(blocks), recipe.rounds, recipe.inner_steps, recipe.order, recipe.seed)
     return Plan(problem, tuple(blocks), layouts, topology, recipe, table)
@@ -92,57 +103,73 @@ def train(plan: Plan, state: State | None = None, engine: Engine = stacked) -> I
     """Run the plan from `state` on; after each inner step yield the state and the clients' losses (N,) before it."""
     state = begin(plan) if state is None else state
     like = _working(state.blocks[0][:, :1])
-    return _steps(plan, state, engine(plan.problem.loss), [mixer(W, like) for W in plan.topology.matrices])
+    mixers = [[plan.recipe.combine(W, where, like) for where in plan.layouts] for W in plan.topology.matrices]
+    return _steps(plan, state, engine(plan.problem.loss), mixers)
 
 
-def _steps(plan: Plan, state: State, gradients: Gradients, mixers: list[Mix]) -> Iterator[tuple[State, Tensor]]:
+def _steps(plan: Plan, state: State, gradients: Gradients, mixers: list[list[Mix]]) -> Iterator[tuple[State, Tensor]]:
     while state.step < plan.steps:
         state, losses = _advance(plan, state, gradients, mixers)
         yield state, losses
 
 
-def _advance(plan: Plan, state: State, gradients: Gradients, mixers: list[Mix]) -> tuple[State, Tensor]:
+def _advance(plan: Plan, state: State, gradients: Gradients, mixers: list[list[Mix]]) -> tuple[State, Tensor]:
     """Do one inner step of the visit that `state.step` falls in."""
-    recipe, s = plan.recipe, state.step
+    recipe, s, sent = plan.recipe, state.step, state.sent.copy()
     k, r = plan.visits[s // recipe.inner_steps].block, s % recipe.inner_steps
     x = _working(state.blocks[k]) if state.master is None else state.master
     kept = state.moments if recipe.keep_moments or r > 0 else {}         # a visit starts from zero moments
-    gradient = partial(_gradient, gradients, plan, state, k)
-    turn, mixes = divmod(s + 1, recipe.mix_every)
-    mix = None if mixes else mixers[(turn - 1) % len(mixers)]
-    moments = kept[k] if k in kept else mo.start(x)
-    x, moments, losses = inner_step(x, gradient, moments, mix, recipe.lr(s), recipe, _decay(plan, k, x))
-    W = plan.topology.at(turn - 1)
-    sent = state.sent if mix is None else state.sent + bytes_sent(W, x)
+    moments = kept[k] if k in kept else recipe.optimiser.start(x)
+    turn, rest = divmod(s + 1, recipe.mix_every)
+    mixes = [] if rest else [_counted(mix, plan.topology.at(turn - 1), sent) for mix in mixers[(turn - 1) % len(mixers)]]
+    x, moments, losses = inner_step(x, lambda x: _gradient(gradients, plan, state, k, x), moments,
+                                    mixes[k] if mixes else None, recipe.lr(s), recipe, _decay(plan, k, x))
     blocks = _replaced(state.blocks, k, x)
-    if recipe.mix_all and mix is not None:
-        blocks = tuple(b if j == k else mix(_working(b)).to(b.dtype) for j, b in enumerate(blocks))
-        sent = sent + sum(bytes_sent(W, b) for j, b in enumerate(blocks) if j != k)
+    if recipe.mix_all and mixes:
+        blocks = tuple(b if j == k else mixes[j](_working(b)).to(b.dtype) for j, b in enumerate(blocks))
     over = r + 1 == recipe.inner_steps                                   # the visit ends: state of the block goes
     master = None if over or x.dtype == blocks[k].dtype else x
     held = {**kept, k: moments} if recipe.keep_moments else {} if over else {k: moments}
     return State(s + 1, blocks, master, held, sent), losses
 
 
-def inner_step(x: Tensor, gradient: Callable[[Tensor], tuple[Tensor, Tensor]], moments: mo.Moments, mix: Mix | None,
-               lr: float, recipe: Recipe, decay: Tensor | None = None) -> tuple[Tensor, mo.Moments, Tensor]:
-    """Return the active block X (N, D_k), its moments and the losses (N,) after one inner step of DECA."""
+def _counted(mix: Mix, W: np.ndarray, sent: np.ndarray) -> Mix:
+    """Return the mixing that also adds to `sent` (N, N) the bytes of every message that it needs."""
+
+    def counting(x: Tensor) -> Tensor:
+        sent[...] += bytes_sent(W, x)
+        return mix(x)
+
+    return counting
+
+
+def inner_step(x: Tensor, gradient: Callable[[Tensor], tuple[Tensor, Tensor]], moments: Any, mix: Mix | None,  # noqa: ANN401
+               lr: float, recipe: Recipe, decay: Tensor | None = None) -> tuple[Tensor, Any, Tensor]:
+    """Return the active block X (N, D_k), the optimiser's state and the losses (N,) after one inner step."""
     losses, g = gradient(x)                                              # fresh local batch
-    direction, moments = mo.adam_(moments, clipped(g, recipe.clip), recipe.adam)
+    direction, moments = recipe.optimiser.direction_(moments, clip_(g, recipe.clip), mix or _alone)
     del g                                                                # its memory becomes the mixing's buffer
     if decay is not None:
         direction.addcmul_(x, decay)
-    x_plus = torch.add(x, direction, alpha=-lr, out=direction)           # Eq. 6: adapt
-    if mix is None:
-        return x_plus, moments, losses
-    x_new = mix(x_plus)                                                  # Eq. 7: then combine
-    del x_plus, direction
-    return x_new, mo.feed_(moments, x, x_new, lr, recipe.feedback), losses
+    if recipe.combine_first and mix is not None:
+        x_new = mix(x).sub_(direction, alpha=lr)
+    else:
+        x_new = torch.add(x, direction, alpha=-lr, out=direction)        # Eq. 6: adapt
+        if mix is None:
+            return x_new, moments, losses
+        x_new = mix(x_new)                                               # Eq. 7: then combine
+    del direction
+    return x_new, recipe.optimiser.returned_(moments, x, x_new, lr), losses
 
 
-def clipped(g: Tensor, longest: float) -> Tensor:
-    """Return each client's gradient row scaled down to the norm `longest` where it is longer (0: as it is)."""
-    return g * (longest / (g.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1.0) if longest > 0 else g
+def _alone(x: Tensor) -> Tensor:
+    """Stand in for the mixing at an inner step without one."""
+    return x.clone()
+
+
+def clip_(g: Tensor, longest: float) -> Tensor:
+    """Scale each client's gradient row down to the norm `longest` where it is longer, in place (0: leave it)."""
+    return g.mul_((longest / (g.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1.0)) if longest > 0 else g
 
 
 def _gradient(gradients: Gradients, plan: Plan, state: State, k: int, x: Tensor) -> tuple[Tensor, Tensor]:

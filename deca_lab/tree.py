@@ -64,7 +64,8 @@ def mean(params: Params) -> Params:
 
 def consensus_distance(x: Tensor) -> float:
     """Return (1/N) sum_i ||x_i - xbar||^2 of a matrix X (N, D)."""
-    return float((x - x.mean(0)).double().square().sum() / len(x))
+    wide = x.float() if x.element_size() < 4 else x
+    return float((wide - wide.mean(0)).square().sum(dtype=torch.float64) / len(x))
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:

@@ -8,6 +8,7 @@ from deca_lab import runs
 from deca_lab import train as tr
 from deca_lab.blocks import Block
 from deca_lab.errors import BadInput, Diverged, check, pick
+from deca_lab.optimisers import sgd
 from deca_lab.problems import Problem
 from deca_lab.topology import topology
 
@@ -60,10 +61,10 @@ def test_a_parameter_that_is_not_finite_names_the_client_even_with_as_many_block
     start = {name: torch.zeros(clients, 2) for name in names}
     problem = Problem(start, lambda p, batch: p["a"].sum(), lambda step: torch.zeros(clients))
     blocks = [Block(f"block {name}", (name,)) for name in names]
-    plan = tr.plan(problem, blocks, topology("complete", clients), tr.Recipe(1, 1, lambda s: 0.1))
+    plan = tr.plan(problem, blocks, topology("complete", clients), tr.Recipe(1, 1, lambda s: 0.1, sgd()))
     bad = torch.zeros(clients, 2)
     bad[1, 0] = np.inf                                     # client 1, in the block number 2
     state = tr.begin(plan)._replace(step=3)
     state = state._replace(blocks=(*state.blocks[:2], bad))
     with pytest.raises(Diverged, match=r"for client 1 at inner step 2 in block 'block c'"):
-        runs._require_finite(plan, state, torch.stack([x.sum() for x in state.blocks]), None)
+        runs._require_finite_models(plan, state, None)

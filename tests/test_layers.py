@@ -16,9 +16,9 @@ LAYERS = [  # from the ground up: a module may import what stands above it in th
     "hub", "tokens", "embedded", "markov", "corpora", "shards",
     "graphs", "weights", "topology", "spectrum", "doctor", "tree", "heterogeneity",
     "blocks", "moments", "gossip", "clients", "problems", "models",
-    "train", "metrics", "ledger", "checkpoint",
+    "nf4", "adapters", "factors", "optimisers", "train", "metrics", "ledger", "checkpoint", "bounds",
     "lab", "history", "runs", "sweep", "progress", "export", "pretrain",
-    "plots", "report", "names", "cli", "__main__",
+    "plots", "exercises", "report", "names", "cli", "__main__",
 ]
 HEAVY = {"transformers", "datasets", "matplotlib", "peft", "papermill", "pandas", "IPython", "ipywidgets", "cvxpy", "tqdm",
          "safetensors"}

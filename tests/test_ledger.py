@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from deca_lab import ledger
+from deca_lab import ledger, optimisers
 from deca_lab import train as tr
 from deca_lab.blocks import ORDERS, Block
 from deca_lab.clients import ENGINES
 from deca_lab.ledger import Memory, Meter
-from deca_lab.moments import SCALES, SIGNALS, Feedback
+from deca_lab.moments import SCALES, SIGNALS, Adam, Feedback
 from deca_lab.problems import Problem
 from deca_lab.runs import _metered
 from deca_lab.topology import Topology, topology
@@ -29,7 +29,8 @@ def squares(shapes, n=N, dtype=torch.float32):
 
 
 def laid(blocks=THREE, topo="ring", dtype=torch.float32, shapes=UNEVEN, n=N, **knobs):
-    usual = {"rounds": 2, "inner_steps": 4, "lr": lambda s: 1e-2}
+    fed = knobs.pop("feedback", Feedback(None, SCALES["raw"], 1.0, 1.0))
+    usual = {"rounds": 2, "inner_steps": 4, "lr": lambda s: 1e-2, "optimiser": optimisers.adam(Adam(), fed)}
     where = topology(topo, n, seed=3) if isinstance(topo, str) else topo
     return tr.plan(squares(shapes, n, dtype), blocks, where, tr.Recipe(**{**usual, **knobs}))
 
@@ -74,7 +75,7 @@ def test_bytes_of_half_precision_by_hand():
     active = laid(topo=two, n=2, dtype=torch.bfloat16)
     assert ledger.traffic(active).tolist() == [[0, 8 * 15 * 4], [8 * 15 * 4, 0]]               # the float32 master travels
     everything = laid(topo=two, n=2, dtype=torch.bfloat16, mix_all=True)
-    assert ledger.traffic(everything)[0, 1] == 8 * (15 * 4 + (8 + 14 + 8) * 2)                  # the others as stored
+    assert ledger.traffic(everything)[0, 1] == 8 * (15 + 8 + 14 + 8) * 4                        # and so do all others
 
 
 def test_receiver_and_sender_are_not_confused():

@@ -122,7 +122,7 @@ def test_every_signal_and_scale_has_its_row_above():
 
 def test_unit_is_each_clients_own_length():
     h = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, -1e-3]], dtype=torch.float64)
-    got = mo.unit(h, 0.1)
+    got = mo.unit_(h.clone(), 0.1)
     close(got, torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, -1e-3 / (1e-3 + 1e-8)]], dtype=torch.float64), 1e-8)
 
 

@@ -10,6 +10,7 @@ from deca_lab.blocks import ORDERS, Block
 from deca_lab.clients import looped, stacked
 from deca_lab.errors import BadInput
 from deca_lab.moments import SCALES, SIGNALS, Adam, Feedback
+from deca_lab.optimisers import adam
 from deca_lab.problems import Problem, quadratics
 from deca_lab.topology import Topology, topology
 from deca_lab.tree import client
@@ -46,8 +47,8 @@ in_turn = topology("one-peer-exponential", N)
 
 
 def recipe(**knobs):
-    usual = {"rounds": 2, "inner_steps": 4, "lr": lambda s: 0.05, "adam": Adam(0.9, 0.99, 1e-8)}
-    return tr.Recipe(**{**usual, **knobs})
+    optimiser = adam(Adam(0.9, 0.99, 1e-8), knobs.pop("feedback", Feedback(None, SCALES["raw"], 1.0, 1.0)))
+    return tr.Recipe(**{"rounds": 2, "inner_steps": 4, "lr": lambda s: 0.05, "optimiser": optimiser, **knobs})
 
 
 def final(prob, blocks, topo, rec, engine=stacked):

@@ -1,0 +1,212 @@
+"""Optimisers of an active block X (N, D): what direction a gradient gives, and what the mixing returns to the state.
+
+Each is a row of pure pieces around one state, a NamedTuple of matrices (N, D) and a count. Functions that end in `_`
+change the state that they are given. `mix` is there for optimisers that gossip a part of their state as well.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from deca_lab import moments as mo
+from deca_lab.gossip import Mix
+
+
+class Optimiser(NamedTuple):
+    """How one method turns gradients into directions.
+
+    `start(x)` is the state of a block before its first gradient; `direction_(state, g, mix)` returns the direction
+    (N, D), before the learning rate, and the state; `returned_(state, x, x_new, lr)` takes in what a step with a mixing
+    displaced. `kind` is the state's type, `mixed` how many of its matrices travel at every mixing besides X, `scratch`
+    how many matrices live at most besides X and the state: the gradient and one more, unless said.
+    """
+
+    kind: type
+    start: Callable[[Tensor], Any]
+    direction_: Callable[[Any, Tensor, Mix], tuple[Tensor, Any]]
+    returned_: Callable[[Any, Tensor, Tensor, float], Any]
+    mixed: int = 0
+    scratch: int = 2
+
+    @property
+    def matrices(self) -> int:
+        """Matrices (N, D) that the state holds."""
+        return len(self.kind._fields) - 1  # type: ignore[attr-defined]
+
+
+def nothing_returned(state: Any, x: Tensor, x_new: Tensor, lr: float) -> Any:  # noqa: ANN401 - any optimiser's state
+    """Return the state as it is: the mixing tells it nothing."""
+    return state
+
+
+def adam(decays: mo.Adam, feedback: mo.Feedback) -> Optimiser:
+    """Adam with the consensus feedback: DECA; without a signal, plain decentralised Adam."""
+
+    def direction_(state: mo.Moments, g: Tensor, mix: Mix) -> tuple[Tensor, mo.Moments]:
+        return mo.adam_(state, g, decays)
+
+    return Optimiser(mo.Moments, mo.start, direction_, partial(_fed, feedback))
+
+
+def _fed(feedback: mo.Feedback, state: mo.Moments, x: Tensor, x_new: Tensor, lr: float) -> mo.Moments:
+    return mo.feed_(state, x, x_new, lr, feedback)
+
+
+def quasi_global_adam(decays: mo.Adam, feedback: mo.Feedback, corrected: bool = True) -> Optimiser:
+    """Adam whose stored moments are fed by the signal alone; the local gradient enters the direction only.
+
+    With DECA's signal this is its "trivial" ablation. QG-Adam (Lin et al. 2021, arXiv 2102.04761) has the downhill signal
+    of unit norm, b = a, and no bias correction.
+    """
+
+    def direction_(state: mo.Moments, g: Tensor, mix: Mix) -> tuple[Tensor, mo.Moments]:
+        steps = state.steps + 1
+        m = torch.lerp(state.m, g, 1 - decays.a1)                           # used once, not stored
+        v = (state.v * decays.a2).addcmul_(g, g, value=1 - decays.a2)
+        first, second = (1 - decays.a1**steps, 1 - decays.a2**steps) if corrected else (1.0, 1.0)
+        return m.div_(first).div_(v.div_(second).sqrt_().add_(decays.eps)), state._replace(steps=steps)
+
+    return Optimiser(mo.Moments, mo.start, direction_, partial(_fed, feedback), scratch=3)
+
+
+class Velocity(NamedTuple):
+    """Momentum m (N, D) and the number of gradients taken."""
+
+    m: Tensor
+    steps: int
+
+
+def _at_rest(x: Tensor) -> Velocity:
+    return Velocity(torch.zeros_like(x), 0)
+
+
+def sgd(momentum: float = 0.0) -> Optimiser:
+    """Stochastic gradient descent with heavy-ball momentum: m <- momentum m + g (as torch.optim.SGD)."""
+
+    def direction_(state: Velocity, g: Tensor, mix: Mix) -> tuple[Tensor, Velocity]:
+        m = state.m.mul_(momentum).add_(g)
+        return m.clone(), Velocity(m, state.steps + 1)
+
+    return Optimiser(Velocity, _at_rest, direction_, nothing_returned)
+
+
+def quasi_global_sgd(momentum: float = 0.9, share: float = 0.1) -> Optimiser:
+    """QG-SGDm: step along momentum m + g, gossip, m <- (1 - share) m + share (x - x_new) / lr (arXiv 2102.04761)."""
+
+    def direction_(state: Velocity, g: Tensor, mix: Mix) -> tuple[Tensor, Velocity]:
+        return g.add(state.m, alpha=momentum), state._replace(steps=state.steps + 1)
+
+    def returned_(state: Velocity, x: Tensor, x_new: Tensor, lr: float) -> Velocity:
+        return state._replace(m=state.m.lerp_((x - x_new) / lr, share)) if lr > 0 else state
+
+    return Optimiser(Velocity, _at_rest, direction_, returned_)
+
+
+class Tracker(NamedTuple):
+    """Tracked mean gradient y and the last local gradient (N, D), and the number of gradients taken."""
+
+    y: Tensor
+    last: Tensor
+    steps: int
+
+
+def gradient_tracking() -> Optimiser:
+    """Direction y with y <- W y + g - g_last, y = g at first: the mean of y is the mean gradient at every step."""
+
+    def start(x: Tensor) -> Tracker:
+        return Tracker(torch.zeros_like(x), torch.zeros_like(x), 0)
+
+    def direction_(state: Tracker, g: Tensor, mix: Mix) -> tuple[Tensor, Tracker]:
+        y = mix(state.y).add_(g).sub_(state.last)                           # zeros at first, so y = g
+        return y.clone(), Tracker(y, g, state.steps + 1)
+
+    return Optimiser(Tracker, start, direction_, nothing_returned, mixed=1, scratch=3)
+
+
+class Tracked(NamedTuple):
+    """AMSGrad's m, v, largest v and the tracked second moment u (N, D), and the number of gradients taken."""
+
+    m: Tensor
+    v: Tensor
+    largest: Tensor
+    u: Tensor
+    steps: int
+
+
+def amsgrad(decays: mo.Adam, floor: float = 1e-8) -> Optimiser:
+    """Decentralised AMSGrad: the second moment is tracked by dynamic average consensus (arXiv 2109.03194, Algorithm 3).
+
+    Every client divides by nearly the same number, so the mean model moves along the mean of the first moments.
+    """
+
+    def start(x: Tensor) -> Tracked:
+        floors = torch.full_like(x, floor)
+        return Tracked(torch.zeros_like(x), torch.zeros_like(x), floors, floors.clone(), 0)
+
+    def direction_(state: Tracked, g: Tensor, mix: Mix) -> tuple[Tensor, Tracked]:
+        m = state.m.lerp_(g, 1 - decays.a1)
+        v = state.v.mul_(decays.a2).addcmul_(g, g, value=1 - decays.a2)
+        largest = torch.maximum(state.largest, v)
+        u = mix(state.u)
+        direction = m / u.clamp(min=floor).sqrt()
+        return direction, Tracked(m, v, largest, u.add_(largest).sub_(state.largest), state.steps + 1)
+
+    return Optimiser(Tracked, start, direction_, nothing_returned, mixed=1, scratch=4)
+
+
+class Knobs(NamedTuple):
+    """What the rows of OPTIMISERS read."""
+
+    adam: mo.Adam
+    feedback: mo.Feedback
+    momentum: float = 0.0
+
+
+def _qg_adam(knobs: Knobs) -> Optimiser:
+    """QG-Adam: the moments are fed by x - x_new of unit length alone, and not corrected for their start."""
+    fed = mo.Feedback(mo.downhill, mo.unit_, knobs.adam.a1, knobs.adam.a2)
+    return quasi_global_adam(knobs.adam, fed, corrected=False)
+
+
+def _adam(knobs: Knobs) -> Optimiser:
+    """Adam, with the consensus feedback where there is one: DECA's."""
+    return adam(knobs.adam, knobs.feedback)
+
+
+def _trivial(knobs: Knobs) -> Optimiser:
+    """Adam whose stored moments hold the feedback alone: DECA's "trivial" ablation."""
+    return quasi_global_adam(knobs.adam, knobs.feedback)
+
+
+def _sgd(knobs: Knobs) -> Optimiser:
+    """Stochastic gradient descent, with --momentum."""
+    return sgd(knobs.momentum)
+
+
+def _qg_sgd(knobs: Knobs) -> Optimiser:
+    """SGD with quasi-global momentum, QG-SGDm."""
+    return quasi_global_sgd(knobs.momentum)
+
+
+def _gradient_tracking(knobs: Knobs) -> Optimiser:
+    """The tracked mean gradient: twice the traffic."""
+    return gradient_tracking()
+
+
+def _amsgrad(knobs: Knobs) -> Optimiser:
+    """AMSGrad with a tracked second moment: twice the traffic, and the clients divide by nearly the same."""
+    return amsgrad(knobs.adam)
+
+
+OPTIMISERS: dict[str, Callable[[Knobs], Optimiser]] = {
+    "adam": _adam,
+    "adam-trivial": _trivial,
+    "qg-adam": _qg_adam,
+    "sgd": _sgd,
+    "qg-sgd": _qg_sgd,
+    "gradient-tracking": _gradient_tracking,
+    "amsgrad": _amsgrad,
+}
