@@ -31,4 +31,9 @@ def messages(W: np.ndarray) -> np.ndarray:
 
 def bytes_sent(W: np.ndarray, x: Tensor) -> np.ndarray:
     """Return the bytes (N, N) that one mixing of X (N, D) with W puts on each edge: every message is one row of X."""
-    return messages(W) * (x.shape[1] * x.element_size())
+    return messages(W) * row_bytes(x)
+
+
+def row_bytes(x: Tensor) -> int:
+    """Return the bytes of one message, a row of X (N, D)."""
+    return x.shape[1] * x.element_size()

@@ -13,6 +13,7 @@ from deca_lab import ledger
 from deca_lab.errors import BadInput
 from deca_lab.files import read_text, write_whole
 from deca_lab.lab import Lab
+from deca_lab.methods import resolve
 from deca_lab.runconfig import RunConfig, from_json
 from deca_lab.train import State
 
@@ -97,7 +98,7 @@ def matrix_text(W: np.ndarray) -> str:
 def load(folder: Path | str) -> History:
     """Return the history of a finished run's folder; raise BadInput where a file is missing or damaged."""
     folder = Path(folder)
-    config = from_json(read_text(folder / "config.json", "the run folder's"), str(folder / "config.json"))
+    config = resolve(from_json(read_text(folder / "config.json", "the run folder's"), str(folder / "config.json")))
     try:
         tables = {name: pd.read_csv(folder / f"{name}.csv", index_col=0 if name == "shards" else None) for name in TABLES}
         W = np.loadtxt(folder / "topology.csv", delimiter=",", ndmin=2).reshape(-1, config.clients, config.clients)

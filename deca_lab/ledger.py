@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deca_lab.gossip import messages
 from deca_lab.train import Plan
 
 
@@ -31,7 +30,7 @@ def traffic(plan: Plan) -> np.ndarray:
     every = plan.recipe.mix_every
     for visit in plan.visits:
         for turn in range(visit.first // every, (visit.last + 1) // every):
-            sent += messages(plan.topology.at(turn)) * _message_bytes(plan, visit.block)
+            sent += plan.topology.messages(turn) * _message_bytes(plan, visit.block)
     return sent
 
 

@@ -13,23 +13,46 @@ class Method(NamedTuple):
 
     about: str
     fixed: Mapping[str, Any]
+    pooled: bool = False    # one client holds all shards, and takes the batches of all
 
+
+WHOLE = {"blocks": "whole", "feedback": "none", "moments": "keep"}    # full-parameter training without the feedback
+ALONE = {"clients": 1, "topology": "complete", "feedback": "none"}
 
 METHODS: dict[str, Method] = {
-    "deca": Method("block-wise Adam, adapt then combine, consensus feedback into the moments (DECA)", {}),
-    "deca-no-feedback": Method("DECA's ablation without the feedback", {"feedback": "none"}),
-    "d-adam": Method("decentralised Adam: all parameters at once, moments kept, no feedback",
-                     {"blocks": "whole", "feedback": "none", "moments": "keep"}),
+    "deca": Method("block-wise Adam, adapt then combine, consensus feedback into the moments (DECA)", {"optimiser": "adam"}),
+    "deca-no-feedback": Method("DECA's ablation without the feedback", {"optimiser": "adam", "feedback": "none"}),
+    "deca-trivial": Method("DECA's ablation whose stored moments hold the feedback alone", {"optimiser": "adam-trivial"}),
+    "d-sgd": Method("decentralised SGD, all parameters at once", {**WHOLE, "optimiser": "sgd"}),
+    "d-adam": Method("decentralised Adam, all parameters at once, moments kept", {**WHOLE, "optimiser": "adam"}),
+    "qg-sgdm": Method("SGD with quasi-global momentum (Lin et al. 2021)", {**WHOLE, "optimiser": "qg-sgd", "momentum": 0.9}),
+    "qg-adam": Method("Adam with quasi-global moments (Lin et al. 2021)", {**WHOLE, "optimiser": "qg-adam"}),
+    "gradient-tracking": Method("every client follows a tracked mean gradient", {**WHOLE, "optimiser": "gradient-tracking"}),
+    "d-amsgrad": Method("decentralised AMSGrad with a tracked second moment (Chen et al. 2021)",
+                        {**WHOLE, "optimiser": "amsgrad", "combine": "before"}),
+    "dadam": Method("AMSGrad of each client on its own, parameters mixed: need not converge (Nazari et al. 2019)",
+                    {**WHOLE, "optimiser": "local-amsgrad", "combine": "before"}),
     "local": Method("DECA's block-wise Adam without any mixing: what each client reaches alone",
-                    {"topology": "none", "allow_unsound": True, "feedback": "none"}),
+                    {"optimiser": "adam", "topology": "none", "allow_unsound": True, "feedback": "none"}),
+    "badam": Method("block-wise Adam of one client on pooled data (Luo et al. 2024), DECA's parent",
+                    {**ALONE, "optimiser": "adam"}, pooled=True),
+    "centralised": Method("Adam of one client on pooled data, all parameters at once",
+                          {**ALONE, **WHOLE, "optimiser": "adam"}, pooled=True),
+    "fedavg": Method("local Adam steps, then a server's average: set --mix-every",
+                     {**WHOLE, "optimiser": "adam", "topology": "server"}),
 }
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Return the config with its method's knobs set; raise BadInput where the user set one of them otherwise."""
+    """Return the config with its method's knobs set; raise BadInput where the user set one of them otherwise.
+
+    A pooled method takes the shards and batches of all the clients that were asked for.
+    """
     method, usual = pick(METHODS, config.method, "method"), defaults()
+    free = ("clients", "topology") if method.pooled else ()
     for name, value in method.fixed.items():
         given = getattr(config, name)
-        if given not in (usual[name], value):
+        if name not in free and given not in (usual[name], value):
             raise BadInput(f"{name} = {given!r} contradicts method {config.method!r}, which is {name} = {value!r}")
-    return replace(config, **method.fixed)
+    batch = config.batch * config.clients if method.pooled and config.clients > 1 else config.batch
+    return replace(config, **{**method.fixed, "batch": batch})

@@ -6,14 +6,15 @@ from typing import Any
 
 def tables() -> dict[str, dict[str, str]]:
     """Return {table: {name: a few words}}."""
-    from deca_lab import blocks, clients, corpora, graphs, methods, models, moments, optimisers, shards, train, weights
+    from deca_lab import blocks, clients, corpora, graphs, methods, models, moments, optimisers, shards, topology, train, weights
 
     return {
         "methods": {name: row.about for name, row in methods.METHODS.items()},
         "models": {name: row.about for name, row in models.PRESETS.items()},
         "corpora": _first_lines(corpora.CORPORA),
         "splits": _first_lines(shards.SPLITS),
-        "topologies": _first_lines({**graphs.GRAPHS, **graphs.SEQUENCES}),
+        "topologies": {**_first_lines({**graphs.GRAPHS, **graphs.SEQUENCES}),
+                       topology.SERVER: "No graph: a server averages all clients, the reference that the papers do without."},
         "weights": _first_lines(weights.WEIGHTS),
         "orders": _first_lines(blocks.ORDERS),
         "optimisers": _first_lines(optimisers.OPTIMISERS),

@@ -136,10 +136,12 @@ class Tracked(NamedTuple):
     steps: int
 
 
-def amsgrad(decays: mo.Adam, floor: float = 1e-8) -> Optimiser:
+def amsgrad(decays: mo.Adam, floor: float = 1e-8, late: bool = False) -> Optimiser:
     """Decentralised AMSGrad: the second moment is tracked by dynamic average consensus (arXiv 2109.03194, Algorithm 3).
 
-    Every client divides by nearly the same number, so the mean model moves along the mean of the first moments.
+    Every client divides by nearly the same number, so the mean model moves along the mean of the first moments. In the
+    paper (`late`) a step divides by what was tracked before it, the first step by the `floor` alone, which must then
+    be of the size of a squared gradient; here the new second moments are mixed first.
     """
 
     def start(x: Tensor) -> Tracked:
@@ -150,11 +152,39 @@ def amsgrad(decays: mo.Adam, floor: float = 1e-8) -> Optimiser:
         m = state.m.lerp_(g, 1 - decays.a1)
         v = state.v.mul_(decays.a2).addcmul_(g, g, value=1 - decays.a2)
         largest = torch.maximum(state.largest, v)
-        u = mix(state.u)
+        u = mix(state.u) if late else mix(state.u.add_(largest).sub_(state.largest))
         direction = m / u.clamp(min=floor).sqrt()
-        return direction, Tracked(m, v, largest, u.add_(largest).sub_(state.largest), state.steps + 1)
+        u = u.add_(largest).sub_(state.largest) if late else u
+        return direction, Tracked(m, v, largest, u, state.steps + 1)
 
     return Optimiser(Tracked, start, direction_, nothing_returned, mixed=1, scratch=4)
+
+
+class Largest(NamedTuple):
+    """AMSGrad's m, v and largest v (N, D), and the number of gradients taken."""
+
+    m: Tensor
+    v: Tensor
+    largest: Tensor
+    steps: int
+
+
+def local_amsgrad(decays: mo.Adam) -> Optimiser:
+    """AMSGrad of each client on its own, mixed in the parameters only: DADAM (Nazari et al. 2019), without momentum tricks.
+
+    It need not come near a stationary point (arXiv 2109.03194, Theorem 1): every client divides by a number of its own.
+    """
+
+    def start(x: Tensor) -> Largest:
+        return Largest(torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x), 0)
+
+    def direction_(state: Largest, g: Tensor, mix: Mix) -> tuple[Tensor, Largest]:
+        m = state.m.lerp_(g, 1 - decays.a1)
+        v = state.v.mul_(decays.a2).addcmul_(g, g, value=1 - decays.a2)
+        largest = torch.maximum(state.largest, v)
+        return m / largest.sqrt().add_(decays.eps), Largest(m, v, largest, state.steps + 1)
+
+    return Optimiser(Largest, start, direction_, nothing_returned, scratch=4)
 
 
 class Knobs(NamedTuple):
@@ -201,6 +231,11 @@ def _amsgrad(knobs: Knobs) -> Optimiser:
     return amsgrad(knobs.adam)
 
 
+def _local_amsgrad(knobs: Knobs) -> Optimiser:
+    """AMSGrad of each client on its own: DADAM."""
+    return local_amsgrad(knobs.adam)
+
+
 OPTIMISERS: dict[str, Callable[[Knobs], Optimiser]] = {
     "adam": _adam,
     "adam-trivial": _trivial,
@@ -209,4 +244,5 @@ OPTIMISERS: dict[str, Callable[[Knobs], Optimiser]] = {
     "qg-sgd": _qg_sgd,
     "gradient-tracking": _gradient_tracking,
     "amsgrad": _amsgrad,
+    "local-amsgrad": _local_amsgrad,
 }

@@ -13,9 +13,11 @@ import networkx as nx
 import numpy as np
 
 from deca_lab.errors import BadInput, check, pick
+from deca_lab.gossip import messages
 from deca_lab.graphs import GRAPHS, PERIOD, SEQUENCES, Knobs
 from deca_lab.weights import WEIGHTS
 
+SERVER = "server"  # no graph of clients: the reference that the papers do without
 MEMORY = 2 * 2**30  # bytes that the dense matrices of one topology may take
 
 
@@ -25,6 +27,7 @@ class Topology(NamedTuple):
     name: str
     matrices: tuple[np.ndarray, ...]
     note: str = ""
+    served: bool = False  # by a server: a client sends to it and hears from it, and from no other client
 
     @property
     def n(self) -> int:
@@ -39,6 +42,10 @@ class Topology(NamedTuple):
     def at(self, k: int) -> np.ndarray:
         """Return W (N, N) of mixing number k = 0, 1, 2 ..."""
         return self.matrices[k % len(self.matrices)]
+
+    def messages(self, k: int) -> np.ndarray:
+        """Return the (N, N) table of messages of mixing k, i from j; on the diagonal those with a server."""
+        return 2 * np.eye(self.n, dtype=np.int64) if self.served else messages(self.at(k))
 
     def edges(self, k: int = 0) -> np.ndarray:
         """Return the messages of mixing k, (E, 2) integers: in a row (i, j) client i hears client j."""
@@ -142,10 +149,12 @@ def topology(
 def _of_name(
     name: str, clients: int | None, rule: Callable[[nx.Graph], np.ndarray], weights: str, knobs: Knobs
 ) -> Topology:
-    pick({**GRAPHS, **SEQUENCES}, name, "topology")
+    pick({**GRAPHS, **SEQUENCES, SERVER: None}, name, "topology")
     if clients is None:
         raise BadInput(f"clients is missing: topology {name!r} needs to know how many there are")
     _fits(clients, PERIOD if name == "random-matchings" else 1)
+    if name == SERVER:
+        return Topology(name, (np.full((clients, clients), 1 / clients),), "a server averages all clients", served=True)
     if name in SEQUENCES:
         matrices = SEQUENCES[name](int(clients), knobs.seed)
         return Topology(name, matrices, f"period {len(matrices)}, pairs average half and half")

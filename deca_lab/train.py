@@ -16,7 +16,7 @@ from deca_lab import optimisers
 from deca_lab.blocks import ORDERS, Block, Order, Visit, require_cover, visits
 from deca_lab.clients import Engine, Gradients, stacked
 from deca_lab.errors import check
-from deca_lab.gossip import Mix, bytes_sent, mixer
+from deca_lab.gossip import Mix, mixer, row_bytes
 from deca_lab.problems import Problem
 from deca_lab.topology import Topology
 from deca_lab.tree import Layout, Params, flatten, layout, unflatten
@@ -121,7 +121,7 @@ def _advance(plan: Plan, state: State, gradients: Gradients, mixers: list[list[M
     kept = state.moments if recipe.keep_moments or r > 0 else {}         # a visit starts from zero moments
     moments = kept[k] if k in kept else recipe.optimiser.start(x)
     turn, rest = divmod(s + 1, recipe.mix_every)
-    mixes = [] if rest else [_counted(mix, plan.topology.at(turn - 1), sent) for mix in mixers[(turn - 1) % len(mixers)]]
+    mixes = [] if rest else [_counted(mix, plan.topology.messages(turn - 1), sent) for mix in mixers[(turn - 1) % len(mixers)]]
     x, moments, losses = inner_step(x, lambda x: _gradient(gradients, plan, state, k, x), moments,
                                     mixes[k] if mixes else None, recipe.lr(s), recipe, _decay(plan, k, x))
     blocks = _replaced(state.blocks, k, x)
@@ -133,11 +133,11 @@ def _advance(plan: Plan, state: State, gradients: Gradients, mixers: list[list[M
     return State(s + 1, blocks, master, held, sent), losses
 
 
-def _counted(mix: Mix, W: np.ndarray, sent: np.ndarray) -> Mix:
-    """Return the mixing that also adds to `sent` (N, N) the bytes of every message that it needs."""
+def _counted(mix: Mix, messages: np.ndarray, sent: np.ndarray) -> Mix:
+    """Return the mixing that also adds to `sent` (N, N) the bytes of each of its `messages` (N, N)."""
 
     def counting(x: Tensor) -> Tensor:
-        sent[...] += bytes_sent(W, x)
+        sent[...] += messages * row_bytes(x)
         return mix(x)
 
     return counting

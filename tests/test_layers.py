@@ -14,8 +14,8 @@ HOUSE = Path(deca_lab.__file__).parent
 LAYERS = [  # from the ground up: a module may import what stands above it in this list, and nothing below
     "errors", "runconfig", "methods", "files",
     "hub", "tokens", "embedded", "markov", "corpora", "shards",
-    "graphs", "weights", "topology", "spectrum", "doctor", "tree", "heterogeneity",
-    "blocks", "moments", "gossip", "clients", "problems", "models",
+    "gossip", "graphs", "weights", "topology", "spectrum", "doctor", "tree", "heterogeneity",
+    "blocks", "moments", "clients", "problems", "models",
     "nf4", "adapters", "factors", "optimisers", "train", "metrics", "ledger", "checkpoint", "bounds",
     "lab", "history", "runs", "sweep", "progress", "export", "pretrain",
     "plots", "exercises", "report", "names", "cli", "__main__",
