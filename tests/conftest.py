@@ -1,9 +1,11 @@
-"""Shared settings: no network, no user's caches, one thread where bits are compared."""
+"""Shared settings: no network, and caches of the libraries in a folder that goes when the tests end."""
 
 import os
 import tempfile
 
+SCRATCH = tempfile.TemporaryDirectory(prefix="deca-lab-tests-")
+
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="deca-lab-hf-")
+os.environ["HF_HOME"] = SCRATCH.name
+os.environ["MPLCONFIGDIR"] = SCRATCH.name
 os.environ["MPLBACKEND"] = "Agg"
-os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp(prefix="deca-lab-mpl-"))
