@@ -5,10 +5,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deca_lab import checkpoint, models, tree
+from deca_lab import adapters, checkpoint, models, tree
 from deca_lab.errors import BadInput, check
 from deca_lab.files import new_folder
-from deca_lab.lab import DTYPES, blocks_of
+from deca_lab.lab import blocks_of, load_model
 from deca_lab.methods import resolve
 from deca_lab.metrics import mean_model
 from deca_lab.runconfig import RunConfig
@@ -27,22 +27,29 @@ def export_model(folder: Path | str, client: str = "mean", out: Path | str = "ex
     """
     config = resolve(read_config(folder))
     which = tokenizer(config.tokenizer)
-    model = models.load(config.model, seed=config.seed, dtype=DTYPES[config.dtype], vocabulary=len(which))
+    model = load_model(config, len(which))
     stacked = _stacked(config, model, Path(folder) / "checkpoint.safetensors")
     chosen = mean_model(stacked) if client == "mean" else tree.client(stacked, _index(client, config.clients))
     target = new_folder(Path(out))
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as written:
-        models.with_parameters(model, chosen).save_pretrained(written)
-        which.save_pretrained(written)
+        with models.quiet():
+            plain_model(config, model, chosen).save_pretrained(written)
+            which.save_pretrained(written)
         for file in Path(written).iterdir():
             shutil.move(file, target / file.name)
     return target
 
 
+def plain_model(config: RunConfig, model: "PreTrainedModel", params: Params) -> "PreTrainedModel":
+    """Return the model of one client as transformers knows it: LoRA's factors are folded into the weights."""
+    check(config.adapter != "bottleneck", "adapter", config.adapter, "lora or none: a bottleneck is no part of transformers")
+    return adapters.merge(model, params) if config.adapter == "lora" else models.with_parameters(model, params)
+
+
 def _stacked(config: RunConfig, model: "PreTrainedModel", path: Path) -> Params:
     """Return all clients' parameters (N, ...) of a checkpoint, under the model's names."""
     values = models.trainable(model)
-    cut, _ = blocks_of(config, models.anatomy(model), {n: p.numel() for n, p in values.items()})
+    cut = blocks_of(config, models.anatomy(model), {n: p.numel() for n, p in values.items()})
     state, _ = checkpoint.load(path)
     parts = [tree.unflatten(x, Layout(b.names, tuple(tuple(values[n].shape) for n in b.names)))
              for x, b in zip(state.blocks, cut, strict=True)]

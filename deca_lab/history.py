@@ -14,6 +14,7 @@ from deca_lab.errors import BadInput
 from deca_lab.files import read_text, write_whole
 from deca_lab.lab import Lab
 from deca_lab.methods import resolve
+from deca_lab.nf4 import stored_bytes
 from deca_lab.runconfig import RunConfig, from_json
 from deca_lab.train import State
 
@@ -145,7 +146,7 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "test_perplexity_start": first["test_perplexity"], "test_perplexity_end": last["test_perplexity"],
         "client_test_loss_end": last["client_test_loss"], "consensus_end": last["consensus"],
         "bytes_sent": int(state.sent.sum()), "bytes_predicted": int(ledger.traffic(lab.plan).sum()),
-        "memory": {**memory._asdict(), "measured_peak": record.peak_bytes},
+        "memory": {**memory._asdict(), "measured_peak": record.peak_bytes, "shared": _shared(lab)},
         "rho": lab.diagnosis.rho, "topology": lab.topology.name, "topology_note": lab.topology.note,
         "doctor": lab.diagnosis.verdict,
         "heterogeneity": lab.heterogeneity._asdict(), "heterogeneity_words": lab.heterogeneity.words(),
@@ -153,6 +154,13 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "corpus": lab.config.corpus, "fingerprint": lab.corpus.fingerprint, "notes": list(lab.shards.notes),
         "parameters": sum(w.width for w in lab.plan.layouts), "device": str(lab.device), "torch": torch.__version__,
     }
+
+
+def _shared(lab: Lab) -> int:
+    """Return the bytes of the frozen base, which all clients share: 4 bits a weight where it is quantised."""
+    stored = stored_bytes(lab.model)
+    trained = sum(p.numel() * p.element_size() for n, p in lab.model.named_parameters() if n in lab.plan.problem.start)
+    return stored.total - trained
 
 
 def _floor(lab: Lab) -> float | None:

@@ -12,6 +12,7 @@ from deca_lab.clients import ENGINES, stacked
 from deca_lab.corpora import Corpus, load
 from deca_lab.doctor import Diagnosis, require_sound
 from deca_lab.errors import BadInput, check, pick
+from deca_lab.factors import decaf
 from deca_lab.methods import resolve
 from deca_lab.metrics import Probe
 from deca_lab.optimisers import OPTIMISERS, Knobs
@@ -20,12 +21,13 @@ from deca_lab.runconfig import RunConfig
 from deca_lab.shards import Shards
 from deca_lab.tokens import tokenizer
 from deca_lab.topology import Topology, topology
-from deca_lab.train import SCHEDULES, Plan, Recipe, plan, schedule
+from deca_lab.train import SCHEDULES, Combine, Plan, Recipe, gossip, plan, schedule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+MIXINGS: dict[str, Combine] = {"gossip": gossip, "decaf": lambda W, where, like: decaf(W, where)}
 OWN_WINDOWS = 8     # of a client's validation text, at most
 TRAIN_WINDOWS = 4   # of a client's training text, for the gradient norm
 
@@ -52,22 +54,40 @@ def prepare(config: RunConfig) -> Lab:
     from deca_lab import models
 
     config = resolve(config)
-    device, dtype = find_device(config.device), pick(DTYPES, config.dtype, "dtype")
-    check(not (device.type == "mps" and dtype == torch.float64), "dtype", config.dtype, "float32 or bfloat16 on Apple's GPU")
+    device = find_device(config.device)
+    check(not (device.type == "mps" and config.dtype == "float64"), "dtype", config.dtype, "float32 or bfloat16 on Apple's GPU")
     pick(ENGINES, config.engine, "engine")
     topo = topology(config.topology, config.clients, weights=config.weights,
                     probability=config.edge_probability, degree=config.degree, seed=config.seed)
     diagnosis = require_sound(topo, allow_unsound=config.allow_unsound)
     recipe = recipe_of(config)
     corpus, which = read_corpus(config), tokenizer(config.tokenizer)
-    model = models.load(config.model, seed=config.seed, dtype=dtype, vocabulary=len(which), context=config.context).to(device)
+    model = load_model(config, len(which)).to(device)
     parts = split_of(config, corpus)
     data = shards.build(corpus, parts, which, config.context)
-    cut, frozen = blocks_of(config, models.anatomy(model), {n: p.numel() for n, p in models.trainable(model).items()})
+    cut = blocks_of(config, models.anatomy(model), {n: p.numel() for n, p in models.trainable(model).items()})
     problem = language_problem(config, model, data, [name for block in cut for name in block.names], device)
     laid = plan(problem, cut, topo, recipe(len(cut)))
+    frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
     apart = heterogeneity.measure(data, start_gradients(problem))
     return Lab(config, corpus, data, which, model, topo, diagnosis, apart, laid, _probe(config, data, device), frozen, device)
+
+
+def load_model(config: RunConfig, vocabulary: int) -> "PreTrainedModel":
+    """Return the model of the config, its base in 4 bits and its adapters inserted where they are asked for."""
+    from deca_lab import adapters, models, nf4
+
+    make = pick({"none": None, "lora": adapters.lora, "bottleneck": adapters.bottleneck}, config.adapter, "adapter")
+    store = pick({"full": None, "nf4": nf4.quantise_base}, config.base_weights, "base_weights")
+    check(make is not None or store is None, "base_weights", config.base_weights, "full without an adapter: all of it trains")
+    model = models.load(config.model, seed=config.seed, dtype=pick(DTYPES, config.dtype, "dtype"), vocabulary=vocabulary,
+                        context=config.context)
+    base = model if store is None else store(model)
+    if make is None:
+        return base
+    if make is adapters.bottleneck:
+        return adapters.bottleneck(base, config.rank, config.seed)
+    return adapters.lora(base, config.rank, config.lora_alpha, config.targets, config.seed, config.frozen_factor)
 
 
 def find_device(name: str) -> torch.device:
@@ -101,8 +121,8 @@ def _share_table(text: str) -> list[list[float]] | None:
         raise BadInput(f"shares = {text!r} cannot be used: it must be rows of numbers, '0.15,0.85; 0.85,0.15'") from None
 
 
-def blocks_of(config: RunConfig, anatomy: bl.Anatomy, sizes: dict[str, int]) -> tuple[tuple[bl.Block, ...], tuple[str, ...]]:
-    """Return the blocks and the frozen names of a model with this anatomy and these element counts."""
+def blocks_of(config: RunConfig, anatomy: bl.Anatomy, sizes: dict[str, int]) -> tuple[bl.Block, ...]:
+    """Return the blocks of a model whose trainable names have this anatomy and these element counts."""
     pick(bl.ENDS, config.ends, "ends")
     names = list(anatomy)
     frozen = set(bl.matching(names, config.freeze, "freeze")) if config.freeze else set()
@@ -118,7 +138,7 @@ def blocks_of(config: RunConfig, anatomy: bl.Anatomy, sizes: dict[str, int]) -> 
     }
     cut = pick(cutters, config.blocks, "blocks")()
     bl.require_cover(cut, list(rest))
-    return cut, tuple(name for name in names if name in frozen)
+    return cut
 
 
 def patterns_of(config: RunConfig) -> list[str]:
@@ -133,6 +153,8 @@ def recipe_of(config: RunConfig) -> Callable[[int], Recipe]:
     shape = pick(SCHEDULES, config.lr_scheduler_type, "lr_scheduler_type")
     feedback = moments.Feedback(pick(moments.SIGNALS, config.feedback, "feedback"),
                                 pick(moments.SCALES, config.feedback_scale, "feedback_scale"), config.b1, config.b2)
+    combine = pick(MIXINGS, config.mixing, "mixing")
+    check(combine is gossip or config.adapter == "lora", "mixing", config.mixing, "gossip, but for --adapter lora")
     optimiser = pick(OPTIMISERS, config.optimiser, "optimiser")(
         Knobs(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum))
     before = pick({"after": False, "before": True}, config.combine, "combine")
@@ -143,8 +165,8 @@ def recipe_of(config: RunConfig) -> Callable[[int], Recipe]:
     def recipe(count: int) -> Recipe:
         total = config.rounds * count * config.inner_steps
         return Recipe(config.rounds, config.inner_steps, schedule(config.lr, shape, total, config.warmup_steps), optimiser,
-                      keep_moments=keep, mix_every=config.mix_every, mix_all=mix_all, combine_first=before, order=order,
-                      clip=config.max_grad_norm, weight_decay=config.weight_decay, seed=config.seed)
+                      keep_moments=keep, mix_every=config.mix_every, mix_all=mix_all, combine_first=before, combine=combine,
+                      order=order, clip=config.max_grad_norm, weight_decay=config.weight_decay, seed=config.seed)
 
     return recipe
 

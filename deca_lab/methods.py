@@ -19,6 +19,8 @@ class Method(NamedTuple):
 WHOLE = {"blocks": "whole", "feedback": "none", "moments": "keep"}    # full-parameter training without the feedback
 ALONE = {"clients": 1, "topology": "complete", "feedback": "none"}
 
+LORA = {"adapter": "lora", **WHOLE}
+
 METHODS: dict[str, Method] = {
     "deca": Method("block-wise Adam, adapt then combine, consensus feedback into the moments (DECA)", {"optimiser": "adam"}),
     "deca-no-feedback": Method("DECA's ablation without the feedback", {"optimiser": "adam", "feedback": "none"}),
@@ -32,6 +34,12 @@ METHODS: dict[str, Method] = {
                         {**WHOLE, "optimiser": "amsgrad", "combine": "before"}),
     "dadam": Method("AMSGrad of each client on its own, parameters mixed: need not converge (Nazari et al. 2019)",
                     {**WHOLE, "optimiser": "local-amsgrad", "combine": "before"}),
+    "dec-lora": Method("LoRA's factors trained locally, A and B gossiped apart: set --mix-every to the local steps (Dec-LoRA)",
+                       LORA),
+    "dlora-fa": Method("Dec-LoRA with every A kept at the common start", {**LORA, "frozen_factor": "A"}),
+    "decaf": Method("LoRA whose products are averaged and cut back to the rank (DeCAF)", {**LORA, "mixing": "decaf"}),
+    "dec-adapter": Method("bottleneck adapters trained locally and gossiped", {**WHOLE, "adapter": "bottleneck"}),
+    "centralised-lora": Method("LoRA of one client on pooled data", {**ALONE, **LORA}, pooled=True),
     "local": Method("DECA's block-wise Adam without any mixing: what each client reaches alone",
                     {"optimiser": "adam", "topology": "none", "allow_unsound": True, "feedback": "none"}),
     "badam": Method("block-wise Adam of one client on pooled data (Luo et al. 2024), DECA's parent",

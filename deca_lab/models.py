@@ -226,7 +226,7 @@ def _read(source: str, dtype: torch.dtype, attention: str) -> "PreTrainedModel":
     given = {"dtype": dtype, "attn_implementation": attention, "use_safetensors": True, "trust_remote_code": False}
     try:
         config = _plain(AutoConfig.from_pretrained(source, trust_remote_code=False))
-        with _quiet():
+        with quiet():
             found = AutoModelForCausalLM.from_pretrained(source, config=config, output_loading_info=True, **given)
     except Exception as error:  # transformers and safetensors raise a dozen kinds for a damaged or foreign model
         raise BadInput(f"model {source!r} does not load as a causal LM: {_first_line(error)}") from error
@@ -249,7 +249,7 @@ def _plain(config: "PretrainedConfig") -> "PretrainedConfig":
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers' loading bar and its advice; put both back as they were."""
     from transformers.utils import logging
 

@@ -100,7 +100,7 @@ def quasi_global_sgd(momentum: float = 0.9, share: float = 0.1) -> Optimiser:
         return g.add(state.m, alpha=momentum), state._replace(steps=state.steps + 1)
 
     def returned_(state: Velocity, x: Tensor, x_new: Tensor, lr: float) -> Velocity:
-        return state._replace(m=state.m.lerp_((x - x_new) / lr, share)) if lr > 0 else state
+        return state._replace(m=state.m.lerp_((x - x_new).div_(lr), share)) if lr > 0 else state
 
     return Optimiser(Velocity, _at_rest, direction_, returned_)
 
@@ -123,7 +123,7 @@ def gradient_tracking() -> Optimiser:
         y = mix(state.y).add_(g).sub_(state.last)                           # zeros at first, so y = g
         return y.clone(), Tracker(y, g, state.steps + 1)
 
-    return Optimiser(Tracker, start, direction_, nothing_returned, mixed=1, scratch=3)
+    return Optimiser(Tracker, start, direction_, nothing_returned, mixed=1, scratch=4)
 
 
 class Tracked(NamedTuple):
@@ -153,7 +153,8 @@ def amsgrad(decays: mo.Adam, floor: float = 1e-8, late: bool = False) -> Optimis
         v = state.v.mul_(decays.a2).addcmul_(g, g, value=1 - decays.a2)
         largest = torch.maximum(state.largest, v)
         u = mix(state.u) if late else mix(state.u.add_(largest).sub_(state.largest))
-        direction = m / u.clamp(min=floor).sqrt()
+        root = u.clamp(min=floor).sqrt_()
+        direction = torch.div(m, root, out=root)
         u = u.add_(largest).sub_(state.largest) if late else u
         return direction, Tracked(m, v, largest, u, state.steps + 1)
 

@@ -57,6 +57,14 @@ class RunConfig:
     context: int = knob(128, "Model", "tokens of context T", COUNT)
     batch: int = knob(4, "Model", "windows of `context` tokens, for each client and inner step", COUNT)
 
+    adapter: str = knob("none", "Adapters", "none (all parameters), lora, or bottleneck; the base is then frozen and shared")
+    rank: int = knob(8, "Adapters", "rank of LoRA's factors, or width of the bottleneck", COUNT)
+    lora_alpha: float = knob(16.0, "Adapters", "LoRA's scale is lora_alpha / rank", POSITIVE)
+    targets: str = knob("query-value", "Adapters", "where LoRA goes: query-value, attention, mlp, all-linear, or names")
+    frozen_factor: str = knob("none", "Adapters", "A keeps every A at the common start, as DLoRA-FA does")
+    base_weights: str = knob("full", "Adapters", "the frozen base: full precision, or nf4 (4 bits a weight)")
+    mixing: str = knob("gossip", "Adapters", "gossip mixes A and B apart; decaf mixes the products and cuts them back to the rank")
+
     blocks: str = knob("layers", "Blocks", "how the model is cut: layers, equal, patterns or whole")
     granularity: int = knob(1, "Blocks", "transformer layers in a block (with --blocks layers)", COUNT)
     ends: str = knob("own", "Blocks", "embeddings and head: own blocks, joined in one, or frozen")

@@ -14,6 +14,7 @@ from torch import Tensor
 from deca_lab import checkpoint, history, ledger
 from deca_lab.clients import ENGINES, Engine, Gradients, Loss
 from deca_lab.errors import BadInput, Diverged
+from deca_lab.factors import interference
 from deca_lab.files import new_folder, read_text, write_whole
 from deca_lab.history import History, Record
 from deca_lab.lab import Lab, prepare
@@ -146,10 +147,18 @@ def _note(lab: Lab, state: State, record: Record, began: float) -> None:
     names = [block.name for block in lab.plan.blocks]
     last = names[visit.block] if state.step else "start"
     record.metrics.append({"step": state.step, "round": visit.round, "block": last, **found.row(names),
-                           "bytes_sent": int(state.sent.sum()), "peak_bytes": record.peak_bytes})
+                           **_interference(lab, state), "bytes_sent": int(state.sent.sum()), "peak_bytes": record.peak_bytes})
     record.clients += _client_rows(state.step, found)
     record.timings.append({"step": state.step, "seconds": time.perf_counter() - began, "process_bytes": process_bytes(),
                            "gpu_bytes": torch.cuda.max_memory_allocated() if lab.device.type == "cuda" else 0})
+
+
+def _interference(lab: Lab, state: State) -> dict[str, float]:
+    """Return what mixing the factors apart would add to the mean of their products now, for runs with LoRA."""
+    if lab.config.adapter != "lora":
+        return {}
+    found = interference(params_of(lab.plan, state), lab.topology.at(0))
+    return {"interference": found.total, "interference_bound": found.bound}
 
 
 def _client_rows(step: int, found: Measurement) -> list[dict[str, Any]]:

@@ -175,7 +175,8 @@ def test_decentralised_adam_stops_short_of_the_minimum(lr):
 @pytest.mark.parametrize("late", [True, False])
 @pytest.mark.parametrize(("lr", "end"), [(0.2, 0.357), (0.05, 0.340), (0.01, 0.3347)])
 def test_amsgrad_with_a_tracked_second_moment_goes_to_the_minimum(lr, end, late):
-    got = where_it_ends(opt.amsgrad(Adam(0.0, 0.0, 1e-8), late=late, floor=1.0 if late else 1e-8), lr, round(60 / lr), combine_first=True)
+    optimiser = opt.amsgrad(Adam(0.0, 0.0, 1e-8), late=late, floor=1.0 if late else 1e-8)
+    got = where_it_ends(optimiser, lr, round(60 / lr), combine_first=True)
     assert got == pytest.approx(end, abs=5e-4)
 
 

@@ -15,10 +15,12 @@ COUNT, AT_LEAST_0 = ([1, 2, 10**6], [0, -1]), ([0, 1, 10**6], [-1])
 BETA, SHARE, HELD_OUT = ([0.0, 0.9, 0.999999], [1.0, -0.1, 2.0]), ([0.0, 0.5, 1.0], [-1e-9, 1.1]), ([1e-9, 0.5], [0.0, 1.0, -0.1])
 POSITIVE, NOT_NEGATIVE = ([1e-300, 1.0, 1e9], [0.0, -1e-9]), ([0.0, 1e-9, 1e9], [-1e-9])
 RANGES = {  # knob -> (values that are taken, values that are not)
-    "max_rows": AT_LEAST_0, "alpha": POSITIVE, "test_share": HELD_OUT, "validation_share": HELD_OUT, "clients": COUNT,
+    "max_rows": AT_LEAST_0, "alpha": POSITIVE, "rank": COUNT, "lora_alpha": POSITIVE,
+    "test_share": HELD_OUT, "validation_share": HELD_OUT, "clients": COUNT,
     "edge_probability": SHARE, "degree": COUNT, "context": COUNT, "batch": COUNT, "granularity": COUNT, "block_count": COUNT,
     "rounds": COUNT, "inner_steps": COUNT, "lr": NOT_NEGATIVE, "a1": BETA, "a2": BETA, "eps": POSITIVE, "b1": SHARE,
-    "b2": SHARE, "momentum": BETA, "mix_every": COUNT, "warmup_steps": AT_LEAST_0, "weight_decay": NOT_NEGATIVE, "max_grad_norm": NOT_NEGATIVE,
+    "b2": SHARE, "momentum": BETA, "mix_every": COUNT, "warmup_steps": AT_LEAST_0, "weight_decay": NOT_NEGATIVE,
+    "max_grad_norm": NOT_NEGATIVE,
     "eval_every": AT_LEAST_0, "eval_windows": COUNT, "checkpoint_every": AT_LEAST_0, "seed": AT_LEAST_0,
 }
 
