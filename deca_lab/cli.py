@@ -108,6 +108,37 @@ def _finish(folder: Path, config: RunConfig | None) -> None:
 
 @app.command()
 @with_knobs
+def compare(
+    out: Annotated[Path, typer.Option(help="folder of the comparison; an interrupted one goes on there")],
+    methods: Annotated[str, typer.Option(help="separated by commas (deca-lab list methods)")] = "deca,dec-lora,decaf,d-adam",
+    seeds: Annotated[int, typer.Option(help="runs of each method at its learning rate")] = 3,
+    budget: Annotated[str, typer.Option(help="what all methods get equally much of: rounds, steps, bytes or flops")] = "steps",
+    amount: Annotated[float, typer.Option(help="of the budget; 0 = what --rounds of the first method cost")] = 0.0,
+    rates: Annotated[str, typer.Option(help="grid of learning rates")] = "0.001,0.003,0.01",
+    **knobs: Any,  # noqa: ANN401 - one of each knob's type
+) -> None:
+    """Run several methods with equal budgets on the same seeds, and write a table, curves and a page."""
+    from deca_lab import compare as cp
+    from deca_lab import compare_report
+
+    grid = tuple(dict.fromkeys(numbers(rates, "rates")))
+    asked = cp.Comparison(RunConfig(**knobs), cp.check_methods(methods), seeds, grid, budget, amount)
+    table = cp.compare(asked, out, lambda line: typer.echo(line, err=True))
+    page = compare_report.write(asked, table, out)
+    shown = [cp.summary(table, "test_loss"), cp.paired(table, "test_loss")]
+    typer.echo("\n\n".join([*(part.to_string(index=False) for part in shown), f"page: {page}"]))
+
+
+def numbers(text: str, argument: str) -> list[float]:
+    """Return the numbers of a text such as "0.001,0.01", or raise BadInput."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"{argument} = {text!r} cannot be used: it must be numbers separated by commas") from None
+
+
+@app.command()
+@with_knobs
 def sweep(
     vary: Annotated[list[str], typer.Option(help="a knob and its values, such as b1=0.5,0.9; may be given again")],
     out: Annotated[Path, typer.Option(help="folder of the table; an interrupted sweep goes on there")],

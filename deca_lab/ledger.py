@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from deca_lab.models import layer_of
 from deca_lab.train import Plan
 
 
@@ -71,6 +72,32 @@ def _all_mixed(plan: Plan) -> int:
     copy = 2 * digits * (widths[-2] if len(widths) > 1 else 0) if item < 4 else 0   # a block in float32, and it mixed
     own = widths[-1] * ((plan.recipe.optimiser.matrices + 1) * digits + (digits + item if item < 4 else 0))
     return n * (own + others * item + copy)
+
+
+def flops(plan: Plan, model: nn.Module, tokens: int) -> float:
+    """Return the floating-point operations of the run's matrix products, for `tokens` read by all clients in a step.
+
+    The usual count: 2 a parameter and token forward; backward 2 for every parameter from the lowest one that trains up
+    to the head, for the gradient to come down, and 2 for every parameter that trains. Attention's own products and the
+    optimiser are left out.
+    """
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    heights = {name: height(name) for name in sizes}
+    total = 0.0
+    for visit in plan.visits:
+        names = plan.blocks[visit.block].names
+        lowest = min(heights[name] for name in names)
+        above = sum(size for name, size in sizes.items() if heights[name] >= lowest)
+        total += 2.0 * plan.recipe.inner_steps * tokens * (sum(sizes.values()) + above + sum(sizes[n] for n in names))
+    return total
+
+
+def height(name: str) -> float:
+    """Return where a parameter sits: -1 for embeddings, its layer's number, infinity for the head and the final norm."""
+    layer = layer_of(name)
+    if layer is not None:
+        return float(layer)
+    return -1.0 if any(part in name for part in ("embed", "wte", "wpe")) else float("inf")
 
 
 class Meter(TorchDispatchMode):

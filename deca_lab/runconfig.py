@@ -60,7 +60,7 @@ class RunConfig:
     adapter: str = knob("none", "Adapters", "none (all parameters), lora, or bottleneck; the base is then frozen and shared")
     rank: int = knob(8, "Adapters", "rank of LoRA's factors, or width of the bottleneck", COUNT)
     lora_alpha: float = knob(16.0, "Adapters", "LoRA's scale is lora_alpha / rank", POSITIVE)
-    targets: str = knob("query-value", "Adapters", "where LoRA goes: query-value, attention, mlp, all-linear, or names")
+    targets: str = knob("query-value", "Adapters", "query-value, attention, mlp, all-linear, or module names")
     frozen_factor: str = knob("none", "Adapters", "A keeps every A at the common start, as DLoRA-FA does")
     base_weights: str = knob("full", "Adapters", "the frozen base: full precision, or nf4 (4 bits a weight)")
     mixing: str = knob("gossip", "Adapters", "gossip mixes A and B apart; decaf mixes the products and cuts them back to the rank")
