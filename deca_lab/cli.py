@@ -124,8 +124,9 @@ def compare(
     grid = tuple(dict.fromkeys(numbers(rates, "rates")))
     asked = cp.Comparison(RunConfig(**knobs), cp.check_methods(methods), seeds, grid, budget, amount)
     table = cp.compare(asked, out, lambda line: typer.echo(line, err=True))
-    page = compare_report.write(asked, table, out)
-    shown = [cp.summary(table, "test_loss"), cp.paired(table, "test_loss")]
+    score, higher = cp.score_of(asked.base.task)
+    page = compare_report.write(asked, table, out, score, higher)
+    shown = [cp.summary(table, score), cp.paired(table, score, higher)]
     typer.echo("\n\n".join([*(part.to_string(index=False) for part in shown), f"page: {page}"]))
 
 

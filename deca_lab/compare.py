@@ -14,6 +14,7 @@ from deca_lab.files import write_whole
 from deca_lab.lab import Lab, prepare
 from deca_lab.methods import METHODS
 from deca_lab.runconfig import RunConfig, defaults
+from deca_lab.tasks import TASKS
 
 Say = Callable[[str], None]
 BUDGETS: dict[str, Callable[[Lab], float]] = {      # what one round of an arm costs
@@ -104,10 +105,17 @@ def _finished(config: RunConfig, folder: Path) -> history.History:
     if (folder / "checkpoint.safetensors").exists():
         told = runs.resume(folder)
     else:
-        shutil.rmtree(folder, ignore_errors=True)       # an arm that was broken off before its first checkpoint
+        if (folder / "config.json").exists():            # an arm that was broken off before its first checkpoint
+            shutil.rmtree(folder)
         told = runs.run(config, folder)
     (folder / "checkpoint.safetensors").unlink()        # a comparison keeps tables, not models
     return told
+
+
+def score_of(task: str) -> tuple[str, bool]:
+    """Return the column by which methods are compared on a task, and whether higher is better: its first score, or the loss."""
+    first = next(iter(TASKS[task].scores.items()), None)
+    return ("test_loss", False) if first is None else (f"test_{first[0]}", first[1])
 
 
 def summary(table: pd.DataFrame, score: str) -> pd.DataFrame:

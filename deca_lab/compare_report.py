@@ -13,8 +13,10 @@ from deca_lab import compare as cp
 from deca_lab import plots
 from deca_lab.files import write_whole
 from deca_lab.history import History
+from deca_lab.plots.style import COLOURS, LINES, MARKERS, styled
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 AXES: dict[str, Callable[[History], np.ndarray]] = {      # what learning is drawn against
@@ -35,7 +37,7 @@ def write(asked: cp.Comparison, table: pd.DataFrame, out: Path, score: str = "te
     return out / "compare.html"
 
 
-@plots.styled
+@styled
 def draw_curves(histories: dict[str, list[History]], score: str) -> "Figure":
     """Return the score of each method against steps, bytes and seconds: mean over seeds, each seed in faint."""
     from matplotlib.figure import Figure
@@ -52,14 +54,14 @@ def draw_curves(histories: dict[str, list[History]], score: str) -> "Figure":
     return figure
 
 
-def _curve(axes: "plots.Axes", method: str, runs: list[History], of: Callable[[History], np.ndarray], score: str, k: int) -> None:
+def _curve(axes: "Axes", method: str, runs: list[History], of: Callable[[History], np.ndarray], score: str, k: int) -> None:
     """Draw one method: its seeds, and their mean where they were measured equally often."""
-    colour, line = plots.COLOURS[k % len(plots.COLOURS)], plots.LINES[k % len(plots.LINES)]
+    colour, line = COLOURS[k % len(COLOURS)], LINES[k % len(LINES)]
     for run in runs:
         axes.plot(of(run), run.metrics[score], color=colour, linewidth=0.6, alpha=0.5)
     if len({len(run.metrics) for run in runs}) == 1:
         x, y = np.mean([of(run) for run in runs], 0), np.mean([run.metrics[score] for run in runs], 0)
-        axes.plot(x, y, color=colour, linestyle=line, marker=plots.MARKERS[k % len(plots.MARKERS)], markersize=4,
+        axes.plot(x, y, color=colour, linestyle=line, marker=MARKERS[k % len(MARKERS)], markersize=4,
                   markevery=max(len(x) // 8, 1), label=method)
 
 

@@ -16,6 +16,7 @@ from deca_lab.lab import Lab
 from deca_lab.methods import resolve
 from deca_lab.nf4 import stored_bytes
 from deca_lab.runconfig import RunConfig, from_json
+from deca_lab.tasks import entropy_floor
 from deca_lab.train import State
 
 TABLES = ("metrics", "clients", "train", "visits", "blocks", "shards", "edges", "timings")
@@ -144,14 +145,16 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "method": lab.config.method, "clients": lab.config.clients, "inner_steps": state.step,
         "test_loss_start": first["test_loss"], "test_loss_end": last["test_loss"],
         "test_perplexity_start": first["test_perplexity"], "test_perplexity_end": last["test_perplexity"],
+        "task": lab.config.task, "scores": {name: last[name] for name in last if name.startswith("test_") and name not in
+                                            ("test_loss", "test_perplexity")},
         "client_test_loss_end": last["client_test_loss"], "consensus_end": last["consensus"],
         "bytes_sent": int(state.sent.sum()), "bytes_predicted": int(ledger.traffic(lab.plan).sum()),
         "memory": {**memory._asdict(), "measured_peak": record.peak_bytes, "shared": _shared(lab)},
         "rho": lab.diagnosis.rho, "topology": lab.topology.name, "topology_note": lab.topology.note,
         "doctor": lab.diagnosis.verdict,
         "heterogeneity": lab.heterogeneity._asdict(), "heterogeneity_words": lab.heterogeneity.words(),
-        "entropy_floor": _floor(lab),
-        "corpus": lab.config.corpus, "fingerprint": lab.corpus.fingerprint, "notes": list(lab.shards.notes),
+        "entropy_floor": entropy_floor(lab.corpus),
+        "corpus": lab.config.corpus, "fingerprint": lab.corpus.fingerprint, "notes": list(lab.notes),
         "parameters": sum(w.width for w in lab.plan.layouts), "device": str(lab.device), "torch": torch.__version__,
     }
 
@@ -163,8 +166,3 @@ def _shared(lab: Lab) -> int:
     return stored.total - trained
 
 
-def _floor(lab: Lab) -> float | None:
-    """Return the exact entropy rate of the corpus in nats per byte, each label by its rows, or None where unknown."""
-    if lab.corpus.entropy is None:
-        return None
-    return float(np.average(lab.corpus.entropy, weights=np.bincount(lab.corpus.labels)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from deca_lab import blocks as bl
-from deca_lab import heterogeneity, moments, shards, tree
+from deca_lab import heterogeneity, moments, shards, tasks, tree
 from deca_lab.clients import ENGINES, stacked
 from deca_lab.corpora import Corpus, load
 from deca_lab.doctor import Diagnosis, require_sound
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 MIXINGS: dict[str, Combine] = {"gossip": gossip, "decaf": lambda W, where, like: decaf(W, where)}
-OWN_WINDOWS = 8     # of a client's validation text, at most
-TRAIN_WINDOWS = 4   # of a client's training text, for the gradient norm
 
 
 class Lab(NamedTuple):
@@ -47,6 +45,7 @@ class Lab(NamedTuple):
     probe: Probe
     frozen: tuple[str, ...]                # names that no block holds
     device: torch.device
+    notes: tuple[str, ...] = ()            # of corpus, split and task, in plain words
 
 
 def prepare(config: RunConfig) -> Lab:
@@ -66,11 +65,17 @@ def prepare(config: RunConfig) -> Lab:
     parts = split_of(config, corpus)
     data = shards.build(corpus, parts, which, config.context)
     cut = blocks_of(config, models.anatomy(model), {n: p.numel() for n, p in models.trainable(model).items()})
-    problem = language_problem(config, model, data, [name for block in cut for name in block.names], device)
+    task = tasks.build(config.task, corpus, parts, which, model, config.context, config.batch, config.seed, device,
+                       config.eval_windows)
+    values = models.trainable(model)
+    start = tree.replicate({name: values[name] for block in cut for name in block.names}, config.clients)
+    problem = Problem(start, task.loss, task.batches)
+    probe = Probe(task.test, task.own, task.train, task.score, task.validation_score)
     laid = plan(problem, cut, topo, recipe(len(cut)))
     frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
     apart = heterogeneity.measure(data, start_gradients(problem))
-    return Lab(config, corpus, data, which, model, topo, diagnosis, apart, laid, _probe(config, data, device), frozen, device)
+    notes = (*data.notes, *task.notes)
+    return Lab(config, corpus, data, which, model, topo, diagnosis, apart, laid, probe, frozen, device, notes)
 
 
 def load_model(config: RunConfig, vocabulary: int) -> "PreTrainedModel":
@@ -171,36 +176,8 @@ def recipe_of(config: RunConfig) -> Callable[[int], Recipe]:
     return recipe
 
 
-def language_problem(config: RunConfig, model: "PreTrainedModel", data: Shards, names: list[str],
-                     device: torch.device) -> Problem:
-    """Return the language model as a problem: a common start, next-token loss, fresh windows (N, B, T+1) a step."""
-    from deca_lab import models
-
-    values = models.trainable(model)
-    start = tree.replicate({name: values[name] for name in names}, config.clients)
-    streams = data.train
-
-    def batches(step: int) -> torch.Tensor:
-        return shards.batch(streams, config.context, config.batch, config.seed, step).to(device)
-
-    return Problem(start, models.client_loss(model), batches)
-
-
 def start_gradients(problem: Problem) -> tree.Params:
     """Return every client's gradient at the common start, on the batch of step 0, stacked."""
     where = tree.layout(problem.start, list(problem.start))
     _, g = stacked(problem.loss)(tree.flatten(problem.start, where.names), where, {}, problem.batches(0))
     return tree.unflatten(g, where)
-
-
-def _probe(config: RunConfig, data: Shards, device: torch.device) -> Probe:
-    """Return the fixed windows of all measurements, the same number for every client."""
-    own = _even(list(data.validation), config.context, OWN_WINDOWS)
-    train = _even(list(data.train), config.context, TRAIN_WINDOWS)
-    test = shards.windows(data.test, config.context, config.eval_windows)
-    return Probe(test.to(device), own.to(device), train.to(device))
-
-
-def _even(streams: list[torch.Tensor], context: int, most: int) -> torch.Tensor:
-    count = min(most, *(((len(s) - 1) // context) for s in streams))
-    return torch.stack([shards.windows(s, context, count) for s in streams])

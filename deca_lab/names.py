@@ -6,11 +6,26 @@ from typing import Any
 
 def tables() -> dict[str, dict[str, str]]:
     """Return {table: {name: a few words}}."""
-    from deca_lab import blocks, clients, corpora, graphs, methods, models, moments, optimisers, shards, topology, train, weights
+    from deca_lab import (
+        blocks,
+        clients,
+        corpora,
+        graphs,
+        methods,
+        models,
+        moments,
+        optimisers,
+        shards,
+        tasks,
+        topology,
+        train,
+        weights,
+    )
 
     return {
         "methods": {name: row.about for name, row in methods.METHODS.items()},
         "models": {name: row.about for name, row in models.PRESETS.items()},
+        "tasks": {name: row.about for name, row in tasks.TASKS.items()},
         "corpora": _first_lines(corpora.CORPORA),
         "splits": _first_lines(shards.SPLITS),
         "topologies": {**_first_lines({**graphs.GRAPHS, **graphs.SEQUENCES}),

@@ -56,12 +56,13 @@ def _graph(config: RunConfig) -> str:
 def facts(history: History) -> list[tuple[str, str]]:
     """Return the key figures, each with what it is."""
     s, last = history.summary, history.metrics.iloc[-1]
-    each = s["bytes_sent"] / max(history.config.clients, 1)
+    each = s["bytes_sent"] / history.config.clients
+    sent = "exchanged with the server by each client" if plots.served(history.edges) else "sent by each client"
     floor = [] if s["entropy_floor"] is None else [("entropy rate of the text", plots.nats(s["entropy_floor"]))]
     return [("perplexity of the mean model, start", plots.number(s["test_perplexity_start"])),
             ("perplexity of the mean model, end", plots.number(s["test_perplexity_end"])),
             ("perplexity of a client's own model, mean", plots.number(float(last["client_test_perplexity"]))), *floor,
-            ("consensus distance at the end", plots.number(s["consensus_end"])), ("sent by each client", plots.size(each)),
+            ("consensus distance at the end", plots.number(s["consensus_end"])), (sent, plots.size(each)),
             ("inner steps", f"{s['inner_steps']:,}"), ("seconds", plots.number(float(history.timings["seconds"].iloc[-1])))]
 
 
@@ -73,12 +74,14 @@ def _pictures(history: History, drawn: dict[str, bytes]) -> list[dict[str, str]]
 def _ledger(history: History) -> list[tuple[str, str, str, str]]:
     """Return rows (what, measured, predicted, ratio)."""
     s, memory = history.summary, history.summary["memory"]
-    pairs = [("bytes sent by all clients", s["bytes_sent"], s["bytes_predicted"]),
+    sent = "bytes to and from the server" if plots.served(history.edges) else "bytes sent by all clients"
+    pairs = [(sent, s["bytes_sent"], s["bytes_predicted"]),
              ("peak memory of all clients, without activations", memory["measured_peak"], memory["peak"])]
     rows = [(what, plots.size(a), plots.size(b), plots.number(a / b) if b else "-") for what, a, b in pairs]
     only = [("weights alone, M", memory["weights"]), ("the paper's form M + 10 M / B", memory["paper"]),
             ("full-parameter Adam", memory["full"])]
-    return [*rows, *((what, "", plots.size(b), "") for what, b in only)]
+    base = [("frozen base, stored once for all clients", plots.size(memory["shared"]), "", "")] * (memory.get("shared", 0) > 0)
+    return [*rows, *((what, "", plots.size(b), "") for what, b in only), *base]
 
 
 def _blocks(history: History) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ class RunConfig:
 
     method: str = knob("deca", "Method", "algorithm; `deca-lab list methods` shows them all")
 
+    task: str = knob("lm", "Data", "lm, classify (name the label) or generate (write the answer)")
     corpus: str = knob("stdlib", "Data", "embedded corpus (`deca-lab list corpora`), local file, or hub dataset")
     hub_split: str = knob("train", "Data", "split of a hub dataset")
     text_column: str = knob("", "Data", "column with the text; guessed and said when empty")
@@ -63,7 +64,7 @@ class RunConfig:
     targets: str = knob("query-value", "Adapters", "query-value, attention, mlp, all-linear, or module names")
     frozen_factor: str = knob("none", "Adapters", "A keeps every A at the common start, as DLoRA-FA does")
     base_weights: str = knob("full", "Adapters", "the frozen base: full precision, or nf4 (4 bits a weight)")
-    mixing: str = knob("gossip", "Adapters", "gossip mixes A and B apart; decaf mixes the products and cuts them back to the rank")
+    mixing: str = knob("gossip", "Adapters", "gossip mixes A and B apart; decaf mixes the products, cut back to the rank")
 
     blocks: str = knob("layers", "Blocks", "how the model is cut: layers, equal, patterns or whole")
     granularity: int = knob(1, "Blocks", "transformer layers in a block (with --blocks layers)", COUNT)
@@ -95,7 +96,7 @@ class RunConfig:
     max_grad_norm: float = knob(0.0, "Algorithm", "clip a client's gradient of the active block; 0 = off", AT_LEAST_0)
 
     eval_every: int = knob(0, "Measuring", "inner steps between measurements; 0 = at the end of each visit", AT_LEAST_0)
-    eval_windows: int = knob(48, "Measuring", "windows of the common test set that are read", COUNT)
+    eval_windows: int = knob(48, "Measuring", "windows or examples of the common test set that are read", COUNT)
     checkpoint_every: int = knob(0, "Measuring", "inner steps between checkpoints; 0 = at the end of each visit", AT_LEAST_0)
 
     seed: int = knob(0, "Machine", "of everything random: shards, graph, batches, order", SEED)

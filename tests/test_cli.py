@@ -110,7 +110,7 @@ def test_exported_mean_model_has_the_loss_that_the_run_reported(capsys, tmp_path
     deca_lab(capsys, "run", *options(out=tmp_path / "run", **SMALL))
     deca_lab(capsys, "export", tmp_path / "run", "--out", tmp_path / "mean")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "mean").eval()
-    windows = prepare(RunConfig(**SMALL)).probe.test
+    windows = prepare(RunConfig(**SMALL)).probe.test[0]
     with torch.no_grad():
         loss = model(windows[:, :-1]).logits
     loss = torch.nn.functional.cross_entropy(loss.flatten(0, 1), windows[:, 1:].flatten())

@@ -32,7 +32,7 @@ def test_every_corpus_is_whole(name):
     assert corpus.labels.dtype == np.int64
     assert max(map(len, corpus.texts)) < 4 * embedded.ROW
     assert corpus.fingerprint == corpora.load(name).fingerprint
-    assert corpus.fingerprint == corpora.fingerprint(corpus.label_names, corpus.labels, corpus.texts)
+    assert corpus.fingerprint == corpora.fingerprint(corpus.label_names, corpus.labels, corpus.texts, corpus.answers)
 
 
 def test_stdlib_has_every_package_with_enough_text(stdlib):
@@ -137,6 +137,20 @@ def test_the_fingerprint_sees_every_part():
         [("ab", "r"), ("c", "q")],
     ]
     assert len({base.fingerprint, *(corpora.from_rows("x", rows).fingerprint for rows in others)}) == 5
+    answered = [[("ab", "p", "1"), ("c", "q", "2")], [("ab", "p", "2"), ("c", "q", "1")], [("ab", "p", "12"), ("c", "q", "2")]]
+    assert len({base.fingerprint, *(corpora.from_rows("x", rows).fingerprint for rows in answered)}) == 4
+
+
+def test_answers_stay_with_their_rows():
+    rows = [("one", "p", " 1 \n"), ("two", "q", "2"), ("one", "q", "9"), ("three", "p", " "), (" ", "p", "4"), ("five", "p", "5")]
+    corpus = corpora.from_rows("x", rows)
+    assert (corpus.texts, corpus.answers) == (("one", "two", "five"), ("1", "2", "5"))
+    assert corpus.notes == ("1 repeated rows dropped", "2 empty rows dropped")
+    part = corpora.subset(corpus, np.array([0, 2]))
+    assert (part.texts, part.answers, part.label_names) == (("one", "five"), ("1", "5"), ("p",))
+    assert part.fingerprint == corpora.fingerprint(part.label_names, part.labels, part.texts, part.answers)
+    assert corpora.from_rows("x", [("one", "p")]).answers is None
+    assert corpora.subset(corpora.from_rows("x", [("one", "p")]), np.array([0])).answers is None
 
 
 # the Markov source
@@ -269,6 +283,41 @@ def test_named_joined_and_missing_columns(tmp_path):
     ):
         with pytest.raises(BadInput, match=says):
             corpora.load(path, **options)
+
+
+def test_a_column_of_answers(tmp_path):
+    rows = [{"instruction": f"do {i}", "input": "it" if i else "", "output": f"done {i}", "target": i % 2} for i in range(3)]
+    path = _write(tmp_path / "alpaca.jsonl", [*rows, {**rows[0], "instruction": "nothing", "output": ""}])
+    guessed = corpora.load(path, answer="")
+    assert guessed.texts == ("do 0", "do 1\nit", "do 2\nit")
+    assert guessed.answers == ("done 0", "done 1", "done 2")
+    assert guessed.notes == ("text column instruction + input (guessed)", "label column target (guessed)",
+                             "answer column output (guessed)", "1 empty rows dropped")
+    assert corpora.load(path).answers is None  # not asked for: it is a part of the text
+    assert corpora.load(path).texts[0] == "do 0\ndone 0"
+    named = corpora.load(path, text="input", answer="instruction")
+    assert named.texts == ("it",)
+    assert named.answers == ("do 1",)
+    assert "answer column instruction" in named.notes
+    for options, says in (
+        ({"answer": "nope"}, "column = 'nope' cannot be used: it must be one of instruction, input, output"),
+        ({"answer": "target"}, "text column = 'target' cannot be used: it must be a column of strings"),
+        ({"answer": "output", "text": ["input", "output"]}, "another column than the text's input . output"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            corpora.load(path, **options)
+    two = _write(tmp_path / "two.jsonl", [{"text": "b", "target": "c", "note": "d"}])
+    plain = corpora.load(two, answer="")  # "target" would be a label otherwise
+    assert (plain.texts, plain.answers, plain.label_names) == (("b",), ("c",), ("all",))
+    assert corpora.load(two, answer="text").texts == ("c",)
+    with pytest.raises(BadInput, match=r"no column of answers: none of output, .*name the column, one of text, label"):
+        corpora.load(_write(tmp_path / "plain.csv", ROWS), answer="")
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(BadInput, match=r"answer = '' cannot be used: it must be left out: rows of a \.txt"):
+        corpora.load(tmp_path / "a.txt", answer="")
+    assert corpora.load("instructions", answer="").answers is not None  # it brings its own
+    with pytest.raises(BadInput, match="is embedded and has its own"):
+        corpora.load("instructions", answer="output")
 
 
 def test_a_column_of_too_many_values_or_of_floats_is_no_label(tmp_path):

@@ -128,11 +128,11 @@ def test_perplexity_of_nan_is_nan_and_just_below_the_overflow_finite():
 
 def test_the_row_of_the_table_by_hand():
     found = Measurement(mean_model=1.0, validation=4.0, clients=[1.0, 2.0, 6.0], own=[0.5, 1.5, 4.0], consensus=[0.25, 0.5],
-                        gradient_norm=9.0)
+                        gradient_norm=9.0, scores={"test_accuracy": 0.5})
     row = found.row(["layer 0", "head"])
     assert row == {
         "test_loss": 1.0, "validation_loss": 4.0, "test_perplexity": math.e,
         "client_test_loss": 3.0, "client_test_loss_min": 1.0, "client_test_loss_max": 6.0, "own_loss": 2.0,
-        "client_test_perplexity": pytest.approx(math.exp(3.0)), "gradient_norm": 9.0,
+        "client_test_perplexity": pytest.approx(math.exp(3.0)), "test_accuracy": 0.5, "gradient_norm": 9.0,
         "consensus": 0.75, "consensus[layer 0]": 0.25, "consensus[head]": 0.5,
     }

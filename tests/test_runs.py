@@ -179,7 +179,7 @@ def test_changed_config_is_refused_on_resume(unbroken, tmp_path):
 def test_no_test_row_is_in_any_shard():
     """The text itself, not only indices: windows of the test set stand in no client's stream."""
     lab = prepare(CONFIG)
-    shown = bytes((lab.probe.test[0, 1:] - 3).clamp(min=0).tolist())
+    shown = bytes((lab.probe.test[0][0, 1:] - 3).clamp(min=0).tolist())
     for stream in (*lab.shards.train, *lab.shards.validation):
         assert shown not in bytes((stream - 3).clamp(min=0).tolist())
 
