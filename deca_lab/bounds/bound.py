@@ -1,0 +1,63 @@
+"""What every claim returns: both sides along an axis, where it comes from, and a verdict in words."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Bound(NamedTuple):
+    """One claim lhs <= rhs, evaluated.
+
+    `lhs`, `rhs`: float64 arrays along `axis` ("step", "mixing"), whose first entry is number `first`; or floats.
+    `rounding`: what float64 may lose in either side, absolute, with the same shape or a float; 0 where nothing is said.
+    """
+
+    lhs: np.ndarray | float
+    rhs: np.ndarray | float
+    name: str
+    source: str
+    axis: str = "step"
+    first: int = 1
+    rounding: np.ndarray | float = 0.0
+
+    @property
+    def at(self) -> np.ndarray:
+        """Return the numbers of the entries along the axis."""
+        return self.first + np.arange(np.size(self.lhs))
+
+    @property
+    def finite(self) -> bool:
+        """Say whether every number of both sides is finite."""
+        return bool(np.isfinite(self.lhs).all() and np.isfinite(self.rhs).all() and np.isfinite(self.rounding).all())
+
+    def within(self, rtol: float = 1e-9) -> np.ndarray:
+        """Return for each entry whether lhs <= rhs (1 + rtol) + rounding; never where either side is not finite."""
+        lhs, rhs, rounding = map(np.atleast_1d, np.broadcast_arrays(self.lhs, self.rhs, self.rounding))
+        there = np.isfinite(lhs) & np.isfinite(rhs) & np.isfinite(rounding)
+        return there & (np.where(there, lhs, 1.0) <= np.where(there, rhs * (1 + rtol) + rounding, 0.0))
+
+    def holds(self, rtol: float = 1e-9) -> bool:
+        """Say whether the claim held at every entry. No entry at all, or one that is not finite, is no evidence."""
+        return np.size(self.lhs) > 0 and bool(self.within(rtol).all())
+
+    @property
+    def ratios(self) -> np.ndarray:
+        """Return lhs / rhs at each entry: 1 is attained, small is loose; 0 where both are rounding, NaN if not finite."""
+        lhs, rhs, rounding = map(np.atleast_1d, np.broadcast_arrays(self.lhs, self.rhs, self.rounding))
+        ends = np.where(np.isnan(lhs) | np.isnan(rhs), np.nan, np.where(lhs <= rounding, 0.0, np.inf))
+        return np.divide(lhs, rhs, out=ends, where=np.isfinite(lhs) & np.isfinite(rhs) & (rhs > rounding))
+
+    @property
+    def tightness(self) -> float:
+        """Return the largest lhs / rhs; NaN where a number is not finite."""
+        return float(self.ratios.max()) if self.finite and np.size(self.lhs) else float("nan")
+
+    @property
+    def verdict(self) -> str:
+        """Return "holds", "fails at step 3" (the first such entry), "not finite" or "nothing was compared"."""
+        if np.size(self.lhs) == 0:
+            return "nothing was compared"
+        if not self.finite:
+            return "not finite"
+        inside = self.within()
+        return "holds" if inside.all() else f"fails at {self.axis} {self.at[int(inside.argmin())]}"

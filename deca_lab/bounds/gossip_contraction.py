@@ -1,0 +1,94 @@
+"""Gossip contraction: k mixings shrink disagreement at least as fast as the k-th power of the second singular value.
+
+Claim       || W^k X - Xbar ||_F <= rho^k || X - Xbar ||_F for k = 1, 2 ..., every row of Xbar being the mean row of X
+            and rho = || W - J ||_2, J = 11'/N. Matrices in turn: the product of their rho in place of rho^k.
+Hypotheses  W is doubly stochastic: W 1 = 1 and 1'W = 1'. Nothing else: not symmetric, not non-negative.
+Symbols     W: `W`, a matrix or a topology; X (N, D): `X`; k = 1 .. `rounds`; rho: `factor`, of each matrix.
+Source      classic; Xiao and Boyd, Fast linear iterations for distributed averaging, 2004, equations 6 to 10.
+Tight       at k = 1 for X = u 1', u the second right singular vector (`witness`); at every k if W is symmetric too.
+            For a W that is neither symmetric nor normal it is loose at k > 1.
+Proof       theory/gossip_contraction.ipynb; in a line, W^k X - Xbar = (W - J)^k (X - Xbar).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from deca_lab.bounds.bound import Bound
+from deca_lab.errors import check
+from deca_lab.gossip import mixer
+from deca_lab.spectrum import spectrum
+from deca_lab.topology import Topology
+
+SOURCE = "Xiao and Boyd 2004, equations 6 to 10"
+Factor = Callable[[np.ndarray], float]  # W (N, N) -> the factor of one mixing
+
+
+def gossip_contraction(W: np.ndarray | Topology, X: np.ndarray, rounds: int, factor: Factor | None = None) -> Bound:
+    """Return both sides after 1 .. `rounds` mixings of X (N, D), the left one mixed by the library's own gossip.
+
+    `factor` stands in for the second singular value, such as `second_eigenvalue`, to see what breaks.
+    Raises BadInput where W is not square, or X has not one row a client.
+    """
+    matrices, X = _matrices(W), np.asarray(X, dtype=np.float64)
+    check(X.ndim == 2 and len(X) == len(matrices[0]), "X", X.shape, f"of shape ({len(matrices[0])}, D), a row a client")
+    check(isinstance(rounds, int) and rounds >= 1, "rounds", rounds, "a whole number from 1 up")
+    factors = np.array([(factor or second_singular_value)(M) for M in matrices])
+    start = np.linalg.norm(X - X.mean(0))
+    k = np.arange(1, rounds + 1)
+    rhs = start * np.cumprod(factors[(k - 1) % len(matrices)])
+    return Bound(disagreements(matrices, X, rounds), rhs, "gossip contraction", SOURCE, axis="mixing",
+                 rounding=np.finfo(float).eps * len(X) * k * np.linalg.norm(X))  # N products and sums a mixing, k times
+
+
+def disagreements(matrices: tuple[np.ndarray, ...], X: np.ndarray, rounds: int) -> np.ndarray:
+    """Return || X_k - Xbar ||_F (rounds,) of X (N, D) mixed k = 1 .. `rounds` times, Xbar the mean of X itself."""
+    x = torch.from_numpy(np.array(X, dtype=np.float64))
+    mean, mixers, found = x.mean(0), [mixer(W, x) for W in matrices], []
+    for k in range(rounds):
+        x = mixers[k % len(mixers)](x)
+        found.append(float((x - mean).norm()))
+    return np.array(found)
+
+
+def second_singular_value(W: np.ndarray) -> float:
+    """Return rho = || W - J ||_2, from above where it is only known to some error."""
+    found = spectrum(W)
+    return found.rho + found.error
+
+
+def second_eigenvalue(W: np.ndarray) -> float:
+    """Return the largest modulus of an eigenvalue of W - J: not a valid factor unless W is normal."""
+    return spectrum(W).lambda2
+
+
+def witness(W: np.ndarray, columns: int = 1) -> np.ndarray:
+    """Return the X (N, columns) that one mixing shrinks least: the second right singular vector of W, repeated.
+
+    Zeros for one client, where there is nobody to disagree with.
+    """
+    n = len(W)
+    if n == 1:
+        return np.zeros((1, columns))
+    _, _, right = np.linalg.svd(W - 1 / n)
+    u = right[0] - right[0].mean()  # where rho = 0 every vector is a witness, also one with a mean
+    return np.repeat(u[:, None], columns, axis=1)
+
+
+def ring_rho(n: int) -> float:
+    """Return rho of a ring of n clients with shares 1/3 in closed form: (1 + 2 cos(2 pi / n)) / 3 for n >= 4, 0 for 3.
+
+    The eigenvalues of that circulant are (1 + 2 cos(2 pi j / n)) / 3; from n = 4 on the largest modulus but the first's 1
+    is at j = 1. One or two clients have no ring with shares 1/3.
+    """
+    check(isinstance(n, int) and n >= 3, "n", n, "a whole number from 3 up")
+    return (1 + 2 * np.cos(2 * np.pi / n)) / 3 if n >= 4 else 0.0
+
+
+def _matrices(W: np.ndarray | Topology) -> tuple[np.ndarray, ...]:
+    if isinstance(W, Topology):
+        return W.matrices
+    W = np.asarray(W, dtype=np.float64)
+    check(W.ndim == 2 and W.shape[0] == W.shape[1] > 0, "W", W.shape, "square, (N, N)")
+    return (W,)
