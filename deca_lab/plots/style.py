@@ -48,11 +48,11 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return wrapped
 
 
-def png(figure: Figure) -> bytes:
-    """Return the figure as PNG, the same bytes for the same figure."""
+def png(figure: Figure, dots: int = DPI) -> bytes:
+    """Return the figure as PNG with so many dots an inch, the same bytes for the same figure."""
     held = BytesIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(held, format="png", dpi=DPI, metadata={"Software": None})
+        figure.savefig(held, format="png", dpi=dots, metadata={"Software": None})
     return held.getvalue()
 
 
