@@ -53,8 +53,8 @@ def _diagnosis(answer: np.ndarray, W: np.ndarray, X: np.ndarray, given: tuple[np
         return ""
     made = (m.words for m in MISTAKES if np.allclose(answer, m.computes(W, X), rtol=1e-9, atol=1e-12))
     row = int(np.abs(answer - solution_mix(W, X)).max(1).argmax())
-    return next(made, f"row {row} is {answer[row].round(3).tolist()}, and it should be {solution_mix(W, X)[row].round(3).tolist()}: "
-                      f"sum w_ij x_j over j, with i = {row}.")  # fmt: skip
+    got, wanted = answer[row].round(3).tolist(), solution_mix(W, X)[row].round(3).tolist()
+    return next(made, f"row {row} is {got}, and it should be {wanted}: sum w_ij x_j over j, with i = {row}.")
 
 
 def _apart(W: np.ndarray) -> np.ndarray:
@@ -79,22 +79,23 @@ def _one_after_another(W: np.ndarray, X: np.ndarray) -> np.ndarray:
 
 
 MISTAKES = (
-    Mistake(lambda W, X: W.T @ X, "rows and columns are exchanged. w_ij is what client i takes from client j, so row i of W makes "
-            "row i of the answer; you used column i (a transposed W)."),
+    Mistake(lambda W, X: W.T @ X, "rows and columns are exchanged. w_ij is what client i takes from client j, so row i of W "
+            "makes row i of the answer; you used column i (a transposed W)."),
     Mistake(lambda W, X: _apart(W) @ X, "a client forgot its own share w_ii, so its shares no longer sum to one."),
-    Mistake(lambda W, X: X + _apart(W) @ X, "shares do not sum to one: you kept the whole own model and added the others' shares. The "
-            "own model counts w_ii."),
-    Mistake(lambda W, X: (W != 0) @ X, "you summed the models that a client hears, without their shares w_ij; shares that sum to one "
-            "make it an average."),
-    Mistake(_degree_weights, "you averaged equally over all that a client hears (degree weights): rows sum to one, columns do not, so "
-            "the network's mean moves. Use the shares that stand in W."),
+    Mistake(lambda W, X: X + _apart(W) @ X, "shares do not sum to one: you kept the whole own model and added the others' "
+            "shares. The own model counts w_ii."),
+    Mistake(lambda W, X: (W != 0) @ X, "you summed the models that a client hears, without their shares w_ij; shares that sum "
+            "to one make it an average."),
+    Mistake(_degree_weights, "you averaged equally over all that a client hears (degree weights): rows sum to one, columns do "
+            "not, so the network's mean moves. Use the shares that stand in W."),
     Mistake(_neighbours_alone, "you averaged the neighbours equally and forgot the own share. Use the shares that stand in W."),
-    Mistake(lambda W, X: np.broadcast_to(X.mean(0), X.shape), "every client got the mean of all. That takes a complete graph; here "
-            "each one hears its neighbours only."),
+    Mistake(lambda W, X: np.broadcast_to(X.mean(0), X.shape), "every client got the mean of all. That takes a complete graph; "
+            "here each one hears its neighbours only."),
     Mistake(lambda W, X: X, "nothing moved: this is X as it was."),
     Mistake(lambda W, X: W @ W @ X, "this is two mixings; do one."),
-    Mistake(_one_after_another, "later clients used models that were already mixed. All mix at once: read old rows, write new ones."),
-)  # fmt: skip
+    Mistake(_one_after_another, "later clients used models that were already mixed. All mix at once: read old rows, write new "
+            "ones."),
+)
 DIRECTED = np.array([  # doubly stochastic, not symmetric, and not regular
     [0.5, 0.3, 0.0, 0.0, 0.2],
     [0.0, 0.4, 0.6, 0.0, 0.0],

@@ -9,7 +9,7 @@ import torch
 from deca_lab import blocks as bl
 from deca_lab import heterogeneity, moments, shards, tasks, tree
 from deca_lab.clients import ENGINES, stacked
-from deca_lab.corpora import Corpus, load
+from deca_lab.corpora import CORPORA, Corpus, load
 from deca_lab.doctor import Diagnosis, require_sound
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.factors import decaf
@@ -66,7 +66,7 @@ def prepare(config: RunConfig) -> Lab:
     data = shards.build(corpus, parts, which, config.context)
     cut = blocks_of(config, models.anatomy(model), {n: p.numel() for n, p in models.trainable(model).items()})
     task = tasks.build(config.task, corpus, parts, which, model, config.context, config.batch, config.seed, device,
-                       config.eval_windows)
+                       config.eval_windows, words_of(config))
     values = models.trainable(model)
     start = tree.replicate({name: values[name] for block in cut for name in block.names}, config.clients)
     problem = Problem(start, task.loss, task.batches)
@@ -108,8 +108,17 @@ def find_device(name: str) -> torch.device:
 def read_corpus(config: RunConfig) -> Corpus:
     """Return the corpus that the config's Data knobs name."""
     chosen = [name.strip() for name in config.labels.split(",") if name.strip()]
+    wants = config.task == "generate" and config.corpus not in CORPORA
     return load(config.corpus, split=config.hub_split, text=config.text_column or None, label=config.label_column or None,
-                labels=chosen or None, max_rows=config.max_rows or None, seed=config.seed)
+                answer=config.answer_column if wants else None, labels=chosen or None, max_rows=config.max_rows or None,
+                seed=config.seed)
+
+
+def words_of(config: RunConfig) -> dict[str, str] | None:
+    """Return {label: word} of a text such as "good=G, bad=B", or None for an empty one."""
+    parts = [part.partition("=") for part in config.verbaliser.split(",") if part.strip()]
+    check(all(mark and word.strip() for _, mark, word in parts), "verbaliser", config.verbaliser, "'label=word, label=word'")
+    return {label.strip(): word.strip() for label, _, word in parts} or None
 
 
 def split_of(config: RunConfig, corpus: Corpus) -> shards.Split:

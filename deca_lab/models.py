@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BYTES = 259  # ByT5Tokenizer(extra_ids=0): pad 0, end 1, unknown 2, then the 256 bytes
 POSITIONS = 512  # the longest context of a random preset
+Logits = Callable[[Mapping[str, Tensor], Tensor], Tensor]  # one client's parameters, tokens (B, T) -> (B, T, V)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 BASE = Path(__file__).with_name("base")
 
@@ -134,15 +135,24 @@ def client_loss(model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor], Te
     them. Works under `torch.vmap` over stacked params and tokens. No attention mask: every row is a full context.
     """
 
+    logits = logits_of(model)
+
     def loss(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
-        own = {name: p.detach() for name, p in model.named_parameters()}  # now: the model may have changed device
-        _check_names(params, own)
-        out = functional_call(model, {**own, **params}, (tokens[:, :-1],), {"use_cache": False})
-        logits = out.logits  # (B, T, V)
-        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        return nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        return nn.functional.cross_entropy(logits(params, tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
 
     return loss
+
+
+def logits_of(model: nn.Module) -> Logits:
+    """Return logits(params, tokens (B, T)) -> (B, T, V), in float32 at least; `params` as in `client_loss`."""
+
+    def logits(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
+        own = {name: p.detach() for name, p in model.named_parameters()}  # now: the model may have changed device
+        _check_names(params, own)
+        out: Tensor = functional_call(model, {**own, **params}, (tokens,), {"use_cache": False}).logits
+        return out.float() if out.dtype in (torch.float16, torch.bfloat16) else out
+
+    return logits
 
 
 def layer_of(name: str) -> int | None:

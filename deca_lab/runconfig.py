@@ -37,6 +37,8 @@ class RunConfig:
     hub_split: str = knob("train", "Data", "split of a hub dataset")
     text_column: str = knob("", "Data", "column with the text; guessed and said when empty")
     label_column: str = knob("", "Data", "column with the label; guessed and said when empty")
+    answer_column: str = knob("", "Data", "with --task generate: column with the answer; guessed and said when empty")
+    verbaliser: str = knob("", "Data", "with --task classify: a one-token word a label, 'good=G, bad=B'; letters when empty")
     labels: str = knob("", "Data", "keep only these labels, separated by commas; all when empty")
     max_rows: int = knob(0, "Data", "rows kept at most, drawn at random; 0 = all", AT_LEAST_0)
     split: str = knob("dirichlet", "Data", "how rows reach the clients (`deca-lab list splits`)")
@@ -74,7 +76,7 @@ class RunConfig:
     freeze: str = knob("", "Blocks", "regular expression: names in which it is found are never trained")
     order: str = knob("sequence", "Blocks", "order of a round: sequence, reversed or reshuffled")
 
-    rounds: int = knob(3, "Algorithm", "rounds T; each visits every block once", COUNT)
+    rounds: int = knob(2, "Algorithm", "rounds T; each visits every block once", COUNT)
     inner_steps: int = knob(16, "Algorithm", "inner steps R of one visit", COUNT)
     optimiser: str = knob("adam", "Algorithm", "what turns gradients into directions (`deca-lab list optimisers`)")
     momentum: float = knob(0.0, "Algorithm", "of sgd and qg-sgd", BETA)
@@ -113,7 +115,7 @@ class RunConfig:
     max_grad_norm: float = knob(0.0, "Algorithm", "clip a client's gradient of the active block; 0 = off", AT_LEAST_0)
 
     eval_every: int = knob(0, "Measuring", "inner steps between measurements; 0 = at the end of each visit", AT_LEAST_0)
-    eval_windows: int = knob(48, "Measuring", "windows or examples of the common test set that are read", COUNT)
+    eval_windows: int = knob(32, "Measuring", "windows or examples of the common test set that are read", COUNT)
     checkpoint_every: int = knob(0, "Measuring", "inner steps between checkpoints; 0 = at the end of each visit", AT_LEAST_0)
 
     seed: int = knob(0, "Machine", "of everything random: shards, graph, batches, order", SEED)

@@ -151,3 +151,20 @@ def test_only_this_folder_is_written(capsys, tmp_path, monkeypatch):
     assert deca_lab(capsys, "run", *options(**SMALL)).code == 0
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
     assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_tasks_run_from_the_command_line_with_their_own_columns_and_words(capsys, tmp_path):
+    rows = [{"instruction": f"say {k}", "output": str(k), "kind": "ab"[k % 2]} for k in range(120)]
+    (tmp_path / "say.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    small = {**SMALL, "corpus": tmp_path / "say.jsonl", "inner_steps": 1, "clients": 2, "split": "iid", "label_column": "kind"}
+    said = deca_lab(capsys, "run", *options(out=tmp_path / "write", task="generate", **small))
+    assert said.code == 0
+    scores = json.loads((tmp_path / "write" / "summary.json").read_text())["scores"]
+    assert set(scores) == {"test_exact_match"}
+    named = {"task": "classify", "text_column": "instruction", "verbaliser": "a=x, b=y", **small}
+    assert deca_lab(capsys, "run", *options(out=tmp_path / "name", **named)).code == 0
+    for wrong, words in (("a=x", "labels that the verbaliser does not know: b"), ("a", "'label=word, label=word'")):
+        said = deca_lab(capsys, "run", *options(out=tmp_path / "wrong", **{**named, "verbaliser": wrong}))
+        assert (said.code, words in said.err) == (2, True), said.err
+    said = deca_lab(capsys, "run", *options(out=tmp_path / "wrong", **{**SMALL, "task": "generate"}))
+    assert (said.code, "has no answers" in said.err) == (2, True)

@@ -16,9 +16,10 @@ LAYERS = [  # from the ground up: a module may import what stands above it in th
     "hub", "tokens", "embedded", "markov", "instructions", "corpora", "shards",
     "gossip", "graphs", "weights", "topology", "spectrum", "doctor", "tree", "heterogeneity",
     "blocks", "moments", "clients", "problems", "models",
-    "nf4", "adapters", "factors", "optimisers", "tasks", "train", "metrics", "ledger", "checkpoint", "bounds",
+    "nf4", "adapters", "factors", "examples", "scores", "tasks", "optimisers", "train", "metrics", "ledger", "checkpoint",
+    "bounds",
     "lab", "history", "runs", "sweep", "compare", "progress", "export", "pretrain",
-    "plots", "exercises", "report", "compare_report", "names", "cli", "__main__",
+    "plots", "jupyter", "exercises", "report", "compare_report", "names", "cli", "__main__",
 ]
 HEAVY = {"transformers", "datasets", "matplotlib", "peft", "papermill", "pandas", "IPython", "ipywidgets", "cvxpy", "tqdm",
          "safetensors"}

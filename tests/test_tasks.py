@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deca_lab import corpora, markov, models, shards, tasks, tree
+from deca_lab import corpora, markov, models, scores, shards, tasks, tree
+from deca_lab import examples as examples_
 from deca_lab.clients import ENGINES
 from deca_lab.errors import BadInput
 from deca_lab.tokens import tokenize, tokenizer
@@ -44,9 +45,9 @@ def plain(model, params, i):
 
 
 def labelled(corpus, which, context=CONTEXT, rows=None):
-    words = tasks.verbaliser(corpus.label_names, which)
+    words = examples_.verbaliser(corpus.label_names, which)
     rows = np.arange(len(corpus.texts)) if rows is None else rows
-    return tasks.classification(corpus, rows, which, context, words), torch.tensor(list(words.values()))
+    return examples_.classification(corpus, rows, which, context, words), torch.tensor(list(words.values()))
 
 
 def small(rows=90, labels=("asyncio", "email", "xml")):
@@ -77,34 +78,34 @@ def test_a_classified_row_reads_text_cue_letter(which):
 
 def test_a_generated_row_counts_answer_and_end(which):
     corpus = corpora.from_rows("x", [("say é", "b", "é!"), ("say", "a", "no"), ("too long a prompt here", "a", "yes")])
-    examples = tasks.generation(corpus, np.arange(3), which, 20)
+    examples = examples_.generation(corpus, np.arange(3), which, 20)
     assert len(examples.tokens) == 2  # the third has 22 + 8 + 3 + 1 tokens
     for i, (text, answer) in enumerate([("say é", "é!"), ("say", "no")]):
         at, counted = int(examples.answer_at[i]), examples.tokens[i, 1:][examples.counted[i]]
         assert which.decode(examples.tokens[i, :at]) == text + "\nanswer:"
         assert counted.tolist() == [*tokenize([answer], which)[0], 1]
         assert examples.counted[i].nonzero()[0] + 1 == at
-    assert len(tasks.generation(corpus, np.arange(3), which, 33).tokens) == 3  # exactly fits
-    assert len(tasks.generation(corpus, np.arange(3), which, 32).tokens) == 2
+    assert len(examples_.generation(corpus, np.arange(3), which, 33).tokens) == 3  # exactly fits
+    assert len(examples_.generation(corpus, np.arange(3), which, 32).tokens) == 2
 
 
 def test_the_verbaliser_has_letters_of_one_token(which, tmp_path):
-    assert tasks.verbaliser(["x", "y"], which) == {"x": ord("A") + 3, "y": ord("B") + 3}
+    assert examples_.verbaliser(["x", "y"], which) == {"x": ord("A") + 3, "y": ord("B") + 3}
     names = [f"l{i}" for i in range(53)]
-    assert len(set(tasks.verbaliser(names[:52], which).values())) == 52
+    assert len(set(examples_.verbaliser(names[:52], which).values())) == 52
     with pytest.raises(BadInput, match=r"53 labels are too many.* 52 letters .*from the 53th on: l52"):
-        tasks.verbaliser(names, which)
-    assert tasks.verbaliser(["no", "yes"], which, {"no": "n", "yes": "y"}) == {"no": 113, "yes": 124}
+        examples_.verbaliser(names, which)
+    assert examples_.verbaliser(["no", "yes"], which, {"no": "n", "yes": "y"}) == {"no": 113, "yes": 124}
     for names, words, says in (
         (["no", "maybe", "yes"], {"no": "n", "yes": "y"}, "that the verbaliser does not know: maybe; it knows no, yes"),
         (["no"], {"no": "nein"}, "word for label 'no' = 'nein' cannot be used: it must be one token"),
         (["no", "yes"], {"no": "y", "yes": "y"}, "a different token a label"),
     ):
         with pytest.raises(BadInput, match=says):
-            tasks.verbaliser(names, which, words)
+            examples_.verbaliser(names, which, words)
     corpus = corpora.from_rows("x", [("a", "p"), ("b", "q")])
     with pytest.raises(BadInput, match="labels that the verbaliser does not know: q; it knows p"):
-        tasks.classification(corpus, np.arange(2), which, 20, {"p": 5})
+        examples_.classification(corpus, np.arange(2), which, 20, {"p": 5})
 
 
 def test_the_verbaliser_of_another_tokenizer_skips_what_is_unknown_or_split(tmp_path):
@@ -115,17 +116,17 @@ def test_the_verbaliser_of_another_tokenizer_skips_what_is_unknown_or_split(tmp_
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel(table, unk_token="<unk>"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     other = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", unk_token="<unk>")
-    assert tasks.verbaliser(["x", "y", "z"], other) == {"x": 2, "y": 3, "z": 4}
+    assert examples_.verbaliser(["x", "y", "z"], other) == {"x": 2, "y": 3, "z": 4}
     with pytest.raises(BadInput, match="4 labels are too many for the verbaliser, which has 3 letters"):
-        tasks.verbaliser(["x", "y", "z", "u"], other)
+        examples_.verbaliser(["x", "y", "z", "u"], other)
     corpus = corpora.from_rows("x", [("a a a a", "x"), ("a", "y")])
-    examples = tasks.classification(corpus, np.arange(2), other, 5, tasks.verbaliser(["x", "y"], other))
+    examples = examples_.classification(corpus, np.arange(2), other, 5, examples_.verbaliser(["x", "y"], other))
     assert examples.tokens.tolist() == [[4, 4, 4, 5, 6, 2], [4, 5, 6, 3, 0, 0]]
 
 
 def test_a_corpus_may_lack_labels_of_the_verbaliser(which):
     corpus = corpora.from_rows("x", [("text", "q")])
-    examples = tasks.classification(corpus, np.arange(1), which, 20, tasks.verbaliser(["p", "q"], which))
+    examples = examples_.classification(corpus, np.arange(1), which, 20, examples_.verbaliser(["p", "q"], which))
     assert examples.labels.tolist() == [1]  # the verbaliser's order, not the corpus's
 
 
@@ -133,7 +134,7 @@ def test_a_corpus_may_lack_labels_of_the_verbaliser(which):
 
 
 def test_the_loss_is_plain_torch_example_by_example(model, which, told):
-    examples = tasks.generation(told, np.arange(6), which, CONTEXT)
+    examples = examples_.generation(told, np.arange(6), which, CONTEXT)
     loss = tasks.masked_loss(model)(models.trainable(model), (examples.tokens, examples.counted))
     means = []
     for tokens, counted in zip(examples.tokens, examples.counted, strict=True):
@@ -154,21 +155,21 @@ def test_all_counted_is_the_language_models_loss(model):
 
 
 def test_padding_changes_nothing(model, which, told):
-    examples = tasks.generation(told, np.arange(8), which, CONTEXT)
-    wide = tasks.widen(examples, examples.tokens.shape[1] + 23)
-    loss, logits, params = tasks.masked_loss(model), tasks.logits_of(model), clients(model)
+    examples = examples_.generation(told, np.arange(8), which, CONTEXT)
+    wide = examples_.widen(examples, examples.tokens.shape[1] + 23)
+    loss, logits, params = tasks.masked_loss(model), models.logits_of(model), clients(model)
     for i in range(N):
         narrow = loss(tree.client(params, i), examples[:2])
         assert torch.allclose(loss(tree.client(params, i), wide[:2]), narrow, atol=1e-5)
     noise = torch.where(wide.tokens == 0, 77, wide.tokens)  # what the padding is does not matter
     assert torch.allclose(loss(tree.client(params, 0), (noise, wide.counted)), loss(tree.client(params, 0), wide[:2]), atol=1e-6)
-    assert torch.equal(tasks.exact_match(logits, params, wide), tasks.exact_match(logits, params, examples))
+    assert torch.equal(scores.exact_match(logits, params, wide), scores.exact_match(logits, params, examples))
     with pytest.raises(BadInput, match="width = 5 cannot be used: it must be at least"):
-        tasks.widen(examples, 5)
+        examples_.widen(examples, 5)
 
 
 def test_chunks_average_exactly_and_an_empty_example_adds_nothing(tiny, which, told):
-    examples = tasks.generation(told, np.arange(8), which, CONTEXT)
+    examples = examples_.generation(told, np.arange(8), which, CONTEXT)
     loss, params = tasks.masked_loss(tiny), models.trainable(tiny)
     halves = [loss(params, (examples.tokens[s], examples.counted[s])) for s in (slice(4), slice(4, 8))]
     assert torch.allclose(loss(params, examples[:2]), sum(halves) / 2, atol=1e-6)
@@ -178,9 +179,9 @@ def test_chunks_average_exactly_and_an_empty_example_adds_nothing(tiny, which, t
 
 
 def test_both_engines_take_the_pairs(model, which, told):
-    parts = [tasks.generation(told, np.arange(20 * i, 20 * i + 20), which, CONTEXT) for i in range(N)]
-    wide = [tasks.widen(part, 35) for part in parts]
-    pair, params = tasks.batch(wide, 2, 0, 0), clients(model, noise=0.02)
+    parts = [examples_.generation(told, np.arange(20 * i, 20 * i + 20), which, CONTEXT) for i in range(N)]
+    wide = [examples_.widen(part, 35) for part in parts]
+    pair, params = examples_.batch(wide, 2, 0, 0), clients(model, noise=0.02)
     where, x = tree.layout(params, list(params)), tree.flatten(params, list(params))
     (l1, g1), (l2, g2) = (ENGINES[name](tasks.masked_loss(model))(x, where, {}, pair) for name in ("stacked", "loop"))
     assert torch.allclose(l1, l2, atol=1e-5)
@@ -189,7 +190,7 @@ def test_both_engines_take_the_pairs(model, which, told):
 
 
 def test_some_names_and_strange_names(tiny, which, told):
-    pair = tasks.generation(told, np.arange(3), which, CONTEXT)[:2]
+    pair = examples_.generation(told, np.arange(3), which, CONTEXT)[:2]
     params, loss = models.trainable(tiny), tasks.masked_loss(tiny)
     one = dict(list(params.items())[:1])
     assert torch.equal(loss(one, pair), loss(params, pair))
@@ -206,19 +207,20 @@ def test_some_names_and_strange_names(tiny, which, told):
 
 
 def test_a_batch_is_a_pure_function_of_seed_and_step(which, told):
-    parts = [tasks.widen(tasks.generation(told, np.arange(30 * i, 30 * i + 10 + i), which, CONTEXT), 36) for i in range(N)]
-    tokens, counted = tasks.batch(parts, 7, 3, 11)
+    rows = [np.arange(30 * i, 30 * i + 10 + i) for i in range(N)]
+    parts = [examples_.widen(examples_.generation(told, chosen, which, CONTEXT), 36) for chosen in rows]
+    tokens, counted = examples_.batch(parts, 7, 3, 11)
     assert tokens.shape == (N, 7, 36)
     assert counted.shape == (N, 7, 35)
     assert counted.dtype == torch.bool
-    again, other, later = (tasks.batch(parts, 7, *at)[0] for at in ((3, 11), (4, 11), (3, 12)))
+    again, other, later = (examples_.batch(parts, 7, *at)[0] for at in ((3, 11), (4, 11), (3, 12)))
     assert torch.equal(tokens, again)
     assert not torch.equal(tokens, other)
     assert not torch.equal(tokens, later)
     for i, part in enumerate(parts):
         own = {(t.numpy().tobytes(), c.numpy().tobytes()) for t, c in zip(*part[:2], strict=True)}
         assert {(t.numpy().tobytes(), c.numpy().tobytes()) for t, c in zip(tokens[i], counted[i], strict=True)} <= own
-    seen = {row.numpy().tobytes() for step in range(40) for row in tasks.batch(parts, 7, 0, step)[0][2]}
+    seen = {row.numpy().tobytes() for step in range(40) for row in examples_.batch(parts, 7, 0, step)[0][2]}
     assert len(seen) == len(parts[2].tokens)  # every example is drawn sooner or later
 
 
@@ -229,23 +231,23 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(which, told):
     ({"clients": "empty"}, r"examples = \[0, 4\] cannot be used: it must be one or more for each client"),
 ])
 def test_bad_batches(which, told, change, says):
-    part = tasks.widen(tasks.generation(told, np.arange(4), which, CONTEXT), 36)
+    part = examples_.widen(examples_.generation(told, np.arange(4), which, CONTEXT), 36)
     narrow = part._replace(tokens=part.tokens[:, :30])
-    given = {"narrow": [part, narrow], "empty": [tasks.take(part, np.arange(0)), part]}
+    given = {"narrow": [part, narrow], "empty": [examples_.take(part, np.arange(0)), part]}
     arguments = {"batch_size": 2, "seed": 0, "step": 0, **change, "clients": given.get(change.get("clients"), [part])}
     with pytest.raises(BadInput, match=says):
-        tasks.batch(**arguments)
+        examples_.batch(**arguments)
 
 
 def test_spread_keeps_every_label_and_takes_whole_sets():
     labels = torch.tensor([i % 4 for i in range(80)])
-    chosen = tasks.spread(labels, 20)
+    chosen = examples_.spread(labels, 20)
     assert np.bincount(labels[chosen]).tolist() == [5, 5, 5, 5]
     assert (np.diff(chosen) > 0).all()
-    assert tasks.spread(labels, 500).tolist() == list(range(80))
-    assert tasks.spread(labels[:0], 5).tolist() == []
+    assert examples_.spread(labels, 500).tolist() == list(range(80))
+    assert examples_.spread(labels[:0], 5).tolist() == []
     with pytest.raises(BadInput, match="limit = 0"):
-        tasks.spread(labels, 0)
+        examples_.spread(labels, 0)
 
 
 # scores
@@ -255,7 +257,7 @@ def test_predictions_are_those_of_each_model_alone(model, which, told):
     examples, ids = labelled(told, which, rows=np.arange(40))  # of many lengths
     assert len(examples.answer_at.unique()) > 4
     params = clients(model)
-    said = tasks.classify(tasks.logits_of(model), params, examples, ids)
+    said = scores.classify(models.logits_of(model), params, examples, ids)
     assert said.shape == (N, 40)
     for i in range(N):
         alone = plain(model, params, i)
@@ -267,18 +269,18 @@ def test_predictions_are_those_of_each_model_alone(model, which, told):
     assert said.unique().numel() > 1
     hidden = examples._replace(tokens=examples.tokens.clone())
     hidden.tokens[torch.arange(40), examples.answer_at] = 99  # the answer itself is not read
-    assert torch.equal(tasks.classify(tasks.logits_of(model), params, hidden, ids), said)
+    assert torch.equal(scores.classify(models.logits_of(model), params, hidden, ids), said)
     assert not said.requires_grad
 
 
 def test_accuracy_and_f1_by_hand():
     truth = torch.tensor([0, 0, 1, 1, 2])
     said = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 1, 1, 1], [3, 3, 3, 3, 3]])
-    assert tasks.accuracy(said, truth).tolist() == pytest.approx([1.0, 0.6, 0.0])
+    assert scores.accuracy(said, truth).tolist() == pytest.approx([1.0, 0.6, 0.0])
     # second: label 0: 2*1/(1+2), label 1: 2*2/(4+2), label 2: 0
-    assert tasks.macro_f1(said, truth).tolist() == pytest.approx([1.0, (2 / 3 + 2 / 3) / 3, 0.0])
+    assert scores.macro_f1(said, truth).tolist() == pytest.approx([1.0, (2 / 3 + 2 / 3) / 3, 0.0])
     absent = torch.tensor([[0, 0, 2, 2, 0]])  # truth below has no 2: it counts against the others, not as a label
-    assert tasks.macro_f1(absent, torch.tensor([0, 0, 1, 1, 0])).tolist() == pytest.approx([0.5])
+    assert scores.macro_f1(absent, torch.tensor([0, 0, 1, 1, 0])).tolist() == pytest.approx([0.5])
 
 
 def test_f1_is_scikit_learns():
@@ -288,8 +290,8 @@ def test_f1_is_scikit_learns():
         truth, said = rng.integers(0, 5, 12), rng.integers(0, 6, (4, 12))
         f1 = [metrics.f1_score(truth, row, average="macro", labels=np.unique(truth), zero_division=0) for row in said]
         both = torch.from_numpy(said), torch.from_numpy(truth)
-        assert tasks.macro_f1(*both).tolist() == pytest.approx(f1)
-        assert tasks.accuracy(*both).tolist() == pytest.approx([metrics.accuracy_score(truth, row) for row in said])
+        assert scores.macro_f1(*both).tolist() == pytest.approx(f1)
+        assert scores.accuracy(*both).tolist() == pytest.approx([metrics.accuracy_score(truth, row) for row in said])
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +299,7 @@ def taught(which):
     """A tiny model that repeats some words and not others, and its examples."""
     rows = [(f"say {a}{b}", "say", a * (1 + i % 3)) for i, a in enumerate("abcdefgh") for b in "xyz"]
     corpus = corpora.from_rows("echo", rows)
-    examples = tasks.generation(corpus, np.arange(len(rows)), which, CONTEXT)
+    examples = examples_.generation(corpus, np.arange(len(rows)), which, CONTEXT)
     model = models.load("tiny")
     leaves = {k: p.clone().requires_grad_() for k, p in models.trainable(model).items()}
     optimiser, loss = torch.optim.Adam(leaves.values(), lr=1e-2), tasks.masked_loss(model)
@@ -313,8 +315,8 @@ def taught(which):
 
 def test_exact_match_is_transformers_greedy_decoding(taught):
     model, params, examples = taught
-    logits = tasks.logits_of(model)
-    score, written = tasks.exact_match(logits, params, examples), tasks.greedy(logits, params, examples, 1)
+    logits = models.logits_of(model)
+    score, written = scores.exact_match(logits, params, examples), scores.greedy(logits, params, examples, 1)
     steps = int(examples.counted.sum(1).max())
     assert written.shape == (N, len(examples.tokens), steps)
     for i in range(N):
@@ -335,19 +337,19 @@ def test_exact_match_is_transformers_greedy_decoding(taught):
 
 def test_decoding_stops_at_the_end_token(taught):
     model, params, examples = taught
-    logits = tasks.logits_of(model)
-    free = tasks.greedy(logits, params, examples, -1)  # an end that is never written, so decoding goes on to the width
+    logits = models.logits_of(model)
+    free = scores.greedy(logits, params, examples, -1)  # an end that is never written, so decoding goes on to the width
     inside = (torch.arange(free.shape[2]) + examples.answer_at[:, None] < examples.tokens.shape[1]).expand_as(free)
     stops = 0
     for end in free[inside].unique().tolist():
         over = ((free == end) | ~inside).int().cummax(2).values.bool()
         wanted = torch.where(over, end, free)
-        assert torch.equal(tasks.greedy(logits, params, examples, end), wanted)
+        assert torch.equal(scores.greedy(logits, params, examples, end), wanted)
         stops += int((wanted != free)[inside].sum())
     assert stops > 0
     other = examples._replace(tokens=examples.tokens.clone())
     other.tokens[:, 1:][examples.counted] = 99
-    assert torch.equal(tasks.greedy(logits, params, other, -1), free)  # the right answer is not read
+    assert torch.equal(scores.greedy(logits, params, other, -1), free)  # the right answer is not read
 
 
 def test_a_wrong_end_is_no_match(taught, which):
@@ -356,15 +358,15 @@ def test_a_wrong_end_is_no_match(taught, which):
     last = examples.tokens.shape[1] - 1 - examples.counted.flip(1).int().argmax(1)  # where the end token stands
     rows = torch.arange(len(last))
     shorter.tokens[rows, last] = ord("!") + 3  # the answer goes on instead
-    logits = tasks.logits_of(model)
-    assert tasks.exact_match(logits, params, examples).max() > 0
-    assert tasks.exact_match(logits, params, shorter).max() == 0
+    logits = models.logits_of(model)
+    assert scores.exact_match(logits, params, examples).max() > 0
+    assert scores.exact_match(logits, params, shorter).max() == 0
 
 
 def test_an_answer_is_cut_at_the_width(taught):
     model, params, examples = taught
     longest = examples._replace(counted=torch.ones_like(examples.counted))  # as if an answer were as long as the text
-    written = tasks.greedy(tasks.logits_of(model), params, longest, 1)
+    written = scores.greedy(models.logits_of(model), params, longest, 1)
     beyond = torch.arange(written.shape[2]) + longest.answer_at[:, None] >= longest.tokens.shape[1]
     assert (written[:, beyond] == 1).all()
 
@@ -406,14 +408,14 @@ def test_every_task_has_its_shapes_and_scores(name, tiny, which, told):
 def test_scores_are_of_the_test_and_the_validation_rows(tiny, which):
     corpus = small(200)
     task, parts = made("classify", corpus, which, tiny, limit=1000)
-    params, logits = clients(tiny), tasks.logits_of(tiny)
+    params, logits = clients(tiny), models.logits_of(tiny)
     for score, rows in ((task.score, parts.test), (task.validation_score, np.concatenate(parts.validation))):
         examples, ids = labelled(corpus, which, rows=rows)
-        said = tasks.classify(logits, params, examples, ids)
+        said = scores.classify(logits, params, examples, ids)
         found = score(params)
         assert len(examples.tokens) > 15
-        assert found["accuracy"].tolist() == pytest.approx(tasks.accuracy(said, examples.labels).tolist(), abs=0.02)
-        assert found["macro_f1"].tolist() == pytest.approx(tasks.macro_f1(said, examples.labels).tolist(), abs=0.02)
+        assert found["accuracy"].tolist() == pytest.approx(scores.accuracy(said, examples.labels).tolist(), abs=0.02)
+        assert found["macro_f1"].tolist() == pytest.approx(scores.macro_f1(said, examples.labels).tolist(), abs=0.02)
 
 
 @pytest.mark.parametrize("how", ["iid", "dirichlet", "by-label"])
@@ -421,7 +423,7 @@ def test_own_and_train_are_the_clients_own(how, tiny, which, told):
     task, parts = made("generate", told, which, tiny, how=how)
     for (tokens, _), rows in ((task.own, parts.validation), (task.train, parts.train), (task.batches(0), parts.train)):
         for i in range(N):
-            mine = {(told.texts[r] + tasks.ANSWER_CUE + told.answers[r]) for r in rows[i]}
+            mine = {(told.texts[r] + examples_.ANSWER_CUE + told.answers[r]) for r in rows[i]}
             assert {which.decode(row[row > 2]) for row in tokens[i]} <= mine
 
 

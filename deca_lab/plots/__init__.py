@@ -17,9 +17,9 @@ from deca_lab.plots.of_visits import draw_visits, visits
 from deca_lab.plots.style import nats, number, png, size
 
 __all__ = [
-    "PICTURES", "Picture", "consensus", "draw_bounds", "draw_consensus", "draw_heterogeneity", "draw_ledger", "draw_losses", "draw_topology",
-    "draw_visits", "heterogeneity", "ledger", "losses", "nats", "number", "png", "sent_by", "served", "size", "topology",
-    "visits",
+    "PICTURES", "Picture", "consensus", "draw_bounds", "draw_consensus", "draw_heterogeneity", "draw_ledger", "draw_losses",
+    "draw_topology", "draw_visits", "heterogeneity", "ledger", "losses", "nats", "number", "png", "sent_by", "served", "size",
+    "topology", "visits",
 ]
 
 

@@ -26,7 +26,7 @@ def test_random_gradients_hold_and_are_finite(a1, a2, seed):
     t, n, d = 40, int(rng.integers(1, 5)), int(rng.integers(1, 9))
     heavy = rng.standard_t(1.1, (t, n, d)) * 10.0 ** rng.uniform(-3, 3, (t, 1, 1))  # wild: outliers, growth, decay
     found = adam_step(heavy, Adam(a1, a2))
-    assert found.finite and found.holds() and found.verdict == "holds", found.ratios
+    assert (found.finite, found.holds(), found.verdict) == (True, True, "holds"), found.ratios
 
 
 @pytest.mark.parametrize(("a1", "a2"), DECAYS)

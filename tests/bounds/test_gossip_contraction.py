@@ -29,7 +29,7 @@ def test_random_inputs_hold_and_are_finite(seed):
     n, d = int(rng.integers(2, 12)), int(rng.integers(1, 6))
     W, X = doubly_stochastic(rng, n), rng.standard_normal((n, d)) * 10.0 ** rng.integers(-6, 6) + rng.standard_normal(d)
     found = gossip_contraction(W, X, 12)
-    assert found.finite and found.holds() and found.verdict == "holds", found
+    assert (found.finite, found.holds(), found.verdict) == (True, True, "holds"), found
     assert found.at.tolist() == list(range(1, 13))
     assert found.tightness <= 1 + 1e-9
     x = X
