@@ -37,14 +37,18 @@ def _fail(text: str, code: int) -> None:
     sys.exit(code)
 
 
-def with_knobs(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with an option for every knob of RunConfig in place of its `**knobs`."""
-    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    added = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=_option(f)) for f in
-             fields(RunConfig)]
-    command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
-    return command
+def with_knobs(**usual: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:  # noqa: ANN401 - any knob's type
+    """Give a command an option for every knob of RunConfig in place of its `**knobs`; `usual` are defaults of its own."""
+
+    def wrap(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        added = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=usual.get(f.name, f.default),
+                                   annotation=_option(f)) for f in fields(RunConfig)]
+        command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
+        return command
+
+    return wrap
 
 
 def _option(f: Any) -> Any:  # noqa: ANN401 - a dataclass field to a typing form
@@ -53,7 +57,7 @@ def _option(f: Any) -> Any:  # noqa: ANN401 - a dataclass field to a typing form
 
 
 @app.command()
-@with_knobs
+@with_knobs()
 def run(
     ctx: typer.Context,
     out: Annotated[Path | None, typer.Option(help="new folder for the run; runs/DATE-METHOD when not given")] = None,
@@ -107,7 +111,7 @@ def _finish(folder: Path, config: RunConfig | None) -> None:
 
 
 @app.command()
-@with_knobs
+@with_knobs(rounds=1, eval_every=32)
 def compare(
     out: Annotated[Path, typer.Option(help="folder of the comparison; an interrupted one goes on there")],
     methods: Annotated[str, typer.Option(help="separated by commas (deca-lab list methods)")] = "deca,dec-lora,decaf,d-adam",
@@ -139,7 +143,7 @@ def numbers(text: str, argument: str) -> list[float]:
 
 
 @app.command()
-@with_knobs
+@with_knobs()
 def sweep(
     vary: Annotated[list[str], typer.Option(help="a knob and its values, such as b1=0.5,0.9; may be given again")],
     out: Annotated[Path, typer.Option(help="folder of the table; an interrupted sweep goes on there")],
