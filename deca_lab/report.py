@@ -62,6 +62,7 @@ def facts(history: History) -> list[tuple[str, str]]:
     return [("perplexity of the mean model, start", plots.number(s["test_perplexity_start"])),
             ("perplexity of the mean model, end", plots.number(s["test_perplexity_end"])),
             ("perplexity of a client's own model, mean", plots.number(float(last["client_test_perplexity"]))), *floor,
+            *((f"{name.replace('_', ' ')} of the mean model", plots.number(value)) for name, value in s["scores"].items()),
             ("consensus distance at the end", plots.number(s["consensus_end"])), (sent, plots.size(each)),
             ("inner steps", f"{s['inner_steps']:,}"), ("seconds", plots.number(float(history.timings["seconds"].iloc[-1])))]
 
