@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from deca_lab import ledger
 from deca_lab import optimisers as opt
 from deca_lab import train as tr
 from deca_lab.blocks import Block
@@ -191,3 +192,25 @@ def test_every_row_is_checkpointable_and_says_how_much_it_holds(name):
     _, after = row.direction_(state, torch.ones(N, D), lambda x: x.clone())
     assert after.steps == 1
     assert opt.OPTIMISERS[name].__doc__
+
+
+RATE = {"qg-sgd": 0.02, "qg-adam": 0.01}     # QG-Adam steps with unit displacements, which do not shrink near the minimum
+
+
+@pytest.mark.parametrize("graph", ["ring", "complete"])
+@pytest.mark.parametrize("name", list(opt.OPTIMISERS))
+def test_every_optimiser_learns_repeats_itself_and_sends_what_the_formula_says(name, graph):
+    A, b, x0 = problem()
+    fed = Feedback(SIGNALS["downhill"], SCALES["lr"], 0.9, 0.9)
+    recipe = tr.Recipe(1, 60, lambda s: RATE.get(name, 0.05), opt.OPTIMISERS[name](opt.Knobs(ADAM, fed, 0.5)))
+    plan = tr.plan(quadratics(*map(torch.from_numpy, (A, b, x0)), noise=0.1), ALL, topology(graph, N), recipe)
+
+    def value(state):
+        x = state.blocks[0].mean(0).numpy()
+        return float(np.mean([x @ A[i] @ x / 2 - b[i] @ x for i in range(N)]))
+
+    states = [state for state, _ in tr.train(plan)]
+    assert value(states[-1]) < value(tr.begin(plan)) - 0.5
+    again = [state for state, _ in tr.train(plan)]
+    assert torch.equal(states[-1].blocks[0], again[-1].blocks[0])
+    assert (states[-1].sent == ledger.traffic(plan)).all()
