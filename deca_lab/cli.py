@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from deca_lab.errors import BadInput, Diverged, check, pick
+from deca_lab.files import write_whole
 from deca_lab.runconfig import RunConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -150,12 +151,17 @@ def sweep(
     seeds: Annotated[int, typer.Option(help="runs of each combination, with --seed and the seeds after it")] = 3,
     **knobs: Any,  # noqa: ANN401 - one of each knob's type
 ) -> None:
-    """Vary knobs over seeds, all combinations, and print the table, the best by validation loss first."""
+    """Vary knobs over seeds, all combinations; print the table, the best by validation loss first, and draw it."""
     from deca_lab import sweep as sw
 
     grid = sw.parse_grid(vary)
     table = sw.sweep(RunConfig(**knobs), grid, seeds, out, lambda line: typer.echo(line, err=True))
     typer.echo(sw.summary(table, list(grid)).to_string(index=False))
+    if len(grid) <= 2:
+        from deca_lab import plots
+
+        write_whole(out / "sweep.png", plots.png(plots.draw_sweep(table, list(grid))))
+        typer.echo(f"picture: {out / 'sweep.png'}")
 
 
 @app.command()

@@ -139,3 +139,19 @@ def test_infinite_losses_are_drawn_without_a_warning(told, tmp_path):
     metrics = usual.metrics.copy()
     metrics.loc[metrics.index[-1], ["test_loss", "test_perplexity", "client_test_loss_max", "consensus"]] = np.inf
     assert report.write(replace(usual, metrics=metrics), tmp_path).exists()
+
+
+def test_a_sweep_is_a_curve_or_a_heat_map_of_its_means():
+    import pandas as pd
+
+    from deca_lab.errors import BadInput
+
+    table = pd.DataFrame([{"lr": lr, "feedback": h, "seed": s, "validation_loss": lr + len(h) + s} for lr in (0.1, 0.2)
+                          for h in ("none", "printed") for s in (0, 1)])
+    curve = plots.draw_sweep(table[table["feedback"] == "none"], ["lr"])
+    assert any(np.allclose(y, [4.6, 4.7]) for y in lines(curve))
+    heat = plots.draw_sweep(table, ["lr", "feedback"])
+    np.testing.assert_allclose(heat.axes[0].images[0].get_array(), [[4.6, 7.6], [4.7, 7.7]])
+    assert [label.get_text() for label in heat.axes[0].get_xticklabels()] == ["none", "printed"]
+    with pytest.raises(BadInput, match="one or two"):
+        plots.draw_sweep(table, ["lr", "feedback", "seed"])

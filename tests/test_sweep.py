@@ -57,3 +57,4 @@ def test_command_prints_the_table(capsys, tmp_path):
     said = deca_lab(capsys, "sweep", "--vary", "lr=0.001,0.01", "--seeds", 1, *knobs)
     assert said.code == 0
     assert "validation_loss mean" in said.out
+    assert (tmp_path / "sweep.png").stat().st_size > 5000
