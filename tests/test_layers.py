@@ -168,6 +168,12 @@ def test_only_pictures_load_the_library_for_pictures(module):
     assert not held, [ways[name] for name in held]
 
 
+def test_the_readme_names_every_module():
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    missing = [name for name in LAYERS if name != "__main__" and f"{name}.py" not in text and f"{name}/" not in text]
+    assert not missing, f"say in README.md, The house, what these are for: {', '.join(missing)}"
+
+
 def test_the_package_itself_is_imported_by_none_of_its_modules():
     assert [str(i) for i in FOUND if i.early and i.target == "deca_lab"] == []
 
