@@ -119,7 +119,7 @@ def compare(
     seeds: Annotated[int, typer.Option(help="runs of each method at its learning rate")] = 3,
     budget: Annotated[str, typer.Option(help="what all methods get equally much of: rounds, steps, bytes or flops")] = "steps",
     amount: Annotated[float, typer.Option(help="of the budget; 0 = what --rounds of the first method cost")] = 0.0,
-    rates: Annotated[str, typer.Option(help="grid of learning rates")] = "0.001,0.003,0.01",
+    rates: Annotated[str, typer.Option(help="grid of learning rates")] = "0.0003,0.001,0.003,0.01,0.03",
     **knobs: Any,  # noqa: ANN401 - one of each knob's type
 ) -> None:
     """Run several methods with equal budgets on the same seeds, and write a table, curves and a page."""
@@ -132,7 +132,8 @@ def compare(
     score, higher = cp.score_of(asked.base.task)
     page = compare_report.write(asked, table, out, score, higher)
     shown = [cp.summary(table, score), cp.paired(table, score, higher)]
-    typer.echo("\n\n".join([*(part.to_string(index=False) for part in shown), f"page: {page}"]))
+    edge = [f"chosen at the edge of the grid, so perhaps not best: {', '.join(cp.at_edge(table))}"] if cp.at_edge(table) else []
+    typer.echo("\n\n".join([*(part.to_string(index=False) for part in shown), *edge, f"page: {page}"]))
 
 
 def numbers(text: str, argument: str) -> list[float]:

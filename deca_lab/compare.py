@@ -32,7 +32,7 @@ class Comparison:
     base: RunConfig
     methods: tuple[str, ...]
     seeds: int = 3
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     budget: str = "steps"
     amount: float = 0.0
 
@@ -147,6 +147,13 @@ def _difference(a: str, b: str, gaps: pd.Series, higher: bool, confidence: float
     better = a if (mean > 0) == higher else b
     return {"first": a, "second": b, "seeds": n, "difference": mean, "low": mean - half, "high": mean + half,
             "verdict": f"{better} is better" if decided else "undecided"}
+
+
+def at_edge(table: pd.DataFrame) -> list[str]:
+    """Return the methods whose chosen rate is the smallest or largest of the grid: theirs may lie beyond it."""
+    rates = sorted(set(table["lr"]))
+    chosen = table[table["chosen"] & table["lr"].isin([rates[0], rates[-1]])]
+    return list(dict.fromkeys(chosen["method"])) if len(rates) > 2 else []
 
 
 def curves(out: Path, table: pd.DataFrame) -> dict[str, list[history.History]]:

@@ -75,5 +75,5 @@ def render(asked: cp.Comparison, table: pd.DataFrame, means: pd.DataFrame, gaps:
     return environment.get_template("compare.html.j2").render(
         asked=asked, score=score.replace("_", " "), means=means.to_dict("records"), gaps=gaps.to_dict("records"),
         grid=[(method, list(row)) for method, row in zip(grid.index, grid.to_numpy().tolist(), strict=True)],
-        rates=[f"{rate:g}" for rate in grid.columns], number=plots.number, size=plots.size,
+        rates=[f"{rate:g}" for rate in grid.columns], edge=cp.at_edge(table), number=plots.number, size=plots.size,
         picture=base64.b64encode(BytesIO(picture).getvalue()).decode())

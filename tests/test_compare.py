@@ -154,3 +154,10 @@ def test_command_writes_the_page(capsys, tmp_path):
     assert "compare.html" in said.out
     assert deca_lab(capsys, "compare", *options(out=tmp_path, methods="deca,deca")).code == 2
     assert deca_lab(capsys, "compare", *options(out=tmp_path, rates="fast")).code == 2
+
+
+def test_a_rate_at_the_edge_of_the_grid_is_said():
+    table = pd.DataFrame({"method": ["a", "a", "a", "b", "b", "b"], "lr": [1, 2, 3] * 2,
+                          "chosen": [False, True, False, False, False, True]})
+    assert compare.at_edge(table) == ["b"]
+    assert compare.at_edge(table[table["lr"] < 3]) == []
