@@ -130,10 +130,19 @@ def take(examples: Examples, chosen: np.ndarray | Tensor) -> Examples:
 
 
 def spread(labels: Tensor, limit: int) -> np.ndarray:
-    """At most `limit` indices (sorted) spread evenly over the examples in the order of their labels."""
+    """At most `limit` indices (sorted) spread evenly over the examples in the order of their labels.
+
+    Where the limit allows, each label has one at least, in the place of one of the label that has most.
+    """
     check(limit >= 1, "limit", limit, "at least 1")
-    order, kept = np.argsort(labels.cpu().numpy(), kind="stable"), min(limit, len(labels))
-    return np.sort(order[np.arange(kept) * len(labels) // max(kept, 1)])
+    held, kept = labels.cpu().numpy(), min(limit, len(labels))
+    order = np.argsort(held, kind="stable")
+    chosen = order[np.arange(kept) * len(held) // max(kept, 1)]
+    for rare in np.setdiff1d(held, held[chosen])[: max(kept - len(np.unique(held[chosen])), 0)]:
+        names, counts = np.unique(held[chosen], return_counts=True)
+        given_up = np.flatnonzero(held[chosen] == names[counts.argmax()])[-1]
+        chosen[given_up] = np.flatnonzero(held == rare)[0]
+    return np.sort(chosen)
 
 
 def batch(clients: Sequence[Examples], batch_size: int, seed: int, step: int) -> Pair:

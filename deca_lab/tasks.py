@@ -135,7 +135,7 @@ def classify_task(ask: Ask) -> Task:
     missing = [name for i, name in enumerate(words) if i not in sets.test.labels]
     if missing:
         raise BadInput(f"the test set of {len(sets.test.labels)} examples has none of the label(s) {listed(missing)}: "
-                       "take a larger test_share, more test examples, or fewer labels")
+                       "take a larger test_share, more test examples (eval_windows), or fewer labels")
     logits, ids = logits_of(ask.model), torch.tensor(list(words.values()), device=ask.device)
 
     def score(params: Params, examples: Examples) -> dict[str, Tensor]:

@@ -76,7 +76,8 @@ def test_it_is_committed_clean(path):
     assert counts == list(range(1, len(counts) + 1)), "run it from top to bottom once"
     assert not [o for o in outputs(path) if o["output_type"] == "error" or o.get("name") == "stderr"]
     assert path.stat().st_size <= 300_000
-    assert not re.search(r"(/home/|/root/|/work/|/tmp/|[A-Z]:\\\\Users)", path.read_text())
+    assert str(HOUSE) not in path.read_text()
+    assert not re.search(r"(/home/|/Users/|/tmp/|[A-Z]:\\\\Users)", path.read_text())
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -536,3 +536,11 @@ def test_training_lifts_accuracy_above_chance(tiny, which):
     found = task.score({k: p.detach()[None] for k, p in leaves.items()})
     assert found["accuracy"] > 0.8  # chance: a third
     assert found["macro_f1"] > 0.8
+
+
+def test_a_rare_label_keeps_an_example_where_the_limit_allows():
+    labels = torch.tensor([0] * 50 + [1] * 2 + [2] * 40 + [3] * 1)
+    chosen = examples_.spread(labels, 8)
+    assert len(set(chosen.tolist())) == 8
+    assert set(labels[chosen].tolist()) == {0, 1, 2, 3}
+    assert len(examples_.spread(labels, 2)) == 2
