@@ -26,7 +26,7 @@ def problem(n=N, d=D, seed=0, noise=0.0, same=False):
     b = torch.from_numpy(rng.standard_normal((1 if same else n, d)).repeat(n if same else 1, 0) * 3)
     x0 = torch.from_numpy(rng.standard_normal(d)).repeat(n, 1)
     whole = quadratics(A, b, x0, noise, seed)
-    cuts = {"a": slice(0, 2), "b": slice(2, 3), "c": slice(3, d)}
+    cuts = {"a": slice(0, 2), "b": slice(2, 4), "c": slice(4, d)}             # equal widths: a mixed-up block is no error
 
     def loss(params, batch):
         return whole.loss({"x": torch.cat([params[name] for name in cuts])}, batch)
@@ -36,7 +36,7 @@ def problem(n=N, d=D, seed=0, noise=0.0, same=False):
 
 THREE = (Block("a", ("a",)), Block("b", ("b",)), Block("c", ("c",)))
 WHOLE = (Block("all", ("a", "b", "c")),)
-COORDINATES = [[0, 1], [2], [3, 4, 5]]
+COORDINATES = [[0, 1], [2, 3], [4, 5]]
 
 PRINTED = Feedback(SIGNALS["printed"], SCALES["raw"], 0.9, 0.9)
 ring = topology("ring", N)
