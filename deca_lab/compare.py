@@ -1,10 +1,10 @@
 """Methods side by side: the same start, shards, budget and seeds, each at the learning rate that validation chose."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -38,21 +38,30 @@ class Comparison:
 
 
 def compare(asked: Comparison, out: Path, say: Say = lambda line: None) -> pd.DataFrame:
-    """Run all arms and return one row a run: method, seed, lr, whether it is the chosen rate, and the last measurement.
+    """Run every method as an arm with the same budget, and return one row a run, as `run_arms` does.
 
-    Every rate of the grid is tried on the first seed, with the full budget; the one with the lowest validation loss is
-    then run on the other seeds. Each arm has a run folder under `out`/arms: finished ones are kept, a broken one is
-    resumed. Raises BadInput where no arm can meet the budget or a name is unknown.
+    Raises BadInput where no arm can meet the budget or a name is unknown.
     """
-    check(asked.seeds >= 1, "seeds", asked.seeds, "1 or more")
-    check(len(asked.rates) > 0, "rates", asked.rates, "one learning rate or more")
     arms = {method: replace(arm(asked.base, method), rounds=rounds) for method, rounds in rounds_of(asked).items()}
+    return run_arms(arms, asked.seeds, asked.rates, out, say)
+
+
+def run_arms(arms: Mapping[str, RunConfig], seeds: int, rates: Sequence[float], out: Path,
+             say: Say = lambda line: None) -> pd.DataFrame:
+    """Run named configs and return one row a run: arm, seed, lr, whether that rate was chosen, and the last measurement.
+
+    Every rate is tried on the first seed; the one with the lowest validation loss is then run on the other seeds. Each
+    run has a folder under `out`/arms: finished ones are kept, a broken one is resumed. Raises BadInput for a number out
+    of range, and where a folder holds another run.
+    """
+    check(seeds >= 1, "seeds", seeds, "1 or more")
+    check(len(rates) > 0, "rates", rates, "one learning rate or more")
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    for config in arms.values():
-        tried = [_row(replace(config, lr=rate), out, say) for rate in asked.rates]
+    for name, config in arms.items():
+        tried = [_row(name, replace(config, lr=rate), out, say) for rate in rates]
         best = min(tried, key=lambda row: float(row["validation_loss"]))["lr"]
-        others = [_row(replace(config, lr=best, seed=config.seed + i), out, say) for i in range(1, asked.seeds)]
+        others = [_row(name, replace(config, lr=best, seed=config.seed + i), out, say) for i in range(1, seeds)]
         rows += [{**row, "chosen": row["lr"] == best} for row in [*tried, *others]]
         write_whole(out / "runs.csv", pd.DataFrame(rows).to_csv(index=False))
     return pd.DataFrame(rows)
@@ -82,10 +91,10 @@ def rounds_of(asked: Comparison) -> dict[str, int]:
     return {method: int(amount // price) for method, price in costs.items()}
 
 
-def _row(config: RunConfig, out: Path, say: Say) -> dict[str, Any]:
-    """Return the row of one arm, from its folder where it has finished."""
-    folder = out / "arms" / f"{config.method}-lr{config.lr:g}-seed{config.seed}"
-    known: dict[str, Any] = {"method": config.method, "seed": config.seed, "lr": config.lr}
+def _row(name: str, config: RunConfig, out: Path, say: Say) -> dict[str, Any]:
+    """Return the row of one run, from its folder where it has finished."""
+    folder = folder_of(out, name, config.lr, config.seed)
+    known: dict[str, Any] = {"arm": name, "seed": config.seed, "lr": config.lr}
     try:
         told = _finished(config, folder)
     except Diverged as error:
@@ -96,6 +105,11 @@ def _row(config: RunConfig, out: Path, say: Say) -> dict[str, Any]:
     return {**known, **{str(name): value for name, value in last.items()}, "rounds": config.rounds,
             "seconds": float(told.timings["seconds"].iloc[-1]), "memory": memory["measured_peak"] + memory["shared"],
             "parameters": told.summary["parameters"]}
+
+
+def folder_of(out: Path, arm: str, lr: float, seed: int) -> Path:
+    """Return the run folder of an arm's run in a comparison's folder."""
+    return out / "arms" / f"{arm}-lr{lr:g}-seed{seed}"
 
 
 def _finished(config: RunConfig, folder: Path) -> history.History:
@@ -119,49 +133,61 @@ def score_of(task: str) -> tuple[str, bool]:
 
 
 def summary(table: pd.DataFrame, score: str) -> pd.DataFrame:
-    """Return mean and standard deviation over seeds of each method at its chosen rate, in the order given."""
+    """Return mean and standard deviation over seeds of each arm at its chosen rate, in the order given."""
     chosen = table[table["chosen"]]
-    grouped = chosen.groupby("method", sort=False)
+    grouped = chosen.groupby("arm", sort=False)
     means = grouped[[score, "bytes_sent", "seconds", "memory", "parameters", "lr", "step"]].mean()
     return means.assign(sd=grouped[score].std(), seeds=grouped.size()).reset_index()
 
 
-def paired(table: pd.DataFrame, score: str, higher: bool = False, confidence: float = 0.95) -> pd.DataFrame:
-    """Return the differences of each pair of methods on the same seeds: mean, t interval, and what it says.
-
-    The interval is Student's on the paired differences (first minus second); with fewer than two seeds there is none.
-    """
-    by_seed = table[table["chosen"]].pivot_table(index="seed", columns="method", values=score, sort=False)
-    names = list(dict.fromkeys(table["method"]))
+def paired(table: pd.DataFrame, score: str, higher: bool = False) -> pd.DataFrame:
+    """Return the differences of each pair of arms on the same seeds: mean, t interval, and what it says."""
+    names = list(dict.fromkeys(table["arm"]))
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1:]]
-    return pd.DataFrame([_difference(a, b, by_seed[a] - by_seed[b], higher, confidence) for a, b in pairs])
+    return pd.DataFrame([_pair(table, a, b, score, higher) for a, b in pairs])
 
 
-def _difference(a: str, b: str, gaps: pd.Series, higher: bool, confidence: float) -> dict[str, object]:
-    from scipy.stats import t
-
-    gaps = gaps.dropna()
-    n, mean = len(gaps), float(gaps.mean())
-    half = float(t.ppf(0.5 + confidence / 2, n - 1) * gaps.std() / n**0.5) if n > 1 else float("nan")
-    decided = abs(mean) > half
-    better = a if (mean > 0) == higher else b
-    return {"first": a, "second": b, "seeds": n, "difference": mean, "low": mean - half, "high": mean + half,
+def _pair(table: pd.DataFrame, a: str, b: str, score: str, higher: bool) -> dict[str, object]:
+    found = difference(table, a, b, score)
+    decided = found.low > 0 or found.high < 0
+    better = a if (found.mean > 0) == higher else b
+    return {"first": a, "second": b, "seeds": found.seeds, "difference": found.mean, "low": found.low, "high": found.high,
             "verdict": f"{better} is better" if decided else "undecided"}
 
 
+class Difference(NamedTuple):
+    """A paired difference, first arm minus second: mean over the seeds that both have, and Student's interval."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+def difference(table: pd.DataFrame, first: str, second: str, score: str, confidence: float = 0.95) -> Difference:
+    """Return the paired difference of two arms at their chosen rates; NaN for its ends with fewer than two seeds."""
+    from scipy.stats import t
+
+    by_seed = table[table["chosen"]].pivot_table(index="seed", columns="arm", values=score, sort=False)
+    gaps = (by_seed[first] - by_seed[second]).dropna()
+    n, mean = len(gaps), float(gaps.mean())
+    half = float(t.ppf(0.5 + confidence / 2, n - 1) * gaps.std() / n**0.5) if n > 1 else float("nan")
+    return Difference(mean, mean - half, mean + half, n)
+
+
 def at_edge(table: pd.DataFrame) -> list[str]:
-    """Return the methods whose chosen rate is the smallest or largest of the grid: theirs may lie beyond it."""
+    """Return the arms whose chosen rate is the smallest or largest of the grid: theirs may lie beyond it."""
     rates = sorted(set(table["lr"]))
     chosen = table[table["chosen"] & table["lr"].isin([rates[0], rates[-1]])]
-    return list(dict.fromkeys(chosen["method"])) if len(rates) > 2 else []
+    return list(dict.fromkeys(chosen["arm"])) if len(rates) > 2 else []
 
 
 def curves(out: Path, table: pd.DataFrame) -> dict[str, list[history.History]]:
-    """Return the histories of each method's runs at the chosen rate, for the learning curves."""
+    """Return the histories of each arm's runs at the chosen rate, for the learning curves."""
     chosen = table[table["chosen"] & table["step"].notna()]
-    named: dict[str, list[history.History]] = {method: [] for method in dict.fromkeys(chosen["method"])}
-    for row in chosen.itertuples():
-        named[str(row.method)].append(history.load(out / "arms" / f"{row.method}-lr{row.lr:g}-seed{row.seed}"))
+    named: dict[str, list[history.History]] = {arm: [] for arm in dict.fromkeys(chosen["arm"])}
+    for row in chosen.to_dict("records"):
+        named[row["arm"]].append(history.load(folder_of(out, row["arm"], row["lr"], row["seed"])))
     return named
 
 

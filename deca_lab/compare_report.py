@@ -71,7 +71,7 @@ def render(asked: cp.Comparison, table: pd.DataFrame, means: pd.DataFrame, gaps:
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
-    grid = table[table["seed"] == asked.base.seed].pivot_table(index="method", columns="lr", values="validation_loss", sort=False)
+    grid = table[table["seed"] == asked.base.seed].pivot_table(index="arm", columns="lr", values="validation_loss", sort=False)
     return environment.get_template("compare.html.j2").render(
         asked=asked, score=score.replace("_", " "), means=means.to_dict("records"), gaps=gaps.to_dict("records"),
         grid=[(method, list(row)) for method, row in zip(grid.index, grid.to_numpy().tolist(), strict=True)],

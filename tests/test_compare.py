@@ -54,14 +54,14 @@ def test_flops_by_hand():
 
 
 def test_the_rate_is_chosen_by_validation_never_by_test(monkeypatch, tmp_path):
-    def row(config, out, say):
-        return {"method": config.method, "seed": config.seed, "lr": config.lr, "step": 1,
+    def row(name, config, out, say):
+        return {"arm": name, "seed": config.seed, "lr": config.lr, "step": 1,
                 "validation_loss": config.lr, "test_loss": -config.lr}
 
     monkeypatch.setattr(compare, "_row", row)
     table = compare.compare(replace(ASKED, budget="rounds"), tmp_path)
     assert set(table[table["chosen"]]["lr"]) == {1e-3}
-    assert table.groupby("method").size().tolist() == [3, 3, 3]           # two rates on the first seed, one on the second
+    assert table.groupby("arm").size().tolist() == [3, 3, 3]           # two rates on the first seed, one on the second
 
 
 def test_finished_arms_are_kept_and_a_broken_one_goes_on(done, monkeypatch):
@@ -86,7 +86,7 @@ def test_paired_intervals_are_scipys():
 
     rng = np.random.default_rng(0)
     a, b = rng.normal(1.0, 0.1, 5), rng.normal(1.2, 0.1, 5)
-    table = pd.DataFrame({"method": ["x"] * 5 + ["y"] * 5, "seed": [*range(5)] * 2, "chosen": True, "test_loss": [*a, *b]})
+    table = pd.DataFrame({"arm": ["x"] * 5 + ["y"] * 5, "seed": [*range(5)] * 2, "chosen": True, "test_loss": [*a, *b]})
     got = compare.paired(table, "test_loss").iloc[0]
     want = ttest_rel(a, b).confidence_interval(0.95)
     assert (got["low"], got["high"]) == pytest.approx((want.low, want.high))
@@ -133,7 +133,7 @@ def test_the_page_holds_table_differences_curves_and_grid(done):
         assert row.verdict in text
     assert text.count("data:image/png;base64,") == 1
     assert "http" not in text
-    assert pd.read_csv(out / "table.csv")["method"].tolist() == ["deca", "dec-lora", "badam"]
+    assert pd.read_csv(out / "table.csv")["arm"].tolist() == ["deca", "dec-lora", "badam"]
     assert len(pd.read_csv(out / "differences.csv")) == 3
 
 
@@ -157,7 +157,7 @@ def test_command_writes_the_page(capsys, tmp_path):
 
 
 def test_a_rate_at_the_edge_of_the_grid_is_said():
-    table = pd.DataFrame({"method": ["a", "a", "a", "b", "b", "b"], "lr": [1, 2, 3] * 2,
+    table = pd.DataFrame({"arm": ["a", "a", "a", "b", "b", "b"], "lr": [1, 2, 3] * 2,
                           "chosen": [False, True, False, False, False, True]})
     assert compare.at_edge(table) == ["b"]
     assert compare.at_edge(table[table["lr"] < 3]) == []
