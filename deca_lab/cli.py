@@ -145,6 +145,30 @@ def numbers(text: str, argument: str) -> list[float]:
 
 
 @app.command()
+def claims(
+    out: Annotated[Path, typer.Option(help="folder of the examination; an interrupted one goes on there")],
+    only: Annotated[str, typer.Option(help="claims separated by commas (deca-lab list claims); all when empty")] = "",
+    seeds: Annotated[int, typer.Option(help="runs of each arm at its learning rate, at least 2")] = 5,
+    rates: Annotated[str, typer.Option(help="grid of learning rates")] = "0.001,0.003,0.01,0.03,0.1",
+) -> None:
+    """Examine the papers' claims on small models, each with an interval and a verdict, and write a page.
+
+    All of them take an hour or two on a laptop; finished runs are kept, so that it may be broken off.
+    """
+    from deca_lab import claims as cl
+    from deca_lab import plots
+
+    chosen = [name.strip() for name in only.split(",") if name.strip()] or list(cl.CLAIMS)
+    grid = tuple(dict.fromkeys(numbers(rates, "rates")))
+    verdicts = cl.examine(out, chosen, seeds, grid, say=lambda line: typer.echo(line, err=True))
+    write_whole(out / "claims.png", plots.png(plots.draw_claims(verdicts)))
+    write_whole(out / "claims.md", cl.page(verdicts))
+    for row in verdicts.itertuples():
+        typer.echo(f"{row.verdict:<10} {row.gain:+.4f} ({row.low:+.4f} to {row.high:+.4f})  {row.says}")
+    typer.echo(f"page: {out / 'claims.md'}")
+
+
+@app.command()
 @with_knobs()
 def sweep(
     vary: Annotated[list[str], typer.Option(help="a knob and its values, such as b1=0.5,0.9; may be given again")],

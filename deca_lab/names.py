@@ -8,6 +8,7 @@ def tables() -> dict[str, dict[str, str]]:
     """Return {table: {name: a few words}}."""
     from deca_lab import (
         blocks,
+        claims,
         clients,
         corpora,
         graphs,
@@ -37,6 +38,7 @@ def tables() -> dict[str, dict[str, str]]:
                       **_first_lines({name: signal for name, signal in moments.SIGNALS.items() if signal})},
         "feedback-scales": _first_lines(moments.SCALES),
         "schedules": _first_lines(train.SCHEDULES),
+        "claims": {name: claim.says for name, claim in claims.CLAIMS.items()},
         "engines": _first_lines(clients.ENGINES),
     }
 

@@ -18,12 +18,12 @@ LAYERS = [  # from the ground up: a module may import what stands above it in th
     "blocks", "moments", "clients", "problems", "models",
     "nf4", "adapters", "factors", "examples", "scores", "tasks", "optimisers", "train", "metrics", "ledger", "checkpoint",
     "bounds",
-    "lab", "history", "runs", "sweep", "compare", "progress", "export", "pretrain",
+    "lab", "history", "runs", "sweep", "compare", "claims", "progress", "export", "pretrain",
     "plots", "jupyter", "exercises", "report", "compare_report", "names", "cli", "__main__",
 ]
 HEAVY = {"transformers", "datasets", "matplotlib", "peft", "papermill", "pandas", "IPython", "ipywidgets", "cvxpy", "tqdm",
          "safetensors"}
-ALLOWED = {*((module, "pandas") for module in ("history", "runs", "sweep", "compare", "compare_report", "plots")),
+ALLOWED = {*((module, "pandas") for module in ("history", "runs", "sweep", "compare", "claims", "compare_report", "plots")),
            ("plots", "matplotlib")}
 LIGHT = {"cli", "runconfig", "__init__"}
 
