@@ -30,17 +30,14 @@ class Claim(NamedTuple):
     margin: float = 0.0
 
 
-CLASSIFY = {"task": "classify", "batch": 4, "eval_windows": 200}
 LORA = {"rounds": 6}                                       # rounds of one block: 96 inner steps, as DECA's one round of six
-TWO = {**CLASSIFY, **LORA, "clients": 3, "topology": "complete", "labels": "asyncio,email"}
+TWO = {**LORA, "clients": 3, "topology": "complete", "labels": "asyncio,email", "split": "shares"}
 
 ARMS: dict[str, tuple[str, Mapping[str, Any]]] = {         # name: (method, knobs that differ from BASE)
     "deca": ("deca", {}),
     "dec-lora": ("dec-lora", LORA),
     "decaf": ("decaf", LORA),
     "dec-adapter": ("dec-adapter", LORA),
-    **{f"{method}-classify": (method, {**CLASSIFY, **({} if method == "deca" else LORA)})
-       for method in ("deca", "dec-lora", "decaf", "dec-adapter")},
     "deca-none": ("deca-no-feedback", {}),
     "deca-trivial": ("deca-trivial", {}),
     "deca-b1-0.9": ("deca", {"b1": 0.9}),
@@ -56,21 +53,17 @@ ARMS: dict[str, tuple[str, Mapping[str, Any]]] = {         # name: (method, knob
     "dec-lora-k5": ("dec-lora", {**LORA, "mix_every": 5}),
     "dec-lora-iid": ("dec-lora", {**LORA, "split": "iid"}),
     "deca-iid": ("deca", {"split": "iid"}),
-    "dec-lora-two-skewed": ("dec-lora", {**TWO, "split": "shares", "shares": "0.15,0.85; 0.85,0.15; 0.5,0.5"}),
-    "dec-lora-two-even": ("dec-lora", {**TWO, "split": "shares", "shares": "0.5,0.5; 0.5,0.5; 0.5,0.5"}),
+    "dec-lora-two-skewed": ("dec-lora", {**TWO, "shares": "0.15,0.85; 0.85,0.15; 0.5,0.5"}),
+    "dec-lora-two-even": ("dec-lora", {**TWO, "shares": "0.5,0.5; 0.5,0.5; 0.5,0.5"}),
 }
 
 DECA, DEC_LORA = "DECA (arXiv 2606.03209)", "Dec-LoRA (arXiv 2501.15361)"
-NATS, SHARE = 0.02, 0.05        # margins of "as good as", fixed beforehand: nats per byte, accuracy
+NATS = 0.02                     # margin of "as good as", fixed beforehand: nats per byte
 
 CLAIMS: dict[str, Claim] = {
     "methods-lora": Claim("DECA is better than Dec-LoRA", f"{DECA}: 79.32 against 75.52", "deca", "dec-lora"),
     "methods-decaf": Claim("DECA is better than DeCAF", f"{DECA}: 79.32 against 62.15", "deca", "decaf"),
     "methods-adapter": Claim("DECA is better than Dec-Adapter", f"{DECA}: 79.32 against 76.37", "deca", "dec-adapter"),
-    **{f"classify-{name}": Claim(f"DECA classifies better than {title}", f"{DECA}: 79.32 against {score}", "deca-classify",
-                                 f"{other}-classify")
-       for name, title, score, other in (("lora", "Dec-LoRA", 75.52, "dec-lora"), ("decaf", "DeCAF", 62.15, "decaf"),
-                                         ("adapter", "Dec-Adapter", 76.37, "dec-adapter"))},
     "feedback": Claim("the feedback helps (our b1 = 0.99)", f"{DECA}: 79.32 against 73.09", "deca", "deca-none"),
     "feedback-b1": Claim("the feedback helps (b1 = 0.9)", f"{DECA}: 79.32 against 73.09", "deca-b1-0.9", "deca-none"),
     "feedback-downhill": Claim("the feedback helps (downhill, over lr, b1 = b2 = 0.9: not the paper's form)",
@@ -95,7 +88,7 @@ CLAIMS: dict[str, Claim] = {
     "local-steps": Claim("mixing every 5 steps is as good as every step", f"{DEC_LORA}: 94.61 (K = 5) against 93.81",
                          "dec-lora-k5", "dec-lora", NATS),
     "skew-two": Claim("label shares .15/.85, .85/.15, .5/.5 do as well as even ones", f"{DEC_LORA}: three clients",
-                      "dec-lora-two-skewed", "dec-lora-two-even", SHARE),
+                      "dec-lora-two-skewed", "dec-lora-two-even", NATS),
     "skew-lora": Claim("Dec-LoRA on Dirichlet(0.25) shards is as good as on IID ones", f"{DEC_LORA}: heterogeneous data",
                        "dec-lora", "dec-lora-iid", NATS),
     "skew-deca": Claim("DECA on Dirichlet(0.25) shards is as good as on IID ones", f"{DECA}: non-IID data", "deca", "deca-iid",
@@ -165,8 +158,9 @@ PAGE = """# The papers' claims at small scale
 Written by `deca-lab claims`, from {seeds} seeds an arm: {told}.
 
 Every claim compares two arms that differ in what the claim is about, on the same seeds, each at the learning rate that
-validation chose. The scores are nats per byte on the common test text (lower is better), or accuracy where it says
-"classif" or "label shares". *Gain* is by how much the first arm did better, with a paired 95 % interval of Student's.
+validation chose. The scores are nats per byte on the common test text (lower is better); the papers report accuracies, but
+so small a model classifies hardly better than chance after 96 steps, and chance decides nothing. *Gain* is by how much
+the first arm did better, with a paired 95 % interval of Student's.
 *Agree*: the whole interval is on the claim's side; *disagree*: all of it is on the other; *undecided*: neither. Where a
 claim is "as good as", its side begins at minus the margin, which was fixed before the runs. One in twenty intervals
 misses by chance. One small byte model, one kind of text, 96 inner steps: a disagreement is a finding about these

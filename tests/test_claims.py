@@ -17,7 +17,7 @@ from deca_lab.runconfig import RunConfig
 TINY = RunConfig(**{**SMALL, "inner_steps": 2})
 
 
-def table(first, second, gaps, name="methods-lora", score="test_loss"):
+def table(first, second, gaps, score="test_loss"):
     """Return runs in which the second arm's score lies `gaps` above the first's, plus a rate that was not chosen."""
     rows = [{"arm": arm, "seed": i, "lr": 1.0, "chosen": True, score: value + gap * (arm == second)}
             for i, (value, gap) in enumerate(zip(np.linspace(1, 2, len(gaps)), gaps, strict=True)) for arm in (first, second)]
@@ -40,9 +40,9 @@ def test_verdicts_of_an_as_good_as_claim_begin_at_minus_the_margin(gaps, verdict
     assert judge("quantised", table("dec-lora-nf4", "dec-lora", gaps))["verdict"] == verdict
 
 
-def test_a_higher_accuracy_is_a_gain():
-    names = CLAIMS["classify-lora"].first, CLAIMS["classify-lora"].second
-    found = judge("classify-lora", table(*names, [-0.1, -0.11, -0.12], score="test_accuracy"))
+def test_a_higher_accuracy_is_a_gain(monkeypatch):
+    monkeypatch.setitem(ARMS, "deca", ("deca", {"task": "classify"}))
+    found = judge("methods-lora", table("deca", "dec-lora", [-0.1, -0.11, -0.12], score="test_accuracy"))
     assert (found["verdict"], found["gain"]) == ("agree", pytest.approx(0.11))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Bound(NamedTuple):
-    """One claim lhs <= rhs, evaluated.
+    """One claim lhs <= rhs, or lhs = rhs where `equal`, evaluated.
 
     `lhs`, `rhs`: float64 arrays along `axis` ("step", "mixing"), whose first entry is number `first`; or floats.
     `rounding`: what float64 may lose in either side, absolute, with the same shape or a float; 0 where nothing is said.
@@ -19,6 +19,7 @@ class Bound(NamedTuple):
     axis: str = "step"
     first: int = 1
     rounding: np.ndarray | float = 0.0
+    equal: bool = False
 
     @property
     def at(self) -> np.ndarray:
@@ -31,10 +32,12 @@ class Bound(NamedTuple):
         return bool(np.isfinite(self.lhs).all() and np.isfinite(self.rhs).all() and np.isfinite(self.rounding).all())
 
     def within(self, rtol: float = 1e-9) -> np.ndarray:
-        """Return for each entry whether lhs <= rhs (1 + rtol) + rounding; never where either side is not finite."""
+        """Return for each entry whether lhs <= rhs (1 + rtol) + rounding, and from below where `equal`; never if not finite."""
         lhs, rhs, rounding = map(np.atleast_1d, np.broadcast_arrays(self.lhs, self.rhs, self.rounding))
         there = np.isfinite(lhs) & np.isfinite(rhs) & np.isfinite(rounding)
-        return there & (np.where(there, lhs, 1.0) <= np.where(there, rhs * (1 + rtol) + rounding, 0.0))
+        lhs, rhs, rounding = (np.where(there, side, 0.0) for side in (lhs, rhs, rounding))
+        above, slack = lhs - rhs, rtol * np.abs(rhs) + rounding
+        return there & ((np.abs(above) if self.equal else above) <= slack)
 
     def holds(self, rtol: float = 1e-9) -> bool:
         """Say whether the claim held at every entry. No entry at all, or one that is not finite, is no evidence."""
