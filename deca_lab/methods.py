@@ -25,6 +25,8 @@ METHODS: dict[str, Method] = {
     "deca": Method("block-wise Adam, adapt then combine, consensus feedback into the moments (DECA)", {"optimiser": "adam"}),
     "deca-no-feedback": Method("DECA's ablation without the feedback", {"optimiser": "adam", "feedback": "none"}),
     "deca-trivial": Method("DECA's ablation whose stored moments hold the feedback alone", {"optimiser": "adam-trivial"}),
+    "deca-mixed": Method("DECA with second moments mixed as well, which repairs its bias; twice the traffic (of this lab)",
+                         {"optimiser": "adam-mixed"}),
     "d-sgd": Method("decentralised SGD, all parameters at once", {**WHOLE, "optimiser": "sgd"}),
     "d-adam": Method("decentralised Adam, all parameters at once, moments kept", {**WHOLE, "optimiser": "adam"}),
     "qg-sgdm": Method("SGD with quasi-global momentum (Lin et al. 2021)", {**WHOLE, "optimiser": "qg-sgd", "momentum": 0.9}),

@@ -55,6 +55,24 @@ def _fed(feedback: mo.Feedback, state: mo.Moments, x: Tensor, x_new: Tensor, lr:
     return mo.feed_(state, x, x_new, lr, feedback)
 
 
+def mixed_adam(decays: mo.Adam, feedback: mo.Feedback) -> Optimiser:
+    """DECA's Adam whose second moments are mixed with the neighbours' before each step: twice the traffic.
+
+    Every client then divides by nearly the same number, so the mean model moves along the mean of the first moments; with
+    second moments of their own the clients' steps need not average to a descent (theory/deca_descent.ipynb).
+    """
+
+    def direction_(state: mo.Moments, g: Tensor, mix: Mix) -> tuple[Tensor, mo.Moments]:
+        steps = state.steps + 1
+        m = state.m.lerp_(g, 1 - decays.a1)
+        v = state.v.mul_(decays.a2).addcmul_(g, g, value=1 - decays.a2)
+        v.copy_(mix(v)).clamp_(min=0)                       # a W with negative shares must not make a root of them
+        root = v.sqrt().mul_((1 - decays.a2**steps) ** -0.5).add_(decays.eps)
+        return torch.div(m, root, out=root).mul_(1 / (1 - decays.a1**steps)), mo.Moments(m, v, steps)
+
+    return Optimiser(mo.Moments, mo.start, direction_, partial(_fed, feedback), mixed=1)
+
+
 def quasi_global_adam(decays: mo.Adam, feedback: mo.Feedback, corrected: bool = True) -> Optimiser:
     """Adam whose stored moments are fed by the signal alone; the local gradient enters the direction only.
 
@@ -207,6 +225,11 @@ def _adam(knobs: Knobs) -> Optimiser:
     return adam(knobs.adam, knobs.feedback)
 
 
+def _mixed(knobs: Knobs) -> Optimiser:
+    """DECA's Adam with second moments that are mixed too: twice the traffic, and the clients divide by nearly the same."""
+    return mixed_adam(knobs.adam, knobs.feedback)
+
+
 def _trivial(knobs: Knobs) -> Optimiser:
     """Adam whose stored moments hold the feedback alone: DECA's "trivial" ablation."""
     return quasi_global_adam(knobs.adam, knobs.feedback)
@@ -239,6 +262,7 @@ def _local_amsgrad(knobs: Knobs) -> Optimiser:
 
 OPTIMISERS: dict[str, Callable[[Knobs], Optimiser]] = {
     "adam": _adam,
+    "adam-mixed": _mixed,
     "adam-trivial": _trivial,
     "qg-adam": _qg_adam,
     "sgd": _sgd,

@@ -97,6 +97,19 @@ def test_trivial_feedback_stores_the_signal_alone(signal):
 
 
 @pytest.mark.parametrize("mixing", [W, SKEW], ids=["ring", "skew"])
+@pytest.mark.parametrize("signal", ["none", "printed"])
+def test_mixed_second_moments(signal, mixing):
+    x, m, v, fed = problem()[2], np.zeros((N, D)), np.zeros((N, D)), signal == "printed"
+    for t in range(1, STEPS + 1):
+        g = gradients(x)
+        m, v = 0.9 * m + 0.1 * g, mixed(mixing, 0.99 * v + 0.01 * g**2)
+        new = mixed(mixing, x - LR * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8))
+        h = new - x
+        m, v, x = (0.8 * m + 0.2 * h, 0.7 * v + 0.3 * h**2, new) if fed else (m, v, new)
+    agree(ours(opt.mixed_adam(ADAM, Feedback(SIGNALS[signal], SCALES["raw"], 0.8, 0.7)), mixing), x)
+
+
+@pytest.mark.parametrize("mixing", [W, SKEW], ids=["ring", "skew"])
 def test_gradient_tracking_and_its_invariant(mixing):
     x = problem()[2]
     y = g = gradients(x)
@@ -171,6 +184,16 @@ def where_it_ends(optimiser, lr, steps, **knobs):
 def test_decentralised_adam_stops_short_of_the_minimum(lr):
     end = where_it_ends(opt.local_amsgrad(Adam(0.0, 0.0, 1e-8)), lr, round(60 / lr), combine_first=True)
     assert end == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize("signal", ["none", "printed", "downhill"])
+def test_mixed_second_moments_go_to_the_minimum_where_deca_stops_short(signal):
+    fed = Feedback(SIGNALS[signal], SCALES["raw"], 0.99, 0.999)
+    decays = Adam(0.0, 0.5, 1e-8)
+    short = where_it_ends(opt.adam(decays, fed), 0.01, 6000)
+    whole = where_it_ends(opt.mixed_adam(decays, fed), 0.01, 6000)
+    assert abs(short - 1 / 3) > 0.1
+    assert whole == pytest.approx(1 / 3, abs=0.01)
 
 
 @pytest.mark.parametrize("late", [True, False])
