@@ -1,0 +1,79 @@
+"""How far clients drift apart during one visit of a block, with or without DECA's feedback.
+
+Claim       After turn R of a visit of block k: || X'_R ||_F <= rho^R || X'_0 ||_F + lr sqrt(N d_k) sum_{s <= R} rho^(R-s+1) C_s,
+            X' = X - Xbar on the block's columns, X'_0 at the visit's start. All other blocks keep their disagreement exactly.
+Hypotheses  W doubly stochastic; adapt then combine at every step; moments start from zero at the visit, and hold gradients
+            and discrepancies of any kind: C_s is that of `feedback_step`, with b1 = b2 = 1 where there is no feedback.
+Symbols     rho = || W - J ||_2; lr, b1, b2, R: `setting`; N, d_k: from the landscape.
+Source      derived here: one mixing contracts, one step adds at most C_s in each of N d_k coordinates.
+Tight       attained at the first turn of the first visit where two clients pull apart with all their steps (`tug_of_war`).
+Proof       theory/block_consensus.ipynb.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deca_lab import moments as mo
+from deca_lab.bounds.bound import Bound
+from deca_lab.bounds.feedback_step import constants
+from deca_lab.bounds.gossip_contraction import second_singular_value
+from deca_lab.bounds.landscape import Landscape, quadratics, tug_of_war
+from deca_lab.bounds.trace import Setting, trace
+from deca_lab.topology import Topology, topology
+
+SOURCE = "derived here"
+
+
+def block_consensus(landscape: Landscape, setting: Setting) -> Bound:
+    """Return both sides for the active block after every inner step of the library's DECA; the right one restarts at visits.
+
+    Raises BadInput for decays that `feedback_step` does not speak of.
+    """
+    fed = setting.feedback
+    C = constants(setting.inner_steps, setting.adam, *((fed.b1, fed.b2) if fed.signal else (1.0, 1.0)))
+    rho, lhs, rhs, size = second_singular_value(setting.topology.at(0)), [], [], []
+    for step in trace(landscape, setting):
+        if step.turn == 1:
+            allowed = disagreement(step.before[:, step.columns])
+        allowed = rho * (allowed + setting.lr * step.direction.numel() ** 0.5 * float(C[step.turn - 1]))
+        lhs.append(disagreement(step.after[:, step.columns]))
+        rhs.append(allowed)
+        size.append(float(step.after.norm()))
+    rounding = np.finfo(float).eps * len(landscape.data) * np.array(size) * setting.inner_steps   # N sums a mixing, R mixings
+    return Bound(np.array(lhs), np.array(rhs), "consensus within a visit", SOURCE, axis="inner step", rounding=rounding)
+
+
+def others_kept(landscape: Landscape, setting: Setting) -> Bound:
+    """Return the other blocks' disagreement after each inner step beside that before it: equal, to the last bit."""
+    steps, d = trace(landscape, setting), landscape.data.shape[1]
+    rest = [torch.tensor([j for j in range(d) if not step.columns.start <= j < step.columns.stop]) for step in steps]
+    after = [disagreement(step.after[:, held]) for step, held in zip(steps, rest, strict=True)]
+    before = [disagreement(step.before[:, held]) for step, held in zip(steps, rest, strict=True)]
+    return Bound(np.array(after), np.array(before), "the other blocks", SOURCE, axis="inner step", equal=True)
+
+
+def disagreement(X: Tensor) -> float:
+    """Return || X - Xbar ||_F."""
+    return float((X - X.mean(0)).norm())
+
+
+def examples(seed: int = 0) -> dict[str, Bound]:
+    """Return quadratics on a ring, two clients that pull apart, the same with feedback, and the blocks that wait."""
+    ring = Setting(topology("ring", 8), 2, 3, 8, 0.02, seed=seed)
+    pair = Setting(_pair(0.75), 1, 1, 24, 0.02, mo.Adam(eps=1e-12))
+    fed = pair._replace(feedback=mo.Feedback(mo.downhill, mo.raw, 0.9, 0.9))
+    hills, war = quadratics(seed=seed), tug_of_war()
+    return {"quadratics on a ring": block_consensus(hills, ring), "tug of war": block_consensus(war, pair),
+            "tug of war, feedback": block_consensus(war, fed), "blocks that wait": others_kept(hills, ring)}
+
+
+def broken(seed: int = 0) -> Bound:
+    """Return the tug of war with a larger learning rate than the right side is told: steps longer than C_s learning rates."""
+    pair = Setting(_pair(0.75), 1, 1, 24, 0.02, mo.Adam(eps=1e-12))
+    return block_consensus(tug_of_war(), pair)._replace(lhs=block_consensus(tug_of_war(), pair._replace(lr=0.03)).lhs)
+
+
+def _pair(share: float) -> Topology:
+    """Return two clients that keep `share` of their own: rho = 2 share - 1."""
+    return topology(np.array([[share, 1 - share], [1 - share, share]]))
