@@ -86,3 +86,16 @@ def _in_range(adam: mo.Adam) -> None:
     check(0 <= adam.a1 < 1, "a1", adam.a1, "at least 0 and below 1")
     check(0 < adam.a2 < 1, "a2", adam.a2, "above 0 and below 1")
     check(adam.eps >= 0, "eps", adam.eps, "0 or more")
+
+
+def examples(seed: int = 0) -> dict[str, Bound]:
+    """Return wild random gradients and the witness, 200 steps each."""
+    wild = np.random.default_rng([seed, 0xAD]).standard_t(1.1, (200, 4, 25))
+    exact = USUAL._replace(eps=0.0)
+    return {"random gradients": adam_step(wild), "the witness": adam_step(witness(200, exact), exact)}
+
+
+def broken(seed: int = 0) -> Bound:
+    """Return Adam with feedback in its moments, against the constants of moments that hold gradients only."""
+    ones = np.ones((30, 1, 1))
+    return adam_step(ones, h=ones, b1=0.9, b2=0.999)

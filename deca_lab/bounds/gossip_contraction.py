@@ -19,7 +19,7 @@ from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
 from deca_lab.gossip import mixer
 from deca_lab.spectrum import spectrum
-from deca_lab.topology import Topology
+from deca_lab.topology import Topology, topology
 
 SOURCE = "Xiao and Boyd 2004, equations 6 to 10"
 Factor = Callable[[np.ndarray], float]  # W (N, N) -> the factor of one mixing
@@ -92,3 +92,20 @@ def _matrices(W: np.ndarray | Topology) -> tuple[np.ndarray, ...]:
     W = np.asarray(W, dtype=np.float64)
     check(W.ndim == 2 and W.shape[0] == W.shape[1] > 0, "W", W.shape, "square, (N, N)")
     return (W,)
+
+
+def examples(seed: int = 0) -> dict[str, Bound]:
+    """Return random models on a ring, its witness, and a W that is doubly stochastic and not symmetric."""
+    rng = np.random.default_rng([seed, 0x6C])
+    ring = topology("ring", 8).at(0)
+    turned = (np.eye(6) + np.roll(np.eye(6), 1, axis=1) + np.eye(6)[rng.permutation(6)]) / 3
+    return {"random X on a ring": gossip_contraction(ring, rng.standard_normal((8, 5)), 30),
+            "the witness on a ring": gossip_contraction(ring, witness(ring), 30),
+            "the witness, W not symmetric": gossip_contraction(turned, witness(turned), 30)}
+
+
+def broken(seed: int = 0) -> Bound:
+    """Return the witness against the second eigenvalue in place of the singular value, for a W that is not normal."""
+    first, second, third = np.eye(6)[[1, 2, 0, 4, 3, 5]], np.eye(6)[[3, 0, 5, 1, 2, 4]], np.eye(6)
+    W = 0.5 * first + 0.3 * second + 0.2 * third
+    return gossip_contraction(W, witness(W), 5, factor=second_eigenvalue)

@@ -1,0 +1,59 @@
+"""The table of all claims: each one's examples evaluated now, and whether the claim can fail at all."""
+
+import pkgutil
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from deca_lab import bounds
+from deca_lab.bounds.bound import Bound
+from deca_lab.errors import check, pick
+
+
+class Row(NamedTuple):
+    """One example of a claim: both sides where they are nearest to each other, and the verdict over all its entries."""
+
+    claim: str
+    case: str
+    lhs: float
+    rhs: float
+    tightness: float
+    verdict: str
+    fails_when_broken: bool
+    seconds: float
+
+    @property
+    def right(self) -> bool:
+        """Say whether the claim holds here, and fails where a hypothesis is broken."""
+        return self.verdict == "holds" and self.fails_when_broken
+
+
+def claims() -> dict[str, ModuleType]:
+    """Return the claims' modules by name: the files of this folder that have examples."""
+    found = {m.name: import_module(f"{bounds.__name__}.{m.name}") for m in pkgutil.iter_modules(bounds.__path__)}
+    return {name: module for name, module in sorted(found.items()) if hasattr(module, "examples")}
+
+
+def evaluate(names: Sequence[str] = (), seed: int = 0, say: Callable[[Row], None] = lambda row: None) -> list[Row]:
+    """Return the rows of the named claims, or of all; raise BadInput at an unknown name."""
+    check(seed >= 0, "seed", seed, "0 or more")
+    known = claims()
+    rows: list[Row] = []
+    for name in names or known:
+        module, began = pick(known, name, "claim"), time.perf_counter()
+        cases, broken = module.examples(seed), module.broken(seed)
+        seconds = (time.perf_counter() - began) / max(len(cases), 1)
+        for case, bound in cases.items():
+            rows.append(_row(name, case, bound, not broken.holds(), seconds))
+            say(rows[-1])
+    return rows
+
+
+def _row(claim: str, case: str, bound: Bound, fails: bool, seconds: float) -> Row:
+    lhs, rhs = map(np.atleast_1d, np.broadcast_arrays(bound.lhs, bound.rhs))
+    at = int(np.nanargmax(bound.ratios)) if np.size(lhs) and np.isfinite(bound.ratios).any() else 0
+    return Row(claim, case, float(lhs[at]), float(rhs[at]), bound.tightness, bound.verdict, fails, seconds)
