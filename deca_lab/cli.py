@@ -63,6 +63,7 @@ def run(
     ctx: typer.Context,
     out: Annotated[Path | None, typer.Option(help="new folder for the run; runs/DATE-METHOD when not given")] = None,
     resume: Annotated[Path | None, typer.Option(help="continue the run of this folder, bit for bit")] = None,
+    bounds: Annotated[bool, typer.Option("--bounds", help="evaluate afterwards what theory says of such a run")] = False,
     **knobs: Any,  # noqa: ANN401 - one of each knob's type
 ) -> None:
     """Fine-tune a small GPT with DECA on simulated clients and write a folder with tables, pictures and a report.
@@ -74,9 +75,13 @@ def run(
     if resume is not None:
         check(out is None, "out", str(out), "left out with --resume: the run continues in its own folder")
         _require_as_stored(resume, given)
-        return _finish(resume, None)
-    config = RunConfig(**knobs)
-    return _finish(out or _fresh_folder(config.method), config)
+        folder, config = resume, None
+    else:
+        config = RunConfig(**knobs)
+        folder = out or _fresh_folder(config.method)
+    _finish(folder, config)
+    if bounds:
+        _judge(folder)
 
 
 def _was_given(ctx: typer.Context, name: str) -> bool:
@@ -109,6 +114,25 @@ def _finish(folder: Path, config: RunConfig | None) -> None:
     typer.echo(f"perplexity of the mean model on the common test text: {s['test_perplexity_start']:.3f} -> "
                f"{s['test_perplexity_end']:.3f}\nsent {s['bytes_sent'] / 1e6:.1f} MB, predicted "
                f"{s['bytes_predicted'] / 1e6:.1f} MB; {done.timings['seconds'].iloc[-1]:.0f} s\nreport: {page}")
+
+
+def _judge(folder: Path) -> None:
+    """Print every claim that speaks of a finished run; write bounds.csv and bounds.png into its folder."""
+    import pandas as pd
+
+    from deca_lab import history, plots
+
+    judged = history.load(folder).bounds()
+    drawn = {name: one.bound for name, one in judged.items() if one.bound is not None}
+    rows = [{"claim": one.claim, "verdict": one.verdict, "tightness": one.bound.tightness if one.bound else None,
+             "left side": one.bound.lhs[-1] if one.bound else None, "right side": one.bound.rhs[-1] if one.bound else None,  # type: ignore[index]
+             "rests on": one.rests_on} for one in judged.values()]
+    write_whole(folder / "bounds.csv", pd.DataFrame(rows).to_csv(index=False))
+    write_whole(folder / "bounds.png", plots.png(plots.draw_judged(drawn)))
+    for row in rows:
+        typer.echo(f"{row['claim']}: {row['verdict']}" + (f", tightness {row['tightness']:.3g}" if row["tightness"] else "")
+                   + (f"\n    rests on: {row['rests on']}" if row["rests on"] else ""))
+    typer.echo(f"bounds: {folder / 'bounds.csv'}, {folder / 'bounds.png'}")
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from deca_lab.nf4 import stored_bytes
 from deca_lab.runconfig import RunConfig, from_json
 from deca_lab.tasks import entropy_floor
 from deca_lab.train import State
+
+if TYPE_CHECKING:
+    from deca_lab.judge import Judged
 
 TABLES = ("metrics", "clients", "train", "visits", "blocks", "shards", "edges", "timings")
 
@@ -46,6 +49,12 @@ class History:
     W: np.ndarray
     summary: dict[str, Any]
     folder: Path | None = None
+
+    def bounds(self) -> "dict[str, Judged]":
+        """Return the claims of theory that speak of this run, both sides along it and a verdict; see `deca_lab.judge`."""
+        from deca_lab.judge import judge
+
+        return judge(self)
 
 
 @dataclass

@@ -18,7 +18,7 @@ LAYERS = [  # from the ground up: a module may import what stands above it in th
     "blocks", "moments", "clients", "problems", "models",
     "nf4", "adapters", "factors", "examples", "scores", "tasks", "optimisers", "train", "metrics", "ledger", "checkpoint",
     "bounds",
-    "lab", "history", "runs", "sweep", "compare", "claims", "progress", "export", "pretrain",
+    "lab", "estimates", "judge", "history", "runs", "sweep", "compare", "claims", "progress", "export", "pretrain",
     "plots", "jupyter", "exercises", "quizzes", "report", "compare_report", "names", "cli", "__main__",
 ]
 HEAVY = {"transformers", "datasets", "matplotlib", "peft", "papermill", "pandas", "IPython", "ipywidgets", "cvxpy", "tqdm",

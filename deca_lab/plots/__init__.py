@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from deca_lab.history import History
 from deca_lab.plots import of_consensus, of_heterogeneity, of_ledger, of_losses, of_topology, of_visits
-from deca_lab.plots.of_bound import draw_bounds
+from deca_lab.plots.of_bound import draw_bounds, draw_judged
 from deca_lab.plots.of_claims import draw_claims
 from deca_lab.plots.of_consensus import consensus, draw_consensus
 from deca_lab.plots.of_heterogeneity import draw_heterogeneity, heterogeneity
@@ -20,8 +20,8 @@ from deca_lab.plots.style import nats, number, png, size
 
 __all__ = [
     "PICTURES", "Picture", "consensus", "draw_bounds", "draw_claims", "draw_consensus", "draw_heterogeneity",
-    "draw_ledger", "draw_losses", "draw_sweep", "draw_topology", "draw_visits", "heterogeneity", "ledger", "losses",
-    "nats", "number", "png", "sent_by", "served", "size", "topology", "visits",
+    "draw_judged", "draw_ledger", "draw_losses", "draw_sweep", "draw_topology", "draw_visits", "heterogeneity",
+    "ledger", "losses", "nats", "number", "png", "sent_by", "served", "size", "topology", "visits",
 ]
 
 

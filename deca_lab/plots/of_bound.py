@@ -27,6 +27,18 @@ def draw_bounds(bounds: Mapping[str, Bound], ylabel: str, log: bool = False) -> 
     return figure
 
 
+@styled
+def draw_judged(bounds: Mapping[str, Bound]) -> Figure:
+    """Return both sides of claims about one run, each in a panel with a logarithmic axis of its own."""
+    figure = Figure(figsize=(WIDTH, 2.6 * len(bounds)), layout="constrained")
+    for axes, (name, bound) in zip(figure.subplots(len(bounds), squeeze=False)[:, 0], bounds.items(), strict=True):
+        _both_sides(axes, name, bound, 0)
+        axes.set(xlabel=bound.axis, ylabel=bound.name, yscale="log")
+        axes.legend(loc="best")
+        axes.grid(True)
+    return figure
+
+
 def _both_sides(axes: Axes, name: str, bound: Bound, k: int) -> None:
     colour, every = COLOURS[k % len(COLOURS)], max(len(bound.at) // 12, 1)
     axes.plot(bound.at, bound.lhs, color=colour, marker=MARKERS[k % len(MARKERS)], markersize=4, markevery=every, linewidth=1.2,
