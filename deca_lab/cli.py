@@ -118,17 +118,19 @@ def _finish(folder: Path, config: RunConfig | None) -> None:
 
 def _judge(folder: Path) -> None:
     """Print every claim that speaks of a finished run; write bounds.csv and bounds.png into its folder."""
+    import numpy as np
     import pandas as pd
 
     from deca_lab import history, plots
 
     judged = history.load(folder).bounds()
-    drawn = {name: one.bound for name, one in judged.items() if one.bound is not None}
+    drawn = {name: one.bound for name, one in judged.items() if one.bound is not None and np.size(one.bound.lhs) > 1}
     rows = [{"claim": one.claim, "verdict": one.verdict, "tightness": one.bound.tightness if one.bound else None,
              "left side": one.bound.lhs[-1] if one.bound else None, "right side": one.bound.rhs[-1] if one.bound else None,  # type: ignore[index]
              "rests on": one.rests_on} for one in judged.values()]
     write_whole(folder / "bounds.csv", pd.DataFrame(rows).to_csv(index=False))
-    write_whole(folder / "bounds.png", plots.png(plots.draw_judged(drawn)))
+    if drawn:
+        write_whole(folder / "bounds.png", plots.png(plots.draw_judged(drawn)))
     for row in rows:
         typer.echo(f"{row['claim']}: {row['verdict']}" + (f", tightness {row['tightness']:.3g}" if row["tightness"] else "")
                    + (f"\n    rests on: {row['rests on']}" if row["rests on"] else ""))
