@@ -13,6 +13,7 @@ from deca_lab.plots.of_consensus import consensus, draw_consensus
 from deca_lab.plots.of_heterogeneity import draw_heterogeneity, heterogeneity
 from deca_lab.plots.of_ledger import draw_ledger, ledger, sent_by, served
 from deca_lab.plots.of_losses import draw_losses, losses
+from deca_lab.plots.of_rates import draw_rates
 from deca_lab.plots.of_sweep import draw_sweep
 from deca_lab.plots.of_topology import draw_topology, topology
 from deca_lab.plots.of_visits import draw_visits, visits
@@ -20,8 +21,8 @@ from deca_lab.plots.style import nats, number, png, size
 
 __all__ = [
     "PICTURES", "Picture", "consensus", "draw_bounds", "draw_claims", "draw_consensus", "draw_heterogeneity",
-    "draw_judged", "draw_ledger", "draw_losses", "draw_sweep", "draw_topology", "draw_visits", "heterogeneity",
-    "ledger", "losses", "nats", "number", "png", "sent_by", "served", "size", "topology", "visits",
+    "draw_judged", "draw_ledger", "draw_losses", "draw_rates", "draw_sweep", "draw_topology", "draw_visits",
+    "heterogeneity", "ledger", "losses", "nats", "number", "png", "sent_by", "served", "size", "topology", "visits",
 ]
 
 

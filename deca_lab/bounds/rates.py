@@ -1,0 +1,391 @@
+"""Rates of the papers: the mean squared gradient falls as O(1/sqrt(length)); of a rate, its exponent can be checked.
+
+Claim       With lr = c / sqrt(T B R), the mean over inner steps of || grad f(xbar) ||^2, xbar the clients' mean model, falls
+            at least as fast as (T B R)^(-1/2) when T, B or R grows: a line of slope at most -1/2 in the logarithms (DECA).
+            Dec-LoRA with K local steps: the same in T, and no loss in K.
+Hypotheses  f smooth and bounded below, noise bounded; run long enough to leave the start and short of the floor that
+            clients with different shards put under every Adam whose second moment stays at home. For B: the gradient
+            is that of the active block (`block`); that of all coordinates (`full`) rises with B, and must.
+Symbols     T, B, R, c: `Setting`; f, its clients and their noise: `Case`; K: `inner_steps` of `dec_lora`; slope: `Fit`.
+Source      DECA, arXiv 2606.03209, O(1/sqrt(TBR)); Dec-LoRA, arXiv 2501.15361, O(1/sqrt T). The rates are known, their
+            constants are not: nothing here speaks of the level of a line.
+Tight       measured: -0.51 to -0.54 on quadratics, the nearer to -1/2 the longer the runs; -0.50 of Dec-LoRA.
+Proof       none of the papers' theorems. theory/rates.ipynb proves the exponent of the active block for one client that takes
+            plain steps, and that the gradient of all coordinates cannot have it in B.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+from deca_lab import moments as mo
+from deca_lab import optimisers, tree
+from deca_lab.blocks import Block, whole
+from deca_lab.bounds.bound import Bound
+from deca_lab.clients import Batch
+from deca_lab.errors import check, pick
+from deca_lab.metrics import gradient_norm
+from deca_lab.problems import Problem, quadratics
+from deca_lab.topology import Topology, topology
+from deca_lab.train import Plan, Recipe, State, begin, params_of, plan, train
+
+SOURCE = "DECA, arXiv 2606.03209; Dec-LoRA, arXiv 2501.15361"
+CLAIMED = -0.5
+NONE = mo.Feedback(None, mo.raw, 1.0, 1.0)
+CHUNK = 256  # steps whose gradients are taken at once
+
+
+class Case(NamedTuple):
+    """Independent draws of one kind of problem, `seeds` of them, that one run trains side by side.
+
+    `problem` stacks all their clients, seed after seed; `gradient` maps mean models (steps, seeds, D) to the gradients
+    of f there, of the same shape.
+    """
+
+    problem: Problem
+    gradient: Callable[[Tensor], Tensor]
+    seeds: int
+
+    @property
+    def clients(self) -> int:
+        """N, of each seed."""
+        return self.problem.clients // self.seeds
+
+
+class Setting(NamedTuple):
+    """One run: T rounds of B blocks of R inner steps with learning rate c / sqrt(T B R)."""
+
+    rounds: int = 16
+    blocks: int = 4
+    inner_steps: int = 16
+    c: float = 3.0
+    graph: str = "ring"
+    feedback: mo.Feedback = NONE
+    adam: mo.Adam = mo.Adam()
+
+    @property
+    def length(self) -> int:
+        """Inner steps of the run, T B R."""
+        return self.rounds * self.blocks * self.inner_steps
+
+    def lr(self, step: int) -> float:
+        """Return c / sqrt(T B R), at every step."""
+        return self.c / float(np.sqrt(self.length))
+
+
+USUAL = Setting()
+
+
+class Squares(NamedTuple):
+    """Squared gradient of f at the mean model, averaged over inner steps: (seeds,) of a run, (lengths, seeds) of a sweep."""
+
+    full: np.ndarray     # of all coordinates
+    block: np.ndarray    # of the active block
+    late: np.ndarray     # of all coordinates, over the last quarter alone: what is left when the start is forgotten
+
+
+class Points(NamedTuple):
+    """What a sweep over one knob measured at each of its lengths T B R."""
+
+    lengths: np.ndarray
+    squares: Squares
+
+
+class Fit(NamedTuple):
+    """A line through the logarithms, and the floor under it: means over seeds, with intervals of Student's t."""
+
+    slope: float
+    low: float
+    high: float
+    last: float          # slope between the two longest runs alone
+    floor: float         # a of `late` = a + k / sqrt(length), of all coordinates; below 0 where none is to be seen
+    floor_low: float
+    floor_high: float
+    ends: float          # the length at which k / sqrt(length) of `full` has come down to the floor; infinite without one
+
+
+Method = Callable[[Case, Setting], Squares]
+
+
+def rates(case: Case, over: Mapping[str, Sequence[int]], setting: Setting = USUAL, method: "Method | None" = None,
+          measure: str = "block", end: str = "high", level: float = 0.95) -> Bound:
+    """Return, for each knob of `over` in turn, one end of the slope's interval against -1/2.
+
+    `over` has the values of "rounds", "blocks" or "inner_steps"; `measure`: "block" or "full". The `end` "high" asks that
+    the runs show the rate beyond doubt, "low" only that they do not contradict it. Raises BadInput.
+    """
+    fits = {knob: fit(sweep(case, knob, values, setting, method), measure, level) for knob, values in over.items()}
+    return bound_of(fits, end)
+
+
+def bound_of(fits: Mapping[str, Fit], end: str = "high") -> Bound:
+    """Return the fits' upper or lower ends against -1/2, in their order."""
+    said = pick({"high": "shown", "low": "not contradicted"}, end, "end")
+    ends = np.array([getattr(found, end) for found in fits.values()])
+    return Bound(ends, np.full(len(fits), CLAIMED), f"rates of the papers, {said}", SOURCE, axis="knob")
+
+
+def examples(seed: int = 0) -> dict[str, Bound]:
+    """Return the claim where it holds: shown of DECA over T, B and R, and not contradicted of Dec-LoRA over T (at 99 %)."""
+    short, lora = USUAL._replace(rounds=8, inner_steps=8), Setting(blocks=1, inner_steps=1, c=0.25)
+    knobs = {"rounds": (4, 8, 16), "blocks": (1, 4), "inner_steps": (4, 16)}
+    different = quadratic(10, zeta=1.0, common=False, seed=seed)
+    return {
+        "DECA, one Hessian": rates(quadratic(10, zeta=1.0, seed=seed), knobs, short),
+        "DECA, different Hessians": rates(different, {"rounds": (4, 16)}, short),
+        "DECA, logistic": rates(logistic(10, seed=seed), {"blocks": (1, 4)}, short._replace(c=6.0)),
+        "Dec-LoRA": rates(factorised(10, seed=seed), {"rounds": (64, 128, 256)}, lora, dec_lora, end="low", level=0.99),
+    }
+
+
+def broken(seed: int = 0) -> Bound:
+    """Return the claim for clients so different that the floor is all there is: even the lower end is above -1/2."""
+    return rates(quadratic(10, zeta=32.0, seed=seed), {"rounds": (4, 16)}, USUAL._replace(inner_steps=8), end="low")
+
+
+def sweep(case: Case, knob: str, values: Sequence[int], setting: Setting = USUAL, method: "Method | None" = None) -> Points:
+    """Return what `method` (DECA, unless said) measures where `knob` of the setting takes each of the values."""
+    check(knob in ("rounds", "blocks", "inner_steps"), "knob", knob, "rounds, blocks or inner_steps")
+    check(len(set(values)) == len(values) >= 2, "values", list(values), "two or more different ones")
+    settings = [Setting(**{**setting._asdict(), knob: value}) for value in values]
+    return gathered([one.length for one in settings], [(method or deca)(case, one) for one in settings])
+
+
+def gathered(lengths: Sequence[int], found: Sequence[Squares]) -> Points:
+    """Return runs of these lengths, each with its seeds, as points."""
+    return Points(np.array(lengths), Squares(*(np.stack(side) for side in zip(*found, strict=True))))
+
+
+def beside(found: Sequence[Squares]) -> Squares:
+    """Return runs of one setting, measured apart, as seeds of one."""
+    return Squares(*(np.concatenate(side) for side in zip(*found, strict=True)))
+
+
+def fit(points: Points, measure: str = "block", level: float = 0.95) -> Fit:
+    """Return slope and floor of each seed, as means with Student's interval of the level over seeds."""
+    squares = pick(points.squares._asdict(), measure, "measure")  # (lengths, seeds)
+    check(squares.shape[1] >= 2, "seeds", squares.shape[1], "2 or more: an interval needs them")
+    check(0 < level < 1, "level", level, "between 0 and 1")
+    x, y = np.log(points.lengths), np.log(squares)
+    slopes = (x - x.mean()) @ y / ((x - x.mean()) @ (x - x.mean()))
+    order = np.argsort(x)[-2:]
+    last = np.diff(y[order], axis=0).mean() / np.diff(x[order])[0]
+    root = np.sqrt(points.lengths)
+    floor, least, most = _student(np.array([_floor(root, late) for late in points.squares.late.T]), level)
+    ends = ((points.squares.full.mean(1) - floor) @ root / len(root) / floor) ** 2 if least > 0 else np.inf
+    return Fit(*_student(slopes, level), float(last), floor, least, most, float(ends))
+
+
+def _floor(root: np.ndarray, late: np.ndarray) -> float:
+    """Return a of a + k / root, fitted by least relative squares."""
+    terms = np.stack([np.ones(len(root)), 1 / root], 1) / late[:, None]
+    return float(np.linalg.lstsq(terms, np.ones(len(root)), rcond=None)[0][0])
+
+
+def _student(values: np.ndarray, level: float) -> tuple[float, float, float]:
+    """Return the mean and its interval."""
+    half = stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
+# ---- one setting, through the library's own train
+
+
+def deca(case: Case, setting: Setting) -> Squares:
+    """Run DECA: Adam restarted at each visit of a block, mixed at each inner step."""
+    problem, blocks = cut(case.problem, setting.blocks)
+    recipe = Recipe(setting.rounds, setting.inner_steps, setting.lr, optimisers.adam(setting.adam, setting.feedback))
+    return measured(case._replace(problem=problem), blocks, recipe, setting.graph)
+
+
+def dec_lora(case: Case, setting: Setting) -> Squares:
+    """Run Dec-LoRA: T rounds of K = `inner_steps` local steps of SGD on both factors, which are then mixed apart."""
+    check(setting.blocks == 1, "blocks", setting.blocks, "1: Dec-LoRA trains all factors at once")
+    recipe = Recipe(setting.rounds, setting.inner_steps, setting.lr, optimisers.sgd(), mix_every=setting.inner_steps)
+    return measured(case, whole(list(case.problem.start)), recipe, setting.graph)
+
+
+def measured(case: Case, blocks: Sequence[Block], recipe: Recipe, graph: str) -> Squares:
+    """Return the mean over inner steps, before each, of the squared gradient at every seed's mean model."""
+    W = np.kron(np.eye(case.seeds), topology(graph, case.clients).at(0))  # seeds do not hear one another
+    laid = plan(case.problem, blocks, Topology(graph, (W,)), recipe)
+    centres = [torch.cat(state.blocks, 1).unflatten(0, (case.seeds, -1)).mean(1) for state in _states(laid)]
+    squares = torch.cat([case.gradient(part).square() for part in torch.stack(centres).split(CHUNK)])  # (steps, seeds, D)
+    owner = np.repeat([visit.block for visit in laid.visits], recipe.inner_steps)
+    columns = np.repeat(np.arange(len(blocks)), [where.width for where in laid.layouts])
+    active = squares * torch.from_numpy(owner[:, None, None] == columns)
+    return _squares(squares.sum(2).numpy(), active.sum(2).numpy())
+
+
+def _squares(full: np.ndarray, block: np.ndarray) -> Squares:
+    """Return the averages of what was measured along a run, (times, seeds)."""
+    return Squares(full.mean(0), block.mean(0), full[-max(len(full) // 4, 1):].mean(0))
+
+
+def of_plan(laid: Plan, data: Batch) -> Squares:
+    """Return the same of any plan, such as a language model's, on `data` (N, n, ...), measured at each visit's start: (1,)."""
+    found = [_at_visit(laid, state, data) for state in _states(laid) if state.step % laid.recipe.inner_steps == 0]
+    return _squares(*np.array(found).T[:, :, None])
+
+
+def _at_visit(laid: Plan, state: State, data: Batch) -> tuple[float, float]:
+    centre, block = tree.mean(params_of(laid, state)), laid.visits[state.step // laid.recipe.inner_steps].block
+    active = {name: centre[name] for name in laid.blocks[block].names}
+
+    def loss(params: tree.Params, batch: Batch) -> Tensor:
+        return laid.problem.loss({**centre, **params}, batch)
+
+    return gradient_norm(loss, centre, data) ** 2, gradient_norm(loss, active, data) ** 2
+
+
+def _states(laid: Plan) -> Iterator[State]:
+    """Yield the state before every inner step."""
+    state = begin(laid)
+    for after, _ in train(laid):
+        yield state
+        state = after
+
+
+def cut(problem: Problem, count: int) -> tuple[Problem, tuple[Block, ...]]:
+    """Return the problem of one tensor x (N, D) with its columns cut into `count` tensors of nearly equal width, a block each."""
+    check(list(problem.start) == ["x"], "problem.start", list(problem.start), "one tensor, x")
+    check(1 <= count <= problem.start["x"].shape[1], "blocks", count, f"1 to {problem.start['x'].shape[1]}, the columns of x")
+    names = [f"x{k}" for k in range(count)]
+    start = dict(zip(names, problem.start["x"].tensor_split(count, 1), strict=True))
+
+    def loss(params: tree.Params, batch: Batch) -> Tensor:
+        return problem.loss({"x": torch.cat([params[name] for name in names])}, batch)
+
+    return Problem(start, loss, problem.batches), tuple(Block(name, (name,)) for name in names)
+
+
+# ---- problems, each drawn anew for each seed
+
+
+def quadratic(seeds: int, zeta: float = 0.0, common: bool = True, sigma: float = 1.0, distance: float = 3.0, clients: int = 8,
+              d: int = 16, seed: int = 0) -> Case:
+    """Return f_i = x' A_i x / 2 - b_i' x with eigenvalues 1/2 to 2, || grad f_i - grad f || of mean square zeta^2 at the minimum.
+
+    `common`: one Hessian for all clients of a seed. `sigma`: gradient noise in each coordinate. All clients start where
+    each coordinate is `distance` away from the minimiser.
+    """
+    _in_range(seeds=seeds, clients=clients, d=d)
+    draws = [_quadratic(np.random.default_rng([seed, s, 0xAB]), zeta, common, distance, clients, d) for s in range(seeds)]
+    A, b, start = (torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True))  # (seeds, N, ...)
+    hessian, linear = A.mean(1), b.mean(1)
+    return Case(quadratics(A.flatten(0, 1), b.flatten(0, 1), start.flatten(0, 1), sigma, seed),
+                lambda x: torch.einsum("sij,tsj->tsi", hessian, x) - linear, seeds)
+
+
+def _quadratic(rng: np.random.Generator, zeta: float, common: bool, distance: float, n: int,
+               d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    turns = np.linalg.qr(rng.standard_normal((n, d, d)))[0]
+    turns = turns[:1].repeat(n, 0) if common else turns
+    A = turns * np.geomspace(0.5, 2, d) @ turns.swapaxes(1, 2)
+    minimiser, apart = rng.standard_normal(d), rng.standard_normal((n, d))
+    apart -= apart.mean(0)
+    apart *= zeta / max(np.sqrt((apart**2).sum() / n), 1e-300)
+    start = minimiser + distance * rng.choice([-1.0, 1.0], d)
+    return A, A @ minimiser + apart, np.tile(start, (n, 1))
+
+
+def stall(case: Case, sigma: float) -> np.ndarray:
+    """Return (seeds,) the squared gradient where DECA is predicted to stop for lr -> 0, long visits and a complete graph.
+
+    `case` is `quadratic` with one Hessian and sigma = 0. With noise `sigma` Adam steps by about g / sqrt(g^2 + sigma^2),
+    so the mean model rests where those of the clients sum to 0, coordinate by coordinate: a prediction, not a bound.
+    """
+    b = case.problem.batches(0)[1].unflatten(0, (case.seeds, -1)).numpy()  # (seeds, N, d)
+    apart = b - b.mean(1, keepdims=True)  # client i's gradient is G - apart_i where that of f is G
+    low, high = apart.min(1), apart.max(1)
+    for _ in range(100):
+        G = (low + high) / 2
+        g = G[:, None] - apart
+        uphill = (g / np.sqrt(g**2 + sigma**2 + 1e-300)).sum(1) > 0
+        low, high = np.where(uphill, low, G), np.where(uphill, G, high)
+    return (G**2).sum(1)
+
+
+def logistic(seeds: int, skew: float = 0.0, distance: float = 3.0, rows: int = 128, batch: int = 4, clients: int = 8,
+             d: int = 16, seed: int = 0) -> Case:
+    """Return logistic regression of `rows` rows a client and batches of `batch`; `skew` is the share dealt by label.
+
+    Labels follow a logistic law, so that no hyperplane is without error; features have mean 1/2, or it would be the same
+    to see the features of one label as those of the other. Starts as `quadratic` does, from that law's own parameters.
+    """
+    _in_range(seeds=seeds, clients=clients, d=d, rows=rows, batch=batch)
+    check(0 <= skew <= 1, "skew", skew, "between 0 and 1")
+    draws = [_logistic(np.random.default_rng([seed, s, 0x106]), skew, distance, rows, clients, d) for s in range(seeds)]
+    features, start = (torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True))
+    stacked, pooled = features.flatten(0, 1), features.flatten(1, 2)  # (seeds N, rows, d), (seeds, N rows, d)
+    who = torch.arange(len(stacked))[:, None]
+
+    def batches(step: int) -> Batch:
+        chosen = np.random.default_rng([seed, step, 0xBA7]).integers(0, rows, (len(stacked), batch))
+        return stacked[who, torch.from_numpy(chosen)]
+
+    def gradient(x: Tensor) -> Tensor:
+        return -torch.sigmoid(-x.transpose(0, 1) @ pooled.mT).matmul(pooled).transpose(0, 1) / pooled.shape[1]
+
+    return Case(Problem({"x": start.flatten(0, 1)}, _logistic_loss, batches), gradient, seeds)
+
+
+def _logistic_loss(params: tree.Params, batch: Batch) -> Tensor:
+    return torch.nn.functional.softplus(-batch @ params["x"]).mean()
+
+
+def _logistic(rng: np.random.Generator, skew: float, distance: float, rows: int, n: int,
+              d: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return label times features (N, rows, d) and the start (N, d)."""
+    law, features = rng.standard_normal(d) * 2 / np.sqrt(d), rng.standard_normal((n * rows, d)) + 0.5
+    labels = np.where(rng.random(n * rows) < 1 / (1 + np.exp(-features @ law)), 1.0, -1.0)
+    order = np.argsort(labels, kind="stable")
+    mixed = np.sort(rng.permutation(n * rows)[: round((1 - skew) * n * rows)])  # places whose rows are dealt at random
+    order[mixed] = rng.permutation(order[mixed])
+    start = law + distance * rng.choice([-1.0, 1.0], d)
+    return (labels[:, None] * features)[order].reshape(n, rows, d), np.tile(start, (n, 1))
+
+
+def factorised(seeds: int, zeta: float = 1.0, sigma: float = 0.5, size: int = 6, rank: int = 2, clients: int = 8,
+               seed: int = 0) -> Case:
+    """Return f_i = || B A - M_i ||^2 / 2 with the factors' names of LoRA, B = 0 at first, and M_i around an M of that rank.
+
+    The singular values of M lie between 4 and 8, so lr T K of a few times 1/4 forgets the start.
+    """
+    _in_range(seeds=seeds, clients=clients, size=size, rank=rank)
+    draws = [_factorised(np.random.default_rng([seed, s, 0xFAC]), zeta, size, rank, clients) for s in range(seeds)]
+    M, A = (torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True))  # (seeds, N, ...)
+    stacked, target = M.flatten(0, 1), M.mean(1)
+    start = {"w.lora_A": A.flatten(0, 1), "w.lora_B": torch.zeros(seeds * clients, size, rank, dtype=A.dtype)}
+
+    def batches(step: int) -> Batch:
+        return stacked + sigma * torch.from_numpy(np.random.default_rng([seed, step, 0xF]).standard_normal(stacked.shape))
+
+    def gradient(x: Tensor) -> Tensor:
+        a, b = x[..., : rank * size].unflatten(-1, (rank, size)), x[..., rank * size:].unflatten(-1, (size, rank))
+        error = b @ a - target
+        return torch.cat([(b.mT @ error).flatten(-2), (error @ a.mT).flatten(-2)], -1)
+
+    return Case(Problem(start, _factorised_loss, batches), gradient, seeds)
+
+
+def _factorised_loss(params: tree.Params, batch: Batch) -> Tensor:
+    return (params["w.lora_B"] @ params["w.lora_A"] - batch).square().sum() / 2
+
+
+def _factorised(rng: np.random.Generator, zeta: float, size: int, rank: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    left, right = np.linalg.qr(rng.standard_normal((2, size, rank)))[0]  # orthonormal columns
+    target = left * np.geomspace(8, 4, rank) @ right.T
+    apart = rng.standard_normal((n, size, size))
+    apart -= apart.mean(0)
+    apart *= zeta / max(np.sqrt((apart**2).sum() / n), 1e-300)
+    return target + apart, np.tile(rng.standard_normal((rank, size)) / np.sqrt(size), (n, 1, 1))
+
+
+def _in_range(**counts: int) -> None:
+    for name, value in counts.items():
+        check(isinstance(value, int) and value >= 1, name, value, "a whole number from 1 up")
