@@ -85,7 +85,8 @@ def run(W: np.ndarray, A: np.ndarray, b: np.ndarray, X0: np.ndarray, alpha: floa
         combine_first: bool = False) -> np.ndarray:
     """Return X_1 .. X_steps (steps, N, d) of the library's own gradient tracking."""
     check(steps >= 1, "steps", steps, "1 or more")
-    problem = quadratics(*(torch.from_numpy(np.array(part, dtype=np.float64)) for part in (A, b, X0)))
+    hessians, linear, start = (torch.from_numpy(np.array(part, dtype=np.float64)) for part in (A, b, X0))
+    problem = quadratics(hessians, linear, start)
     recipe = tr.Recipe(1, steps, lambda s: alpha, optimisers.gradient_tracking(), combine_first=combine_first)
     plan = tr.plan(problem, whole(["x"]), topology(W), recipe)
     return np.stack([state.blocks[0].numpy() for state, _ in tr.train(plan)])
