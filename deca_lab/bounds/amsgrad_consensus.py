@@ -1,0 +1,80 @@
+"""Decentralised AMSGrad: how far the clients can be apart, whatever the functions.
+
+Claim       (1/N) sum_i || x_i - xbar ||^2 <= alpha^2 d G^2 / (eps (1 - rho)^2) after every step.
+Hypotheses  combine then adapt, equal start; W doubly stochastic, rho < 1; |g_ij| <= G along the run; what a client divides by
+            is at least sqrt(eps) (the floor of the tracked second moment).
+Symbols     alpha, eps = `floor`, rho of `topology`; N, d of the landscape; G: the largest gradient seen.
+Source      Chen, Karimi, Zhao, Li, arXiv 2109.03194, in the proof of their Theorem 2.
+Tight       no, by a factor of hundreds: the line |m| / sqrt(u) <= G / sqrt(eps) loses nearly all (`sharper` keeps the
+            largest direction seen in its place), and then that clients mostly step alike.
+Proof       theory/amsgrad_consensus.ipynb.
+"""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from deca_lab import optimisers
+from deca_lab import train as tr
+from deca_lab.bounds.bound import Bound
+from deca_lab.bounds.gossip_contraction import second_singular_value
+from deca_lab.bounds.landscape import Landscape, as_problem, quadratics, tug_of_war, valleys
+from deca_lab.errors import check
+from deca_lab.gossip import Mix
+from deca_lab.moments import Adam
+from deca_lab.topology import Topology, topology
+from deca_lab.tree import consensus_distance
+
+SOURCE = "arXiv 2109.03194"
+USUAL = Adam()
+
+
+def amsgrad_consensus(landscape: Landscape, topology: Topology, alpha: float, steps: int, floor: float = 1e-3,
+                      adam: Adam = USUAL, noise: float = 0.0, seed: int = 0, sharper: bool = False) -> Bound:
+    """Return both sides after 1 .. `steps` steps of the library's decentralised AMSGrad with that floor.
+
+    `sharper` puts the largest direction seen in place of G / sqrt(eps). Raises BadInput for numbers out of range.
+    """
+    check(alpha > 0, "alpha", alpha, "above 0")
+    check(floor > 0, "floor", floor, "above 0")
+    rho, d = second_singular_value(topology.at(0)), landscape.data.shape[1]
+    check(rho < 1, "topology", rho, "of a rho below 1: the clients must come together")
+    lhs, G, longest = run(landscape, topology, alpha, steps, floor, adam, noise, seed)
+    per = longest if sharper else G / floor**0.5
+    rhs = np.full(steps, alpha**2 * d * per**2 / (1 - rho) ** 2)
+    return Bound(lhs, rhs, "consensus of decentralised AMSGrad", SOURCE, rounding=1e-28)
+
+
+def run(landscape: Landscape, topology: Topology, alpha: float, steps: int, floor: float, adam: Adam, noise: float,
+        seed: int) -> tuple[np.ndarray, float, float]:
+    """Return the consensus distance (steps,), the largest |gradient| and the largest |direction| of a run."""
+    amsgrad, seen = optimisers.amsgrad(adam, floor), []
+
+    def direction_(state: Any, g: Tensor, mix: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - the optimiser's state
+        steepest = float(g.abs().max())
+        direction, state = amsgrad.direction_(state, g, mix)
+        seen.append((steepest, float(direction.abs().max())))
+        return direction, state
+
+    problem, blocks = as_problem(landscape, 1, noise, seed)
+    recipe = tr.Recipe(1, steps, lambda s: alpha, amsgrad._replace(direction_=direction_), combine_first=True)
+    apart = [consensus_distance(state.blocks[0]) for state, _ in tr.train(tr.plan(problem, blocks, topology, recipe))]
+    G, longest = np.array(seen).max(0)
+    return np.array(apart), float(G), float(longest)
+
+
+def examples(seed: int = 0) -> dict[str, Bound]:
+    """Return quadratics and valleys with noise on a ring, the sharper form, and two clients that pull apart."""
+    ring, pair = topology("ring", 8), topology(np.array([[0.9, 0.1], [0.1, 0.9]]))
+    return {"quadratics": amsgrad_consensus(quadratics(seed=seed), ring, 0.01, 80, noise=0.3, seed=seed),
+            "valleys": amsgrad_consensus(valleys(seed=seed), ring, 0.01, 80, noise=0.3, seed=seed),
+            "quadratics, sharper": amsgrad_consensus(quadratics(seed=seed), ring, 0.01, 80, noise=0.3, seed=seed, sharper=True),
+            "tug of war, sharper": amsgrad_consensus(tug_of_war(), pair, 0.01, 80, sharper=True)}
+
+
+def broken(seed: int = 0) -> Bound:
+    """Return a run with a far smaller floor than the right side is told: a client may divide by less than sqrt(eps)."""
+    pair = topology(np.array([[0.9, 0.1], [0.1, 0.9]]))
+    found = amsgrad_consensus(tug_of_war(), pair, 0.01, 80, floor=1e-8)
+    return found._replace(rhs=amsgrad_consensus(tug_of_war(), pair, 0.01, 80, floor=1e4).rhs)

@@ -1,0 +1,96 @@
+"""Gradient tracking: how the clients' disagreement about x changes in one step, given their disagreement about y.
+
+Claim       || X'_{k+1} ||^2 <= (1 + l^2) / 2 * || X'_k ||^2 + alpha^2 c (1 + l^2) / (1 - l^2) * || Y'_k ||^2, primes for what is
+            left without the mean; c = l^2 for adapt then combine, 1 for combine then adapt.
+Hypotheses  W doubly stochastic with second singular value l < 1 (for l = 0, adapt then combine, both sides are zero).
+            Nothing about the functions.
+Symbols     l = || W - J ||_2; X_k, Y_k (N, d): iterates and tracked gradients of the run; alpha: `alpha`.
+Source      usual in proofs of gradient tracking (Qu and Li 2018, say) with 2 in place of 1 + l^2; two lines of algebra.
+Tight       attained where X' and Y' are opposite multiples of the singular vector in the right proportion (`witness`).
+Proof       theory/tracking_consensus.ipynb.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deca_lab import optimisers
+from deca_lab import train as tr
+from deca_lab.blocks import whole
+from deca_lab.bounds.bound import Bound
+from deca_lab.bounds.gossip_contraction import second_singular_value
+from deca_lab.bounds.gossip_contraction import witness as singular_vector
+from deca_lab.bounds.landscape import Landscape, as_problem, quadratics, valleys
+from deca_lab.errors import check
+from deca_lab.gossip import Mix
+from deca_lab.problems import Problem
+from deca_lab.topology import Topology, topology
+from deca_lab.tree import flatten
+
+SOURCE = "derived; usual with 2 in place of 1 + l^2"
+
+
+def tracking_consensus(problem: Problem, W: np.ndarray | Topology, alpha: float, steps: int, combine_first: bool = False,
+                       usual: bool = False) -> Bound:
+    """Return both sides at steps 1 .. `steps` of the library's run on a problem with one tensor a client.
+
+    `usual` has 2 in place of 1 + l^2. Raises BadInput where alpha is not positive or W does not bring clients together.
+    """
+    check(alpha > 0, "alpha", alpha, "above 0")
+    topo = W if isinstance(W, Topology) else topology(W)
+    l2 = second_singular_value(topo.at(0)) ** 2
+    check(l2 < 1 and len(topo.matrices) == 1, "W", l2**0.5, "one matrix with a second singular value below 1")
+    lhs, apart, pulled = run(problem, topo, alpha, steps, combine_first)
+    kept = 1.0 if combine_first else l2
+    rhs = (1 + l2) / 2 * apart + alpha**2 * kept * (2 if usual else 1 + l2) / (1 - l2) * pulled
+    size = float(flatten(problem.start, list(problem.start)).square().sum())
+    return Bound(lhs, rhs, "disagreement of gradient tracking", SOURCE, rounding=1e-28 * max(size, 1.0))
+
+
+def run(problem: Problem, topo: Topology, alpha: float, steps: int,
+        combine_first: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return || X'_{k+1} ||^2, || X'_k ||^2 and || Y'_k ||^2 (steps,) of a run of the library's gradient tracking."""
+    tracked, seen = optimisers.gradient_tracking(), []
+
+    def direction_(state: Any, g: Tensor, mix: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - the optimiser's state
+        y, state = tracked.direction_(state, g, mix)
+        seen.append(y.clone())
+        return y, state
+
+    recipe = tr.Recipe(1, steps, lambda s: alpha, tracked._replace(direction_=direction_), combine_first=combine_first)
+    plan = tr.plan(problem, whole(list(problem.start)), topo, recipe)
+    X = [tr.begin(plan).blocks[0], *(state.blocks[0] for state, _ in tr.train(plan))]
+    apart = np.array([float((x - x.mean(0)).square().sum()) for x in X])
+    return apart[1:], apart[:-1], np.array([float((y - y.mean(0)).square().sum()) for y in seen])
+
+
+def witness(W: np.ndarray, alpha: float) -> Problem:
+    """Return linear functions and a start whose first step attains the claim, adapt then combine: alpha Y' = -c X', rightly c."""
+    l2 = second_singular_value(W) ** 2
+    check(1e-12 < l2 < 1, "W", l2**0.5, "with a second singular value between 0 and 1")
+    x = torch.from_numpy(singular_vector(W, 1))
+    slope = -(1 - l2) / (2 * l2) / alpha * x                        # (a + b)^2 = (1 + c) a^2 + (1 + 1/c) b^2 at b = c a
+    return Problem({"x": x}, lambda params, data: data @ params["x"], lambda step: slope)
+
+
+def examples(seed: int = 0) -> dict[str, Bound]:
+    """Return both orders on quadratics and valleys, and the witness."""
+    ring, W = topology("ring", 8), topology("ring", 8).at(0)
+
+    def of(land: Landscape) -> Problem:
+        return as_problem(land, 1, 0.3, seed)[0]
+
+    return {"adapt then combine": tracking_consensus(of(quadratics(seed=seed)), ring, 0.05, 60),
+            "combine then adapt": tracking_consensus(of(valleys(seed=seed)), ring, 0.05, 60, True),
+            "the witness": tracking_consensus(witness(W, 0.1), ring, 0.1, 1)}
+
+
+def broken(seed: int = 0) -> Bound:
+    """Return a doubly stochastic W that is not normal, with its second eigenvalue in place of the singular value."""
+    W = 0.5 * np.eye(6)[[1, 2, 0, 4, 3, 5]] + 0.3 * np.eye(6)[[3, 0, 5, 1, 2, 4]] + 0.2 * np.eye(6)
+    l2 = float(np.sort(np.abs(np.linalg.eigvals(W)))[-2]) ** 2
+    lhs, apart, pulled = run(witness(W, 0.1), topology(W), 0.1, 1, False)
+    rhs = (1 + l2) / 2 * apart + 0.01 * l2 * (1 + l2) / (1 - l2) * pulled
+    return Bound(lhs, rhs, "disagreement of gradient tracking", SOURCE)
