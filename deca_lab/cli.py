@@ -224,8 +224,18 @@ def doctor(
     edge_probability: Annotated[float, typer.Option(help="of the Erdos-Renyi graph")] = 0.5,
     degree: Annotated[int, typer.Option(help="of the random regular graph")] = 3,
     seed: Annotated[int, typer.Option(help="of random graphs")] = 0,
+    machine: Annotated[bool, typer.Option("--machine", help="look at this machine instead: is it ready for the course?")] = False,
 ) -> None:
-    """Look at a mixing matrix and say in plain words whether training with it is sound; exit code 1 if not."""
+    """Look at a mixing matrix and say in plain words whether training with it is sound; exit code 1 if not.
+
+    With --machine: at this computer, before a class, in half a minute.
+    """
+    if machine:
+        from deca_lab import machine as here
+
+        found = here.examine()
+        typer.echo(here.describe(found))
+        raise typer.Exit(0 if all(finding.ok for finding in found) else 1)
     from deca_lab import doctor as doc
     from deca_lab.topology import read_matrices
     from deca_lab.topology import topology as build
@@ -270,6 +280,61 @@ def report(folder: Annotated[Path, typer.Argument(help="a finished run's folder"
     from deca_lab import report as rep
 
     typer.echo(f"report: {rep.write(history.load(folder), folder)}")
+
+
+@app.command()
+def notebooks(
+    names: Annotated[list[str] | None, typer.Argument(help="parts of names, such as 02 or theory; all when none")] = None,
+    profile: Annotated[str, typer.Option(help="fast, or full: longer runs, more seeds")] = "fast",
+    out: Annotated[Path, typer.Option(help="folder of the executed copies; the sources stay as they are")] = Path("executed"),
+    jobs: Annotated[int, typer.Option(help="notebooks at a time; 0 = as many as there are cores")] = 0,
+    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, into every notebook")] = None,
+) -> None:
+    """Execute the course and the theory pages from top to bottom; exit code 1 where a cell fails, which is shown."""
+    from deca_lab import course
+
+    found = course.notebooks()
+    chosen = [path for path in found if not names or any(name in f"{path.parent.name}/{path.stem}" for name in names)]
+    check(bool(chosen), "names", names, f"parts of these: {', '.join(path.stem for path in found)}")
+    results = course.execute(chosen, profile, out, course.parse_parameters(parameter or []), jobs or None,
+                             lambda line: typer.echo(line, err=True))
+    typer.echo(course.table(results))
+    raise typer.Exit(1 if any(result.error for result in results) else 0)
+
+
+@app.command()
+def lab(
+    folder: Annotated[Path | None, typer.Option(help="copy the course here first; nothing is overwritten")] = None,
+    port: Annotated[int, typer.Option(help="of the local server")] = 8888,
+    browser: Annotated[bool, typer.Option(help="open a browser")] = True,
+) -> None:
+    """Open JupyterLab at the course, on this machine only, with Jupyter's token."""
+    from deca_lab import course
+
+    copied = course.folder_of(folder)
+    if copied.written or copied.kept:
+        typer.echo(f"{copied.folder}: {len(copied.written)} files copied, {len(copied.kept)} were there and stay as they are")
+    raise typer.Exit(course.serve(copied.folder, port, browser))
+
+
+@app.command()
+def students(folder: Annotated[Path, typer.Argument(help="folder of the copies; nothing is overwritten")]) -> None:
+    """Write the lessons as students get them: no outputs, no answers, cells marked for nbgrader."""
+    from deca_lab import course
+
+    copied = course.students(folder)
+    typer.echo(f"{folder}: {len(copied.written)} files written, {len(copied.kept)} were there and stay as they are")
+
+
+@app.command()
+def book(folder: Annotated[Path, typer.Argument(help="folder of the pages")]) -> None:
+    """Write the course as HTML pages, from the outputs that the notebooks hold, and check their links."""
+    from deca_lab import course
+
+    pages = course.html(folder)
+    broken = course.broken_links(folder)
+    typer.echo("\n".join([*broken, f"{len(pages)} pages, {len(broken)} broken links: {folder / 'index.html'}"]))
+    raise typer.Exit(1 if broken else 0)
 
 
 @app.command("list")

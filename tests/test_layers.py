@@ -19,7 +19,8 @@ LAYERS = [  # from the ground up: a module may import what stands above it in th
     "nf4", "adapters", "factors", "examples", "scores", "tasks", "optimisers", "train", "metrics", "ledger", "checkpoint",
     "bounds",
     "lab", "estimates", "judge", "history", "runs", "sweep", "compare", "claims", "progress", "export", "pretrain",
-    "plots", "jupyter", "exercises", "quizzes", "report", "compare_report", "names", "cli", "__main__",
+    "plots", "jupyter", "exercises", "quizzes", "widgets", "course", "machine",
+    "report", "compare_report", "names", "cli", "__main__",
 ]
 HEAVY = {"transformers", "datasets", "matplotlib", "peft", "papermill", "pandas", "IPython", "ipywidgets", "cvxpy", "tqdm",
          "safetensors"}
@@ -161,7 +162,7 @@ def test_help_and_config_load_nothing_heavy(module, weight):
     assert weight not in ways, ways[weight]
 
 
-@pytest.mark.parametrize("module", sorted(m for m in KNOWN if top(m) not in {"plots", "report", "compare_report"}))
+@pytest.mark.parametrize("module", sorted(m for m in KNOWN if top(m) not in {"plots", "widgets", "report", "compare_report"}))
 def test_only_pictures_load_the_library_for_pictures(module):
     ways = {top(target): way for target, way in reached(FOUND, module).items()}
     held = sorted({"matplotlib", "transformers", "datasets", "peft", "papermill"} & set(ways))
