@@ -140,6 +140,14 @@ def summary(table: pd.DataFrame, score: str) -> pd.DataFrame:
     return means.assign(sd=grouped[score].std(), seeds=grouped.size()).reset_index()
 
 
+def all_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """Return mean and standard deviation over seeds of every score on the test data, a row an arm and score."""
+    chosen = table[table["chosen"]]
+    names = [str(name) for name in chosen if str(name).startswith("test_")]
+    long = chosen.melt("arm", names, var_name="score", value_name="value").dropna()
+    return long.groupby(["arm", "score"], sort=False)["value"].agg(["mean", "std"]).reset_index()
+
+
 def paired(table: pd.DataFrame, score: str, higher: bool = False) -> pd.DataFrame:
     """Return the differences of each pair of arms on the same seeds: mean, t interval, and what it says."""
     names = list(dict.fromkeys(table["arm"]))

@@ -74,6 +74,7 @@ def render(asked: cp.Comparison, table: pd.DataFrame, means: pd.DataFrame, gaps:
     grid = table[table["seed"] == asked.base.seed].pivot_table(index="arm", columns="lr", values="validation_loss", sort=False)
     return environment.get_template("compare.html.j2").render(
         asked=asked, score=score.replace("_", " "), means=means.to_dict("records"), gaps=gaps.to_dict("records"),
+        scores=cp.all_scores(table).to_dict("records"),
         grid=[(method, list(row)) for method, row in zip(grid.index, grid.to_numpy().tolist(), strict=True)],
         rates=[f"{rate:g}" for rate in grid.columns], edge=cp.at_edge(table), number=plots.number, size=plots.size,
         picture=base64.b64encode(BytesIO(picture).getvalue()).decode())

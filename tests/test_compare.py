@@ -1,5 +1,6 @@
 """Comparisons: equal budgets by hand arithmetic, the choice by validation, intervals against scipy, what is kept."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -132,6 +133,9 @@ def test_the_page_holds_table_differences_curves_and_grid(done):
         assert f"{row.difference:+.4f}" in text
         assert row.verdict in text
     assert text.count("data:image/png;base64,") == 1
+    for row in compare.all_scores(table).itertuples():
+        assert row.mean == pytest.approx(table[table["chosen"] & (table["arm"] == row.arm)][row.score].mean())
+    assert {"test loss", "test perplexity"} <= set(re.findall(r"<td>(test \w+)</td>", text))
     assert "http" not in text
     assert pd.read_csv(out / "table.csv")["arm"].tolist() == ["deca", "dec-lora", "badam"]
     assert len(pd.read_csv(out / "differences.csv")) == 3

@@ -2,17 +2,19 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
+
+from deca_lab import course
+from deca_lab.course import running
 
 HOUSE = Path(__file__).parents[1]
 NOTEBOOKS = sorted([*HOUSE.glob("notebooks/*.ipynb"), *HOUSE.glob("theory/*.ipynb")])
 SECONDS = 240      # a cell, on a slow machine
 
 pytestmark = [
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(3000),                     # the first of them waits for all
     pytest.mark.filterwarnings("default"),        # papermill, nbclient and zmq warn of their own
 ]
 
@@ -34,41 +36,65 @@ def words(path):
     return "".join(said)
 
 
-@pytest.fixture(scope="module")
-def kernel(tmp_path_factory):
-    """A kernel of the Python that runs the tests, whatever others the user has."""
-    folder = tmp_path_factory.mktemp("jupyter")
-    spec = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "tests",
-            "language": "python"}
-    (folder / "kernels" / "deca-lab-tests").mkdir(parents=True)
-    (folder / "kernels" / "deca-lab-tests" / "kernel.json").write_text(json.dumps(spec))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PATH", str(folder))
-        patch.setenv("JUPYTER_PLATFORM_DIRS", "1")
-        yield "deca-lab-tests"
+def other(path):
+    """The parameters that a notebook says change what it shows."""
+    return json.loads(path.read_text())["metadata"]["deca_lab"]["other"]
 
 
-def executed(path, kernel, out, **parameters):
-    import papermill
+def stubs(path):
+    """The names of the exercises that a notebook leaves to its reader."""
+    sources = ["".join(cell["source"]) for cell in cells(path)]
+    return [name for s in sources if "raise NotImplementedError" in s for name in re.findall(r"^def (\w+)\(", s, re.M)]
 
-    papermill.execute_notebook(str(path), str(out), parameters, kernel_name=kernel, cwd=str(path.parent), progress_bar=False,
-                               execution_timeout=SECONDS)
+
+def solved(path, out):
+    """Write the notebook with the library's own function in the place of every stub."""
+    nb = json.loads(path.read_text())
+    for cell in nb["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and "raise NotImplementedError" in source:
+            (name,) = re.findall(r"^def (\w+)\(", source, re.M)
+            rest = source.split("raise NotImplementedError")[1]
+            cell["source"] = f"from deca_lab.exercises import EXERCISES\n{name} = EXERCISES[{name!r}].solution\n{rest}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(nb))
     return out
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_it_runs_and_heeds_its_parameters(path, kernel, tmp_path):
-    import papermill
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory):
+    """Every notebook, run as it is, with other parameters, and solved: as many at a time as there are cores."""
+    place, todo = tmp_path_factory.mktemp("executed"), []
+    for path in NOTEBOOKS:
+        for how, given in (("usual", {}), ("changed", other(path))):
+            todo.append(running.Job(path, place / how / path.name, {"profile": "fast", **given}, SECONDS, 1))
+        if stubs(path):
+            copy = place / "solved" / path.name
+            todo.append(running.Job(solved(path, place / "stubs" / path.name), copy, {"profile": "fast"}, SECONDS, 1))
+    for job in todo:
+        job.copy.parent.mkdir(parents=True, exist_ok=True)
+    done = running.in_parallel(todo, running.cores(), lambda line: None)
+    return {(result.copy.parent.name, result.copy.name): result for result in done}
 
-    known = papermill.inspect_notebook(str(path))
-    other = json.loads(path.read_text())["metadata"]["deca_lab"]["other"]      # parameters whose change must show
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_it_runs_and_heeds_its_parameters(path, ran):
+    known = course.parameters_of(path)
     assert "profile" in known
-    assert other
-    assert set(other) <= set(known)
-    usual = executed(path, kernel, tmp_path / "usual.ipynb", profile="fast")
-    changed = executed(path, kernel, tmp_path / "changed.ipynb", profile="fast", **other)
-    assert not [o for o in outputs(usual) if o["output_type"] == "error"]
-    assert words(usual) != words(changed)
+    assert other(path)
+    assert set(other(path)) <= known
+    for how in ("usual", "changed"):
+        assert not ran[how, path.name].error, ran[how, path.name].error
+    assert words(ran["usual", path.name].copy) != words(ran["changed", path.name].copy)
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if stubs(path)], ids=lambda p: p.stem)
+def test_it_runs_unsolved_and_solved_and_the_checks_tell_which(path, ran):
+    assert not ran["solved", path.name].error, ran["solved", path.name].error
+    assert words(ran["usual", path.name].copy).count("Not yet") == len(stubs(path))
+    right = words(ran["solved", path.name].copy)
+    assert right.count("Right") == len(stubs(path))
+    assert "Not yet" not in right
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

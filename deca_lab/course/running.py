@@ -58,7 +58,7 @@ def execute(paths: Sequence[Path], profile: str = "fast", out: Path | str = "exe
         _require_known(path, given)
     width = max(1, min(jobs or len(paths), len(paths), cores()))
     todo = [Job(path, _copy_of(path, Path(out)), given, timeout, int(width > 1)) for path in paths]
-    return _in_parallel(todo, width, say) if todo else []
+    return in_parallel(todo, width, say) if todo else []
 
 
 def cores() -> int:
@@ -113,7 +113,8 @@ def _copy_of(path: Path, out: Path) -> Path:
     return copy
 
 
-def _in_parallel(jobs: Sequence[Job], width: int, say: Say) -> list[Result]:
+def in_parallel(jobs: Sequence[Job], width: int, say: Say) -> list[Result]:
+    """Run the jobs, `width` at a time, each copy a path of its own, and return how they went, in their order."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context
 
@@ -125,13 +126,13 @@ def _in_parallel(jobs: Sequence[Job], width: int, say: Say) -> list[Result]:
             job = running[future]
             broke = future.exception()
             result = Result(job.path, 0.0, f"the process that ran it died: {broke}", job.copy) if broke else future.result()
-            done[job.path] = result
+            done[job.copy] = result
             say(f"{len(done)}/{len(jobs)}  {result.seconds:6.1f} s  {result.name}{'  FAILED' if result.error else ''}")
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
-    return [done[job.path] for job in jobs]
+    return [done[job.copy] for job in jobs]
 
 
 def run_one(job: Job) -> Result:
