@@ -1,6 +1,7 @@
 """The examined claims: which arms, what verdict a table gives (by hand), and the page of a real small examination."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -132,3 +133,13 @@ def test_bad_examinations(changed, words, tmp_path):
     with pytest.raises(BadInput, match=words):
         examine(tmp_path / "out", **{"chosen": ["feedback"], "seeds": 2, "base": replace(TINY, rounds=1), **changed})
     assert not (tmp_path / "out").exists()
+
+
+def test_the_committed_verdicts_follow_from_the_committed_runs():
+    theory = Path(__file__).parents[1] / "theory"
+    runs, told = pd.read_csv(theory / "claims_runs.csv"), pd.read_csv(theory / "claims.csv", keep_default_na=False)
+    again = pd.DataFrame([judge(name, runs) for name in CLAIMS])
+    pd.testing.assert_frame_equal(again, told, check_dtype=False)
+    assert set(runs["step"].dropna()) == {96}
+    page = (theory / "claims.md").read_text()
+    assert page == claims.page(told)
