@@ -1,5 +1,6 @@
 """What notebooks show: pictures as PNG with a text for those who do not see them."""
 
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from deca_lab.history import History
@@ -21,9 +22,13 @@ def picture(history: History, name: str) -> "Image":
 
 
 def shown(figure: "Figure", alt: str) -> "Image":
-    """Return a figure as an image with the text `alt`."""
+    """Return a figure as an image with the text `alt`, in 256 colours: notebooks that carry it stay small."""
     from IPython.display import Image
+    from PIL import Image as Pixels
 
     from deca_lab.plots import png
 
-    return Image(data=png(figure, DOTS), alt=alt)
+    small = BytesIO()
+    drawn = Pixels.open(BytesIO(png(figure, DOTS))).convert("RGB")
+    drawn.quantize(256, dither=Pixels.Dither.NONE).save(small, "png", optimize=True)
+    return Image(data=small.getvalue(), alt=alt)

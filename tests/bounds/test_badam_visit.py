@@ -44,6 +44,24 @@ def test_ours_implies_the_papers_where_lambda_is_at_most_the_gradient(seed):
     assert 1 / (2 * (G + lam)) >= 1 / (8 * G)
 
 
+def test_the_rate_is_the_visits_summed_and_falls_with_slope_minus_one():
+    land = valleys(1, 5)
+    alpha = bv.largest_step(land.smoothness, land.steepest, 4, 0.1)
+    one, many = bv.badam_visit(land, alpha, 4, rounds=20), bv.badam_rate(land, alpha, 4, rounds=20)
+    assert many.verdict == "holds"
+    visits = np.arange(1, 41)
+    np.testing.assert_allclose(many.lhs * visits, (one.lhs / one.lhs[0]).cumsum() * many.lhs[0], rtol=1e-12)
+    np.testing.assert_allclose(many.rhs * visits, many.rhs[0], rtol=1e-12)
+    gap = land.mean(land.start) - land.lowest
+    np.testing.assert_allclose(many.ratios, one.lhs.cumsum() / gap, rtol=1e-9)      # sum of promises over all there is to lose
+    assert 0.0 < many.tightness < 0.6
+
+
+def test_broken_a_rate_whose_step_is_too_large():
+    land = quadratics(1, 5)
+    assert not bv.badam_rate(land, 1e5 * bv.largest_step(1.0, 10.0, 6, 0.1), 6).holds()
+
+
 def test_broken_a_step_that_is_too_large():
     assert bv.broken().verdict == "fails at visit 1"
 
