@@ -45,14 +45,19 @@ class Bound(NamedTuple):
 
     @property
     def ratios(self) -> np.ndarray:
-        """Return lhs / rhs at each entry: 1 is attained, small is loose; 0 where both are rounding, NaN if not finite."""
+        """Return lhs / rhs at each entry: 1 is attained, small is loose; 0 where both are rounding.
+
+        NaN where a number is not finite or, unless the claim is an equality, rhs is below 0.
+        """
         lhs, rhs, rounding = map(np.atleast_1d, np.broadcast_arrays(self.lhs, self.rhs, self.rounding))
-        ends = np.where(np.isnan(lhs) | np.isnan(rhs), np.nan, np.where(lhs <= rounding, 0.0, np.inf))
-        return np.divide(lhs, rhs, out=ends, where=np.isfinite(lhs) & np.isfinite(rhs) & (rhs > rounding))
+        size = np.abs(rhs) if self.equal else rhs
+        silent = np.isnan(lhs) | np.isnan(rhs) | (size < -rounding)
+        ends = np.where(silent, np.nan, np.where(lhs <= rounding, 0.0, np.inf))
+        return np.divide(lhs, rhs, out=ends, where=np.isfinite(lhs) & np.isfinite(rhs) & (size > rounding))
 
     @property
     def tightness(self) -> float:
-        """Return the largest lhs / rhs; NaN where a number is not finite."""
+        """Return the largest lhs / rhs; NaN where a number is not finite, or rhs an exponent below 0."""
         return float(self.ratios.max()) if self.finite and np.size(self.lhs) else float("nan")
 
     @property

@@ -13,6 +13,8 @@ from deca_lab import bounds
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check, pick
 
+HEAD = f"{'claim':<20} {'case':<34} {'left side':>11} {'right side':>11} {'tightness':>9}  verdict"
+
 
 class Row(NamedTuple):
     """One example of a claim: both sides where they are nearest to each other, and the verdict over all its entries."""
@@ -30,6 +32,14 @@ class Row(NamedTuple):
     def right(self) -> bool:
         """Say whether the claim holds here, and fails where a hypothesis is broken."""
         return self.verdict == "holds" and self.fails_when_broken
+
+    @property
+    def line(self) -> str:
+        """Return the row for people, in the columns of HEAD."""
+        tight = "-" if np.isnan(self.tightness) else f"{self.tightness:.4f}"
+        told = "" if self.fails_when_broken else "; it does not fail with a broken hypothesis"
+        sides = f"{self.lhs:>11.5g} {self.rhs:>11.5g} {tight:>9}"
+        return f"{self.claim:<20} {self.case:<34} {sides}  {self.verdict}, {self.seconds:.1f} s{told}"
 
 
 def claims() -> dict[str, ModuleType]:

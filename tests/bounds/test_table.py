@@ -41,3 +41,10 @@ def test_an_unknown_claim(capsys):
     with pytest.raises(BadInput, match="did you mean 'adam_step'"):
         table.evaluate(["adam_stepp"])
     assert deca_lab(capsys, "bounds", "adam_stepp").code == 2
+
+
+def test_an_exponent_below_zero_has_no_tightness():
+    row = table.evaluate(["rates"])[0]
+    assert row.rhs == -0.5
+    assert math.isnan(row.tightness)
+    assert "  -  holds" in row.line
