@@ -8,6 +8,7 @@ import numpy as np
 
 from deca_lab.errors import BadInput, check, pick
 
+MOST_REPEATS = 4  # of a regular expression: the time of a search may grow by a name's length with each of them
 Anatomy = Mapping[str, int | str]  # trainable name -> transformer layer, or "embeddings", or "head"
 
 
@@ -63,9 +64,12 @@ def by_patterns(names: Sequence[str], patterns: Sequence[str]) -> tuple[Block, .
 
 def matching(names: Sequence[str], pattern: str, argument: str) -> tuple[str, ...]:
     """Return the names in which the regular expression is found, or raise BadInput where there is none."""
+    bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?#[^)]*\)", "x", pattern, flags=re.DOTALL)   # without escapes, classes, comments
+    safe = not re.search(r"\)\s*[*+{]", bare) and len(re.findall(r"[*+{]", bare)) <= MOST_REPEATS
+    check(safe, argument, pattern, f"without a repeated group, and with {MOST_REPEATS} repeats at most: it might never end")
     try:
         found = tuple(name for name in names if re.search(pattern, name))
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise BadInput(f"{argument}: {pattern!r} is not a regular expression: {error}") from None
     if not found:
         raise BadInput(f"{argument}: {pattern!r} matches no trainable name; they are {_listed(names)}")

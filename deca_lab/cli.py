@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deca_lab.errors import BadInput, Diverged, check, pick
+from deca_lab.errors import BadInput, Diverged, Stopped, check, pick
 from deca_lab.files import write_whole
 from deca_lab.runconfig import RunConfig
 
@@ -29,6 +29,8 @@ def main() -> None:
         _fail(f"error: {error}", 2)
     except Diverged as error:
         _fail(f"stopped: {error}", 1)
+    except Stopped as asked:
+        _fail(str(asked), 130)
     except KeyboardInterrupt:
         _fail("stopped by hand; what was checkpointed can be continued with deca-lab run --resume DIR", 130)
 
@@ -107,8 +109,12 @@ def _finish(folder: Path, config: RunConfig | None) -> None:
     typer.echo("preparing text, shards and model ...", err=True)
     from deca_lab import progress, report, runs
 
-    with progress.bar() as shown:
-        done = runs.resume(folder, shown) if config is None else runs.run(config, folder, shown)
+    with progress.bar() as shown, progress.interruptible() as asked:
+        def watch(done: int, total: int, known: dict[str, Any]) -> bool:
+            shown(done, total, known)
+            return asked()
+
+        done = runs.resume(folder, watch) if config is None else runs.run(config, folder, watch)
     page = report.write(done, folder)
     s = done.summary
     typer.echo(f"perplexity of the mean model on the common test text: {s['test_perplexity_start']:.3f} -> "

@@ -18,6 +18,7 @@ from deca_lab.spectrum import TINY, cycle_length, islands, product, rounds_to_th
 from deca_lab.topology import Topology
 
 TOLERANCE = 1e-9  # on row and column sums
+LARGEST = 1e100  # of an entry: beyond it the spectrum is no longer a finite number
 
 Subject = Topology | np.ndarray | Sequence[np.ndarray]
 
@@ -55,11 +56,16 @@ def diagnose(subject: Subject) -> Diagnosis:
     if not (square and finite):
         return _hopeless(name, note, matrices, square, finite)
     period = len(matrices)
-    prefixes = list(accumulate(matrices, lambda done, W: product(W, done)))  # W_k ... W_1
+    with np.errstate(over="ignore", invalid="ignore"):
+        prefixes = list(accumulate(matrices, lambda done, W: product(W, done)))  # W_k ... W_1
+    if not all(np.abs(W).max() < LARGEST for W in (*matrices, *prefixes)):
+        return _hopeless(name, note, matrices, square, finite=False)
+    row_error = max(float(np.abs(W.sum(1) - 1).max()) for W in matrices)
+    column_error = max(float(np.abs(W.sum(0) - 1).max()) for W in matrices)
     support = np.abs(prefixes[-1]) > (TINY if period > 1 else 0)
     apart, cycle, whole = islands(support), cycle_length(support), spectrum(prefixes[-1])
     nonnegative = all(bool((W >= 0).all()) for W in matrices)
-    primitive = nonnegative and apart is None and cycle == 1
+    primitive = nonnegative and apart is None and cycle == 1 and max(row_error, column_error) <= TOLERANCE
     found = Diagnosis(
         name=name,
         note=note,
@@ -68,8 +74,8 @@ def diagnose(subject: Subject) -> Diagnosis:
         square=True,
         finite=True,
         nonnegative=nonnegative,
-        row_error=max(float(np.abs(W.sum(1) - 1).max()) for W in matrices),
-        column_error=max(float(np.abs(W.sum(0) - 1).max()) for W in matrices),
+        row_error=row_error,
+        column_error=column_error,
         symmetric=all(bool(np.allclose(W, W.T, rtol=0, atol=TINY)) for W in matrices),
         connected=apart is None,
         aperiodic=cycle == 1,
@@ -180,9 +186,9 @@ def _hopeless(name: str, note: str, matrices: tuple[np.ndarray, ...], square: bo
         shapes = " and ".join(sorted({" x ".join(map(str, W.shape)) for W in matrices}))
         reasons.append(f"not square: {shapes}, while each of N clients needs one row and one column in every matrix")
     if not finite:
-        W = next(W for W in matrices if not np.isfinite(W).all())
-        at = tuple(map(int, np.argwhere(~np.isfinite(W))[0]))
-        reasons.append(f"not finite: entry {at} is {W[at]}, and mixing would spread it into every model it reaches")
+        wild = [(W, at) for W in matrices for at in map(tuple, np.argwhere(~np.isfinite(W))[:1].tolist())]
+        reasons += [f"not finite: entry {at} is {W[at]}, and mixing would spread it into every model it reaches"
+                    for W, at in wild[:1]] or [f"too large: an entry of W, or of its products, is beyond {LARGEST:g}"]
     return Diagnosis(
         name, note, len(matrices[0]), len(matrices), square, finite, nonnegative=False, row_error=nan, column_error=nan,
         symmetric=False, connected=False, aperiodic=False, rho=nan, rho_error=0.0, lambda2=nan, rounds_1000=inf,

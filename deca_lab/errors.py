@@ -18,19 +18,30 @@ class Diverged(ArithmeticError):
     """A loss or a parameter stopped being finite; the message names the client, the step and the block."""
 
 
+class Stopped(Exception):
+    """A run was told to stop before its end; the message says at which inner step, and how to go on."""
+
+
 def pick(table: Mapping[str, T], name: str, what: str) -> T:
     """Return `table[name]`, or raise BadInput with the nearest names.
 
     `what` says what is looked up, in the user's words ("topology", "corpus").
     """
-    if name in table:
+    if isinstance(name, str) and name in table:
         return table[name]
-    near = get_close_matches(name, table, n=3, cutoff=0.5)
+    near = get_close_matches(name, table, n=3, cutoff=0.5) if isinstance(name, str) else []
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    raise BadInput(f"unknown {what} {name!r}: {hint}allowed: {', '.join(sorted(table))}")
+    raise BadInput(f"unknown {what} {_shown(name)}: {hint}allowed: {', '.join(sorted(table))}")
 
 
 def check(ok: bool, argument: str, got: object, allowed: str) -> None:
     """Raise BadInput unless `ok`: the one form of message for a value out of range."""
     if not ok:
-        raise BadInput(f"{argument} = {got!r} cannot be used: it must be {allowed}")
+        raise BadInput(f"{argument} = {_shown(got)} cannot be used: it must be {allowed}")
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:                                # Python does not write a number of thousands of digits
+        return f"a {type(value).__name__} too long to write"

@@ -57,7 +57,7 @@ def _stacked(config: RunConfig, model: "PreTrainedModel", path: Path) -> Params:
 
 
 def _index(client: str, clients: int) -> int:
-    check(client.isdigit() and int(client) < clients, "client", client, f"'mean' or a number from 0 to {clients - 1}")
+    check(client.isdecimal() and len(client) < 10 and int(client) < clients, "client", client, f"'mean' or a number from 0 to {clients - 1}")
     return int(client)
 
 

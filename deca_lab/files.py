@@ -22,8 +22,9 @@ def write_whole(path: Path, data: bytes | str) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror or error}; what stood there before is untouched") from None
+    except (OSError, ValueError) as error:            # ValueError: a name that no file can have
+        why = getattr(error, "strerror", None) or error
+        raise BadInput(f"cannot write {path}: {why}; what stood there before is untouched") from None
 
 
 def new_folder(path: Path) -> Path:
@@ -31,8 +32,9 @@ def new_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         held = next(path.iterdir(), None)
-    except OSError as error:
-        raise BadInput(f"out = {str(path)!r} cannot be used as a folder: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise BadInput(f"out = {str(path)!r} cannot be used as a folder: {why}") from None
     if held is not None:
         another = "holds another run" if (path / "config.json").exists() else f"is not empty ({held.name} is there)"
         raise BadInput(f"out = {str(path)!r} {another}: name a new folder, or continue a run with --resume {path}")
@@ -42,6 +44,8 @@ def new_folder(path: Path) -> Path:
 def read_text(path: Path, what: str) -> str:
     """Return the text of a file of a run folder, or raise BadInput that names it."""
     try:
+        if path.exists() and not path.is_file():      # a pipe or a device would never end
+            raise OSError("it is not an ordinary file")
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadInput(f"{what} {str(path)!r} cannot be read: {error}") from None

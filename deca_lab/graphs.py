@@ -70,7 +70,8 @@ def bipartite(n: int, knobs: Knobs) -> nx.Graph:
 
 def erdos_renyi(n: int, knobs: Knobs) -> nx.Graph:
     """Each pair is an edge with the given probability; redrawn until connected."""
-    check(0 < knobs.probability <= 1, "probability", knobs.probability, "above 0 and at most 1")
+    number = isinstance(knobs.probability, int | float | np.integer | np.floating)
+    check(number and 0 < knobs.probability <= 1, "probability", knobs.probability, "above 0 and at most 1")
 
     def draw(rng: np.random.Generator) -> nx.Graph:
         return nx.from_numpy_array(np.triu(rng.random((n, n)) < knobs.probability, 1))
@@ -87,7 +88,9 @@ def random_regular(n: int, knobs: Knobs) -> nx.Graph:
     check(n * degree % 2 == 0, "degree", degree, f"even, since the number of clients, {n}, is odd")
 
     def draw(rng: np.random.Generator) -> nx.Graph:
-        return nx.random_regular_graph(degree, n, seed=int(rng.integers(2**31)))
+        few = min(degree, n - 1 - degree)  # dense graphs as complements: pairing at random nearly never succeeds there
+        graph = nx.random_regular_graph(few, n, seed=int(rng.integers(2**31)))
+        return graph if few == degree else nx.complement(graph)
 
     return _redrawn(draw, n, knobs.seed, f"random {degree}-regular, seed {knobs.seed}", "a larger degree")
 

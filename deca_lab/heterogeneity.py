@@ -43,9 +43,9 @@ def measure(shards: Shards, gradients: Params | None = None) -> Heterogeneity:
     return Heterogeneity(
         label_tv=total_variation(shards.label_counts),
         label_js=label_js,
-        label_js_share=_share(label_js, shards.label_counts.shape),
+        label_js_share=share_of_most(label_js, shards.label_counts.shape),
         token_js=token_js,
-        token_js_share=_share(token_js, tokens.shape),
+        token_js_share=share_of_most(token_js, tokens.shape),
         zeta2=None if gradients is None else gradient_dissimilarity(gradients),
         zeta2_share=None if gradients is None else relative_dissimilarity(gradients),
     )
@@ -75,7 +75,8 @@ def _entropy(p: np.ndarray) -> np.ndarray:
     return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
 
 
-def _share(divergence: float, shape: tuple[int, ...]) -> float:
+def share_of_most(divergence: float, shape: tuple[int, ...]) -> float:
+    """Return a generalised Jensen-Shannon divergence as a share of the largest that counts of this shape (N, K) can have."""
     most = np.log(min(shape))  # of N clients over K kinds; reached by disjoint supports
     return float(divergence / most) if most > 0 else 0.0
 

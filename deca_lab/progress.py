@@ -1,8 +1,10 @@
 """Live progress with the time left: a bar in a terminal and in Jupyter, a line a measurement where nobody watches."""
 
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from deca_lab.runs import Progress
@@ -30,3 +32,25 @@ def bar(label: str = "inner steps") -> Iterator[Progress]:
         yield progress
     finally:
         shown.close()
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether Ctrl-C (SIGINT) or SIGTERM has come, so that a run can end its step and checkpoint.
+
+    A second signal stops at once, as without this.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+        sys.stderr.write("stopping after this inner step; once more to stop at once\n")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -134,7 +134,7 @@ class RunConfig:
 def _checked(f: Field[Any], value: Any) -> Any:  # noqa: ANN401 - whatever was given
     """Return the value in the knob's type; raise BadInput unless it has it, is finite, and lies in its range."""
     kind, allowed = f.type, f.metadata["allowed"]
-    value = value.item() if hasattr(value, "item") and not isinstance(value, str) else value   # a NumPy number
+    value = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value   # a NumPy number
     ok = type(value) is kind or (kind is float and type(value) is int)
     check(ok, f.name, value, f"of type {getattr(kind, '__name__', kind)}")
     if kind is float:
@@ -157,7 +157,7 @@ def from_json(text: str, source: str) -> RunConfig:
     """Return the RunConfig of JSON text; `source` names it in errors."""
     try:
         values = json.loads(text)
-    except ValueError as error:                              # a JSONDecodeError, or a number of thousands of digits
+    except (ValueError, RecursionError) as error:            # no JSON, a number of thousands of digits, or too deep
         raise BadInput(f"{source} is not JSON: {error}") from None
     check(isinstance(values, dict), source, type(values).__name__, "a JSON object of knobs")
     return from_mapping(values)

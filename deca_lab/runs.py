@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deca_lab import checkpoint, history, ledger
 from deca_lab.clients import ENGINES, Engine, Gradients, Loss
-from deca_lab.errors import BadInput, Diverged
+from deca_lab.errors import BadInput, Diverged, Stopped
 from deca_lab.factors import interference
 from deca_lab.files import new_folder, read_text, write_whole
 from deca_lab.history import History, Record
@@ -22,14 +22,14 @@ from deca_lab.metrics import Measurement, measure
 from deca_lab.runconfig import RunConfig, from_json
 from deca_lab.train import Plan, State, begin, params_of, train
 
-Progress = Callable[[int, int, dict[str, Any]], None]  # (inner steps done, of how many, what is known) -> None
+Progress = Callable[[int, int, dict[str, Any]], bool | None]  # (inner steps done, of how many, what is known) -> stop now?
 
 
 def run(config: RunConfig, out: Path | str | None = None, progress: Progress | None = None) -> History:
     """Run a config and return its history; with `out`, a new folder, everything is also written there.
 
-    Raises BadInput before anything is written where the config does not fit, and Diverged where a loss stops being
-    finite: then the last good checkpoint stays.
+    Raises BadInput before anything is written where the config does not fit, Diverged where a loss stops being finite:
+    then the last good checkpoint stays; and Stopped, after a checkpoint, where `progress` returns True.
     """
     lab = prepare(config)
     folder = None if out is None else new_folder(Path(out))
@@ -87,15 +87,29 @@ def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: P
         if _due(state.step, lab.config.eval_every, lab):
             _note(lab, state, record, began)
         if folder is not None and _due(state.step, lab.config.checkpoint_every, lab):
-            _require_finite_models(lab.plan, state, folder)
-            history.save_timings(folder, record)
-            checkpoint.save(folder / "checkpoint.safetensors", state, record.lasting())
-        if progress is not None:
-            progress(state.step, lab.plan.steps, {**record.metrics[-1], "measured": len(record.metrics), **record.train[-1]})
+            _keep(lab, folder, state, record)
+        known = {**record.metrics[-1], "measured": len(record.metrics), **record.train[-1]}
+        if progress is not None and progress(state.step, lab.plan.steps, known) and state.step < lab.plan.steps:
+            _stop(lab, folder, state, record)
     done = history.gather(lab, state, record, folder)
     if folder is not None:
         history.save(done, folder)
     return done
+
+
+def _keep(lab: Lab, folder: Path, state: State, record: Record) -> None:
+    """Write a checkpoint, unless the model has stopped being finite."""
+    _require_finite_models(lab.plan, state, folder)
+    history.save_timings(folder, record)
+    checkpoint.save(folder / "checkpoint.safetensors", state, record.lasting())
+
+
+def _stop(lab: Lab, folder: Path | None, state: State, record: Record) -> None:
+    """Keep what there is and raise Stopped."""
+    if folder is not None:
+        _keep(lab, folder, state, record)
+    kept = "nothing was kept, for there is no folder" if folder is None else f"go on with: deca-lab run --resume {folder}"
+    raise Stopped(f"stopped after inner step {state.step} of {lab.plan.steps}; {kept}")
 
 
 def _due(step: int, every: int, lab: Lab) -> bool:

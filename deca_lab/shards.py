@@ -132,7 +132,7 @@ def _share_table(ask: Ask, labels: int) -> np.ndarray:
     wanted = f"a table of {ask.clients} clients x {labels} labels, each row non-negative with sum 1"
     try:
         table = np.asarray(ask.shares, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BadInput(f"shares = {ask.shares!r} cannot be used: it must be {wanted}") from None
     fits = table.shape == (ask.clients, labels) and bool((table >= 0).all())
     check(fits and bool(np.allclose(table.sum(axis=1), 1.0, atol=1e-6)), "shares", ask.shares, wanted)
@@ -157,6 +157,8 @@ def split(
     table (N, L) of "shares". Raises BadInput for arguments out of range and when a client would stay without rows.
     """
     labels = np.asarray(labels)
+    check(labels.ndim == 1, "labels", labels.shape, "one label a row")
+    check(isinstance(clients, int | np.integer), "clients", clients, "a whole number")
     method = pick(SPLITS, how, "split")
     check(0 < alpha <= MOST_ALPHA, "alpha", alpha, f"positive and at most {MOST_ALPHA:g}")
     check((shares is None) == (how != "shares"), "shares", shares, "a table for the split 'shares', None for others")
@@ -169,6 +171,7 @@ def split(
     compact = np.unique(labels, return_inverse=True)[1]
     test = _test_rows(compact, test_share, np.random.default_rng([seed, 0]))
     rest = np.setdiff1d(np.arange(len(labels)), test)
+    check(len(rest) > 0, "test_share", test_share, f"smaller: none of the {len(labels)} rows is left for the clients")
     ask = Ask(compact[rest], clients, alpha, least, shares, np.random.default_rng([seed, 1]))
     parts, said = method(ask)
     _all_served(parts, least, how)

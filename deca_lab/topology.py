@@ -4,8 +4,10 @@ w_ij is the share that client i takes of client j's model, so an edge j -> i of 
 A topology is a periodic list of such matrices; a static one has a single entry.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,7 +65,7 @@ def read_matrices(paths: str | Path) -> tuple[np.ndarray, ...]:
     is read as a fraction; an .npy of shape (P, N, N) is a list of P. Raises BadInput with file and line.
     """
     whole = Path(paths)
-    files = [whole] if whole.is_file() else [Path(part.strip()) for part in str(paths).split(",")]
+    files = [whole] if os.path.isfile(whole) else [Path(part.strip()) for part in str(paths).split(",")]
     return tuple(W for file in files for W in _read(file))
 
 
@@ -71,6 +73,8 @@ def _read(file: Path) -> tuple[np.ndarray, ...]:
     suffix = file.suffix.lower()
     check(suffix in (".csv", ".npy"), "matrix", str(file), "a file that ends in .csv or .npy")
     try:
+        if file.exists() and not file.is_file():  # a folder, or a pipe that would never end
+            raise BadInput(f"matrix file {str(file)!r} is not an ordinary file")
         if suffix == ".csv":
             return (_read_csv(file),)
         with file.open("rb") as stream:
@@ -203,12 +207,14 @@ def _listed(source: object) -> Sequence[object]:
         return [source]
     allowed = "a name, a networkx graph, an N x N array, a list of arrays or a .csv/.npy path"
     check(isinstance(source, list | tuple) and len(source) > 0, "topology", source, allowed)
-    rows = isinstance(source, list | tuple) and not isinstance(source[0], np.ndarray) and np.ndim(source[0]) < 2
+    try:
+        rows = isinstance(source, list | tuple) and not isinstance(source[0], np.ndarray) and np.ndim(source[0]) < 2
+    except ValueError:
+        raise BadInput("matrix has rows of different length: it must be N x N") from None
     return [source] if rows else source  # type: ignore[return-value]
 
 
 def _fits(n: int, period: int) -> None:
     """Refuse what would not fit in memory as dense matrices."""
-    size = period * n * n * 8
-    allowed = f"fewer: {period} dense matrices of that size take {size / 2**30:.1f} GiB, and 2 are allowed"
-    check(size <= MEMORY, "clients", n, allowed)
+    most = isqrt(MEMORY // (8 * period))
+    check(n <= most, "clients", n, f"at most {most}: {period} larger dense matrices take more than 2 GiB")

@@ -1,5 +1,10 @@
 """Pictures with controls: sliders in a live notebook, the same picture as it stands elsewhere."""
 
+from deca_lab.widgets.dashboard import training_dashboard
+from deca_lab.widgets.dealing import shard_picture
 from deca_lab.widgets.editor import topology_editor
+from deca_lab.widgets.microscope import moment_microscope
+from deca_lab.widgets.paths import quadratic_paths
+from deca_lab.widgets.scheduler import block_scheduler
 
-__all__ = ["topology_editor"]
+__all__ = ["block_scheduler", "moment_microscope", "quadratic_paths", "shard_picture", "topology_editor", "training_dashboard"]

@@ -1,0 +1,124 @@
+"""The training dashboard: a run as it goes, loss and disagreement step by step, with a button that stops it."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deca_lab.errors import BadInput, Diverged, Stopped
+from deca_lab.plots.style import BLUE, GREY, ORANGE, RED, STYLE, nats, number
+from deca_lab.runconfig import RunConfig
+from deca_lab.widgets.panel import Scene, describe, headline, live, renderer, say, sheet, still, styled
+
+PAUSE = 0.4                                  # seconds between two pictures of a live run
+LOWEST = 1e-6                                # of the disagreement's axis
+Rows = list[dict[str, Any]]                  # what a run's progress was told, a row an inner step
+
+
+def training_dashboard(config: RunConfig, out: Path | str | None = None) -> Any:  # noqa: ANN401 - a box or an image
+    """Train in the background under a live picture with a stop button; return the box that holds them.
+
+    Elsewhere than in a live front end the run is awaited, and its last picture returned as an IPython image. With `out`,
+    a new folder, the run is written there as by `run`, and one that was stopped can be resumed. Raises BadInput.
+    """
+    from deca_lab.lab import prepare
+
+    if live():
+        prepare(config)                                # what does not fit is told at the door, not in the background
+        return _live(config, out)
+    rows = _follow(config, out, lambda rows: False)
+    return still(scene(), {"rows": rows, "end": ""})
+
+
+def _follow(config: RunConfig, out: Path | str | None, seen: Any) -> Rows:  # noqa: ANN401 - Callable[[Rows], bool]
+    """Run, and return what was known after each inner step; `seen` is shown the rows each time and may ask to stop."""
+    from deca_lab.runs import run
+
+    rows: Rows = []
+
+    def progress(done: int, total: int, known: dict[str, Any]) -> bool:
+        rows.append({**known, "done": done, "total": total})
+        return bool(seen(rows))
+
+    run(config, out, progress)
+    return rows
+
+
+def _live(config: RunConfig, out: Path | str | None) -> Any:  # noqa: ANN401 - a box
+    import ipywidgets
+
+    picture, (image, caption) = scene(), (ipywidgets.Image(format="png"), ipywidgets.HTML())
+    render, update, asked = renderer(picture.figure), styled(picture.update), threading.Event()
+    button = ipywidgets.Button(description="stop", icon="stop")
+    drawn, latest = [0.0], [Rows()]
+
+    def draw(end: str) -> None:
+        words = update(latest[0], end)
+        image.value = render()
+        describe(image, caption, words)
+
+    def seen(rows: Rows) -> bool:
+        latest[0] = rows
+        if time.monotonic() - drawn[0] > PAUSE:
+            draw("")
+            drawn[0] = time.monotonic()
+        return asked.is_set()
+
+    def work() -> None:
+        try:
+            _follow(config, out, seen)
+            end = "done"
+        except (Stopped, Diverged, BadInput) as error:
+            end = str(error)
+        button.disabled, button.description = True, "ended"
+        draw(end)
+
+    button.on_click(lambda pressed: asked.set())
+    draw("")
+    threading.Thread(target=work, daemon=True, name="training").start()
+    return ipywidgets.VBox([button, image, caption])
+
+
+def scene() -> Scene:
+    """Return the picture: losses on the left, on the right how far the clients are apart."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        figure = sheet(3.4)
+        losses, apart = figure.subplots(1, 2, width_ratios=(1.3, 1))
+        figure.subplots_adjust(left=0.085, right=0.985, bottom=0.3, top=0.83, wspace=0.3)
+        title = headline(losses)
+        batch = losses.plot([], [], color=GREY, lw=1, label="training batches", animated=True)[0]
+        least = losses.plot([], [], color=ORANGE, lw=1.2, ls=":", label="clients, least and most", animated=True)[0]
+        most = losses.plot([], [], color=ORANGE, lw=1.2, ls=":", animated=True)[0]
+        mean = losses.plot([], [], color=BLUE, lw=2, marker="o", ms=4, label="mean model, test text", animated=True)[0]
+        line = apart.plot([], [], color=RED, lw=1.6, ls="--", marker="s", ms=3.5, label="consensus distance", animated=True)[0]
+        losses.set(xlim=(0, 1), ylim=(0, 1), xlabel="inner step", ylabel="loss (nats per token)")
+        apart.set(yscale="log", xlim=(0, 1), ylim=(LOWEST, 10), xlabel="inner step", ylabel="consensus distance")
+        for axes in (losses, apart):
+            axes.grid(visible=True)
+        figure.legend(*losses.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=3, handlelength=2)
+
+    def update(rows: Rows, end: str) -> str:
+        if not rows:
+            say(title, end or "Preparing text, shards and model ...")
+            return f"No picture yet: the run is being prepared. {end}".strip()
+        measured = [row for k, row in enumerate(rows) if k == 0 or row["measured"] != rows[k - 1]["measured"]]
+        at = [0 if row["measured"] == 1 else row["done"] for row in measured]
+        batch.set_data([row["done"] for row in rows], [row["loss"] for row in rows])
+        for artist, name in ((mean, "test_loss"), (least, "client_test_loss_min"), (most, "client_test_loss_max")):
+            artist.set_data(at, [row[name] for row in measured])
+        line.set_data(at, np.clip([row["consensus"] for row in measured], LOWEST, 10))
+        top = 0.5 * np.ceil(2.2 * max(rows[0]["loss"], measured[0]["test_loss"]))
+        losses.set(xlim=(0, rows[0]["total"]), ylim=(0, top))
+        apart.set_xlim(0, rows[0]["total"])
+        now = rows[-1]
+        first, last = nats(measured[0]["test_loss"]), nats(now["test_loss"])
+        state = f"step {now['done']} of {now['total']}, block {now['block']}" if not end else end[0].upper() + end[1:]
+        say(title, f"{state}: the mean model's test loss is {last}, at first {first}")
+        return (f"Loss and consensus distance over {now['total']} inner steps. {state}. The mean model's test loss went from "
+                f"{first} to {last}; the clients are {number(now['consensus'])} apart.")
+
+    return Scene(figure, update)

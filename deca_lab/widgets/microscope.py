@@ -1,0 +1,153 @@
+"""The moment microscope: one parameter of one client, step by step, and what the feedback h does to its moments."""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deca_lab import optimisers
+from deca_lab.blocks import Block
+from deca_lab.clients import Gradients, Loss
+from deca_lab.moments import SCALES, SIGNALS, Adam, Feedback, Moments
+from deca_lab.plots.style import BLUE, GREY, INK, ORANGE, RED, STYLE, number
+from deca_lab.problems import Problem
+from deca_lab.topology import topology
+from deca_lab.train import Recipe, plan, train
+from deca_lab.widgets.panel import Knob, Scene, headline, live, mount, require, say, sheet, still
+
+CLIENTS, STEPS, FLOOR, TOP = 4, 24, 1e-6, 30.0
+DECAYS, START = Adam(0.9, 0.99), 3.0
+KNOBS = {
+    "feedback": Knob("feedback h", options=tuple(SIGNALS)),
+    "scale": Knob("scale of h", options=tuple(SCALES)),
+    "b1": Knob("b1", 0.0, 1.0, 0.01),
+    "b2": Knob("b2", 0.0, 1.0, 0.001),
+    "inner_steps": Knob("inner steps a visit R", 1, STEPS, 1),
+    "power": Knob("log10 of lr", -4.0, -0.5, 0.1),
+    "apart": Knob("how far wishes differ", 0.0, 4.0, 0.1),
+    "noise": Knob("gradient noise", 0.0, 2.0, 0.1),
+}
+
+
+class Seen(NamedTuple):
+    """Of client 0 at each inner step (STEPS,): gradient, h as fed, corrected m and root of v, and the direction, in lr."""
+
+    g: np.ndarray
+    h: np.ndarray
+    m: np.ndarray
+    root: np.ndarray
+    direction: np.ndarray
+
+
+def moment_microscope(feedback: str = "printed", scale: str = "raw", b1: float = 0.99, b2: float = 0.999, inner_steps: int = 12,
+                      apart: float = 2.0) -> Any:  # noqa: ANN401 - a box or an image
+    """Return one parameter's moments over 24 inner steps, with controls; elsewhere than in a live front end as an image.
+
+    Four clients on a ring minimise (x - w_i)^2 / 2 from x = 3, w_i from -apart to +apart, with Adam's decays 0.9 and 0.99;
+    moments restart every `inner_steps`. Raises BadInput.
+    """
+    values = {"feedback": feedback, "scale": scale, "b1": b1, "b2": b2, "inner_steps": inner_steps, "power": -1.0, "apart": apart,
+              "noise": 0.5}
+    require(KNOBS, values)
+    return mount(scene(), KNOBS, values).box if live() else still(scene(), values)
+
+
+@lru_cache(128)
+def seen(feedback: str, scale: str, b1: float, b2: float, inner_steps: int, power: float, apart: float, noise: float) -> Seen:
+    """Return what the library's Adam and feedback do to client 0, read off inside its own `train`."""
+    fed = Feedback(SIGNALS[feedback], SCALES[scale], b1, b2)
+    inside, notes = optimisers.adam(DECAYS, fed), []
+    wish = apart * torch.linspace(-1, 1, CLIENTS, dtype=torch.float64)[:, None]
+    shaken = noise * torch.from_numpy(np.random.default_rng(0xEE).standard_normal((STEPS, CLIENTS, 1)))
+    lr = 10**power
+
+    def exact(loss: Loss) -> Gradients:
+        return lambda x, where, rest, batch: ((x - wish).square()[:, 0] / 2, x - wish + batch)
+
+    def watched_(state: Moments, g: Tensor, mix: Any) -> tuple[Tensor, Moments]:  # noqa: ANN401 - as an optimiser's
+        first = float(g[0])
+        direction, state = inside.direction_(state, g, mix)
+        m, v = (float(part[0]) / (1 - decay**state.steps) for part, decay in ((state.m, DECAYS.a1), (state.v, DECAYS.a2)))
+        notes.append([first, 0.0, m, v**0.5, float(direction[0])])
+        return direction, state
+
+    def returned_(state: Moments, x: Tensor, x_new: Tensor, lr: float) -> Moments:
+        if fed.signal is not None:
+            notes[-1][1] = float(fed.scale(fed.signal(x, x_new), lr)[0])
+        return inside.returned_(state, x, x_new, lr)
+
+    recipe = Recipe(-(-STEPS // inner_steps), inner_steps, lambda step: lr,
+                    inside._replace(direction_=watched_, returned_=returned_))
+    problem = Problem({"x": torch.full((CLIENTS, 1), START, dtype=torch.float64)}, lambda params, batch: torch.zeros(()),
+                      lambda step: shaken[step])
+    steps = train(plan(problem, (Block("x", ("x",)),), topology("ring", CLIENTS), recipe), engine=exact)
+    for _ in range(STEPS):
+        next(steps)
+    return Seen(*np.array(notes).T)
+
+
+def scene() -> Scene:
+    """Return the picture: gradient and moment, the sizes of what is fed, and the steps with and without feedback."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        figure = sheet(3.9)
+        panels = figure.subplots(1, 3)
+        figure.subplots_adjust(left=0.075, right=0.99, bottom=0.29, top=0.82, wspace=0.33)
+        title, lines, starts = headline(panels[0]), _lines(panels), _starts(panels)
+        for axes in panels:
+            spot = axes.get_position()
+            figure.legend(*axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(spot.x0 - 0.03, 0.0), ncols=1,
+                          handlelength=2.2, borderpad=0)
+
+    def update(**values: Any) -> str:  # noqa: ANN401 - the knobs' values
+        found, plain = seen(**values), seen(**{**values, "feedback": "none"})
+        sizes = (found.g, found.m, *(np.clip(np.abs(part), FLOOR, TOP) for part in (found.g, found.h, found.root)))
+        for line, part in zip(lines, (*sizes, found.direction, plain.direction), strict=True):
+            line.set_ydata(part)
+        at = np.arange(values["inner_steps"], STEPS, values["inner_steps"])
+        for axis in starts:
+            axis.set_segments([[(x - 0.5, 0), (x - 0.5, 1)] for x in at])
+        share = np.abs(found.h).mean() / max(np.abs(found.g).mean(), 1e-12)
+        change = np.abs(found.direction).sum() / max(np.abs(plain.direction).sum(), 1e-12) - 1
+        said = f"h ({values['feedback']}, {values['scale']}) has {number(share, 2)} of the gradient's size; steps are " \
+               f"{abs(change):.1%} {'longer' if change > 0 else 'shorter'}"
+        if values["feedback"] == "none":
+            said = f"No feedback: {len(at) + 1} {'visit' if len(at) == 0 else 'visits'}, moments restart at each"
+        say(title, said)
+        return (f"One parameter of client 0 over {STEPS} inner steps: gradient and corrected first moment, sizes of gradient, h "
+                f"and the root of v, and the direction with and without feedback. {said}.")
+
+    return Scene(figure, update)
+
+
+def _lines(panels: Any) -> list[Any]:  # noqa: ANN401 - axes in, lines out
+    """Return the lines of the three panels, in the order of the values that they get."""
+    k = np.arange(STEPS)
+    first, second, third = panels
+    looks = (
+        (first, "o", "none", GREY, "gradient g"), (first, "", "-", BLUE, "first moment m, corrected"),
+        (second, "o", "none", GREY, "|g|"), (second, "D", "--", RED, "|h| as it is fed"),
+        (second, "", "-", ORANGE, "root of v, corrected"),
+        (third, "", "-", BLUE, "direction m / root of v"), (third, "", "--", INK, "the same, without feedback"),
+    )
+    lines = [axes.plot(k, np.ones(STEPS), marker=mark, ls=line, color=colour, ms=3.5, lw=1.6, label=words, animated=True)[0]
+             for axes, mark, line, colour, words in looks]
+    for axes, words in zip(panels, ("value", "size (logarithmic)", "step, in learning rates"), strict=True):
+        axes.set(xlim=(-0.7, STEPS - 0.3), xlabel="inner step")
+        axes.set_title(words, size=9.5, weight="normal", pad=3)
+        axes.grid(visible=True)
+    first.set_ylim(-9, 9)
+    second.set(yscale="log", ylim=(FLOOR, TOP))
+    third.set_ylim(-4.2, 4.2)
+    return lines
+
+
+def _starts(panels: Any) -> list[Any]:  # noqa: ANN401 - axes in, collections out
+    """Return, for each panel, the dotted lines at which a visit begins and moments restart."""
+    from matplotlib.collections import LineCollection
+
+    look: dict[str, Any] = {"colors": GREY, "linestyles": ":", "lw": 1, "animated": True}
+    return [axes.add_collection(LineCollection([], transform=axes.get_xaxis_transform(), **look)) for axes in panels]
