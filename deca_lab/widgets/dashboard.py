@@ -10,7 +10,7 @@ import numpy as np
 from deca_lab.errors import BadInput, Diverged, Stopped
 from deca_lab.plots.style import BLUE, GREY, ORANGE, RED, STYLE, nats, number
 from deca_lab.runconfig import RunConfig
-from deca_lab.widgets.panel import Scene, describe, headline, live, renderer, say, sheet, still, styled
+from deca_lab.widgets.panel import Scene, headline, live, put, renderer, say, sheet, still, styled
 
 PAUSE = 0.4                                  # seconds between two pictures of a live run
 LOWEST = 1e-6                                # of the disagreement's axis
@@ -49,15 +49,14 @@ def _follow(config: RunConfig, out: Path | str | None, seen: Any) -> Rows:  # no
 def _live(config: RunConfig, out: Path | str | None) -> Any:  # noqa: ANN401 - a box
     import ipywidgets
 
-    picture, (image, caption) = scene(), (ipywidgets.Image(format="png"), ipywidgets.HTML())
-    render, update, asked = renderer(picture.figure), styled(picture.update), threading.Event()
+    shown, picture, asked = scene(), ipywidgets.HTML(), threading.Event()
+    render, update = renderer(shown.figure), styled(shown.update)
     button = ipywidgets.Button(description="stop", icon="stop")
     drawn, latest = [0.0], [Rows()]
 
     def draw(end: str) -> None:
         words = update(latest[0], end)
-        image.value = render()
-        describe(image, caption, words)
+        put(picture, render(), words)
 
     def seen(rows: Rows) -> bool:
         latest[0] = rows
@@ -78,7 +77,7 @@ def _live(config: RunConfig, out: Path | str | None) -> Any:  # noqa: ANN401 - a
     button.on_click(lambda pressed: asked.set())
     draw("")
     threading.Thread(target=work, daemon=True, name="training").start()
-    return ipywidgets.VBox([button, image, caption])
+    return ipywidgets.VBox([button, picture])
 
 
 def scene() -> Scene:

@@ -12,7 +12,7 @@ from deca_lab.corpora import Corpus
 from deca_lab.errors import check
 from deca_lab.heterogeneity import WORDS, jensen_shannon, share_of_most, total_variation
 from deca_lab.plots.style import BLUE, COLOURS, GREY, ORANGE, STYLE, clean, number
-from deca_lab.widgets.panel import Knob, Scene, headline, live, mount, require, say, sheet, still
+from deca_lab.widgets.panel import Knob, Scene, headline, say, sheet, show
 
 MOST, LABELS, MANY = 16, 8, 4000             # clients, labels that are drawn, rows that are dealt at most
 LEAST, LARGEST = -2.0, 2.0                   # of log10 alpha
@@ -46,9 +46,7 @@ def shard_picture(corpus: Corpus, clients: int = 8, alpha: float = 0.25, split: 
     """
     check(isinstance(alpha, int | float) and 10**LEAST <= alpha <= 10**LARGEST, "alpha", alpha, "a number from 0.01 to 100")
     values = {"split": split, "power": log10(alpha), "clients": clients, "seed": seed}
-    require(KNOBS, values)
-    labels, names = _few(corpus)
-    return mount(scene(labels, names), KNOBS, values).box if live() else still(scene(labels, names), values)
+    return show(lambda: scene(*_few(corpus)), KNOBS, values)
 
 
 def _few(corpus: Corpus) -> tuple[tuple[int, ...], tuple[str, ...]]:

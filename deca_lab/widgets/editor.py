@@ -85,7 +85,8 @@ def _live(values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a box
 
     toggled: dict[tuple[str, int], frozenset[Pair]] = {}              # of each graph that was edited
     panel = mount(scene(), KNOBS, values, {"toggled": toggled})
-    turn, back = ipywidgets.Button(), ipywidgets.Button(description="undo all edits")
+    wide = {"width": "220px"}
+    turn, back = ipywidgets.Button(layout=wide), ipywidgets.Button(description="undo all edits", layout=wide)
     parts = panel.controls
 
     def label(change: object = None) -> None:

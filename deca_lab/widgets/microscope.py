@@ -15,7 +15,7 @@ from deca_lab.plots.style import BLUE, GREY, INK, ORANGE, RED, STYLE, number
 from deca_lab.problems import Problem
 from deca_lab.topology import topology
 from deca_lab.train import Recipe, plan, train
-from deca_lab.widgets.panel import Knob, Scene, headline, live, mount, require, say, sheet, still
+from deca_lab.widgets.panel import Knob, Scene, headline, say, sheet, show
 
 CLIENTS, STEPS, FLOOR, TOP = 4, 24, 1e-6, 30.0
 DECAYS, START = Adam(0.9, 0.99), 3.0
@@ -50,8 +50,7 @@ def moment_microscope(feedback: str = "printed", scale: str = "raw", b1: float =
     """
     values = {"feedback": feedback, "scale": scale, "b1": b1, "b2": b2, "inner_steps": inner_steps, "power": -1.0, "apart": apart,
               "noise": 0.5}
-    require(KNOBS, values)
-    return mount(scene(), KNOBS, values).box if live() else still(scene(), values)
+    return show(scene, KNOBS, values)
 
 
 @lru_cache(128)

@@ -5,6 +5,7 @@ artists alone over the kept pixels of the rest; that is what makes a slider answ
 """
 
 import os
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from functools import lru_cache, wraps
 from html import escape
@@ -90,29 +91,29 @@ def mount(scene: Scene, knobs: Mapping[str, Knob], values: Values, held: Values 
     import ipywidgets
 
     controls = {name: control(knob, values[name]) for name, knob in knobs.items()}
-    image, caption, render = ipywidgets.Image(format="png"), ipywidgets.HTML(), renderer(scene.figure)
+    picture, render = ipywidgets.HTML(), renderer(scene.figure)
 
     def redraw(change: object = None) -> None:
         now = {name: part.value for name, part in controls.items()} | dict(held or {})
         try:
-            alt, picture = styled(scene.update)(**now), None
+            alt = styled(scene.update)(**now)
+            put(picture, render(), alt)
         except BadInput as error:
             alt = f"No picture: {error}"
-            picture = refusal(alt)
-        image.value = picture or render()
-        describe(image, caption, alt)
+            put(picture, refusal(alt), alt)
 
     for part in controls.values():
         part.observe(redraw, "value")
     redraw()
     top = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
-    return Mounted(ipywidgets.VBox([top, image, caption]), controls, redraw)
+    return Mounted(ipywidgets.VBox([top, picture]), controls, redraw)
 
 
-def describe(image: Any, caption: Any, alt: str) -> None:  # noqa: ANN401 - ipywidgets
-    """Say the picture in words: its title for a screen reader, since the widget has no alt, and a caption below it."""
-    image.tooltip = alt
-    caption.value = f'<div style="max-width: 630px; line-height: 1.3">{escape(alt)}</div>'
+def put(picture: Any, png: bytes, alt: str) -> None:  # noqa: ANN401 - ipywidgets.HTML
+    """Show a PNG with its text, for those who do not see it, and the text below it as well: ipywidgets' Image has no alt."""
+    words = escape(alt)
+    picture.value = (f'<img alt="{words}" src="data:image/png;base64,{b64encode(png).decode()}" style="max-width: 100%">'
+                     f'<div style="max-width: 630px; line-height: 1.3">{words}</div>')
 
 
 def control(knob: Knob, value: Any) -> Any:  # noqa: ANN401 - any value, any ipywidget

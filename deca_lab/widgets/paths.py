@@ -19,7 +19,7 @@ from deca_lab.problems import Problem
 from deca_lab.runconfig import RunConfig
 from deca_lab.topology import topology
 from deca_lab.train import begin, plan, train
-from deca_lab.widgets.panel import Knob, Scene, headline, live, mount, require, say, sheet, still
+from deca_lab.widgets.panel import Knob, Scene, headline, say, sheet, show
 
 CLIENTS, STEPS, EDGE = 4, 96, 2.4
 START = (-1.8, 1.3)
@@ -55,8 +55,7 @@ def quadratic_paths(method: str = "deca", lr: float = 0.1, inner_steps: int = 4,
     check(isinstance(lr, int | float) and 0.001 <= lr <= 1, "lr", lr, "a number from 0.001 to 1")
     values = {"method": method, "power": log10(lr), "inner_steps": inner_steps, "apart": apart, "feedback": "printed",
               "scale": "raw", "b1": b1, "b2": b2}
-    require(KNOBS, values)
-    return mount(scene(), KNOBS, values).box if live() else still(scene(), values)
+    return show(scene, KNOBS, values)
 
 
 @lru_cache(128)

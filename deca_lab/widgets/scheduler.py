@@ -14,7 +14,7 @@ from deca_lab.plots.style import BLUE, COLOURS, GREY, INK, ORANGE, SKY, STYLE, n
 from deca_lab.problems import Problem
 from deca_lab.topology import topology
 from deca_lab.train import Plan, Recipe, plan
-from deca_lab.widgets.panel import Knob, Scene, headline, live, mount, require, say, sheet, still
+from deca_lab.widgets.panel import Knob, Scene, headline, require, say, sheet, show
 
 MODELS, DTYPES = ("tiny", "small", "medium"), {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CUTS = ("layers", "equal", "whole")
@@ -49,10 +49,8 @@ def block_scheduler(model: str = "small", blocks: str = "layers", fineness: int 
     values = {"model": model, "cut": blocks, "fineness": fineness, "order": "sequence", "rounds": rounds,
               "inner_steps": inner_steps, "clients": clients, "dtype": "float32"}
     require(KNOBS, values)
-    if live():
-        return mount(scene(), KNOBS, values).box
     cut_of(model, blocks, fineness)                    # a cut that this model does not allow is told at the door
-    return still(scene(), values)
+    return show(scene, KNOBS, values)
 
 
 @lru_cache
