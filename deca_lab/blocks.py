@@ -64,8 +64,8 @@ def by_patterns(names: Sequence[str], patterns: Sequence[str]) -> tuple[Block, .
 
 def matching(names: Sequence[str], pattern: str, argument: str) -> tuple[str, ...]:
     """Return the names in which the regular expression is found, or raise BadInput where there is none."""
-    bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?#[^)]*\)", "x", pattern, flags=re.DOTALL)   # without escapes, classes, comments
-    safe = not re.search(r"\)\s*[*+{]", bare) and len(re.findall(r"[*+{]", bare)) <= MOST_REPEATS
+    bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?#[^)]*\)", "x", pattern, flags=re.DOTALL)   # no escapes, classes
+    safe = not re.search(r"\)\s*[*+{]", bare) and len(re.findall(r"[*+{]|(?<![(*+?}])\?", bare)) <= MOST_REPEATS
     check(safe, argument, pattern, f"without a repeated group, and with {MOST_REPEATS} repeats at most: it might never end")
     try:
         found = tuple(name for name in names if re.search(pattern, name))

@@ -33,17 +33,20 @@ def load(path: Path, kind: type | None = None, device: torch.device | str = "cpu
     from safetensors import SafetensorError, safe_open
 
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is not an ordinary file")
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {})["deca_lab"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         if meta["sha256"] != _digest(meta["state"], tensors):
             raise ValueError("its checksum does not match its content")
         held = json.loads(meta["state"])
+        state, record = _state(held["step"], held["counts"] if kind else {}, kind, tensors, device), dict(held["record"])
     except FileNotFoundError:
         raise BadInput(f"there is no checkpoint {str(path)!r}") from None
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise BadInput(f"checkpoint {str(path)!r} is damaged and refused: {error}") from None
-    return _state(held["step"], held["counts"] if kind else {}, kind, tensors, device), held["record"]
+    return state, record
 
 
 def _tensors(state: State) -> dict[str, Tensor]:

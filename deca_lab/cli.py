@@ -4,6 +4,7 @@ Heavy modules are imported inside the commands, so that help answers at once.
 """
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -101,7 +102,7 @@ def _require_as_stored(folder: Path, given: dict[str, Any]) -> None:
 
 def _fresh_folder(method: str) -> Path:
     stem = Path("runs") / f"{datetime.now():%Y-%m-%d_%H%M%S}-{method}"
-    return next(p for i in range(1000) if not (p := stem.with_name(f"{stem.name}{f'-{i}' if i else ''}")).exists())
+    return next(p for i in range(1000) if not os.path.exists(p := stem.with_name(f"{stem.name}{f'-{i}' if i else ''}")))
 
 
 def _finish(folder: Path, config: RunConfig | None) -> None:
@@ -289,7 +290,7 @@ def report(folder: Annotated[Path, typer.Argument(help="a finished run's folder"
 @app.command()
 def notebooks(
     names: Annotated[list[str] | None, typer.Argument(help="parts of names, such as 02 or theory; all when none")] = None,
-    profile: Annotated[str, typer.Option(help="fast, or full: longer runs, more seeds")] = "fast",
+    full: Annotated[bool, typer.Option("--full/--fast", help="long runs, many seeds, larger models on a GPU; or short")] = False,
     out: Annotated[Path, typer.Option(help="folder of the executed copies; the sources stay as they are")] = Path("executed"),
     jobs: Annotated[int, typer.Option(help="notebooks at a time; 0 = as many as there are cores")] = 0,
     parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, into every notebook")] = None,
@@ -300,7 +301,7 @@ def notebooks(
     found = course.notebooks()
     chosen = [path for path in found if not names or any(name in f"{path.parent.name}/{path.stem}" for name in names)]
     check(bool(chosen), "names", names, f"parts of these: {', '.join(path.stem for path in found)}")
-    results = course.execute(chosen, profile, out, course.parse_parameters(parameter or []), jobs or None,
+    results = course.execute(chosen, "full" if full else "fast", out, course.parse_parameters(parameter or []), jobs or None,
                              lambda line: typer.echo(line, err=True))
     typer.echo(course.table(results))
     raise typer.Exit(1 if any(result.error for result in results) else 0)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from deca_lab import history, ledger, runs
+from deca_lab import files, history, ledger, runs
 from deca_lab.errors import BadInput, Diverged, check, pick
 from deca_lab.files import write_whole
 from deca_lab.lab import Lab, prepare
@@ -56,7 +56,7 @@ def run_arms(arms: Mapping[str, RunConfig], seeds: int, rates: Sequence[float], 
     """
     check(seeds >= 1, "seeds", seeds, "1 or more")
     check(len(rates) > 0, "rates", rates, "one learning rate or more")
-    out.mkdir(parents=True, exist_ok=True)
+    files.folder(out)
     rows: list[dict[str, Any]] = []
     for name, config in arms.items():
         tried = [_row(name, replace(config, lr=rate), out, say) for rate in rates]

@@ -1,6 +1,7 @@
 """Corpora: labelled rows of text, embedded in every Python, from a local file, or from the hub."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -198,8 +199,11 @@ def _outside(
     name: str, split: str, text: str | Sequence[str] | None, label: str | None, answer: str | None
 ) -> Corpus:
     """A corpus from a file or the hub, whichever the name looks like."""
-    path = Path(name).expanduser()
-    if path.suffix.lower() in hub.KINDS or (name and path.exists()) or name.startswith(("/", "~", ".")):
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:                       # "~stranger/x.txt"
+        raise BadInput(f"corpus {name!r} cannot be read: {error}") from None
+    if path.suffix.lower() in hub.KINDS or (name and os.path.exists(path)) or name.startswith(("/", "~", ".")):
         check(split == "train", "split", split, "left out: a local file has no splits")
         table = hub.from_file(path)
         if path.suffix.lower() == ".txt":

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from deca_lab.errors import BadInput
+from deca_lab.errors import BadInput, shown
 from deca_lab.spectrum import TINY, cycle_length, islands, product, rounds_to_thousandth, spectrum
 from deca_lab.topology import Topology
 
@@ -176,7 +176,7 @@ def _matrices(subject: Subject) -> tuple[str, str, tuple[np.ndarray, ...]]:
         return "matrix", "", tuple(np.atleast_2d(np.asarray(W, dtype=np.float64)) for W in listed)
     except (TypeError, ValueError, IndexError, KeyError):
         allowed = "a topology, an array of numbers or a list of arrays"
-        raise BadInput(f"the doctor was given {str(subject)[:80]!r}: it takes {allowed}") from None
+        raise BadInput(f"the doctor was given {shown(subject)[:80]}: it takes {allowed}") from None
 
 
 def _hopeless(name: str, note: str, matrices: tuple[np.ndarray, ...], square: bool, finite: bool) -> Diagnosis:

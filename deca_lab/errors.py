@@ -31,16 +31,17 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
         return table[name]
     near = get_close_matches(name, table, n=3, cutoff=0.5) if isinstance(name, str) else []
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    raise BadInput(f"unknown {what} {_shown(name)}: {hint}allowed: {', '.join(sorted(table))}")
+    raise BadInput(f"unknown {what} {shown(name)}: {hint}allowed: {', '.join(sorted(table))}")
 
 
 def check(ok: bool, argument: str, got: object, allowed: str) -> None:
     """Raise BadInput unless `ok`: the one form of message for a value out of range."""
     if not ok:
-        raise BadInput(f"{argument} = {_shown(got)} cannot be used: it must be {allowed}")
+        raise BadInput(f"{argument} = {shown(got)} cannot be used: it must be {allowed}")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return what was given as Python writes it."""
     try:
         return repr(value)
     except ValueError:                                # Python does not write a number of thousands of digits

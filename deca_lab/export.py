@@ -51,13 +51,17 @@ def _stacked(config: RunConfig, model: "PreTrainedModel", path: Path) -> Params:
     values = models.trainable(model)
     cut = blocks_of(config, models.anatomy(model), {n: p.numel() for n, p in values.items()})
     state, _ = checkpoint.load(path)
-    parts = [tree.unflatten(x, Layout(b.names, tuple(tuple(values[n].shape) for n in b.names)))
-             for x, b in zip(state.blocks, cut, strict=True)]
+    try:
+        parts = [tree.unflatten(x, Layout(b.names, tuple(tuple(values[n].shape) for n in b.names)))
+                 for x, b in zip(state.blocks, cut, strict=True)]
+    except (ValueError, RuntimeError):
+        raise BadInput(f"checkpoint {str(path)!r} does not fit config.json beside it: one of them is of another run") from None
     return {name: tensor for part in parts for name, tensor in part.items()}
 
 
 def _index(client: str, clients: int) -> int:
-    check(client.isdecimal() and len(client) < 10 and int(client) < clients, "client", client, f"'mean' or a number from 0 to {clients - 1}")
+    known = client.isascii() and client.isdecimal() and len(client) < 10 and int(client) < clients
+    check(known, "client", client, f"'mean' or a number from 0 to {clients - 1}")
     return int(client)
 
 

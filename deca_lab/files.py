@@ -2,16 +2,20 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from deca_lab.errors import BadInput
+
+LOCK, HALF = ".lock", ".half-"            # names in a run folder: who holds it, and files that are being written
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
     """Replace `path` by `data` in one step: a reader, or a kill, sees the old file or the new one, never a part."""
     data = data.encode() if isinstance(data, str) else data
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{HALF}")
         try:
             with os.fdopen(handle, "wb") as out:
                 out.write(data)
@@ -27,18 +31,47 @@ def write_whole(path: Path, data: bytes | str) -> None:
         raise BadInput(f"cannot write {path}: {why}; what stood there before is untouched") from None
 
 
-def new_folder(path: Path) -> Path:
-    """Create the folder, or accept an empty one; raise BadInput where it holds anything."""
+def folder(path: Path) -> Path:
+    """Create the folder where it is not there; raise BadInput where it cannot be one, or cannot be read."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        held = next(path.iterdir(), None)
-    except (OSError, ValueError) as error:
+        next(path.iterdir(), None)
+    except (OSError, ValueError) as error:            # ValueError: a name that no folder can have
         why = getattr(error, "strerror", None) or error
         raise BadInput(f"out = {str(path)!r} cannot be used as a folder: {why}") from None
+    return path
+
+
+def new_folder(path: Path) -> Path:
+    """Create the folder, or accept an empty one; raise BadInput where it holds anything."""
+    held = next(folder(path).iterdir(), None)
     if held is not None:
         another = "holds another run" if (path / "config.json").exists() else f"is not empty ({held.name} is there)"
         raise BadInput(f"out = {str(path)!r} {another}: name a new folder, or continue a run with --resume {path}")
     return path
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a run folder for this process; raise BadInput at once where another one does.
+
+    The system lets go of it when the process dies, however it dies; half-written files of a killed one are removed.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BadInput(f"out = {str(path)!r} is in use: another process is writing this run; wait for it, or stop it") from None
+    except OSError as error:
+        raise BadInput(f"out = {str(path)!r} cannot be written: {error.strerror or error}") from None
+    try:
+        for left in path.glob(f".*{HALF}*"):
+            left.unlink()
+        yield
+    finally:
+        lock.release()
 
 
 def read_text(path: Path, what: str) -> str:

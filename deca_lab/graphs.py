@@ -4,6 +4,7 @@ A graph is (clients, knobs) -> nx.Graph on 0 .. N-1; a random one says in graph.
 """
 
 from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import NamedTuple
 
 import networkx as nx
@@ -70,8 +71,8 @@ def bipartite(n: int, knobs: Knobs) -> nx.Graph:
 
 def erdos_renyi(n: int, knobs: Knobs) -> nx.Graph:
     """Each pair is an edge with the given probability; redrawn until connected."""
-    number = isinstance(knobs.probability, int | float | np.integer | np.floating)
-    check(number and 0 < knobs.probability <= 1, "probability", knobs.probability, "above 0 and at most 1")
+    p = knobs.probability
+    check(isinstance(p, Real) and 0 < p <= 1, "probability", p, "above 0 and at most 1")
 
     def draw(rng: np.random.Generator) -> nx.Graph:
         return nx.from_numpy_array(np.triu(rng.random((n, n)) < knobs.probability, 1))

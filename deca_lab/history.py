@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field, fields
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,13 @@ from deca_lab.train import State
 if TYPE_CHECKING:
     from deca_lab.judge import Judged
 
-TABLES = ("metrics", "clients", "train", "visits", "blocks", "shards", "edges", "timings")
+COLUMNS = {                                            # of each table, those that no run is without
+    "metrics": {"step", "round", "block", "test_loss", "validation_loss", "consensus"},
+    "clients": {"step", "client", "test_loss", "own_loss"}, "train": {"step", "block", "lr", "loss"},
+    "visits": {"round", "position", "block", "first", "last"}, "blocks": {"block", "parameters", "visits", "names"},
+    "shards": set(), "edges": {"receiver", "sender", "measured", "predicted"}, "timings": {"step", "seconds"},
+}
+TABLES = tuple(COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,8 @@ def save_timings(folder: Path, record: Record) -> None:
 def read_timings(folder: Path, step: int) -> list[dict[str, Any]]:
     """Return the timings noted up to an inner step; none where there is no such file."""
     try:
-        table = pd.read_csv(folder / "timings.csv")
-    except (OSError, ValueError):
+        table = _table(folder / "timings.csv").astype({"step": int, "seconds": float})
+    except (OSError, ValueError, KeyError, OverflowError):
         return []
     return [{str(k): v for k, v in row.items()} for row in table[table["step"] <= step].to_dict("records")]
 
@@ -111,12 +118,20 @@ def load(folder: Path | str) -> History:
     folder = Path(folder)
     config = resolve(from_json(read_text(folder / "config.json", "the run folder's"), str(folder / "config.json")))
     try:
-        tables = {name: pd.read_csv(folder / f"{name}.csv", index_col=0 if name == "shards" else None) for name in TABLES}
-        W = np.loadtxt(folder / "topology.csv", delimiter=",", ndmin=2).reshape(-1, config.clients, config.clients)
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+        tables = {name: _table(folder / f"{name}.csv", 0 if name == "shards" else None) for name in TABLES}
+        rows = read_text(folder / "topology.csv", "the run folder's").splitlines()
+        W = np.array([[float(share) for share in row.split(",")] for row in rows]).reshape(-1, config.clients, config.clients)
+        summary = json.loads(read_text(folder / "summary.json", "the run folder's"))
+        lacking = [f"{name}.csv" for name, table in tables.items() if not set(table) >= COLUMNS[name]]
+        if lacking or not isinstance(summary, dict):
+            raise ValueError(f"{' and '.join(lacking) or 'summary.json'} is damaged")
+    except (OSError, ValueError, RecursionError, OverflowError) as error:
         raise BadInput(f"{str(folder)!r} does not hold a finished run: {error}") from None
     return History(config=config, W=W, summary=summary, folder=folder, **tables)
+
+
+def _table(path: Path, index: int | None = None) -> pd.DataFrame:
+    return pd.read_csv(StringIO(read_text(path, "the run folder's")), index_col=index)
 
 
 def gather(lab: Lab, state: State, record: Record, folder: Path | None) -> History:

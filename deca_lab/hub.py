@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from ssl import SSLCertVerificationError
 from textwrap import shorten
@@ -145,7 +146,7 @@ def from_file(path: Path) -> "Dataset":
     kind = KINDS[path.suffix.lower()]
     whole = {"sample_by": "document"} if kind == "text" else {}
     with _quiet() as datasets, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-        files = {"data_files": str(path.resolve()), "split": "train", "cache_dir": cache, "keep_in_memory": True}
+        files = {"data_files": escape(str(path.resolve())), "split": "train", "cache_dir": cache, "keep_in_memory": True}
         try:
             return datasets.load_dataset(kind, **files, **whole)
         except (datasets.exceptions.DatasetsError, ValueError, OSError, RuntimeError) as error:
@@ -155,14 +156,20 @@ def from_file(path: Path) -> "Dataset":
 def _inspect(path: Path) -> None:
     """Refuse what is no file, of another kind, empty, or not UTF-8."""
     allowed = ", ".join(KINDS)
-    if not path.exists():
+    if not os.path.exists(path):                        # False too for a name that no file can have
         raise BadInput(f"no file {str(path)!r}: give a path that exists, with one of the endings {allowed}")
-    if path.is_dir() or path.suffix.lower() not in KINDS:
-        kind = "a folder" if path.is_dir() else f"a file with the ending {path.suffix!r}"
+    if not path.is_file() or path.suffix.lower() not in KINDS:
+        other = "a folder" if path.is_dir() else "a pipe or a device"
+        kind = f"a file with the ending {path.suffix!r}" if path.is_file() else other
         raise BadInput(f"{str(path)!r} is {kind}: give a file with one of the endings {allowed}")
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"file {str(path)!r} cannot be read: {error}") from None
     if not raw.strip():
         raise BadInput(f"file {str(path)!r} is empty: give a file with text")
+    if KINDS[path.suffix.lower()] == "json" and raw.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"null"):
+        raise BadInput(f"file {str(path)!r} begins with null: give rows, each a JSON object")   # pyarrow 26 would crash at it
     if path.suffix.lower() != ".parquet":
         try:
             raw.decode("utf-8")

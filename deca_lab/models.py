@@ -5,6 +5,7 @@ and an anatomy that says where each name sits. Names follow `named_parameters`, 
 """
 
 import copy
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -202,8 +203,9 @@ def _preset(name: str) -> Preset:
     """The table's row, or a row for a directory or a hub name."""
     if name in PRESETS:
         return PRESETS[name]
-    if Path(name).expanduser().is_dir():
-        return Preset("a directory", source=str(Path(name).expanduser()))
+    here = os.path.expanduser(name)
+    if os.path.isdir(here):                # False too for a name that no file can have
+        return Preset("a directory", source=here)
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise BadInput(f"model {name!r}: there is no such directory")
     if name.count("/") == 1 and all(name.split("/")):

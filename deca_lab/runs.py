@@ -15,7 +15,7 @@ from deca_lab import checkpoint, history, ledger
 from deca_lab.clients import ENGINES, Engine, Gradients, Loss
 from deca_lab.errors import BadInput, Diverged, Stopped
 from deca_lab.factors import interference
-from deca_lab.files import new_folder, read_text, write_whole
+from deca_lab.files import alone, new_folder, read_text, write_whole
 from deca_lab.history import History, Record
 from deca_lab.lab import Lab, prepare
 from deca_lab.metrics import Measurement, measure
@@ -32,22 +32,34 @@ def run(config: RunConfig, out: Path | str | None = None, progress: Progress | N
     then the last good checkpoint stays; and Stopped, after a checkpoint, where `progress` returns True.
     """
     lab = prepare(config)
-    folder = None if out is None else new_folder(Path(out))
-    if folder is not None:
+    if out is None:
+        return _go(lab, None, begin(lab.plan), _blank(lab), progress)
+    folder = new_folder(Path(out))
+    with alone(folder):
         write_whole(folder / "config.json", config.to_json())
-    return _go(lab, folder, begin(lab.plan), _blank(lab), progress)
+        return _go(lab, folder, begin(lab.plan), _blank(lab), progress)
 
 
 def resume(folder: Path | str, progress: Progress | None = None) -> History:
     """Continue the run of a folder from its last checkpoint to its end, bit for bit as if it had never stopped."""
     folder = Path(folder)
     lab = prepare(read_config(folder))
+    with alone(folder):
+        state, record = _kept(lab, folder)
+        return _go(lab, folder, state, record, progress)
+
+
+def _kept(lab: Lab, folder: Path) -> tuple[State, Record]:
+    """Return state and record of the folder's checkpoint, or of the start where there is none yet."""
     if not (folder / "checkpoint.safetensors").exists():
-        return _go(lab, folder, begin(lab.plan), _blank(lab), progress)
+        return begin(lab.plan), _blank(lab)
     state, held = checkpoint.load(folder / "checkpoint.safetensors", lab.plan.recipe.optimiser.kind, lab.device)
-    record = Record(**held, timings=history.read_timings(folder, state.step))
+    try:
+        record = Record(**held, timings=history.read_timings(folder, state.step))
+    except TypeError as error:
+        raise BadInput(f"the checkpoint in {str(folder)!r} holds no record of a run: {error}") from None
     _require_same(lab, record, folder)
-    return _go(lab, folder, state, record, progress)
+    return state, record
 
 
 def read_config(folder: Path | str) -> RunConfig:

@@ -1,6 +1,7 @@
 """Rows to shards: who holds which rows, each client's token stream, and the batches drawn from it."""
 
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deca_lab.corpora import Corpus
-from deca_lab.errors import BadInput, check, pick
+from deca_lab.errors import BadInput, check, pick, shown
 from deca_lab.tokens import end_of_text, stream, tokenize
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _share_table(ask: Ask, labels: int) -> np.ndarray:
     try:
         table = np.asarray(ask.shares, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise BadInput(f"shares = {ask.shares!r} cannot be used: it must be {wanted}") from None
+        raise BadInput(f"shares = {shown(ask.shares)} cannot be used: it must be {wanted}") from None
     fits = table.shape == (ask.clients, labels) and bool((table >= 0).all())
     check(fits and bool(np.allclose(table.sum(axis=1), 1.0, atol=1e-6)), "shares", ask.shares, wanted)
     return table
@@ -158,13 +159,13 @@ def split(
     """
     labels = np.asarray(labels)
     check(labels.ndim == 1, "labels", labels.shape, "one label a row")
-    check(isinstance(clients, int | np.integer), "clients", clients, "a whole number")
+    check(isinstance(clients, Integral), "clients", clients, "a whole number")
     method = pick(SPLITS, how, "split")
-    check(0 < alpha <= MOST_ALPHA, "alpha", alpha, f"positive and at most {MOST_ALPHA:g}")
+    check(isinstance(alpha, Real) and 0 < alpha <= MOST_ALPHA, "alpha", alpha, f"positive and at most {MOST_ALPHA:g}")
     check((shares is None) == (how != "shares"), "shares", shares, "a table for the split 'shares', None for others")
-    check(seed >= 0, "seed", seed, "non-negative")
+    check(isinstance(seed, Integral) and seed >= 0, "seed", seed, "a whole number from 0 up")
     for name, share in (("test_share", test_share), ("validation_share", validation_share)):
-        check(0 <= share < 1, name, share, "at least 0 and below 1")
+        check(isinstance(share, Real) and 0 <= share < 1, name, share, "at least 0 and below 1")
     least = 2 if validation_share > 0 else 1
     most = len(labels) // least
     check(1 <= clients <= most, "clients", clients, f"from 1 to {most}: {len(labels)} rows, at least {least} a client")

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from deca_lab import runs
 from deca_lab.errors import BadInput, Diverged, check, pick
-from deca_lab.files import write_whole
+from deca_lab.files import folder, read_text, write_whole
 from deca_lab.runconfig import RunConfig
 
 MEASURED = ("validation_loss", "test_loss", "client_test_loss", "consensus")  # of the last measurement
@@ -54,10 +55,12 @@ def sweep(base: RunConfig, grid: Mapping[str, Sequence[Any]], seeds: int, out: P
 
 def _kept(out: Path, arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of an earlier, interrupted sweep of the same arms, or none; raise BadInput at another sweep's."""
-    out.mkdir(parents=True, exist_ok=True)
-    if not (out / "runs.csv").exists():
+    if not (folder(out) / "runs.csv").exists():
         return []
-    rows = pd.read_csv(out / "runs.csv").to_dict("records")
+    try:
+        rows = pd.read_csv(StringIO(read_text(out / "runs.csv", "the sweep's"))).to_dict("records")
+    except ValueError as error:                                          # BadInput is one, and so is pandas' ParserError
+        raise BadInput(f"{str(out / 'runs.csv')!r} is damaged: {error}") from None
     same = len(rows) <= len(arms) and all(row.get(k) == v for row, arm in zip(rows, arms, strict=False) for k, v in arm.items())
     check(same, "out", str(out), "a new folder, or that of the same sweep")
     return [{str(k): v for k, v in row.items()} for row in rows]

@@ -1,7 +1,7 @@
 """Text to token ids: bytes, which need no file, or any tokenizer of transformers; rows to one stream."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,9 @@ def tokenizer(name: str = "bytes") -> "PreTrainedTokenizerBase":
         from transformers import ByT5Tokenizer
 
         return ByT5Tokenizer(extra_ids=0)
-    if Path(name).expanduser().is_dir():
-        return _auto(str(Path(name).expanduser()))
+    here = os.path.expanduser(name)
+    if os.path.isdir(here):                # False too for a name that no file can have
+        return _auto(here)
     with hub_or_offline("model", name):
         return _auto(name)
 

@@ -7,8 +7,8 @@ A topology is a periodic list of such matrices; a static one has a single entry.
 import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from math import isqrt
 from pathlib import Path
+from tokenize import TokenError
 from typing import NamedTuple
 
 import networkx as nx
@@ -74,7 +74,7 @@ def _read(file: Path) -> tuple[np.ndarray, ...]:
     check(suffix in (".csv", ".npy"), "matrix", str(file), "a file that ends in .csv or .npy")
     try:
         if file.exists() and not file.is_file():  # a folder, or a pipe that would never end
-            raise BadInput(f"matrix file {str(file)!r} is not an ordinary file")
+            raise OSError("it is not an ordinary file")
         if suffix == ".csv":
             return (_read_csv(file),)
         with file.open("rb") as stream:
@@ -83,7 +83,7 @@ def _read(file: Path) -> tuple[np.ndarray, ...]:
         raise
     except FileNotFoundError:
         raise BadInput(f"matrix file {str(file)!r} does not exist") from None
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError, SyntaxError, TokenError) as error:   # of a header
         raise BadInput(f"matrix file {str(file)!r} cannot be read: {error}") from None
 
 
@@ -216,5 +216,6 @@ def _listed(source: object) -> Sequence[object]:
 
 def _fits(n: int, period: int) -> None:
     """Refuse what would not fit in memory as dense matrices."""
-    most = isqrt(MEMORY // (8 * period))
-    check(n <= most, "clients", n, f"at most {most}: {period} larger dense matrices take more than 2 GiB")
+    size = period * int(n) ** 2 * 8
+    gib = min(size, 2**90) / 2**30  # a whole number may be larger than any float
+    check(size <= MEMORY, "clients", n, f"fewer: {period} dense matrices of that size take {gib:.1f} GiB, and 2 are allowed")

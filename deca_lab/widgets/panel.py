@@ -123,8 +123,10 @@ def control(knob: Knob, value: Any) -> Any:  # noqa: ANN401 - any value, any ipy
     look = {"description": knob.about, "style": {"description_width": "initial"}, "layout": {"width": "300px"}}
     if knob.options:
         return ipywidgets.Dropdown(options=knob.options, value=value, **look)
-    kind = ipywidgets.IntSlider if knob.step == 1 else ipywidgets.FloatSlider
-    return kind(value=value, min=knob.low, max=knob.high, step=knob.step, **look)
+    within = {"value": value, "min": knob.low, "max": knob.high, "step": knob.step, **look}
+    if knob.step == 1:
+        return ipywidgets.IntSlider(**within)
+    return ipywidgets.FloatSlider(readout_format=f".{len(f'{knob.step:g}') - 2}f", **within)
 
 
 def styled(update: Callable[P, str]) -> Callable[P, str]:

@@ -104,7 +104,7 @@ def scene() -> Scene:
         last = found.models[-1]
         spread = float(np.sqrt(((last - last.mean(0)) ** 2).sum(1).mean()))
         said = (f"{values['method']}, lr {number(10**values['power'], 2)}: after {len(found.above) - 1} steps the mean is "
-                f"{number(float(np.linalg.norm(last.mean(0))), 2)} from the minimum, the clients {number(spread, 2)} apart")
+                f"{number(float(np.linalg.norm(last.mean(0))), 2)} off, the clients {number(spread, 2)} apart")
         say(title, said)
         return (f"Paths of {CLIENTS} clients on a ring over the contours of f, each drawn to a minimum of its own, and f of the "
                 f"mean model above its lowest value, {number(float(found.above[-1]), 2)} at the end. {said}.")

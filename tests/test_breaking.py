@@ -1,0 +1,149 @@
+"""When things break: kills at any moment, a full disk, a folder that cannot be written, two processes, Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import contextmanager
+
+import pytest
+from command import SMALL, options
+
+from deca_lab import checkpoint, files, runs
+from deca_lab.errors import BadInput, Stopped
+from deca_lab.runconfig import RunConfig
+
+QUIET = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+KNOBS = {**SMALL, "checkpoint_every": 1}
+
+# One process prepares the run once and forks a child for each life of it, which is killed at a random moment.
+KILLER = textwrap.dedent("""
+    import os, random, signal, sys, time
+    from deca_lab import runs
+    from deca_lab.runconfig import RunConfig
+
+    folder, rng, killed = sys.argv[1], random.Random(0), 0
+    config = RunConfig(**eval(sys.argv[2]))
+    prepared = runs.prepare(config)
+    runs.prepare = lambda config: prepared
+    while killed < 50:
+        child = os.fork()
+        if child == 0:
+            there = os.path.exists(os.path.join(folder, "config.json"))
+            runs.resume(folder) if there else runs.run(config, folder)
+            os._exit(0)
+        time.sleep(rng.uniform(0, 0.2))
+        os.kill(child, signal.SIGKILL)
+        if os.waitpid(child, 0)[1] == 0:
+            sys.exit("the run had ended before it was killed 50 times")
+        killed += 1
+    print(killed)
+""")
+
+
+def test_killed_50_times_and_resumed_gives_the_same_bits(tmp_path):
+    knobs = {**KNOBS, "rounds": 30, "eval_windows": 2, "eval_every": 30}
+    runs.run(RunConfig(**knobs), tmp_path / "whole")
+    broken = tmp_path / "broken"
+    done = subprocess.run([sys.executable, "-c", KILLER, str(broken), repr(knobs)], env=QUIET, capture_output=True, text=True,
+                          timeout=300, check=False)
+    assert done.stdout.strip() == "50", done.stderr[-2000:]
+    reached = checkpoint.load(broken / "checkpoint.safetensors")[0].step
+    assert reached > 0, "no life of the run came as far as a checkpoint"
+    runs.resume(broken)
+    for name in ("checkpoint.safetensors", "metrics.csv", "train.csv", "summary.json"):
+        assert (broken / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert not list(broken.glob(f".*{files.HALF}*"))
+
+
+def started(folder, knobs):
+    """Start a run as a process and wait for its first checkpoint."""
+    process = subprocess.Popen([sys.executable, "-m", "deca_lab", "run", *options(out=folder, **knobs)], stderr=subprocess.PIPE,
+                               env=QUIET, text=True)
+    end = time.monotonic() + 120
+    while not (folder / "checkpoint.safetensors").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return process
+
+
+def test_a_second_process_on_a_run_folder_is_refused_and_the_first_goes_on_and_ctrl_c_checkpoints(tmp_path):
+    folder = tmp_path / "run"
+    with started(folder, {**KNOBS, "rounds": 400, "eval_every": 100, "checkpoint_every": 100}) as first:
+        with pytest.raises(BadInput, match="is in use"):
+            runs.resume(folder)
+        again = [sys.executable, "-m", "deca_lab", "run", "--resume", str(folder)]
+        second = subprocess.run(again, env=QUIET, capture_output=True, text=True, check=False)
+        assert second.returncode == 2
+        assert "is in use" in second.stderr
+        assert first.poll() is None
+        first.send_signal(signal.SIGINT)
+        said = first.stderr.read()
+    assert first.returncode == 130
+    assert f"--resume {folder}" in said
+    step = checkpoint.load(folder / "checkpoint.safetensors")[0].step
+    assert f"stopped after inner step {step} of" in said
+
+
+def test_told_to_stop_a_run_checkpoints_and_resumes_to_the_same_bits(tmp_path):
+    knobs = {**KNOBS, "checkpoint_every": 0}
+    whole = runs.run(RunConfig(**knobs), tmp_path / "whole")
+    with pytest.raises(Stopped, match="stopped after inner step 2 of"):
+        runs.run(RunConfig(**knobs), tmp_path / "stopped", lambda done, total, known: done == 2)
+    assert checkpoint.load(tmp_path / "stopped" / "checkpoint.safetensors")[0].step == 2
+    assert runs.resume(tmp_path / "stopped").metrics.equals(whole.metrics)
+    with pytest.raises(Stopped, match="nothing was kept"):
+        runs.run(RunConfig(**knobs), None, lambda done, total, known: True)
+    runs.run(RunConfig(**knobs), None, lambda done, total, known: done == total)            # too late: it has ended
+
+
+@contextmanager
+def small_disk(place, size):
+    """Mount a file system of so many bytes."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small tmpfs needs the right to mount one")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays_whole(tmp_path):
+    whole = tmp_path / "whole"
+    runs.run(RunConfig(**KNOBS), whole)
+    with pytest.raises(Stopped):
+        runs.run(RunConfig(**KNOBS), tmp_path / "one", lambda done, total, known: done == 1)
+    room = int(1.5 * (tmp_path / "one" / "checkpoint.safetensors").stat().st_size)       # for one checkpoint, and not for two
+    with small_disk(tmp_path / "disk", room) as disk:
+        with pytest.raises(BadInput, match=r"cannot write .*checkpoint.*: No space left on device"):
+            runs.run(RunConfig(**KNOBS), disk / "run")
+        assert checkpoint.load(disk / "run" / "checkpoint.safetensors")[0].step == 1
+        assert not list((disk / "run").glob(f".*{files.HALF}*"))
+        subprocess.run(["mount", "-o", f"remount,size={20 * room}", str(disk)], check=True)
+        assert runs.resume(disk / "run").summary["test_loss_end"] == runs.history.load(whole).summary["test_loss_end"]
+
+
+def test_a_read_only_folder_is_a_clear_error(tmp_path):
+    with small_disk(tmp_path / "disk", 50_000_000) as disk:
+        with pytest.raises(Stopped):
+            runs.run(RunConfig(**KNOBS), disk / "run", lambda done, total, known: done == 2)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(BadInput, match="Read-only file system"):
+            runs.resume(disk / "run")
+        with pytest.raises(BadInput, match="Read-only file system"):
+            runs.run(RunConfig(**KNOBS), disk / "another")
+        assert checkpoint.load(disk / "run" / "checkpoint.safetensors")[0].step == 2
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    with pytest.raises(Stopped):
+        runs.run(RunConfig(**KNOBS), tmp_path / "run", lambda done, total, known: done == 1)
+    left = tmp_path / "run" / f".checkpoint.safetensors{files.HALF}x7"
+    left.write_bytes(b"half")
+    runs.resume(tmp_path / "run")
+    assert not left.exists()
