@@ -20,7 +20,7 @@ def save(path: Path, state: State, record: Mapping[str, Any]) -> None:
 
     tensors = {name: t.detach().contiguous().cpu() for name, t in _tensors(state).items()}
     counts = {str(k): held.steps for k, held in state.moments.items()}
-    text = json.dumps({"step": state.step, "counts": counts, "record": record})
+    text = json.dumps({"step": state.step, "counts": counts, "refused": state.refused, "record": record})
     sealed = json.dumps({"sha256": _digest(text, tensors), "state": text})
     write_whole(path, serialise(tensors, metadata={"deca_lab": sealed}))  # one key: equal states are equal bytes
 
@@ -41,7 +41,8 @@ def load(path: Path, kind: type | None = None, device: torch.device | str = "cpu
         if meta["sha256"] != _digest(meta["state"], tensors):
             raise ValueError("its checksum does not match its content")
         held = json.loads(meta["state"])
-        state, record = _state(held["step"], held["counts"] if kind else {}, kind, tensors, device), dict(held["record"])
+        state = _state(held["step"], held["counts"] if kind else {}, kind, tensors, device)._replace(refused=held["refused"])
+        record = dict(held["record"])
     except FileNotFoundError:
         raise BadInput(f"there is no checkpoint {str(path)!r}") from None
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:

@@ -12,6 +12,7 @@ import torch
 
 from deca_lab import ledger
 from deca_lab.errors import BadInput
+from deca_lab.faults import told_in_words
 from deca_lab.files import read_text, write_whole
 from deca_lab.lab import Lab
 from deca_lab.methods import resolve
@@ -174,6 +175,7 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "client_test_loss_end": last["client_test_loss"], "consensus_end": last["consensus"],
         "bytes_sent": int(state.sent.sum()), "bytes_predicted": int(ledger.traffic(lab.plan).sum()),
         "memory": {**memory._asdict(), "measured_peak": record.peak_bytes, "shared": _shared(lab)},
+        "faults": _faults(lab, state),
         "rho": lab.diagnosis.rho, "topology": lab.topology.name, "topology_note": lab.topology.note,
         "doctor": lab.diagnosis.verdict,
         "heterogeneity": lab.heterogeneity._asdict(), "heterogeneity_words": lab.heterogeneity.words(),
@@ -181,6 +183,13 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "corpus": lab.config.corpus, "fingerprint": lab.corpus.fingerprint, "notes": list(lab.notes),
         "parameters": sum(w.width for w in lab.plan.layouts), "device": str(lab.device), "torch": torch.__version__,
     }
+
+
+def _faults(lab: Lab, state: State) -> dict[str, float]:
+    """Return what went wrong; nothing where nothing was asked to."""
+    told = lab.plan.recipe.faults
+    found = told_in_words(told, lab.topology, lab.plan.steps, lab.plan.recipe.mix_every) if told.any else {}
+    return {**found, "refused": state.refused} if told.any else {}
 
 
 def _shared(lab: Lab) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from deca_lab import blocks as bl
-from deca_lab import heterogeneity, moments, shards, tasks, tree
+from deca_lab import faults, heterogeneity, moments, shards, tasks, tree
 from deca_lab.clients import ENGINES, stacked
 from deca_lab.corpora import CORPORA, Corpus, load
 from deca_lab.doctor import Diagnosis, require_sound
@@ -71,7 +71,7 @@ def prepare(config: RunConfig) -> Lab:
     start = tree.replicate({name: values[name] for block in cut for name in block.names}, config.clients)
     problem = Problem(start, task.loss, task.batches)
     probe = Probe(task.test, task.own, task.train, task.score, task.validation_score)
-    laid = plan(problem, cut, topo, recipe(len(cut)))
+    laid = plan(problem, cut, topo, with_faults(recipe(len(cut)), config, topo, len(cut)))
     frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
     apart = heterogeneity.measure(data, start_gradients(problem))
     notes = (*data.notes, *task.notes)
@@ -183,6 +183,13 @@ def recipe_of(config: RunConfig) -> Callable[[int], Recipe]:
                       order=order, clip=config.max_grad_norm, weight_decay=config.weight_decay, seed=config.seed)
 
     return recipe
+
+
+def with_faults(recipe: Recipe, config: RunConfig, topo: Topology, blocks: int) -> Recipe:
+    """Return the recipe with what goes wrong in the run, or raise BadInput where this topology cannot bear it."""
+    steps = config.rounds * blocks * config.inner_steps
+    return recipe._replace(faults=faults.faults(config.drop, config.burst, config.away, config.garbage, topo, steps,
+                                                steps // config.mix_every, config.seed))
 
 
 def start_gradients(problem: Problem) -> tree.Params:

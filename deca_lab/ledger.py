@@ -31,7 +31,7 @@ def traffic(plan: Plan) -> np.ndarray:
     every = plan.recipe.mix_every
     for visit in plan.visits:
         for turn in range(visit.first // every, (visit.last + 1) // every):
-            sent += plan.topology.messages(turn) * _message_bytes(plan, visit.block)
+            sent += plan.messages(turn) * _message_bytes(plan, visit.block)
     return sent
 
 

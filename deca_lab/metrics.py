@@ -60,7 +60,7 @@ def measure(loss: Loss, params: Params, blocks: tuple[Tensor, ...], probe: Probe
     alone = {name: p[None] for name, p in centre.items()}
     return Measurement(
         mean_model=float(common_losses(loss, alone, probe.test)[0]),
-        validation=float(common_losses(loss, alone, _each(probe.own, lambda t: t.flatten(0, 1)))[0]),
+        validation=float(common_losses(loss, alone, each(probe.own, lambda t: t.flatten(0, 1)))[0]),
         clients=common_losses(loss, params, probe.test).tolist(),
         own=own_losses(loss, params, probe.own).tolist(),
         consensus=[tree.consensus_distance(x) for x in blocks],
@@ -103,14 +103,15 @@ def _count(data: Batch, axis: int = 0) -> int:
     return _count(data[0], axis) if isinstance(data, tuple) else int(data.shape[axis])
 
 
-def _each(data: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    return tuple(_each(part, change) for part in data) if isinstance(data, tuple) else change(data)
+def each(data: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """Return the batch with every tensor of it changed."""
+    return tuple(each(part, change) for part in data) if isinstance(data, tuple) else change(data)
 
 
 def gradient_norm(loss: Loss, params: Params, data: Batch) -> float:
     """Return the norm of the gradient at one model of the mean loss over all clients' data (N, n, ...)."""
     leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
-    pooled = _each(data, lambda t: t.flatten(0, 1))
+    pooled = each(data, lambda t: t.flatten(0, 1))
     total = [torch.zeros_like(p) for p in leaves.values()]
     for chunk in _chunks(pooled, 4 * CHUNK):
         value = loss(leaves, chunk) * (_count(chunk) / _count(pooled))

@@ -114,6 +114,11 @@ class RunConfig:
     weight_decay: float = knob(0.0, "Algorithm", "decoupled, on tensors with two axes or more", AT_LEAST_0)
     max_grad_norm: float = knob(0.0, "Algorithm", "clip a client's gradient of the active block; 0 = off", AT_LEAST_0)
 
+    drop: float = knob(0.0, "Faults", "share of exchanges that fail at a mixing; both sides then keep to themselves", BETA)
+    burst: float = knob(1.0, "Faults", "mean length of an edge's outage in mixings; 1 = failures are independent", COUNT)
+    away: str = knob("", "Faults", "clients that neither train nor talk: CLIENT@FROM-UNTIL, shares of the run: '3@0.5, 5@0-0.4'")
+    garbage: str = knob("", "Faults", "clients that send garbage, which is refused and counted: as in away")
+
     eval_every: int = knob(0, "Measuring", "inner steps between measurements; 0 = at the end of each visit", AT_LEAST_0)
     eval_windows: int = knob(32, "Measuring", "windows or examples of the common test set that are read", COUNT)
     checkpoint_every: int = knob(0, "Measuring", "inner steps between checkpoints; 0 = at the end of each visit", AT_LEAST_0)

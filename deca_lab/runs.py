@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from deca_lab.factors import interference
 from deca_lab.files import alone, new_folder, read_text, write_whole
 from deca_lab.history import History, Record
 from deca_lab.lab import Lab, prepare
-from deca_lab.metrics import Measurement, measure
+from deca_lab.metrics import Measurement, each, measure
 from deca_lab.runconfig import RunConfig, from_json
 from deca_lab.train import Plan, State, begin, params_of, train
 
@@ -168,13 +169,13 @@ def _train_row(plan: Plan, state: State, losses: Tensor) -> dict[str, Any]:
 
 def _note(lab: Lab, state: State, record: Record, began: float) -> None:
     """Append one measurement to the record."""
-    found = measure(lab.plan.problem.loss, params_of(lab.plan, state), state.blocks, lab.probe)
+    found, here = _measured(lab, state)
     visit = lab.plan.visits[max(state.step - 1, 0) // lab.config.inner_steps]
     names = [block.name for block in lab.plan.blocks]
     last = names[visit.block] if state.step else "start"
     record.metrics.append({"step": state.step, "round": visit.round, "block": last, **found.row(names),
                            **_interference(lab, state), "bytes_sent": int(state.sent.sum()), "peak_bytes": record.peak_bytes})
-    record.clients += _client_rows(state.step, found)
+    record.clients += _client_rows(state.step, found, here)
     record.timings.append({"step": state.step, "seconds": time.perf_counter() - began, "process_bytes": process_bytes(),
                            "gpu_bytes": torch.cuda.max_memory_allocated() if lab.device.type == "cuda" else 0})
 
@@ -187,9 +188,21 @@ def _interference(lab: Lab, state: State) -> dict[str, float]:
     return {"interference": found.total, "interference_bound": found.bound}
 
 
-def _client_rows(step: int, found: Measurement) -> list[dict[str, Any]]:
-    pairs = zip(found.clients, found.own, strict=True)
-    return [{"step": step, "client": i, "test_loss": test, "own_loss": own} for i, (test, own) in enumerate(pairs)]
+def _measured(lab: Lab, state: State) -> tuple[Measurement, list[int]]:
+    """Measure the clients that are there, and return who they are: the mean model is theirs alone."""
+    told, params = lab.plan.recipe.faults, params_of(lab.plan, state)
+    here = torch.from_numpy(np.flatnonzero(told.present(max(state.step - 1, 0)))) if told.away else torch.arange(lab.topology.n)
+    if len(here) == lab.topology.n:
+        return measure(lab.plan.problem.loss, params, state.blocks, lab.probe), here.tolist()
+    at = here.to(lab.device)
+    probe = lab.probe._replace(own=each(lab.probe.own, lambda t: t[at]))
+    found = measure(lab.plan.problem.loss, {name: p[at] for name, p in params.items()}, tuple(x[at] for x in state.blocks), probe)
+    return found, here.tolist()
+
+
+def _client_rows(step: int, found: Measurement, here: list[int]) -> list[dict[str, Any]]:
+    pairs = zip(here, found.clients, found.own, strict=True)
+    return [{"step": step, "client": i, "test_loss": test, "own_loss": own} for i, test, own in pairs]
 
 
 def process_bytes() -> int:

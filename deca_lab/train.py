@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deca_lab import faults as fl
 from deca_lab import optimisers
 from deca_lab.blocks import ORDERS, Block, Order, Visit, require_cover, visits
 from deca_lab.clients import Engine, Gradients, stacked
@@ -45,6 +46,7 @@ class Recipe(NamedTuple):
     clip: float = 0.0                                # longest gradient of a client's active block; 0 = no clipping
     weight_decay: float = 0.0                        # decoupled, on tensors with two axes or more
     seed: int = 0
+    faults: fl.Faults = fl.Faults()                  # what goes wrong on the way
 
 
 class State(NamedTuple):
@@ -55,6 +57,7 @@ class State(NamedTuple):
     master: Tensor | None                            # float32 copy of the active block of a half-precision model
     moments: dict[int, Any]                          # optimiser's state of the active block, or of all visited where kept
     sent: np.ndarray                                 # (N, N) bytes received by i from j
+    refused: int = 0                                 # messages that were garbage
 
 
 class Plan(NamedTuple):
@@ -71,6 +74,12 @@ class Plan(NamedTuple):
     def steps(self) -> int:
         """Inner steps of the whole run, T K R."""
         return len(self.visits) * self.recipe.inner_steps
+
+    def messages(self, turn: int) -> np.ndarray:
+        """Return the (N, N) table of the messages of a mixing, i from j: those of present clients, lost or not."""
+        sends = self.topology.messages(turn)
+        there = self.recipe.faults.present((turn + 1) * self.recipe.mix_every - 1) if self.recipe.faults.any else None
+        return sends if there is None else sends * (there[:, None] & there)
 
 
 def plan(problem: Problem, blocks: Sequence[Block], topology: Topology, recipe: Recipe) -> Plan:
@@ -121,16 +130,40 @@ def _advance(plan: Plan, state: State, gradients: Gradients, mixers: list[list[M
     kept = state.moments if recipe.keep_moments or r > 0 else {}         # a visit starts from zero moments
     moments = kept[k] if k in kept else recipe.optimiser.start(x)
     turn, rest = divmod(s + 1, recipe.mix_every)
-    mixes = [] if rest else [_counted(mix, plan.topology.messages(turn - 1), sent) for mix in mixers[(turn - 1) % len(mixers)]]
+    refused = [state.refused]
+    mixes = [] if rest else [_counted(mix, plan.messages(turn - 1), sent)
+                             for mix in _mixers(plan, s, turn - 1, mixers[(turn - 1) % len(mixers)], x, refused)]
+    away = np.flatnonzero(~recipe.faults.present(s)) if recipe.faults.away else ()
+    before, kept_rows = x, [part[away].clone() for part in moments[:-1]] if len(away) else []
     x, moments, losses = inner_step(x, lambda x: _gradient(gradients, plan, state, k, x), moments,
                                     mixes[k] if mixes else None, recipe.lr(s), recipe, _decay(plan, k, x))
+    if len(away):                                                        # who is away keeps model and moments
+        x[away] = before[away]
+        for part, rows in zip(moments[:-1], kept_rows, strict=True):
+            part[away] = rows
     blocks = _replaced(state.blocks, k, x)
     if recipe.mix_all and mixes:
         blocks = tuple(b if j == k else mixes[j](_working(b)).to(b.dtype) for j, b in enumerate(blocks))
     over = r + 1 == recipe.inner_steps                                   # the visit ends: state of the block goes
     master = None if over or x.dtype == blocks[k].dtype else x
     held = {**kept, k: moments} if recipe.keep_moments else {} if over else {k: moments}
-    return State(s + 1, blocks, master, held, sent), losses
+    return State(s + 1, blocks, master, held, sent, refused[0]), losses
+
+
+def _mixers(plan: Plan, step: int, turn: int, mixers: list[Mix], x: Tensor, refused: list[int]) -> list[Mix]:
+    """Return each block's mixing of a turn: as prepared, or with what remains of W under faults."""
+    recipe = plan.recipe
+    if not recipe.faults.any:
+        return mixers
+
+    def count(messages: int) -> None:
+        refused[0] += messages
+
+    def combined(where: Layout) -> Callable[[np.ndarray], Mix]:
+        return lambda W: recipe.combine(W, where, x[:, :1])
+
+    W = plan.topology.at(turn)
+    return [fl.mixing(W, recipe.faults, step, turn, combined(where), count) for where in plan.layouts]
 
 
 def _counted(mix: Mix, messages: np.ndarray, sent: np.ndarray) -> Mix:
