@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deca_lab.errors import BadInput, Diverged, Stopped, check, pick
+from deca_lab.errors import BadInput, Diverged, PeerLost, Stopped, check, pick
 from deca_lab.files import write_whole
 from deca_lab.runconfig import RunConfig
 
@@ -30,6 +30,8 @@ def main() -> None:
         _fail(f"error: {error}", 2)
     except Diverged as error:
         _fail(f"stopped: {error}", 1)
+    except PeerLost as error:
+        _fail(f"stopped: {error}; when all are back, go on with deca-lab run --resume DIR", 1)
     except Stopped as asked:
         _fail(str(asked), 130)
     except KeyboardInterrupt:
@@ -82,8 +84,7 @@ def run(
     else:
         config = RunConfig(**knobs)
         folder = out or _fresh_folder(config.method)
-    _finish(folder, config)
-    if bounds:
+    if _finish(folder, config) and bounds:
         _judge(folder)
 
 
@@ -105,22 +106,27 @@ def _fresh_folder(method: str) -> Path:
     return next(p for i in range(1000) if not os.path.exists(p := stem.with_name(f"{stem.name}{f'-{i}' if i else ''}")))
 
 
-def _finish(folder: Path, config: RunConfig | None) -> None:
-    """Run or resume, then write the report and say where it is."""
-    typer.echo("preparing text, shards and model ...", err=True)
-    from deca_lab import progress, report, runs
+def _finish(folder: Path, config: RunConfig | None) -> bool:
+    """Run or resume, then write the report and say where it is; return whether this process has the history."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo("preparing text, shards and model ...", err=True)
+    from deca_lab import peers, progress, report, runs
 
-    with progress.bar() as shown, progress.interruptible() as asked:
+    with peers.joined() as world, progress.bar() as shown, progress.interruptible() as asked:
         def watch(done: int, total: int, known: dict[str, Any]) -> bool:
-            shown(done, total, known)
+            if world.rank == 0:
+                shown(done, total, known)
             return asked()
 
-        done = runs.resume(folder, watch) if config is None else runs.run(config, folder, watch)
+        done = runs.resume_in(world, folder, watch) if config is None else runs.run_in(world, config, folder, watch)
+    if done is None:
+        return False
     page = report.write(done, folder)
     s = done.summary
     typer.echo(f"perplexity of the mean model on the common test text: {s['test_perplexity_start']:.3f} -> "
                f"{s['test_perplexity_end']:.3f}\nsent {s['bytes_sent'] / 1e6:.1f} MB, predicted "
                f"{s['bytes_predicted'] / 1e6:.1f} MB; {done.timings['seconds'].iloc[-1]:.0f} s\nreport: {page}")
+    return True
 
 
 def _judge(folder: Path) -> None:

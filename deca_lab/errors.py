@@ -18,6 +18,10 @@ class Diverged(ArithmeticError):
     """A loss or a parameter stopped being finite; the message names the client, the step and the block."""
 
 
+class PeerLost(RuntimeError):
+    """Another process of a distributed run is gone; the message says which rank noticed."""
+
+
 class Stopped(Exception):
     """A run was told to stop before its end; the message says at which inner step, and how to go on."""
 

@@ -14,8 +14,9 @@ from deca_lab.doctor import Diagnosis, require_sound
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.factors import decaf
 from deca_lab.methods import resolve
-from deca_lab.metrics import Probe
+from deca_lab.metrics import Probe, each
 from deca_lab.optimisers import OPTIMISERS, Knobs
+from deca_lab.peers import World, exchange, gathered
 from deca_lab.problems import Problem
 from deca_lab.runconfig import RunConfig
 from deca_lab.shards import Shards
@@ -46,16 +47,21 @@ class Lab(NamedTuple):
     frozen: tuple[str, ...]                # names that no block holds
     device: torch.device
     notes: tuple[str, ...] = ()            # of corpus, split and task, in plain words
+    world: World = World()                 # the processes that share the clients
 
 
-def prepare(config: RunConfig) -> Lab:
-    """Return the lab of a config; raise BadInput, before anything is written, where something does not fit."""
+def prepare(config: RunConfig, world: World = World()) -> Lab:  # noqa: B008 - a NamedTuple, which nothing changes
+    """Return the lab of a config; raise BadInput, before anything is written, where something does not fit.
+
+    In a `world` of several processes each holds the models of its own clients alone.
+    """
     from deca_lab import models
 
     config = resolve(config)
     device = find_device(config.device)
     check(not (device.type == "mps" and config.dtype == "float64"), "dtype", config.dtype, "float32 or bfloat16 on Apple's GPU")
     pick(ENGINES, config.engine, "engine")
+    world = world.of(config.clients)
     topo = topology(config.topology, config.clients, weights=config.weights,
                     probability=config.edge_probability, degree=config.degree, seed=config.seed)
     diagnosis = require_sound(topo, allow_unsound=config.allow_unsound)
@@ -68,14 +74,16 @@ def prepare(config: RunConfig) -> Lab:
     task = tasks.build(config.task, corpus, parts, which, model, config.context, config.batch, config.seed, device,
                        config.eval_windows, words_of(config))
     values = models.trainable(model)
-    start = tree.replicate({name: values[name] for block in cut for name in block.names}, config.clients)
-    problem = Problem(start, task.loss, task.batches)
+    mine = world.mine
+    start = tree.replicate({name: values[name] for block in cut for name in block.names}, mine.stop - mine.start)
+    problem = Problem(start, task.loss, task.batches if world.size == 1 else
+                      lambda step: each(task.batches(step), lambda t: t[mine]))
     probe = Probe(task.test, task.own, task.train, task.score, task.validation_score)
-    laid = plan(problem, cut, topo, with_faults(recipe(len(cut)), config, topo, len(cut)))
+    laid = plan(problem, cut, topo, spread(with_faults(recipe(len(cut)), config, topo, len(cut)), config, world, topo), mine)
     frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
-    apart = heterogeneity.measure(data, start_gradients(problem))
+    apart = heterogeneity.measure(data, start_gradients(problem, world))
     notes = (*data.notes, *task.notes)
-    return Lab(config, corpus, data, which, model, topo, diagnosis, apart, laid, probe, frozen, device, notes)
+    return Lab(config, corpus, data, which, model, topo, diagnosis, apart, laid, probe, frozen, device, notes, world)
 
 
 def load_model(config: RunConfig, vocabulary: int) -> "PreTrainedModel":
@@ -192,8 +200,19 @@ def with_faults(recipe: Recipe, config: RunConfig, topo: Topology, blocks: int) 
                                                 steps // config.mix_every, config.seed))
 
 
-def start_gradients(problem: Problem) -> tree.Params:
-    """Return every client's gradient at the common start, on the batch of step 0, stacked."""
+def spread(recipe: Recipe, config: RunConfig, world: World, topo: Topology) -> Recipe:
+    """Return the recipe whose mixing goes over processes, or raise BadInput for what only one process can do."""
+    if world.size == 1:
+        return recipe
+    check(config.mixing == "gossip", "mixing", config.mixing, "gossip where clients are spread over processes")
+    check(not recipe.faults.any, "drop, away, garbage", (config.drop, config.away, config.garbage),
+          "left out where clients are spread over processes: faults are a model in one process")
+    check(not topo.served, "topology", config.topology, "without a server where clients are spread over processes")
+    return recipe._replace(combine=exchange(world))
+
+
+def start_gradients(problem: Problem, world: World) -> tree.Params:
+    """Return every client's gradient at the common start, on the batch of step 0, stacked; on ranks but 0 its own alone."""
     where = tree.layout(problem.start, list(problem.start))
     _, g = stacked(problem.loss)(tree.flatten(problem.start, where.names), where, {}, problem.batches(0))
-    return tree.unflatten(g, where)
+    return tree.unflatten(gathered(world, g), where)

@@ -52,7 +52,7 @@ def memory(plan: Plan) -> Memory:
     With half-precision weights of M bytes, B equal blocks and Adam this is DECA's M + 10 M / B; with float32 weights
     there is no second master and it is M + 4 M / B. States that are kept are counted for all blocks.
     """
-    n, item, optimiser = plan.problem.clients, _item(plan), plan.recipe.optimiser
+    n, item, optimiser = plan.topology.n, _item(plan), plan.recipe.optimiser
     widths = [where.width for where in plan.layouts]
     digits = max(item, 4)                                  # moments, gradient and average are never in half precision
     master = digits if item < 4 else 0
@@ -67,7 +67,7 @@ def _all_mixed(plan: Plan) -> int:
     """Return the bytes beside the weights while every block is mixed: the state, X, and all other blocks a second time."""
     if not plan.recipe.mix_all:
         return 0
-    n, item, widths = plan.problem.clients, _item(plan), sorted(where.width for where in plan.layouts)
+    n, item, widths = plan.topology.n, _item(plan), sorted(where.width for where in plan.layouts)
     digits, others = max(item, 4), sum(widths[:-1])
     copy = 2 * digits * (widths[-2] if len(widths) > 1 else 0) if item < 4 else 0   # a block in float32, and it mixed
     own = widths[-1] * ((plan.recipe.optimiser.matrices + 1) * digits + (digits + item if item < 4 else 0))

@@ -18,8 +18,9 @@ from deca_lab.errors import BadInput, Diverged, Stopped
 from deca_lab.factors import interference
 from deca_lab.files import alone, new_folder, read_text, write_whole
 from deca_lab.history import History, Record
-from deca_lab.lab import Lab, prepare
+from deca_lab.lab import Lab, find_device, prepare
 from deca_lab.metrics import Measurement, each, measure
+from deca_lab.peers import World, gathered, scattered, summed, told
 from deca_lab.runconfig import RunConfig, from_json
 from deca_lab.train import Plan, State, begin, params_of, train
 
@@ -32,8 +33,25 @@ def run(config: RunConfig, out: Path | str | None = None, progress: Progress | N
     Raises BadInput before anything is written where the config does not fit, Diverged where a loss stops being finite:
     then the last good checkpoint stays; and Stopped, after a checkpoint, where `progress` returns True.
     """
-    lab = prepare(config)
-    if out is None:
+    done = run_in(World(), config, out, progress)
+    assert done is not None                                              # rank 0 has it, and there is no other
+    return done
+
+
+def resume(folder: Path | str, progress: Progress | None = None) -> History:
+    """Continue the run of a folder from its last checkpoint to its end, bit for bit as if it had never stopped."""
+    done = resume_in(World(), folder, progress)
+    assert done is not None
+    return done
+
+
+def run_in(world: World, config: RunConfig, out: Path | str | None = None, progress: Progress | None = None) -> History | None:
+    """Run a config in one process of a world: `out` is rank 0's, which also returns the history; the others return None.
+
+    Any rank's `progress` may stop the run. Raises PeerLost where another process is gone, and what `run` raises.
+    """
+    lab = prepare(config, world)
+    if out is None or world.rank:
         return _go(lab, None, begin(lab.plan), _blank(lab), progress)
     folder = new_folder(Path(out))
     with alone(folder):
@@ -41,13 +59,69 @@ def run(config: RunConfig, out: Path | str | None = None, progress: Progress | N
         return _go(lab, folder, begin(lab.plan), _blank(lab), progress)
 
 
-def resume(folder: Path | str, progress: Progress | None = None) -> History:
-    """Continue the run of a folder from its last checkpoint to its end, bit for bit as if it had never stopped."""
-    folder = Path(folder)
-    lab = prepare(read_config(folder))
+def resume_in(world: World, folder: Path | str, progress: Progress | None = None) -> History | None:
+    """Continue a run in one process of a world, of any size; rank 0 alone reads the folder and writes to it."""
+    folder, device = Path(folder), find_device("auto") if world.size > 1 else torch.device("cpu")
+    if world.rank:
+        config = from_json(bytes(told(world, None, device)).decode(), "rank 0's config.json")
+        lab = prepare(config, world)
+        return _go(lab, None, _spread(lab, None), _blank(lab), progress)
+    config = read_config(folder)
+    told(world, list(config.to_json().encode()), device)
+    lab = prepare(config, world)
     with alone(folder):
         state, record = _kept(lab, folder)
-        return _go(lab, folder, state, record, progress)
+        return _go(lab, folder, _spread(lab, state), record, progress)
+
+
+def _spread(lab: Lab, state: State | None) -> State:
+    """Return this rank's part of the state of all clients, which rank 0 holds."""
+    if lab.world.size == 1:
+        assert state is not None
+        return state
+    kind: Any = lab.plan.recipe.optimiser.kind
+    like = next(iter(lab.plan.problem.start.values())).flatten()[:0]
+    wide = like.float() if like.element_size() < 4 else like
+    numbers = None if state is None else [state.step, int(state.master is not None),
+                                          *(n for k, held in state.moments.items() for n in (k, held.steps))]
+    step, half, *pairs = told(lab.world, numbers, lab.device)
+    widths = [(where.width,) for where in lab.plan.layouts]
+
+    def part(x: Tensor | None, k: int, form: Tensor) -> Tensor:
+        return scattered(lab.world, x, widths[k], form)
+
+    blocks = tuple(part(state.blocks[k] if state else None, k, like) for k in range(len(widths)))
+    active = lab.plan.visits[min(step, lab.plan.steps - 1) // lab.config.inner_steps].block
+    master = part(state.master if state else None, active, wide) if half else None
+    moments = {k: kind(*(part(getattr(state.moments[k], name) if state else None, k, wide) for name in kind._fields[:-1]), count)
+               for k, count in zip(pairs[::2], pairs[1::2], strict=True)}
+    sent = state.sent if state else np.zeros((lab.topology.n,) * 2, np.int64)      # the others' sums start again from zero
+    return State(step, blocks, master, moments, sent)
+
+
+def _whole(lab: Lab, state: State) -> State:
+    """Return the state of all clients on rank 0; on other ranks a state that is not to be read."""
+    if lab.world.size == 1:
+        return state
+    world = lab.world
+    master = None if state.master is None else gathered(world, state.master)
+    moments = {k: type(held)(*(gathered(world, part) for part in held[:-1]), held.steps) for k, held in state.moments.items()}
+    sent = summed(world, torch.from_numpy(state.sent).to(lab.device, copy=True)).cpu().numpy()
+    return state._replace(blocks=tuple(gathered(world, x) for x in state.blocks), master=master, moments=moments, sent=sent)
+
+
+def _everybodys(lab: Lab, values: Tensor) -> Tensor:
+    """Return a value of each client (N,) float64, on every rank, of those of this rank's clients."""
+    if lab.world.size == 1:
+        return values.double()
+    full = torch.zeros(lab.topology.n, dtype=torch.float64, device=values.device)
+    full[lab.world.mine] = values.double()
+    return summed(lab.world, full)
+
+
+def _anybodys(lab: Lab, number: int) -> int:
+    """Return the sum over ranks of a whole number."""
+    return number if lab.world.size == 1 else int(summed(lab.world, torch.tensor([number], device=lab.device)))
 
 
 def _kept(lab: Lab, folder: Path) -> tuple[State, Record]:
@@ -83,36 +157,44 @@ def _require_same(lab: Lab, record: Record, folder: Path) -> None:
                        f"changed file): fingerprint {lab.corpus.fingerprint[:12]}, the checkpoint has {record.fingerprint[:12]}")
 
 
-def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: Progress | None) -> History:
+def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: Progress | None) -> History | None:
     """Advance from `state` to the end; measure and save where the config says."""
     meter, began = ledger.Meter(), time.perf_counter() - record.seconds
-    steps = train(lab.plan, state, _metered(ENGINES[lab.config.engine], meter))
-    if state.step == 0:
-        _note(lab, state, record, began)
+    steps, seen = train(lab.plan, state, _metered(ENGINES[lab.config.engine], meter)), lab.world.rank == 0
+    whole = _whole(lab, state) if state.step == 0 else state
+    if state.step == 0 and seen:
+        _note(lab, whole, record, began)
     while state.step < lab.plan.steps:
         opening = state.step % lab.config.inner_steps == 0               # the first step of a visit is metered
         meter.watch([*state.blocks, *(t for held in state.moments.values() for t in held[:-1])])
         with meter if opening else nullcontext():
-            state, losses = next(steps)
-        record.peak_bytes = max(record.peak_bytes, meter.most if opening else 0)
+            state, own = next(steps)
+        record.peak_bytes = max(record.peak_bytes, _anybodys(lab, meter.most) if opening else 0)
+        losses = _everybodys(lab, own)
         _require_finite(lab.plan, state, ~torch.isfinite(losses), "loss", folder)
         record.train.append(_train_row(lab.plan, state, losses))
-        if _due(state.step, lab.config.eval_every, lab):
-            _note(lab, state, record, began)
-        if folder is not None and _due(state.step, lab.config.checkpoint_every, lab):
-            _keep(lab, folder, state, record)
-        known = {**record.metrics[-1], "measured": len(record.metrics), **record.train[-1]}
-        if progress is not None and progress(state.step, lab.plan.steps, known) and state.step < lab.plan.steps:
-            _stop(lab, folder, state, record)
-    done = history.gather(lab, state, record, folder)
+        measured, kept = (_due(state.step, every, lab) for every in (lab.config.eval_every, lab.config.checkpoint_every))
+        if measured or kept:
+            _require_finite_models(lab, state, folder)
+            whole = _whole(lab, state)
+        if measured and seen:
+            _note(lab, whole, record, began)
+        if kept and folder is not None:
+            _keep(folder, whole, record)
+        known = {**record.metrics[-1], "measured": len(record.metrics), **record.train[-1]} if seen else record.train[-1]
+        asked = progress is not None and bool(progress(state.step, lab.plan.steps, known))
+        if _anybodys(lab, int(asked)) and state.step < lab.plan.steps:
+            _stop(lab, folder, _whole(lab, state), record)
+    if not seen:
+        return None
+    done = history.gather(lab, whole, record, folder)
     if folder is not None:
         history.save(done, folder)
     return done
 
 
-def _keep(lab: Lab, folder: Path, state: State, record: Record) -> None:
-    """Write a checkpoint, unless the model has stopped being finite."""
-    _require_finite_models(lab.plan, state, folder)
+def _keep(folder: Path, state: State, record: Record) -> None:
+    """Write a checkpoint of all clients."""
     history.save_timings(folder, record)
     checkpoint.save(folder / "checkpoint.safetensors", state, record.lasting())
 
@@ -120,7 +202,7 @@ def _keep(lab: Lab, folder: Path, state: State, record: Record) -> None:
 def _stop(lab: Lab, folder: Path | None, state: State, record: Record) -> None:
     """Keep what there is and raise Stopped."""
     if folder is not None:
-        _keep(lab, folder, state, record)
+        _keep(folder, state, record)
     kept = "nothing was kept, for there is no folder" if folder is None else f"go on with: deca-lab run --resume {folder}"
     raise Stopped(f"stopped after inner step {state.step} of {lab.plan.steps}; {kept}")
 
@@ -156,15 +238,15 @@ def _require_finite(plan: Plan, state: State, wild: Tensor, what: str, folder: P
                    f"try a smaller --lr, or --max-grad-norm 1{kept}")
 
 
-def _require_finite_models(plan: Plan, state: State, folder: Path | None) -> None:
+def _require_finite_models(lab: Lab, state: State, folder: Path | None) -> None:
     wild = torch.stack([~torch.isfinite(x).all(1) for x in state.blocks]).any(0)
-    _require_finite(plan, state, wild, "model", folder)
+    _require_finite(lab.plan, state, _everybodys(lab, wild) > 0, "model", folder)
 
 
 def _train_row(plan: Plan, state: State, losses: Tensor) -> dict[str, Any]:
     s = state.step - 1
     block = plan.blocks[plan.visits[s // plan.recipe.inner_steps].block].name
-    return {"step": s, "block": block, "lr": plan.recipe.lr(s), "loss": float(losses.double().mean())}
+    return {"step": s, "block": block, "lr": plan.recipe.lr(s), "loss": float(losses.mean())}
 
 
 def _note(lab: Lab, state: State, record: Record, began: float) -> None:

@@ -69,11 +69,18 @@ class Plan(NamedTuple):
     topology: Topology
     recipe: Recipe
     visits: list[Visit]
+    mine: slice                                      # the clients whose rows this process holds; all, in one process
 
     @property
     def steps(self) -> int:
         """Inner steps of the whole run, T K R."""
         return len(self.visits) * self.recipe.inner_steps
+
+    def heard(self, turn: int) -> np.ndarray:
+        """Return of these messages those that this process's clients receive."""
+        table = np.zeros_like(self.topology.messages(turn))
+        table[self.mine] = self.messages(turn)[self.mine]
+        return table
 
     def messages(self, turn: int) -> np.ndarray:
         """Return the (N, N) table of the messages of a mixing, i from j: those of present clients, lost or not."""
@@ -82,22 +89,26 @@ class Plan(NamedTuple):
         return sends if there is None else sends * (there[:, None] & there)
 
 
-def plan(problem: Problem, blocks: Sequence[Block], topology: Topology, recipe: Recipe) -> Plan:
-    """Return the plan of a run; raise BadInput where its parts do not fit one another."""
+def plan(problem: Problem, blocks: Sequence[Block], topology: Topology, recipe: Recipe, mine: slice | None = None) -> Plan:
+    """Return the plan of a run; raise BadInput where its parts do not fit one another.
+
+    `mine`: the clients of `topology` that `problem` holds, where other processes hold the others.
+    """
+    mine = mine or slice(0, topology.n)
     require_cover(blocks, list(problem.start))
     sizes = {len(tensor) for tensor in problem.start.values()}
     check(len(sizes) == 1, "problem.start", sorted(sizes), "tensors with one number of clients on axis 0")
-    check(topology.n == problem.clients, "topology", f"{topology.n} clients", f"for the problem's {problem.clients}")
+    check(mine.stop - mine.start == problem.clients, "topology", f"{topology.n} clients", f"for the problem's {problem.clients}")
     for name in ("rounds", "inner_steps", "mix_every"):
         check(getattr(recipe, name) >= 1, name, getattr(recipe, name), "1 or more")
     layouts = tuple(layout(problem.start, block.names) for block in blocks)
     table = visits(len(blocks), recipe.rounds, recipe.inner_steps, recipe.order, recipe.seed)
-    return Plan(problem, tuple(blocks), layouts, topology, recipe, table)
+    return Plan(problem, tuple(blocks), layouts, topology, recipe, table, mine)
 
 
 def begin(plan: Plan) -> State:
     """Return the state before the first inner step."""
-    n = plan.problem.clients
+    n = plan.topology.n
     xs = tuple(flatten(plan.problem.start, block.names) for block in plan.blocks)
     return State(0, xs, None, {}, np.zeros((n, n), np.int64))
 
@@ -131,7 +142,7 @@ def _advance(plan: Plan, state: State, gradients: Gradients, mixers: list[list[M
     moments = kept[k] if k in kept else recipe.optimiser.start(x)
     turn, rest = divmod(s + 1, recipe.mix_every)
     refused = [state.refused]
-    mixes = [] if rest else [_counted(mix, plan.messages(turn - 1), sent)
+    mixes = [] if rest else [_counted(mix, plan.heard(turn - 1), sent)
                              for mix in _mixers(plan, s, turn - 1, mixers[(turn - 1) % len(mixers)], x, refused)]
     away = np.flatnonzero(~recipe.faults.present(s)) if recipe.faults.away else ()
     before, kept_rows = x, [part[away].clone() for part in moments[:-1]] if len(away) else []
