@@ -273,6 +273,19 @@ def bounds(
 
 
 @app.command()
+def bench(
+    parts: Annotated[list[str] | None, typer.Argument(help="engine, step, memory, mixing, theory, start; all when none")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Measure how fast this machine runs the lab, beside loops, copies and floors: medians of five, taken in turns."""
+    from deca_lab import bench as be
+
+    typer.echo(f"{be.machine(device)}\n{be.HEAD}")
+    for row in be.bench(parts or (), device):
+        typer.echo(row.line)
+
+
+@app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="a run folder")],
     client: Annotated[str, typer.Option(help="'mean', or a client's number")] = "mean",

@@ -1,0 +1,254 @@
+"""How fast this machine runs the lab: stacked clients beside a loop and a floor, a DECA step, mixing, memory, start-up.
+
+Every figure is the median of several, taken in turns with what it is compared with, so that a busy machine disturbs both.
+"""
+
+import copy
+import gc
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deca_lab import ledger, models
+from deca_lab import optimisers as op
+from deca_lab.blocks import whole
+from deca_lab.clients import stacked
+from deca_lab.errors import pick
+from deca_lab.gossip import mixer
+from deca_lab.lab import Lab, find_device, prepare
+from deca_lab.moments import Adam, Feedback, printed, raw
+from deca_lab.problems import quadratics
+from deca_lab.runconfig import RunConfig
+from deca_lab.runs import run
+from deca_lab.topology import topology
+from deca_lab.train import Recipe, begin, params_of, plan, train
+from deca_lab.tree import flatten, layout
+
+REPEATS = 5
+SIZES = (("tiny", 8, 1, 64), ("tiny", 32, 1, 64), ("tiny", 8, 8, 64), ("small", 8, 1, 64), ("small", 32, 4, 64),
+         ("medium", 8, 1, 128))          # preset, clients, batch, context
+NUMBERS = 2**22                      # in the matrix that is mixed, whatever the clients: 16 MiB
+
+
+class Row(NamedTuple):
+    """One comparison: what was measured, in which unit, what it is compared with, the ratio, and what is aimed at."""
+
+    part: str
+    case: str
+    ours: float
+    theirs: float
+    unit: str
+    against: str
+    goal: str
+
+    @property
+    def ratio(self) -> float:
+        """Return ours / theirs."""
+        return self.ours / self.theirs
+
+    @property
+    def line(self) -> str:
+        """Return the row for people, in the columns of HEAD."""
+        return (f"{self.part:<9} {self.case:<38} {self.ours:>10.4g} {self.theirs:>10.4g} {self.unit:<9} {self.ratio:>6.2f}  "
+                f"{self.against} ({self.goal})")
+
+
+HEAD = f"{'part':<9} {'case':<38} {'ours':>10} {'theirs':>10} {'unit':<9} {'ratio':>6}  theirs is (aim)"
+
+
+def bench(parts: Iterable[str] = (), device: str = "auto") -> Iterator[Row]:
+    """Yield the rows of the named parts, of PARTS, or of all; raise BadInput for an unknown part or device."""
+    where = find_device(device)
+    for make in [pick(PARTS, name, "part") for name in parts] or list(PARTS.values()):
+        yield from make(where)
+
+
+def machine(device: str = "auto") -> str:
+    """Return what the figures were taken on: cores in use, processor or GPU, and the versions."""
+    where = find_device(device)
+    chip = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{platform.processor() or platform.machine()}"
+    return (f"{chip}, {torch.get_num_threads()} of {os.cpu_count()} cores, Python {platform.python_version()}, "
+            f"torch {torch.__version__}; medians of {REPEATS}")
+
+
+def medians(works: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int = REPEATS) -> dict[str, float]:
+    """Return the median seconds of each work, run in turns, after one run each that does not count."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            _wait(device)
+            began = time.perf_counter()
+            work()
+            _wait(device)
+            if turn:
+                taken[name].append(time.perf_counter() - began)
+    return {name: median(values) for name, values in taken.items()}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def engines(device: torch.device) -> Iterator[Row]:
+    """Gradients of N clients, all parameters: stacked, a loop over N transformers models, and one model on the same tokens."""
+    for name, clients, batch, context in SIZES:
+        model = models.load(name, vocabulary=models.BYTES, context=context).to(device)
+        tokens = torch.randint(3, models.BYTES, (clients, batch, context + 1), device=device)
+        loss, values = models.client_loss(model), models.trainable(model)
+        start = {n: p.detach().expand(clients, *p.shape).clone() for n, p in values.items()}
+        where = layout(start, list(start))
+        x, gradients = flatten(start, where.names), stacked(loss)
+        own = [copy.deepcopy(model) for _ in range(clients)]
+
+        def loop(own: list[Any] = own, tokens: Tensor = tokens) -> None:
+            for one, mine in zip(own, tokens, strict=True):
+                one.zero_grad()
+                one(input_ids=mine[:, :-1], labels=mine[:, :-1]).loss.backward()
+
+        def floor(model: Any = model, tokens: Tensor = tokens) -> None:  # noqa: ANN401 - a transformers model
+            model.zero_grad()
+            flat = tokens.flatten(0, 1)[:, :-1]
+            model(input_ids=flat, labels=flat).loss.backward()
+
+        def ours(x: Tensor = x, where: Any = where, tokens: Tensor = tokens, gradients: Any = gradients) -> None:  # noqa: ANN401
+            gradients(x, where, {}, tokens)
+
+        with models.quiet():
+            took = medians({"stacked": ours, "loop": loop, "floor": floor}, device)
+        case = f"{name}, {clients} clients, batch {batch} x {context}"
+        yield Row("engine", case, 1e3 * took["stacked"], 1e3 * took["loop"], "ms", "a loop over N models", "never above 1")
+        yield Row("engine", case, 1e3 * took["stacked"], 1e3 * took["floor"], "ms", "one model, the same tokens", "1.15 at most")
+        del own, x, start
+        gc.collect()
+
+
+def _lab(device: torch.device, **knobs: Any) -> Lab:  # noqa: ANN401 - knobs of RunConfig
+    return prepare(RunConfig(model="small", corpus="markov", context=64, batch=4, clients=8, eval_windows=1, device=device.type,
+                             **{"rounds": 1, "inner_steps": REPEATS + 1, **knobs}))
+
+
+def steps(device: torch.device) -> Iterator[Row]:
+    """An inner step of DECA, averaged over blocks, beside one that trains all parameters; and what is not the gradient."""
+    blocks, full = _lab(device), _lab(device, blocks="whole", rounds=6)
+    each = _by_step(blocks, device)
+    per_visit = [median(each[k + 1:k + REPEATS + 1]) for k in range(0, len(each), REPEATS + 1)]
+    at_once = median(_by_step(full, device)[1:])
+    yield Row("step", "DECA, mean over blocks (small, 8)", 1e3 * float(np.mean(per_visit)), 1e3 * at_once, "ms",
+              "all parameters at once", "0.60 at most; arithmetic 0.53")
+    lab = blocks
+    where, state = lab.plan.layouts[1], begin(lab.plan)
+    x, rest, batch = state.blocks[1], params_of(lab.plan, state, without=1), lab.plan.problem.batches(0)
+    mix, optimiser = mixer(lab.topology.at(0), x[:, :1]), lab.plan.recipe.optimiser
+    gradients = stacked(lab.plan.problem.loss)
+    held = [optimiser.start(x), gradients(x, where, rest, batch)[1]]
+
+    def other() -> None:
+        direction, held[0] = optimiser.direction_(held[0], held[1], mix)
+        x_new = mix(torch.add(x, direction, alpha=-1e-3, out=direction))
+        held[0] = optimiser.returned_(held[0], x, x_new, 1e-3)
+
+    took = medians({"gradient": lambda: gradients(x, where, rest, batch), "other": other}, device, 3 * REPEATS)
+    yield Row("step", "optimiser and mixing of layer 0", 1e3 * took["other"], 1e3 * sum(took.values()), "ms", "the whole step",
+              "0.10 at most")
+
+
+def _by_step(lab: Lab, device: torch.device) -> list[float]:
+    """Return the seconds of each inner step of a plan."""
+    taken, going = [], train(lab.plan)
+    for _ in range(lab.plan.steps):
+        _wait(device)
+        began = time.perf_counter()
+        next(going)
+        _wait(device)
+        taken.append(time.perf_counter() - began)
+    return taken
+
+
+def memory(device: torch.device) -> Iterator[Row]:
+    """What a run holds at its peak, without activations, beside the ledger; and DECA beside all parameters at once."""
+    for dtype in ("float32", "bfloat16"):
+        lab = _lab(device, dtype=dtype)
+        found = run(replace(lab.config, inner_steps=2))
+        said = found.summary["memory"]
+        yield Row("memory", f"peak, {dtype} (small, 8)", said["measured_peak"] / 1e6, said["peak"] / 1e6, "MB", "the ledger",
+                  "1 within 0.05")
+        full = ledger.memory(_lab(device, dtype=dtype, blocks="whole").plan).peak
+        yield Row("memory", f"peak, {dtype} (small, 8)", said["measured_peak"] / 1e6, full / 1e6, "MB", "all parameters at once",
+                  "far below 1")
+
+
+def mixings(device: torch.device) -> Iterator[Row]:
+    """One mixing of 16 MiB over ever more clients, beside a plain copy of what it must read and write."""
+    for graph, counts in (("ring", (8, 64, 512, 4096)), ("exponential", (8, 64, 512, 4096)), ("complete", (8, 64, 512))):
+        for clients in counts:
+            topo = topology(graph, clients)
+            x = torch.randn(clients, NUMBERS // clients, device=device)
+            mix = mixer(topo.at(0), x)
+            reads = (int((topo.at(0) != 0).sum()) + clients) * x.shape[1]      # each w_ij reads a row, each client writes one
+            much = torch.randn(reads // 2, device=device)                      # a copy reads it and writes it
+            into = torch.empty_like(much)
+
+            def copied(much: Tensor = much, into: Tensor = into) -> None:
+                into.copy_(much)
+
+            def mixed(mix: Callable[[Tensor], Tensor] = mix, x: Tensor = x) -> None:
+                mix(x)
+
+            took = medians({"mix": mixed, "copy": copied}, device)
+            aim = "2 at most" if graph != "complete" else "a product of matrices: arithmetic, not memory"
+            yield Row("mixing", f"{graph}, {clients} clients", 1e3 * took["mix"], 1e3 * took["copy"], "ms",
+                      "a copy of the same bytes", aim)
+
+
+def theory(device: torch.device) -> Iterator[Row]:
+    """Rounds a second of 64 clients on quadratics of 10 dimensions, beside the same recursion as bare NumPy operations."""
+    rng = np.random.default_rng(0)
+    a, b, W = rng.uniform(0.5, 2, (64, 10)), rng.standard_normal((64, 10)), topology("ring", 64).at(0)
+    rounds = 500
+    hessians = torch.from_numpy(a[:, :, None] * np.eye(10))
+    problem = quadratics(hessians, torch.from_numpy(b), torch.zeros(64, 10, dtype=torch.float64))
+
+    def bare() -> None:
+        X = np.zeros((64, 10))
+        for _ in range(rounds):
+            X = W @ (X - 0.01 * (a * X - b))
+
+    def ours(optimiser: op.Optimiser) -> None:
+        for _ in train(plan(problem, whole(["x"]), topology("ring", 64), Recipe(1, rounds, lambda step: 0.01, optimiser))):
+            pass
+
+    cpu = torch.device("cpu")
+    for name, optimiser in (("decentralised SGD", op.sgd()), ("DECA", op.adam(Adam(), Feedback(printed, raw, 0.99, 0.999)))):
+        took = medians({"ours": lambda o=optimiser: ours(o), "bare": bare}, cpu)  # type: ignore[misc]
+        yield Row("theory", f"{name}, 64 clients, d = 10", rounds / took["ours"], rounds / took["bare"], "rounds/s",
+                  "D-SGD as NumPy operations", "20,000 rounds/s")
+
+
+def startup(device: torch.device) -> Iterator[Row]:
+    """Seconds until the package is there, beside torch alone; and until the help is."""
+    cpu = torch.device("cpu")
+
+    def python(*words: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, *words], check=True, capture_output=True)
+
+    took = medians({"deca_lab": python("-c", "import deca_lab"), "run": python("-c", "from deca_lab import run"),
+                    "torch": python("-c", "import torch"), "help": python("-m", "deca_lab", "--help")}, cpu)
+    yield Row("start", "import deca_lab", took["deca_lab"], took["torch"], "s", "import torch", "under 1 s of its own")
+    yield Row("start", "from deca_lab import run", took["run"], took["torch"], "s", "import torch", "under 1 s more")
+    yield Row("start", "deca-lab --help", took["help"], took["torch"], "s", "import torch", "under 0.5 s")
+
+
+PARTS: dict[str, Callable[[torch.device], Iterator[Row]]] = {
+    "engine": engines, "step": steps, "memory": memory, "mixing": mixings, "theory": theory, "start": startup,
+}
