@@ -5,7 +5,7 @@ keep to themselves what they would have given. So W stays symmetric and doubly s
 the clients is conserved. All but the garbage check is a pure function of the seed and the mixing's number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from deca_lab.topology import Topology
 MOST_CELLS = 2**28      # of the table of bursts: mixings x pairs of clients
 LOUD = 100.0            # a message whose root mean square is so many times the receiver's own is garbage
 NAN = float("nan")
+NOBODY = np.zeros(0, np.int64)
 
 
 class Spell(NamedTuple):
@@ -58,6 +59,10 @@ class Faults(NamedTuple):
     def present(self, step: int) -> np.ndarray:
         """Return (N,) bool: who trains and talks at an inner step."""
         return _without(self.clients, self.away, step)
+
+    def absent(self, step: int) -> np.ndarray:
+        """Return the numbers of those who are away at an inner step."""
+        return np.flatnonzero(~self.present(step)) if self.away else NOBODY
 
     def silent(self, step: int) -> np.ndarray:
         """Return (N,) bool: whose messages are garbage at an inner step."""
@@ -133,6 +138,17 @@ def _outages(told: Faults) -> np.ndarray:
         coin = _coins(told, turn)
         bad[turn] = coin < told.drop if turn == 0 else np.where(bad[turn - 1], coin >= heal, coin < fail)
     return bad
+
+
+def rows_of(parts: Sequence[Tensor], away: np.ndarray) -> list[Tensor]:
+    """Return copies of these clients' rows of each matrix (N, D); nothing where all are there."""
+    return [part[away].clone() for part in parts] if len(away) else []
+
+
+def put_back(parts: Sequence[Tensor], away: np.ndarray, rows: Sequence[Tensor]) -> None:
+    """Write the rows of `rows_of` back into the matrices."""
+    for part, held in zip(parts, rows, strict=False):                   # none are held where all are there
+        part[away] = held
 
 
 def remaining(W: np.ndarray, failed: np.ndarray) -> np.ndarray:

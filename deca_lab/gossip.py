@@ -8,7 +8,7 @@ from torch import Tensor
 
 Mix = Callable[[Tensor], Tensor]  # (N, D) -> (N, D)
 
-DENSE_SHARE = 1 / 16  # of W's entries: below it, reading the edges is cheaper than the whole product (a ring of 64 or more)
+DENSE_SHARE = 1 / 32  # of W's entries: below it, reading the edges is cheaper than the whole product (a ring of 96 or more)
 
 
 def mixer(W: np.ndarray, like: Tensor) -> Mix:

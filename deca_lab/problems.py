@@ -7,20 +7,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deca_lab.clients import Batch, Loss
+from deca_lab.clients import Batch, Gradients, Loss
 from deca_lab.errors import check
-from deca_lab.tree import Params
+from deca_lab.tree import Layout, Params
 
 
 class Problem(NamedTuple):
     """N clients' start (stacked), the loss of one of them, and fresh batches for all at every inner step.
 
     `batches(step)` is a pure function of the step, so that a resumed run sees what an unbroken one would have seen.
+    `exact` gives losses and gradients in closed form where there is one; else they are differentiated.
     """
 
     start: Params                       # name -> (N, ...)
     loss: Loss                          # (one client's parameters, one client's batch) -> scalar
     batches: Callable[[int], Batch]     # inner step -> tensors with axis 0 = N
+    exact: Gradients | None = None
 
     @property
     def clients(self) -> int:
@@ -48,4 +50,9 @@ def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: in
         hessian, linear = batch
         return params["x"] @ hessian @ params["x"] / 2 - linear @ params["x"]
 
-    return Problem({"x": start}, loss, batches)
+    def exact(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        hessian, linear = batch
+        bent = torch.bmm(hessian, x[:, :, None])[:, :, 0]
+        return (x * (bent / 2 - linear)).sum(1), bent - linear
+
+    return Problem({"x": start}, loss, batches, exact)

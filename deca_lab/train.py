@@ -124,34 +124,40 @@ def train(plan: Plan, state: State | None = None, engine: Engine = stacked) -> I
     state = begin(plan) if state is None else state
     like = _working(state.blocks[0][:, :1])
     mixers = [[plan.recipe.combine(W, where, like) for where in plan.layouts] for W in plan.topology.matrices]
-    return _steps(plan, state, engine(plan.problem.loss), mixers)
+    exact = plan.problem.exact if engine is stacked else None
+    heard = [] if plan.recipe.faults.any else [plan.heard(turn) for turn in range(plan.topology.period)]
+    return _steps(plan, state, Ready(exact or engine(plan.problem.loss), mixers, heard))
 
 
-def _steps(plan: Plan, state: State, gradients: Gradients, mixers: list[list[Mix]]) -> Iterator[tuple[State, Tensor]]:
+class Ready(NamedTuple):
+    """What a run's steps share: gradients, each matrix's mixing of each block, and its messages where nothing fails."""
+
+    gradients: Gradients
+    mixers: list[list[Mix]]
+    heard: list[np.ndarray]
+
+
+def _steps(plan: Plan, state: State, ready: Ready) -> Iterator[tuple[State, Tensor]]:
     while state.step < plan.steps:
-        state, losses = _advance(plan, state, gradients, mixers)
+        state, losses = _advance(plan, state, ready)
         yield state, losses
 
 
-def _advance(plan: Plan, state: State, gradients: Gradients, mixers: list[list[Mix]]) -> tuple[State, Tensor]:
+def _advance(plan: Plan, state: State, ready: Ready) -> tuple[State, Tensor]:
     """Do one inner step of the visit that `state.step` falls in."""
     recipe, s, sent = plan.recipe, state.step, state.sent.copy()
     k, r = plan.visits[s // recipe.inner_steps].block, s % recipe.inner_steps
     x = _working(state.blocks[k]) if state.master is None else state.master
     kept = state.moments if recipe.keep_moments or r > 0 else {}         # a visit starts from zero moments
     moments = kept[k] if k in kept else recipe.optimiser.start(x)
-    turn, rest = divmod(s + 1, recipe.mix_every)
-    refused = [state.refused]
-    mixes = [] if rest else [_counted(mix, plan.heard(turn - 1), sent)
-                             for mix in _mixers(plan, s, turn - 1, mixers[(turn - 1) % len(mixers)], x, refused)]
-    away = np.flatnonzero(~recipe.faults.present(s)) if recipe.faults.away else ()
-    before, kept_rows = x, [part[away].clone() for part in moments[:-1]] if len(away) else []
-    x, moments, losses = inner_step(x, lambda x: _gradient(gradients, plan, state, k, x), moments,
+    refused, mixes = [state.refused], []
+    if (s + 1) % recipe.mix_every == 0:
+        mixes = _mixes(plan, s, ready, x, sent, refused)
+    away = recipe.faults.absent(s)
+    before = fl.rows_of([x, *moments[:-1]], away)
+    x, moments, losses = inner_step(x, lambda x: _gradient(ready.gradients, plan, state, k, x), moments,
                                     mixes[k] if mixes else None, recipe.lr(s), recipe, _decay(plan, k, x))
-    if len(away):                                                        # who is away keeps model and moments
-        x[away] = before[away]
-        for part, rows in zip(moments[:-1], kept_rows, strict=True):
-            part[away] = rows
+    fl.put_back([x, *moments[:-1]], away, before)                        # who is away keeps model and moments
     blocks = _replaced(state.blocks, k, x)
     if recipe.mix_all and mixes:
         blocks = tuple(b if j == k else mixes[j](_working(b)).to(b.dtype) for j, b in enumerate(blocks))
@@ -161,11 +167,12 @@ def _advance(plan: Plan, state: State, gradients: Gradients, mixers: list[list[M
     return State(s + 1, blocks, master, held, sent, refused[0]), losses
 
 
-def _mixers(plan: Plan, step: int, turn: int, mixers: list[Mix], x: Tensor, refused: list[int]) -> list[Mix]:
-    """Return each block's mixing of a turn: as prepared, or with what remains of W under faults."""
-    recipe = plan.recipe
+def _mixes(plan: Plan, step: int, ready: Ready, x: Tensor, sent: np.ndarray, refused: list[int]) -> list[Mix]:
+    """Return each block's mixing after a step, which counts into `sent`: as prepared, or with what remains of W under faults."""
+    recipe, turn = plan.recipe, (step + 1) // plan.recipe.mix_every - 1
     if not recipe.faults.any:
-        return mixers
+        number = turn % plan.topology.period
+        return [_counted(mix, ready.heard[number], sent) for mix in ready.mixers[number]]
 
     def count(messages: int) -> None:
         refused[0] += messages
@@ -173,8 +180,8 @@ def _mixers(plan: Plan, step: int, turn: int, mixers: list[Mix], x: Tensor, refu
     def combined(where: Layout) -> Callable[[np.ndarray], Mix]:
         return lambda W: recipe.combine(W, where, x[:, :1])
 
-    W = plan.topology.at(turn)
-    return [fl.mixing(W, recipe.faults, step, turn, combined(where), count) for where in plan.layouts]
+    W, heard = plan.topology.at(turn), plan.heard(turn)
+    return [_counted(fl.mixing(W, recipe.faults, step, turn, combined(where), count), heard, sent) for where in plan.layouts]
 
 
 def _counted(mix: Mix, messages: np.ndarray, sent: np.ndarray) -> Mix:

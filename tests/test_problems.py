@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from deca_lab import tree
-from deca_lab.clients import ENGINES
+from deca_lab.clients import ENGINES, stacked
 from deca_lab.errors import BadInput
 from deca_lab.problems import Problem, quadratics
 
@@ -95,3 +95,13 @@ def test_shapes_that_do_not_fit_are_refused(wrong):
 
 def test_a_problem_counts_its_clients_whatever_its_parameters():
     assert Problem({"s": torch.zeros(6)}, lambda p, b: p["s"], lambda s: torch.zeros(6)).clients == 6
+
+
+def test_the_closed_form_is_what_autograd_finds():
+    A, b, start = constants()
+    problem = quadratics(A, b, start, noise=0.3)
+    where = tree.layout(problem.start, ["x"])
+    X = torch.randn(start.shape, dtype=start.dtype, generator=torch.Generator().manual_seed(3))
+    batch = problem.batches(4)
+    for found, wanted in zip(problem.exact(X, where, {}, batch), stacked(problem.loss)(X, where, {}, batch), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
