@@ -273,6 +273,28 @@ def bounds(
 
 
 @app.command()
+def clock(
+    folder: Annotated[Path, typer.Argument(help="a run folder")],
+    mbit: Annotated[float, typer.Option(help="megabits a second of each client's uplink")] = 100.0,
+    latency: Annotated[float, typer.Option(help="seconds that a message is on its way besides")] = 0.02,
+    seconds: Annotated[float, typer.Option(help="of computing in one client's inner step; 0 = as this run took")] = 0.0,
+    slow: Annotated[str, typer.Option(help="clients that are slower in both, CLIENT@TIMES: '3@4'")] = "",
+) -> None:
+    """Say how long a finished run would have taken on clients that are joined by such links: a model, not a measurement."""
+    from deca_lab import clock as ck
+    from deca_lab import history
+    from deca_lab.lab import prepare
+
+    told = history.load(folder)
+    taken = float(told.timings["seconds"].iloc[-1] - told.timings["seconds"].iloc[0])
+    laid = prepare(told.config).plan
+    each = seconds or taken / laid.steps / laid.topology.n
+    found = ck.clock(laid, ck.network(laid.topology.n, each, mbit, latency, ck.slower(slow)))
+    typer.echo(f"{laid.steps} inner steps of {each:.3g} s, {mbit:g} Mbit/s, {latency:g} s latency: {found.seconds:,.1f} s, "
+               f"of which the clients wait or send {found.waiting:.0%}")
+
+
+@app.command()
 def bench(
     parts: Annotated[list[str] | None, typer.Argument(help="engine, step, memory, mixing, theory, start; all when none")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",

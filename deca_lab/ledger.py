@@ -31,11 +31,11 @@ def traffic(plan: Plan) -> np.ndarray:
     every = plan.recipe.mix_every
     for visit in plan.visits:
         for turn in range(visit.first // every, (visit.last + 1) // every):
-            sent += plan.messages(turn) * _message_bytes(plan, visit.block)
+            sent += plan.messages(turn) * message_bytes(plan, visit.block)
     return sent
 
 
-def _message_bytes(plan: Plan, active: int) -> int:
+def message_bytes(plan: Plan, active: int) -> int:
     """Return the bytes of one message: the active block, what its optimiser tracks, and the others if all are mixed."""
     tracked = plan.layouts[active].width * plan.recipe.optimiser.mixed
     mixed = sum(where.width for where in plan.layouts) if plan.recipe.mix_all else plan.layouts[active].width

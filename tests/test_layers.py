@@ -17,7 +17,7 @@ LAYERS = [  # from the ground up: a module may import what stands above it in th
     "gossip", "graphs", "weights", "topology", "spectrum", "doctor", "tree", "heterogeneity",
     "blocks", "moments", "clients", "problems", "models",
     "nf4", "adapters", "factors", "examples", "scores", "tasks", "optimisers", "faults", "peers", "train", "metrics", "ledger",
-    "checkpoint",
+    "clock", "checkpoint",
     "bounds",
     "lab", "estimates", "judge", "history", "runs", "sweep", "compare", "claims", "progress", "export", "pretrain",
     "plots", "jupyter", "exercises", "quizzes", "widgets", "course", "machine", "bench",

@@ -233,3 +233,23 @@ def test_client_rows_do_not_touch_without_mixing():
     _, _, lone = final(one, WHOLE, topology("complete", 1), recipe(rounds=1))
     for name, value in client(lone, 0).items():
         torch.testing.assert_close(value, got[name][2], rtol=1e-14, atol=1e-14)
+
+
+def test_ten_thousand_inner_steps_leave_the_memory_flat():
+    import gc
+    import resource
+
+    rng = np.random.default_rng(0)
+    A = torch.from_numpy(np.stack([np.diag(rng.uniform(0.5, 2, 10))] * 64))
+    problem = quadratics(A, torch.from_numpy(rng.standard_normal((64, 10))), torch.zeros(64, 10, dtype=torch.float64))
+    optimiser = adam(Adam(), Feedback(SIGNALS["printed"], SCALES["raw"], 0.99, 0.999))
+    recipe = tr.Recipe(10, 1000, lambda step: 0.01, optimiser)
+    going = tr.train(tr.plan(problem, [Block("all", ("x",))], topology("ring", 64), recipe))
+    held = []
+    for step, _ in enumerate(going, 1):
+        if step in (2000, 10_000):
+            gc.collect()
+            tensors = sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+            held.append((tensors, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+    assert held[1][0] <= held[0][0] + 2
+    assert held[1][1] - held[0][1] < 4000                # KiB; 8,000 states would be 40 MB

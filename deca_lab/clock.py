@@ -1,0 +1,84 @@
+"""A time axis: what a run would take on clients with links of a given speed, from its plan alone.
+
+Synchronous gossip: a client computes its step, sends the active block to each neighbour in turn over its own uplink, and
+goes on when all that it hears has come. A model: no other traffic, no lost packets, no processor shared with the network.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from deca_lab.errors import BadInput, check
+from deca_lab.ledger import message_bytes
+from deca_lab.train import Plan
+
+
+class Network(NamedTuple):
+    """Seconds of one inner step of each client (N,), bytes a second of each uplink (N,), seconds of latency of a message."""
+
+    compute: np.ndarray
+    uplink: np.ndarray
+    latency: float
+
+
+class Clock(NamedTuple):
+    """When each client has done each inner step, (steps + 1, N) seconds from the start, and of these its computing."""
+
+    done: np.ndarray
+    computing: np.ndarray
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until the last client is done."""
+        return float(self.done[-1].max())
+
+    @property
+    def waiting(self) -> float:
+        """The share of their time in which the clients send, or wait for others; on average."""
+        return 1 - float((self.computing[-1] / self.done[-1]).mean())
+
+
+def network(clients: int, seconds: float, mbit: float, latency: float, slow: Mapping[int, float] | None = None) -> Network:
+    """Return equal clients and links, `mbit` in megabits a second, but for those that are so many times `slow`er in both.
+
+    Raises BadInput.
+    """
+    check(seconds > 0, "seconds", seconds, "greater than 0")
+    check(mbit > 0, "mbit", mbit, "greater than 0")
+    check(latency >= 0, "latency", latency, "0 or more")
+    factor = np.ones(clients)
+    for client, times in (slow or {}).items():
+        fits = 0 <= client < clients and times > 0
+        check(fits, "slow", f"{client}@{times:g}", f"CLIENT@TIMES, of a client from 0 to {clients - 1}")
+        factor[client] = times
+    return Network(seconds * factor, mbit * 1e6 / 8 / factor, latency)
+
+
+def slower(text: str) -> dict[int, float]:
+    """Return {3: 4.0} of "3@4": client 3 is four times slower."""
+    try:
+        return {int(who): float(times) for who, _, times in (part.partition("@") for part in text.split(",") if part.strip())}
+    except ValueError:
+        raise BadInput(f"slow = {text!r} cannot be used: it must be CLIENT@TIMES, such as 3@4, 5@2") from None
+
+
+def clock(plan: Plan, net: Network) -> Clock:
+    """Return the time line of a plan on a network; whoever is away by its faults neither computes nor sends."""
+    recipe, n = plan.recipe, plan.topology.n
+    done, computing = np.zeros((plan.steps + 1, n)), np.zeros((plan.steps + 1, n))
+    for s in range(plan.steps):
+        there = recipe.faults.present(s) if recipe.faults.away else np.ones(n, bool)
+        own = np.where(there, net.compute, 0.0)
+        ready = done[s] + own
+        computing[s + 1] = computing[s] + own
+        done[s + 1] = ready
+        if (s + 1) % recipe.mix_every == 0:
+            turn = (s + 1) // recipe.mix_every - 1
+            sends = plan.messages(turn)                                  # [i, j]: i hears j
+            bytes_each = message_bytes(plan, plan.visits[s // recipe.inner_steps].block)
+            arrives = ready + sends.sum(0) * bytes_each / net.uplink + net.latency
+            heard = np.where(sends > 0, arrives, 0.0).max(1)
+            sent = np.where(sends.sum(0) > 0, arrives - net.latency, ready)
+            done[s + 1] = np.maximum.reduce([ready, heard, sent])
+    return Clock(done, computing)
