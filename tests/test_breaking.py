@@ -48,7 +48,8 @@ KILLER = textwrap.dedent("""
 
 
 def test_killed_50_times_and_resumed_gives_the_same_bits(tmp_path):
-    knobs = {**KNOBS, "clients": 2, "context": 16, "batch": 1, "rounds": 40, "eval_windows": 2, "eval_every": 60}
+    knobs = {**KNOBS, "checkpoint_every": 3, "clients": 2, "context": 16, "batch": 1, "rounds": 30, "eval_windows": 2,
+             "eval_every": 60}
     runs.run(RunConfig(**knobs), tmp_path / "whole")
     broken = tmp_path / "broken"
     done = subprocess.run([sys.executable, "-c", KILLER, str(broken), repr(knobs)], env=QUIET, capture_output=True, text=True,
