@@ -175,7 +175,7 @@ def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: P
         record.train.append(_train_row(lab.plan, state, losses))
         measured, kept = (_due(state.step, every, lab) for every in (lab.config.eval_every, lab.config.checkpoint_every))
         if measured or kept:
-            _require_finite_models(lab, state, folder)
+            _require_finite(lab.plan, state, _everybodys(lab, _wild(state)) > 0, "model", folder)
             whole = _whole(lab, state)
         if measured and seen:
             _note(lab, whole, record, began)
@@ -238,9 +238,9 @@ def _require_finite(plan: Plan, state: State, wild: Tensor, what: str, folder: P
                    f"try a smaller --lr, or --max-grad-norm 1{kept}")
 
 
-def _require_finite_models(lab: Lab, state: State, folder: Path | None) -> None:
-    wild = torch.stack([~torch.isfinite(x).all(1) for x in state.blocks]).any(0)
-    _require_finite(lab.plan, state, _everybodys(lab, wild) > 0, "model", folder)
+def _wild(state: State) -> Tensor:
+    """Return (n,) bool: whose parameters are not finite."""
+    return torch.stack([~torch.isfinite(x).all(1) for x in state.blocks]).any(0)
 
 
 def _train_row(plan: Plan, state: State, losses: Tensor) -> dict[str, Any]:

@@ -67,4 +67,4 @@ def test_a_parameter_that_is_not_finite_names_the_client_even_with_as_many_block
     state = tr.begin(plan)._replace(step=3)
     state = state._replace(blocks=(*state.blocks[:2], bad))
     with pytest.raises(Diverged, match=r"for client 1 at inner step 2 in block 'block c'"):
-        runs._require_finite_models(plan, state, None)
+        runs._require_finite(plan, state, runs._wild(state), "model", None)
