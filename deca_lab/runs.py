@@ -173,14 +173,7 @@ def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: P
         losses = _everybodys(lab, own)
         _require_finite(lab.plan, state, ~torch.isfinite(losses), "loss", folder)
         record.train.append(_train_row(lab.plan, state, losses))
-        measured, kept = (_due(state.step, every, lab) for every in (lab.config.eval_every, lab.config.checkpoint_every))
-        if measured or kept:
-            _require_finite(lab.plan, state, _everybodys(lab, _wild(state)) > 0, "model", folder)
-            whole = _whole(lab, state)
-        if measured and seen:
-            _note(lab, whole, record, began)
-        if kept and folder is not None:
-            _keep(folder, whole, record)
+        whole = _written_down(lab, state, record, folder, began) or whole
         known = {**record.metrics[-1], "measured": len(record.metrics), **record.train[-1]} if seen else record.train[-1]
         asked = progress is not None and bool(progress(state.step, lab.plan.steps, known))
         if _anybodys(lab, int(asked)) and state.step < lab.plan.steps:
@@ -191,6 +184,20 @@ def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: P
     if folder is not None:
         history.save(done, folder)
     return done
+
+
+def _written_down(lab: Lab, state: State, record: Record, folder: Path | None, began: float) -> State | None:
+    """Measure and keep the state where the config says so; return then that of all clients."""
+    measured, kept = (_due(state.step, every, lab) for every in (lab.config.eval_every, lab.config.checkpoint_every))
+    if not (measured or kept):
+        return None
+    _require_finite(lab.plan, state, _everybodys(lab, _wild(state)) > 0, "model", folder)
+    whole = _whole(lab, state)
+    if measured and lab.world.rank == 0:
+        _note(lab, whole, record, began)
+    if kept and folder is not None:
+        _keep(folder, whole, record)
+    return whole
 
 
 def _keep(folder: Path, state: State, record: Record) -> None:

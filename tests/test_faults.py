@@ -130,6 +130,16 @@ def test_garbage_is_refused_and_counted_and_harms_nobody():
     np.testing.assert_allclose(mixed.numpy(), W @ X.numpy(), atol=1e-14)
 
 
+def test_an_honest_client_that_is_unlike_the_others_is_heard():
+    X = torch.ones(6, 3, dtype=torch.float64)
+    X[4] = 5e4                                                          # second moments differ by squares
+    assert fl.acceptable(X, X).all()
+    X[:4], X[5] = 0.0, 0.0                                              # most have not begun
+    assert fl.acceptable(X, X).all()
+    X[4] = float("inf")
+    assert fl.acceptable(X, X).tolist() == [True] * 4 + [False, True]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e12])
 def test_a_client_that_broke_by_itself_infects_nobody(value):
     X = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 3)))

@@ -11,6 +11,7 @@ from pictured import seen
 from deca_lab import RunConfig
 from deca_lab.corpora import load
 from deca_lab.errors import BadInput
+from deca_lab.plots.style import styled
 from deca_lab.shards import split
 from deca_lab.widgets import (
     block_scheduler,
@@ -72,7 +73,7 @@ def test_moving_a_control_draws_another_picture_and_back_the_same(name):
 def test_no_setting_breaks_a_picture(name):
     make, knobs, values = PICTURES[name]
     scene, rng = make(), random.Random(name)
-    draw, update = panel.renderer(scene.figure), panel.styled(scene.update)
+    draw, update = panel.renderer(scene.figure), styled(scene.update)
     for _ in range(40):
         try:
             words = update(**{**values, **{name: drawn(knob, rng) for name, knob in knobs.items()}})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache, wraps
 from io import BytesIO
 from textwrap import fill
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#A89F00")  # the last: Okabe-Ito's yellow, darker, for white paper
@@ -37,11 +38,11 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
     """Let a function draw in the house style, whatever style the reader has set."""
 
     @wraps(draw)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         with mpl.rc_context(STYLE):
             return draw(*args, **kwargs)
 

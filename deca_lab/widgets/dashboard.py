@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from deca_lab.errors import BadInput, Diverged, Stopped
-from deca_lab.plots.style import BLUE, GREY, ORANGE, RED, STYLE, nats, number
+from deca_lab.plots.style import BLUE, GREY, ORANGE, RED, STYLE, nats, number, styled
 from deca_lab.runconfig import RunConfig
-from deca_lab.widgets.panel import Scene, headline, live, put, renderer, say, sheet, still, styled
+from deca_lab.widgets.panel import Scene, headline, live, put, renderer, say, sheet, still
 
 PAUSE = 0.4                                  # seconds between two pictures of a live run
 LOWEST = 1e-6                                # of the disagreement's axis
@@ -88,16 +88,7 @@ def scene() -> Scene:
         figure = sheet(3.4)
         losses, apart = figure.subplots(1, 2, width_ratios=(1.3, 1))
         figure.subplots_adjust(left=0.085, right=0.985, bottom=0.3, top=0.83, wspace=0.3)
-        title = headline(losses)
-        batch = losses.plot([], [], color=GREY, lw=1, label="training batches", animated=True)[0]
-        least = losses.plot([], [], color=ORANGE, lw=1.2, ls=":", label="clients, least and most", animated=True)[0]
-        most = losses.plot([], [], color=ORANGE, lw=1.2, ls=":", animated=True)[0]
-        mean = losses.plot([], [], color=BLUE, lw=2, marker="o", ms=4, label="mean model, test text", animated=True)[0]
-        line = apart.plot([], [], color=RED, lw=1.6, ls="--", marker="s", ms=3.5, label="consensus distance", animated=True)[0]
-        losses.set(xlim=(0, 1), ylim=(0, 1), xlabel="inner step", ylabel="loss (nats per token)")
-        apart.set(yscale="log", xlim=(0, 1), ylim=(LOWEST, 10), xlabel="inner step", ylabel="consensus distance")
-        for axes in (losses, apart):
-            axes.grid(visible=True)
+        title, draw, follow = headline(losses), _losses(losses), _apart(apart)
         figure.legend(*losses.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=3, handlelength=2)
 
     def update(rows: Rows, end: str) -> str:
@@ -106,18 +97,44 @@ def scene() -> Scene:
             return f"No picture yet: the run is being prepared. {end}".strip()
         measured = [row for k, row in enumerate(rows) if k == 0 or row["measured"] != rows[k - 1]["measured"]]
         at = [0 if row["measured"] == 1 else row["done"] for row in measured]
-        batch.set_data([row["done"] for row in rows], [row["loss"] for row in rows])
-        for artist, name in ((mean, "test_loss"), (least, "client_test_loss_min"), (most, "client_test_loss_max")):
-            artist.set_data(at, [row[name] for row in measured])
-        line.set_data(at, np.clip([row["consensus"] for row in measured], LOWEST, 10))
-        top = 0.5 * np.ceil(2.2 * max(rows[0]["loss"], measured[0]["test_loss"]))
-        losses.set(xlim=(0, rows[0]["total"]), ylim=(0, top))
-        apart.set_xlim(0, rows[0]["total"])
-        now = rows[-1]
-        first, last = nats(measured[0]["test_loss"]), nats(now["test_loss"])
+        draw(rows, measured, at)
+        follow(measured, at)
+        now, first, last = rows[-1], nats(measured[0]["test_loss"]), nats(rows[-1]["test_loss"])
         state = f"step {now['done']} of {now['total']}, block {now['block']}" if not end else end[0].upper() + end[1:]
         say(title, f"{state}: the mean model's test loss is {last}, at first {first}")
         return (f"Loss and consensus distance over {now['total']} inner steps. {state}. The mean model's test loss went from "
                 f"{first} to {last}; the clients are {number(now['consensus'])} apart.")
 
     return Scene(figure, update)
+
+
+def _losses(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
+    """Return what draws the training batches' loss, and the test losses where they were measured."""
+    batch = axes.plot([], [], color=GREY, lw=1, label="training batches", animated=True)[0]
+    least = axes.plot([], [], color=ORANGE, lw=1.2, ls=":", label="clients, least and most", animated=True)[0]
+    most = axes.plot([], [], color=ORANGE, lw=1.2, ls=":", animated=True)[0]
+    mean = axes.plot([], [], color=BLUE, lw=2, marker="o", ms=4, label="mean model, test text", animated=True)[0]
+    axes.set(xlabel="inner step", ylabel="loss (nats per token)")
+    axes.grid(visible=True)
+
+    def update(rows: Rows, measured: Rows, at: list[int]) -> None:
+        batch.set_data([row["done"] for row in rows], [row["loss"] for row in rows])
+        for artist, name in ((mean, "test_loss"), (least, "client_test_loss_min"), (most, "client_test_loss_max")):
+            artist.set_data(at, [row[name] for row in measured])
+        top = 0.5 * np.ceil(2.2 * max(rows[0]["loss"], measured[0]["test_loss"]))
+        axes.set(xlim=(0, rows[0]["total"]), ylim=(0, top))
+
+    return update
+
+
+def _apart(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
+    """Return what draws the consensus distance."""
+    line = axes.plot([], [], color=RED, lw=1.6, ls="--", marker="s", ms=3.5, animated=True)[0]
+    axes.set(yscale="log", ylim=(LOWEST, 10), xlabel="inner step", ylabel="consensus distance")
+    axes.grid(visible=True)
+
+    def update(measured: Rows, at: list[int]) -> None:
+        line.set_data(at, np.clip([row["consensus"] for row in measured], LOWEST, 10))
+        axes.set_xlim(0, measured[0]["total"])
+
+    return update

@@ -7,23 +7,22 @@ artists alone over the kept pixels of the rest; that is what makes a slider answ
 import os
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from functools import lru_cache, wraps
+from functools import lru_cache
 from html import escape
 from io import BytesIO
 from math import isfinite
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.jupyter import DOTS, shown
-from deca_lab.plots.style import GREY, LINE, STYLE, WIDTH, clean
+from deca_lab.plots.style import GREY, LINE, STYLE, WIDTH, clean, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-P = ParamSpec("P")
 Values = Mapping[str, Any]
 
 
@@ -127,18 +126,6 @@ def control(knob: Knob, value: Any) -> Any:  # noqa: ANN401 - any value, any ipy
     if knob.step == 1:
         return ipywidgets.IntSlider(**within)
     return ipywidgets.FloatSlider(readout_format=f".{len(f'{knob.step:g}') - 2}f", **within)
-
-
-def styled(update: Callable[P, str]) -> Callable[P, str]:
-    """Let an update run in the house style, whatever style the reader has set."""
-    import matplotlib as mpl
-
-    @wraps(update)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> str:
-        with mpl.rc_context(STYLE):
-            return update(*args, **kwargs)
-
-    return wrapped
 
 
 def renderer(figure: "Figure") -> Callable[[], bytes]:
