@@ -21,45 +21,46 @@ KNOBS = {**SMALL, "checkpoint_every": 1}
 # One process prepares the run once and forks a child for each life of it, which is killed at a random moment.
 KILLER = textwrap.dedent("""
     import os, random, signal, sys, time
-    from deca_lab import runs
+    from pathlib import Path
+    from deca_lab import checkpoint, runs
     from deca_lab.runconfig import RunConfig
 
-    folder, rng, killed = sys.argv[1], random.Random(0), 0
-    config = RunConfig(**eval(sys.argv[2]))
-    prepared = runs.prepare(config)
+    folder, whole, rng, window, reached = *sys.argv[1:3], random.Random(0), 0.2, set()
+    config, kept = RunConfig(**eval(sys.argv[3])), Path(folder, "checkpoint.safetensors")
+    prepare, prepared = runs.prepare, runs.prepare(config)
     runs.prepare = lambda config, world: prepared
-    window, kept = 0.2, os.path.join(folder, "checkpoint.safetensors")
-    while killed < 50:
-        before = os.stat(kept).st_mtime_ns if os.path.exists(kept) else 0
+    last = prepared.plan.steps - 1
+    for kill in range(50):
         child = os.fork()
         if child == 0:
             there = os.path.exists(os.path.join(folder, "config.json"))
-            runs.resume(folder) if there else runs.run(config, folder)
+            wait = lambda done, total, known: done == last and signal.pause()          # nothing ends before its kill
+            runs.resume(folder, wait) if there else runs.run(config, folder, wait)
             os._exit(0)
         time.sleep(rng.uniform(0, window))
         os.kill(child, signal.SIGKILL)
         if os.WIFEXITED(os.waitpid(child, 0)[1]):
-            sys.exit("the run had ended, well or badly, before it was killed 50 times")
-        killed += 1
-        moved = os.path.exists(kept) and os.stat(kept).st_mtime_ns > before      # a busy machine needs longer lives to get on
-        window = max(0.9 * window, 0.1) if moved else min(1.5 * window, 5.0)
-    print(killed)
+            sys.exit("a life of the run had ended before it was killed")
+        step = checkpoint.load(kept)[0].step if kept.exists() else 0
+        reached.add(step)
+        window = min(1.5 * window, 5.0) if step < last * kill / 50 else max(0.7 * window, 0.05)    # evenly over the run
+    runs.prepare = prepare
+    runs.resume(folder)
+    runs.run(config, whole)
+    print(len(reached))
 """)
 
 
 def test_killed_50_times_and_resumed_gives_the_same_bits(tmp_path):
     knobs = {**KNOBS, "checkpoint_every": 3, "clients": 2, "context": 16, "batch": 1, "rounds": 30, "eval_windows": 2,
              "eval_every": 60}
-    runs.run(RunConfig(**knobs), tmp_path / "whole")
-    broken = tmp_path / "broken"
-    done = subprocess.run([sys.executable, "-c", KILLER, str(broken), repr(knobs)], env=QUIET, capture_output=True, text=True,
-                          timeout=300, check=False)
-    assert done.stdout.strip() == "50", done.stderr[-2000:]
-    reached = checkpoint.load(broken / "checkpoint.safetensors")[0].step
-    assert reached > 0, "no life of the run came as far as a checkpoint"
-    runs.resume(broken)
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    done = subprocess.run([sys.executable, "-c", KILLER, str(broken), str(whole), repr(knobs)], env=QUIET, capture_output=True,
+                          text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) >= 5, "the kills fell on too few places"
     for name in ("checkpoint.safetensors", "metrics.csv", "train.csv", "summary.json"):
-        assert (broken / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
     assert not list(broken.glob(f".*{files.HALF}*"))
 
 
