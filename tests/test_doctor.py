@@ -46,7 +46,7 @@ def test_the_complete_graph_agrees_in_one_mixing():
     assert (found.rho, found.rounds_1000, found.edges, found.verdict) == (0, 1, 42, "sound")
 
 
-@pytest.mark.parametrize("name", set(GRAPHS) - {"none"})
+@pytest.mark.parametrize("name", sorted(set(GRAPHS) - {"none"}))
 def test_rho_of_named_graphs_is_the_dense_one_and_all_are_sound(name):
     for rule in ("metropolis", "lazy", "laplacian"):
         W = topology(name, 16, weights=rule).at(0)
