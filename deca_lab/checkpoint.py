@@ -20,7 +20,7 @@ def save(path: Path, state: State, record: Mapping[str, Any]) -> None:
 
     tensors = {name: t.detach().contiguous().cpu() for name, t in _tensors(state).items()}
     counts = {str(k): held.steps for k, held in state.moments.items()}
-    text = json.dumps({"step": state.step, "counts": counts, "refused": state.refused, "record": record})
+    text = json.dumps({"step": state.step, "counts": counts, "tally": state.tally, "record": record})
     sealed = json.dumps({"sha256": _digest(text, tensors), "state": text})
     write_whole(path, serialise(tensors, metadata={"deca_lab": sealed}))  # one key: equal states are equal bytes
 
@@ -41,7 +41,7 @@ def load(path: Path, kind: type | None = None, device: torch.device | str = "cpu
         if meta["sha256"] != _digest(meta["state"], tensors):
             raise ValueError("its checksum does not match its content")
         held = json.loads(meta["state"])
-        state = _state(held["step"], held["counts"] if kind else {}, kind, tensors, device)._replace(refused=held["refused"])
+        state = _state(held["step"], held["counts"] if kind else {}, kind, tensors, device)._replace(tally=tuple(held["tally"]))
         record = dict(held["record"])
     except FileNotFoundError:
         raise BadInput(f"there is no checkpoint {str(path)!r}") from None
@@ -54,7 +54,8 @@ def _tensors(state: State) -> dict[str, Tensor]:
     blocks = {f"block.{k}": x for k, x in enumerate(state.blocks)}
     moments = {f"{field}.{k}": getattr(held, field) for k, held in state.moments.items() for field in held._fields[:-1]}
     master = {} if state.master is None else {"master": state.master}
-    return {**blocks, **moments, **master, "sent": torch.from_numpy(state.sent)}
+    past = {f"past.{name}": t for name, t in state.past.items()}
+    return {**blocks, **moments, **master, **past, "sent": torch.from_numpy(state.sent)}
 
 
 def _state(step: int, counts: Mapping[str, int], kind: Any, tensors: Mapping[str, Tensor],  # noqa: ANN401
@@ -62,7 +63,8 @@ def _state(step: int, counts: Mapping[str, int], kind: Any, tensors: Mapping[str
     there = {name: t.to(device) for name, t in tensors.items() if name != "sent"}
     blocks = tuple(there[f"block.{k}"] for k in range(sum(name.startswith("block.") for name in there)))
     moments = {int(k): kind(*(there[f"{f}.{k}"] for f in kind._fields[:-1]), count) for k, count in counts.items()}
-    return State(step, blocks, there.get("master"), moments, tensors["sent"].numpy())
+    past = {name.removeprefix("past."): t for name, t in there.items() if name.startswith("past.")}
+    return State(step, blocks, there.get("master"), moments, tensors["sent"].numpy(), past)
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

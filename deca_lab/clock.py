@@ -64,11 +64,12 @@ def slower(text: str) -> dict[int, float]:
 
 
 def clock(plan: Plan, net: Network) -> Clock:
-    """Return the time line of a plan on a network; whoever is away by its faults neither computes nor sends."""
+    """Return the time line of a plan on a network; whoever its faults keep away neither computes nor sends,
+    and a straggler computes meanwhile."""
     recipe, n = plan.recipe, plan.topology.n
     done, computing = np.zeros((plan.steps + 1, n)), np.zeros((plan.steps + 1, n))
     for s in range(plan.steps):
-        there = recipe.faults.present(s) if recipe.faults.away else np.ones(n, bool)
+        there = recipe.faults.present(s)
         own = np.where(there, net.compute, 0.0)
         ready = done[s] + own
         computing[s + 1] = computing[s] + own
@@ -76,7 +77,7 @@ def clock(plan: Plan, net: Network) -> Clock:
         if (s + 1) % recipe.mix_every == 0:
             turn = (s + 1) // recipe.mix_every - 1
             sends = plan.messages(turn)                                  # [i, j]: i hears j
-            bytes_each = message_bytes(plan, plan.visits[s // recipe.inner_steps].block)
+            bytes_each = message_bytes(plan, plan.visits[s // recipe.inner_steps].block, plan.first(turn))
             arrives = ready + sends.sum(0) * bytes_each / net.uplink + net.latency
             heard = np.where(sends > 0, arrives, 0.0).max(1)
             sent = np.where(sends.sum(0) > 0, arrives - net.latency, ready)

@@ -105,6 +105,12 @@ def require_sound(subject: Subject, *, allow_unsound: bool = False) -> Diagnosis
     raise BadInput(f"topology {found.name!r} with {found.clients} clients is unsound: {'; '.join(found.reasons)}{way}")
 
 
+def doubly_stochastic(W: np.ndarray) -> bool:
+    """Say whether W (N, N) has no negative entry and rows and columns that sum to 1: what keeps the mean of the clients."""
+    off = np.abs(np.concatenate([W.sum(0), W.sum(1)]) - 1)
+    return bool((W >= 0).all() and off.max() <= TOLERANCE)                # NaN is neither
+
+
 def describe(subject: Diagnosis | Subject) -> str:
     """Return the diagnosis as aligned lines, check, result, what it means; the last line is the verdict."""
     found = subject if isinstance(subject, Diagnosis) else diagnose(subject)

@@ -1,26 +1,30 @@
-"""What goes wrong on the way: lost exchanges, absent clients, garbage; and the W that is still sound of what remains.
+"""What goes wrong on the way: lost exchanges, absent and slow clients, garbage, late and noisy messages.
 
 An exchange along an edge counts only where both of its messages came through (each side is told by the other); else both
 keep to themselves what they would have given. So W stays symmetric and doubly stochastic in every round, and the mean of
-the clients is conserved. All but the garbage check is a pure function of the seed and the mixing's number.
+the clients is conserved. Late and noisy messages do come through: W stays as it is, and the mean moves, which is measured.
+All but the garbage check is a pure function of the seed and the mixing's number.
 """
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deca_lab.doctor import doubly_stochastic
 from deca_lab.errors import BadInput, check
 from deca_lab.gossip import Mix
+from deca_lab.spectrum import islands
 from deca_lab.topology import Topology
 
 MOST_CELLS = 2**28      # of the table of bursts: mixings x pairs of clients
 LOUD = 1e6              # a message whose root mean square is so many times the clients' median is garbage; honest second
                         # moments differ by the square of what gradients differ by, and must pass
-NAN = float("nan")
+NAN, INFINITE = float("nan"), 1e200
 NOBODY = np.zeros(0, np.int64)
 
 
@@ -37,33 +41,52 @@ class Spell(NamedTuple):
 
 
 class Faults(NamedTuple):
-    """What goes wrong in one run of `steps` inner steps, in which `turns` mixings fall.
+    """What goes wrong in one run of `steps` inner steps, in which `turns` mixings fall, one every `mix_every` of them.
 
     `drop` is the share of exchanges that fail; `burst` the mean length, in mixings, of an edge's outage (Gilbert and
     Elliott's two states; 1 where failures are independent). `away`: clients that neither train nor talk meanwhile;
-    `garbage`: clients whose messages hold no numbers meanwhile.
+    `stragglers`: {client: times}, who finish in time for one mixing of so many, and whom nobody waits for; `garbage`:
+    clients whose messages hold no numbers meanwhile. `stale` is the share of messages that come late, by `delay` mixings
+    (the receiver takes the newest that it has); `noise` the standard deviation of a Gaussian error on every message, as a
+    share of the message's root mean square.
     """
 
     drop: float = 0.0
     burst: float = 1.0
     away: tuple[Spell, ...] = ()
+    stragglers: tuple[tuple[int, int], ...] = ()
     garbage: tuple[Spell, ...] = ()
+    stale: float = 0.0
+    delay: int = 1
+    noise: float = 0.0
     clients: int = 1
     turns: int = 1
+    mix_every: int = 1
     seed: int = 0
 
     @property
     def any(self) -> bool:
         """Say whether anything goes wrong at all."""
-        return bool(self.drop > 0 or self.away or self.garbage)
+        return bool(self.drop > 0 or self.away or self.stragglers or self.garbage or self.altered)
+
+    @property
+    def altered(self) -> bool:
+        """Say whether messages that come through are late or noisy, so that the mean of the clients moves."""
+        return self.stale > 0 or self.noise > 0
+
+    def members(self, step: int) -> np.ndarray:
+        """Return (N,) bool: who is not away at an inner step; a straggler is not."""
+        return _without(self.clients, self.away, step)
 
     def present(self, step: int) -> np.ndarray:
         """Return (N,) bool: who trains and talks at an inner step."""
-        return _without(self.clients, self.away, step)
+        there, turn = self.members(step), step // self.mix_every
+        there[[client for client, times in self.stragglers if (turn + 1) % times]] = False
+        return there
 
     def absent(self, step: int) -> np.ndarray:
-        """Return the numbers of those who are away at an inner step."""
-        return np.flatnonzero(~self.present(step)) if self.away else NOBODY
+        """Return the numbers of those who neither train nor talk at an inner step."""
+        return np.flatnonzero(~self.present(step)) if self.away or self.stragglers else NOBODY
 
     def silent(self, step: int) -> np.ndarray:
         """Return (N,) bool: whose messages are garbage at an inner step."""
@@ -79,25 +102,52 @@ class Faults(NamedTuple):
         return failed | failed.T
 
 
-def faults(drop: float, burst: float, away: str, garbage: str, graph: Topology, steps: int, turns: int, seed: int) -> Faults:
-    """Return the faults of a run, or raise BadInput where this topology cannot bear them.
+    def ages(self, turn: int) -> np.ndarray:
+        """Return (N, N) how many mixings old the newest message is that i has from j at a mixing: 0 where none is late."""
+        age = np.zeros((self.clients,) * 2, np.int64)
+        late = ~np.eye(self.clients, dtype=bool)
+        for past in range(self.delay if self.stale > 0 else 0):          # late as often in a row as its age
+            late &= np.random.default_rng([self.seed, max(turn - past, 0), 0x1A7E]).random(age.shape) < self.stale
+            age += late
+        return age
 
-    `away` and `garbage` are spells such as "3@0.5, 5@0.25-0.75": client 3 from the middle of the run on, client 5 in its
-    second and third quarter.
-    """
-    n = graph.n
+
+def faults(told: Faults, graph: Topology, steps: int) -> Faults:
+    """Return the faults of a run, or raise BadInput where this topology or this number of inner steps cannot bear them."""
+    drop, burst, n = told.drop, told.burst, told.clients
     least = max(drop / (1 - drop), 1.0)
     check(burst == 1 or burst >= least, "burst", burst, f"1, or {least:.3g} or more: an outage ends for one mixing at least")
-    told = Faults(drop, burst, spells(away, "away", n, steps), spells(garbage, "garbage", n, steps), n, turns, seed)
-    check(burst == 1 or turns * n * n <= MOST_CELLS, "burst", burst, f"1 for {turns:,} mixings of {n} clients: too large a table")
+    cells = told.turns * n * n
+    check(burst == 1 or cells <= MOST_CELLS, "burst", burst, f"1 for {told.turns:,} mixings of {n} clients: too large a table")
     if told.any:
         even = all(np.array_equal(W, W.T) and (W >= 0).all() for W in graph.matrices)
         check(even and not graph.served, "topology", graph.name, "one with a symmetric W without negative entries, and without a "
               "server, where exchanges fail: else what remains cannot be made sound")
     edges = {0, *(edge for spell in told.away for edge in (spell.first, spell.last))}
-    empty = [step for step in sorted(edges) if step < steps and not told.present(step).any()]
-    check(not empty, "away", away, f"such that somebody is left: at inner step {empty[:1]} nobody is")
+    empty = [step for step in sorted(edges) if step < steps and not told.members(step).any()]
+    check(not empty, "away", spoken(told.away, steps), f"such that somebody is left: at inner step {empty[:1]} nobody is")
+    check(len(told.stragglers) < n, "stragglers", told.stragglers, f"fewer than all {n} clients")
     return told
+
+
+def spoken(spells: Sequence[Spell], steps: int) -> str:
+    """Return spells as `spells` reads them."""
+    return ", ".join(f"{s.client}@{s.first / steps:g}-{s.last / steps:g}" for s in spells)
+
+
+def stragglers(text: str, clients: int) -> tuple[tuple[int, int], ...]:
+    """Return the pairs of a text such as "3@4, 5@2": client 3 finishes in time for one mixing of four."""
+    found = {}
+    for part in (part.strip() for part in text.split(",") if part.strip()):
+        who, _, times = part.partition("@")
+        try:
+            client, each = int(who), int(times)
+        except ValueError:
+            raise BadInput(f"stragglers = {part!r} cannot be used: it must be CLIENT@TIMES, such as 3@4") from None
+        fits = 0 <= client < clients and each > 0
+        check(fits, "stragglers", part, f"CLIENT@TIMES of a client from 0 to {clients - 1}, with TIMES 1 or more")
+        found[client] = each
+    return tuple(sorted(found.items()))
 
 
 def spells(text: str, argument: str, clients: int, steps: int) -> tuple[Spell, ...]:
@@ -162,59 +212,129 @@ def remaining(W: np.ndarray, failed: np.ndarray) -> np.ndarray:
     return left
 
 
-def acceptable(x: Tensor, said: Tensor) -> np.ndarray:
-    """Return (N,) bool: whose message (a row of `said`) is finite, and not LOUD times as large as the clients' median."""
-    own = x.double().square().mean(1).sqrt()
-    size = said.double().square().mean(1).sqrt()
+def acceptable(own: Tensor, size: Tensor) -> np.ndarray:
+    """Return (N,) bool: whose message is finite, and not LOUD times as large as the clients' median.
+
+    `own` and `size` are root mean squares (N,): of what a client has, and of what it says.
+    """
     finite = torch.isfinite(own)
     usual = own[finite].median() if bool(finite.any()) else own.new_tensor(0.0)
     return (torch.isfinite(size) & ((size <= LOUD * usual) | (usual == 0))).cpu().numpy()
 
 
-def garbled(x: Tensor, told: Faults, step: int) -> Tensor:
-    """Return what the clients send: their rows of X, but for those whose messages are garbage."""
-    mute = told.silent(step)
-    if not mute.any():
+def sizes(x: Tensor) -> Tensor:
+    """Return each row's root mean square (n,) float64."""
+    return x.double().square().mean(1).sqrt()
+
+
+def garbled(x: Tensor, told: Faults, step: int, mine: slice) -> Tensor:
+    """Return what the clients `mine` say: their rows of X, but for those whose messages are garbage."""
+    mute = np.flatnonzero(told.silent(step)[mine])
+    if not len(mute):
         return x
     said = x.clone()
-    for i in np.flatnonzero(mute):                                     # no numbers, and numbers that are far too large, in turn
-        said[i] = NAN if (step + i) % 2 else 1e20
+    for i in mute:                                                     # no numbers, and numbers that are far too large, in turn
+        said[i] = NAN if (step + mine.start + i) % 2 else 1e20
     return said
 
 
-def mixing(W: np.ndarray, told: Faults, step: int, turn: int, combine: Callable[[np.ndarray], Mix],
-           refused: Callable[[int], None]) -> Mix:
-    """Return the mixing of a turn under faults; `combine` makes a Mix of a matrix, `refused` is told of refused messages."""
-    there = told.present(step)
+def noisy(x: Tensor, told: Faults, call: Sequence[int], mine: slice) -> Tensor:
+    """Return the messages of the clients `mine` with a Gaussian error, one draw a client, mixing and `call` of a mixing."""
+    if told.noise == 0:
+        return x
+    seeds = ([told.seed, 0x5A17, *call, i] for i in range(mine.start, mine.stop))
+    errors = np.stack([np.random.default_rng(seed).standard_normal(x.shape[1]) for seed in seeds])
+    return x + torch.from_numpy(errors).to(x) * (told.noise * sizes(x)).to(x)[:, None]
+
+
+class Post(NamedTuple):
+    """What a mixing under faults reads and writes beside X: `past` and `tally` of the State, and the other processes.
+
+    `past` holds earlier messages (n, D) by block, call and age; `tally` is [refused messages, length of the mean's moves].
+    """
+
+    past: dict[str, Tensor]
+    tally: list[float]
+    mine: slice                                      # the clients whose rows X holds
+    total: Callable[[Tensor], Tensor]                # the sum over processes
+
+    def everybodys(self, values: Tensor, clients: int) -> Tensor:
+        """Return a value of every client (N,) of those of `mine`."""
+        full = values.new_zeros(clients)
+        full[self.mine] = torch.nan_to_num(values, posinf=INFINITE, nan=INFINITE)     # infinity times 0 would spoil the sum
+        full = self.total(full)
+        return torch.where(full >= INFINITE, float("inf"), full)
+
+
+def mixing(W: np.ndarray, told: Faults, step: int, block: int, combine: Callable[[np.ndarray], Mix], post: Post) -> Mix:
+    """Return the mixing after an inner step under faults; `combine` makes a Mix of a matrix."""
+    turn, there, calls = step // told.mix_every, told.present(step), count()
     out = told.lost(turn) | ~there[:, None] | ~there
 
     def mix(x: Tensor) -> Tensor:
-        good = acceptable(x, garbled(x, told, step))
-        refused(int(((W != 0) & ~out & ~good & ~np.eye(len(W), dtype=bool)).sum()))
+        call = next(calls)
+        own, said = (post.everybodys(sizes(part), told.clients) for part in (x, garbled(x, told, step, post.mine)))
+        good = acceptable(own, said)
+        post.tally[0] += int(((W != 0) & ~out & ~good & ~np.eye(len(W), dtype=bool)).sum())
         left = remaining(W, out | ~good[:, None] | ~good)
-        sane = torch.from_numpy(good).to(x.device)[:, None]
-        heard = combine(left)(torch.where(sane, x, 0.0))               # 0 times NaN is NaN: nothing of it may be touched
-        return torch.where(sane, heard, x)
+        sane = torch.from_numpy(good[post.mine]).to(x.device)[:, None]
+        clean = torch.where(sane, x, 0.0)                              # 0 times NaN is NaN: nothing of it may be touched
+        if told.altered:
+            letters = _letters(noisy(clean, told, (turn, block, call), post.mine), post.past, f"{block}.{call}", told)
+            heard = _heard(clean, left, letters, told.ages(turn), combine, post.mine)
+        else:
+            heard = combine(left)(clean)
+        mixed = torch.where(sane, heard, x)
+        moved = torch.where(sane, mixed - clean, 0.0).sum(0, dtype=torch.float64)
+        post.tally[1] += float(post.total(moved).norm()) / max(int((there & good).sum()), 1)
+        return mixed
 
     return mix
 
 
-def told_in_words(told: Faults, graph: Topology, steps: int, mix_every: int) -> dict[str, float]:
-    """Return what was lost over a run, and rho of what remained, without garbage: for the run's summary."""
-    failed = asked = alone = 0
+def _letters(said: Tensor, past: dict[str, Tensor], key: str, told: Faults) -> list[Tensor]:
+    """Return the messages of this mixing and of those before it in the visit, newest first, and keep what may be needed."""
+    letters = [said]
+    if told.stale > 0:
+        letters += [past[name] for age in range(1, told.delay + 1) if (name := f"{key}.{age}") in past]
+        past.update({f"{key}.{age}": letter for age, letter in enumerate(letters[:told.delay], 1)})
+    return letters
+
+
+def _heard(x: Tensor, left: np.ndarray, letters: Sequence[Tensor], ages: np.ndarray, combine: Callable[[np.ndarray], Mix],
+           mine: slice) -> Tensor:
+    """Return w_ii x_i + sum over others of w_ij times the message of j that i has."""
+    heard = x * torch.from_numpy(np.diag(left)[mine].copy()).to(x)[:, None]
+    others, ages = left - np.diag(np.diag(left)), np.minimum(ages, len(letters) - 1)      # a visit begins without a past
+    for age, letter in enumerate(letters):
+        part = np.where(ages == age, others, 0.0)
+        if part.any():
+            heard += combine(part)(letter)
+    return heard
+
+
+def told_in_words(told: Faults, graph: Topology, steps: int, inner_steps: int) -> dict[str, float]:
+    """Return what was lost over a run, garbage aside, and what the doctor says of each mixing's W: for the run's summary.
+
+    `unsound` counts the mixings whose remaining W is not doubly stochastic (none, by construction), `apart` those whose
+    present clients fell into islands.
+    """
+    found = dict.fromkeys(("exchanges", "lost", "late", "alone", "apart", "unsound"), 0)
     product = np.eye(graph.n)
     for turn in range(told.turns):
-        step = (turn + 1) * mix_every - 1
-        there = told.present(step)
-        tried = np.triu((graph.at(turn) != 0) & there[:, None] & there, 1)
+        there = told.present((turn + 1) * told.mix_every - 1)
+        edges = (graph.at(turn) != 0) & there[:, None] & there & ~np.eye(graph.n, dtype=bool)
         out = told.lost(turn)
-        asked += int(tried.sum())
-        failed += int((tried & out).sum())
         left = remaining(graph.at(turn), out | ~there[:, None] | ~there)
-        alone += int((there & ((left != 0).sum(1) == 1)).sum())
+        found["exchanges"] += int(edges.sum()) // 2
+        found["lost"] += int((edges & out).sum()) // 2
+        first = (turn * told.mix_every - 1) // inner_steps != ((turn + 1) * told.mix_every - 1) // inner_steps      # of its visit
+        found["late"] += 0 if first else int((edges & ~out & (told.ages(turn) > 0)).sum())
+        found["alone"] += int((there & ((left != 0).sum(1) == 1)).sum())
+        found["apart"] += int(islands(left[np.ix_(there, there)] != 0) is not None) if there.any() else 0
+        found["unsound"] += int(not doubly_stochastic(left))
         product = left @ product
-    here = told.present(steps - 1)
+    here = told.members(steps - 1)
     centred = product[np.ix_(here, here)] - product[np.ix_(here, here)].mean(0)
     rho = float(np.linalg.norm(centred, 2)) ** (1 / max(told.turns, 1))
-    return {"exchanges": asked, "lost": failed, "alone": alone, "absent_at_the_end": int((~here).sum()),
-            "rho_of_what_remained": rho}
+    return {**found, "absent_at_the_end": int((~here).sum()), "rho_of_what_remained": rho}

@@ -188,8 +188,10 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
 def _faults(lab: Lab, state: State) -> dict[str, float]:
     """Return what went wrong; nothing where nothing was asked to."""
     told = lab.plan.recipe.faults
-    found = told_in_words(told, lab.topology, lab.plan.steps, lab.plan.recipe.mix_every) if told.any else {}
-    return {**found, "refused": state.refused} if told.any else {}
+    if not told.any:
+        return {}
+    found = told_in_words(told, lab.topology, lab.plan.steps, lab.plan.recipe.inner_steps)
+    return {**found, "refused": int(state.tally[0]), "mean_moved": state.tally[1]}
 
 
 def _shared(lab: Lab) -> int:

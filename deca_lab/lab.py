@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from deca_lab import blocks as bl
-from deca_lab import faults, heterogeneity, moments, shards, tasks, tree
+from deca_lab import faults, heterogeneity, messages, moments, shards, tasks, tree
 from deca_lab.clients import ENGINES, stacked
 from deca_lab.corpora import CORPORA, Corpus, load
 from deca_lab.doctor import Diagnosis, require_sound
@@ -16,7 +16,7 @@ from deca_lab.factors import decaf
 from deca_lab.methods import resolve
 from deca_lab.metrics import Probe, each
 from deca_lab.optimisers import OPTIMISERS, Knobs
-from deca_lab.peers import World, exchange, gathered
+from deca_lab.peers import World, exchange, gathered, summed
 from deca_lab.problems import Problem
 from deca_lab.runconfig import RunConfig
 from deca_lab.shards import Shards
@@ -194,10 +194,14 @@ def recipe_of(config: RunConfig) -> Callable[[int], Recipe]:
 
 
 def with_faults(recipe: Recipe, config: RunConfig, topo: Topology, blocks: int) -> Recipe:
-    """Return the recipe with what goes wrong in the run, or raise BadInput where this topology cannot bear it."""
-    steps = config.rounds * blocks * config.inner_steps
-    return recipe._replace(faults=faults.faults(config.drop, config.burst, config.away, config.garbage, topo, steps,
-                                                steps // config.mix_every, config.seed))
+    """Return the recipe with what goes wrong in the run, and what messages hold; raise BadInput where that cannot be borne."""
+    n, steps = topo.n, config.rounds * blocks * config.inner_steps
+    told = faults.Faults(config.drop, config.burst, faults.spells(config.away, "away", n, steps),
+                         faults.stragglers(config.stragglers, n), faults.spells(config.garbage, "garbage", n, steps),
+                         config.stale, config.delay, config.noise, n, steps // config.mix_every, config.mix_every, config.seed)
+    short = messages.compression(config.compress, config.keep_share, config.bits, config.gamma)
+    check(short is None or config.mixing == "gossip", "compress", config.compress, f"none with --mixing {config.mixing}")
+    return recipe._replace(faults=faults.faults(told, topo, steps), compression=short)
 
 
 def spread(recipe: Recipe, config: RunConfig, world: World, topo: Topology) -> Recipe:
@@ -205,10 +209,9 @@ def spread(recipe: Recipe, config: RunConfig, world: World, topo: Topology) -> R
     if world.size == 1:
         return recipe
     check(config.mixing == "gossip", "mixing", config.mixing, "gossip where clients are spread over processes")
-    check(not recipe.faults.any, "drop, away, garbage", (config.drop, config.away, config.garbage),
-          "left out where clients are spread over processes: faults are a model in one process")
+    check(recipe.compression is None, "compress", config.compress, "none where clients are spread over processes")
     check(not topo.served, "topology", config.topology, "without a server where clients are spread over processes")
-    return recipe._replace(combine=exchange(world))
+    return recipe._replace(combine=exchange(world), total=lambda x: summed(world, x))
 
 
 def start_gradients(problem: Problem, world: World) -> tree.Params:

@@ -25,21 +25,27 @@ class Memory(NamedTuple):
 def traffic(plan: Plan) -> np.ndarray:
     """Return the bytes (N, N) that the whole run puts on each edge, i from j.
 
-    The formula: sum over visits of (mixings in the visit) x (block columns) x (bytes of a number) on each edge of W.
+    The formula: sum over visits of (mixings in the visit) x (block columns) x (bytes of a number) on each edge of W;
+    compressed, the visit's first mixing alone counts so, and the others what a short message takes.
     """
     sent = np.zeros((plan.topology.n, plan.topology.n), np.int64)
     every = plan.recipe.mix_every
     for visit in plan.visits:
         for turn in range(visit.first // every, (visit.last + 1) // every):
-            sent += plan.messages(turn) * message_bytes(plan, visit.block)
+            sent += plan.messages(turn) * message_bytes(plan, visit.block, plan.first(turn))
     return sent
 
 
-def message_bytes(plan: Plan, active: int) -> int:
-    """Return the bytes of one message: the active block, what its optimiser tracks, and the others if all are mixed."""
-    tracked = plan.layouts[active].width * plan.recipe.optimiser.mixed
-    mixed = sum(where.width for where in plan.layouts) if plan.recipe.mix_all else plan.layouts[active].width
-    return (mixed + tracked) * max(_item(plan), 4)           # in working precision, never half
+def message_bytes(plan: Plan, active: int, first: bool) -> int:
+    """Return the bytes of one message: the active block, what its optimiser tracks, and the others if all are mixed.
+
+    `first`: of the first mixing of a visit, whose messages are whole.
+    """
+    recipe, item = plan.recipe, max(_item(plan), 4)          # in working precision, never half
+    mixed = list(plan.layouts) if recipe.mix_all else [plan.layouts[active]]
+    widths = [where.width for where in (*mixed, *[plan.layouts[active]] * recipe.optimiser.mixed)]
+    short = recipe.compression
+    return sum(width * item if short is None or first else short.size(width, item) for width in widths)
 
 
 def _item(plan: Plan) -> int:
@@ -58,9 +64,18 @@ def memory(plan: Plan) -> Memory:
     master = digits if item < 4 else 0
     weights, widest = n * sum(widths) * item, max(widths)
     kept = n * optimiser.matrices * digits * (sum(widths) - widest) if plan.recipe.keep_moments else 0
-    step = n * widest * (master + (optimiser.matrices + optimiser.scratch) * digits)
+    step = n * widest * (master + (optimiser.matrices + optimiser.scratch) * digits) + _replicas(plan)
     full = weights + n * sum(widths) * (master + 4 * digits)
     return Memory(weights, weights + kept + max(step, _all_mixed(plan)), full, weights * (1 + 10 / len(widths)))
+
+
+def _replicas(plan: Plan) -> int:
+    """Return the bytes of the replicas that compressed messages need: one of all that is mixed of the largest block."""
+    if plan.recipe.compression is None:
+        return 0
+    widths = [where.width for where in plan.layouts]
+    mixed = sum(widths) if plan.recipe.mix_all else max(widths)
+    return plan.topology.n * max(_item(plan), 4) * (mixed + plan.recipe.optimiser.mixed * max(widths))
 
 
 def _all_mixed(plan: Plan) -> int:

@@ -18,6 +18,9 @@ COUNT: Allowed = (lambda v: v >= 1, "1 or more")
 BETA: Allowed = (lambda v: 0 <= v < 1, "at least 0 and below 1")
 SEED: Allowed = (lambda v: 0 <= v < 2**63, "at least 0 and below 2**63")
 SHARE: Allowed = (lambda v: 0 <= v <= 1, "between 0 and 1")
+SOME: Allowed = (lambda v: 0 < v <= 1, "greater than 0 and at most 1")
+FEW: Allowed = (lambda v: 1 <= v <= 64, "from 1 to 64")
+BITS: Allowed = (lambda v: 2 <= v <= 16, "from 2 to 16")
 HELD_OUT: Allowed = (lambda v: 0 < v < 1, "between 0 and 1, both excluded")
 
 
@@ -117,7 +120,16 @@ class RunConfig:
     drop: float = knob(0.0, "Faults", "share of exchanges that fail at a mixing; both sides then keep to themselves", BETA)
     burst: float = knob(1.0, "Faults", "mean length of an edge's outage in mixings; 1 = failures are independent", COUNT)
     away: str = knob("", "Faults", "clients that neither train nor talk: CLIENT@FROM-UNTIL, shares of the run: '3@0.5, 5@0-0.4'")
+    stragglers: str = knob("", "Faults", "clients that finish in time for one mixing of TIMES, and are not waited for: '3@4'")
     garbage: str = knob("", "Faults", "clients that send garbage, which is refused and counted: as in away")
+    stale: float = knob(0.0, "Faults", "share of messages that come late; receivers take their newest of the visit", SHARE)
+    delay: int = knob(1, "Faults", "mixings by which a late message is late", FEW)
+    noise: float = knob(0.0, "Faults", "Gaussian error of messages, as a share of their root mean square", AT_LEAST_0)
+
+    compress: str = knob("none", "Messages", "none, top-k, random-k or quantised; what is left out is fed back (CHOCO)")
+    keep_share: float = knob(0.1, "Messages", "share of a message's entries that top-k and random-k send", SOME)
+    bits: int = knob(8, "Messages", "of an entry of a quantised message", BITS)
+    gamma: float = knob(1.0, "Messages", "step towards the neighbours' replicas, of compressed messages", SOME)
 
     eval_every: int = knob(0, "Measuring", "inner steps between measurements; 0 = at the end of each visit", AT_LEAST_0)
     eval_windows: int = knob(32, "Measuring", "windows or examples of the common test set that are read", COUNT)

@@ -96,7 +96,9 @@ def _spread(lab: Lab, state: State | None) -> State:
     moments = {k: kind(*(part(getattr(state.moments[k], name) if state else None, k, wide) for name in kind._fields[:-1]), count)
                for k, count in zip(pairs[::2], pairs[1::2], strict=True)}
     sent = state.sent if state else np.zeros((lab.topology.n,) * 2, np.int64)      # the others' sums start again from zero
-    return State(step, blocks, master, moments, sent)
+    names = bytes(told(lab.world, list(" ".join(state.past).encode()) if state else None, lab.device)).decode().split()
+    past = {name: part(state.past[name] if state else None, int(name.split(".")[0]), wide) for name in names}
+    return State(step, blocks, master, moments, sent, past, state.tally if state else (0.0, 0.0))
 
 
 def _whole(lab: Lab, state: State) -> State:
@@ -107,7 +109,9 @@ def _whole(lab: Lab, state: State) -> State:
     master = None if state.master is None else gathered(world, state.master)
     moments = {k: type(held)(*(gathered(world, part) for part in held[:-1]), held.steps) for k, held in state.moments.items()}
     sent = summed(world, torch.from_numpy(state.sent).to(lab.device, copy=True)).cpu().numpy()
-    return state._replace(blocks=tuple(gathered(world, x) for x in state.blocks), master=master, moments=moments, sent=sent)
+    past = {name: gathered(world, letters) for name, letters in state.past.items()}
+    return state._replace(blocks=tuple(gathered(world, x) for x in state.blocks), master=master, moments=moments, sent=sent,
+                          past=past)
 
 
 def _everybodys(lab: Lab, values: Tensor) -> Tensor:
@@ -165,8 +169,8 @@ def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: P
     if state.step == 0 and seen:
         _note(lab, whole, record, began)
     while state.step < lab.plan.steps:
-        opening = state.step % lab.config.inner_steps == 0               # the first step of a visit is metered
-        meter.watch([*state.blocks, *(t for held in state.moments.values() for t in held[:-1])])
+        opening = state.step % lab.config.inner_steps < lab.config.mix_every       # a visit is metered until it first mixes
+        meter.watch([*state.blocks, *state.past.values(), *(t for held in state.moments.values() for t in held[:-1])])
         with meter if opening else nullcontext():
             state, own = next(steps)
         record.peak_bytes = max(record.peak_bytes, _anybodys(lab, meter.most) if opening else 0)
@@ -280,7 +284,7 @@ def _interference(lab: Lab, state: State) -> dict[str, float]:
 def _measured(lab: Lab, state: State) -> tuple[Measurement, list[int]]:
     """Measure the clients that are there, and return who they are: the mean model is theirs alone."""
     told, params = lab.plan.recipe.faults, params_of(lab.plan, state)
-    here = torch.from_numpy(np.flatnonzero(told.present(max(state.step - 1, 0)))) if told.away else torch.arange(lab.topology.n)
+    here = torch.from_numpy(np.flatnonzero(told.members(max(state.step - 1, 0)))) if told.away else torch.arange(lab.topology.n)
     if len(here) == lab.topology.n:
         return measure(lab.plan.problem.loss, params, state.blocks, lab.probe), here.tolist()
     at = here.to(lab.device)

@@ -5,7 +5,8 @@
     h      the discrepancy that this step left        BMA       m, v   = b1 m+ + (1-b1) h,  b2 v+ + (1-b2) h*h
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor
 
 from deca_lab import faults as fl
+from deca_lab import messages as ms
 from deca_lab import optimisers
 from deca_lab.blocks import ORDERS, Block, Order, Visit, require_cover, visits
 from deca_lab.clients import Engine, Gradients, stacked
 from deca_lab.errors import check
-from deca_lab.gossip import Mix, mixer, row_bytes
+from deca_lab.gossip import Mix, mixer
 from deca_lab.problems import Problem
 from deca_lab.topology import Topology
 from deca_lab.tree import Layout, Params, flatten, layout, unflatten
@@ -28,6 +30,10 @@ Combine = Callable[[np.ndarray, Layout, Tensor], Mix]   # (W, columns of the blo
 def gossip(W: np.ndarray, where: Layout, like: Tensor) -> Mix:
     """Mix every column alike: x_new_i = sum_j w_ij x_j."""
     return mixer(W, like)
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
 
 
 class Recipe(NamedTuple):
@@ -47,6 +53,8 @@ class Recipe(NamedTuple):
     weight_decay: float = 0.0                        # decoupled, on tensors with two axes or more
     seed: int = 0
     faults: fl.Faults = fl.Faults()                  # what goes wrong on the way
+    compression: ms.Compression | None = None        # of messages; None = they are whole
+    total: Callable[[Tensor], Tensor] = _identity    # the sum of a tensor over processes
 
 
 class State(NamedTuple):
@@ -57,7 +65,8 @@ class State(NamedTuple):
     master: Tensor | None                            # float32 copy of the active block of a half-precision model
     moments: dict[int, Any]                          # optimiser's state of the active block, or of all visited where kept
     sent: np.ndarray                                 # (N, N) bytes received by i from j
-    refused: int = 0                                 # messages that were garbage
+    past: Mapping[str, Tensor] = MappingProxyType({})  # earlier messages of this visit, or replicas: see faults, messages
+    tally: tuple[float, float] = (0.0, 0.0)          # messages that were garbage; how far mixings moved the mean, in all
 
 
 class Plan(NamedTuple):
@@ -82,6 +91,11 @@ class Plan(NamedTuple):
         table[self.mine] = self.messages(turn)[self.mine]
         return table
 
+    def first(self, turn: int) -> bool:
+        """Say whether a mixing is the first of its visit."""
+        every, each = self.recipe.mix_every, self.recipe.inner_steps
+        return (turn * every - 1) // each != ((turn + 1) * every - 1) // each
+
     def messages(self, turn: int) -> np.ndarray:
         """Return the (N, N) table of the messages of a mixing, i from j: those of present clients, lost or not."""
         sends = self.topology.messages(turn)
@@ -101,6 +115,8 @@ def plan(problem: Problem, blocks: Sequence[Block], topology: Topology, recipe: 
     check(mine.stop - mine.start == problem.clients, "topology", f"{topology.n} clients", f"for the problem's {problem.clients}")
     for name in ("rounds", "inner_steps", "mix_every"):
         check(getattr(recipe, name) >= 1, name, getattr(recipe, name), "1 or more")
+    check(recipe.compression is None or not recipe.faults.any, "recipe", "compressed messages under faults",
+          "one of the two: a replica that misses a message is no replica any more")
     layouts = tuple(layout(problem.start, block.names) for block in blocks)
     table = visits(len(blocks), recipe.rounds, recipe.inner_steps, recipe.order, recipe.seed)
     return Plan(problem, tuple(blocks), layouts, topology, recipe, table, mine)
@@ -150,10 +166,9 @@ def _advance(plan: Plan, state: State, ready: Ready) -> tuple[State, Tensor]:
     x = _working(state.blocks[k]) if state.master is None else state.master
     kept = state.moments if recipe.keep_moments or r > 0 else {}         # a visit starts from zero moments
     moments = kept[k] if k in kept else recipe.optimiser.start(x)
-    refused, mixes = [state.refused], []
-    if (s + 1) % recipe.mix_every == 0:
-        mixes = _mixes(plan, s, ready, x, sent, refused)
-    away = recipe.faults.absent(s)
+    post = fl.Post(dict(state.past) if r > 0 else {}, list(state.tally), plan.mine, recipe.total)
+    mixes = _mixes(plan, s, ready, x, sent, post) if (s + 1) % recipe.mix_every == 0 else []
+    away = _here(recipe.faults.absent(s), plan.mine)
     before = fl.rows_of([x, *moments[:-1]], away)
     x, moments, losses = inner_step(x, lambda x: _gradient(ready.gradients, plan, state, k, x), moments,
                                     mixes[k] if mixes else None, recipe.lr(s), recipe, _decay(plan, k, x))
@@ -164,31 +179,38 @@ def _advance(plan: Plan, state: State, ready: Ready) -> tuple[State, Tensor]:
     over = r + 1 == recipe.inner_steps                                   # the visit ends: state of the block goes
     master = None if over or x.dtype == blocks[k].dtype else x
     held = {**kept, k: moments} if recipe.keep_moments else {} if over else {k: moments}
-    return State(s + 1, blocks, master, held, sent, refused[0]), losses
+    return State(s + 1, blocks, master, held, sent, {} if over else post.past, (post.tally[0], post.tally[1])), losses
 
 
-def _mixes(plan: Plan, step: int, ready: Ready, x: Tensor, sent: np.ndarray, refused: list[int]) -> list[Mix]:
-    """Return each block's mixing after a step, which counts into `sent`: as prepared, or with what remains of W under faults."""
-    recipe, turn = plan.recipe, (step + 1) // plan.recipe.mix_every - 1
-    if not recipe.faults.any:
-        number = turn % plan.topology.period
-        return [_counted(mix, ready.heard[number], sent) for mix in ready.mixers[number]]
-
-    def count(messages: int) -> None:
-        refused[0] += messages
-
-    def combined(where: Layout) -> Callable[[np.ndarray], Mix]:
-        return lambda W: recipe.combine(W, where, x[:, :1])
-
-    W, heard = plan.topology.at(turn), plan.heard(turn)
-    return [_counted(fl.mixing(W, recipe.faults, step, turn, combined(where), count), heard, sent) for where in plan.layouts]
+def _here(clients: np.ndarray, mine: slice) -> np.ndarray:
+    """Return the rows of these clients in X: those of this process."""
+    return clients[(clients >= mine.start) & (clients < mine.stop)] - mine.start if len(clients) else clients
 
 
-def _counted(mix: Mix, messages: np.ndarray, sent: np.ndarray) -> Mix:
+def _mixes(plan: Plan, step: int, ready: Ready, x: Tensor, sent: np.ndarray, post: fl.Post) -> list[Mix]:
+    """Return each block's mixing after a step, which counts into `sent`: as prepared, of short messages, or under faults."""
+    recipe, turn = plan.recipe, step // plan.recipe.mix_every
+    first, short, number = plan.first(turn), recipe.compression, turn % plan.topology.period
+    if recipe.faults.any:
+        W, heard = plan.topology.at(turn), plan.heard(turn)
+        mixes = [fl.mixing(W, recipe.faults, step, k, _combined(recipe, where, x), post) for k, where in enumerate(plan.layouts)]
+    else:
+        mixes, heard = ready.mixers[number], ready.heard[number]
+    if short is not None:
+        mixes = [ms.compressed(mix, short, post.past, k, (recipe.seed, turn)) for k, mix in enumerate(mixes)]
+    return [_counted(mix, heard, sent, short, first) for mix in mixes]
+
+
+def _combined(recipe: Recipe, where: Layout, x: Tensor) -> Callable[[np.ndarray], Mix]:
+    """Return how a matrix becomes the mixing of a block, of tensors like X."""
+    return lambda W: recipe.combine(W, where, x[:, :1])
+
+
+def _counted(mix: Mix, messages: np.ndarray, sent: np.ndarray, short: ms.Compression | None, first: bool) -> Mix:
     """Return the mixing that also adds to `sent` (N, N) the bytes of each of its `messages` (N, N)."""
 
     def counting(x: Tensor) -> Tensor:
-        sent[...] += messages * row_bytes(x)
+        sent[...] += messages * ms.message_bytes(x, short, first)
         return mix(x)
 
     return counting

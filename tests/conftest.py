@@ -1,4 +1,4 @@
-"""Shared settings: no network, and caches of the libraries in a folder that goes when the tests end."""
+"""Shared settings: no network, caches of the libraries in a folder that goes when the tests end, a core for each worker."""
 
 import os
 import tempfile
@@ -9,3 +9,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = SCRATCH.name
 os.environ["MPLCONFIGDIR"] = SCRATCH.name
 os.environ["MPLBACKEND"] = "Agg"
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"

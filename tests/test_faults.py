@@ -24,8 +24,14 @@ CONFIG = RunConfig(**{**SMALL, "clients": 6, "rounds": 2})
 STEPS = 60
 
 
-def told(drop=0.0, burst=1.0, away="", garbage="", clients=6, turns=STEPS, seed=0, graph="ring"):
-    return fl.faults(drop, burst, away, garbage, topology(graph, clients), STEPS, turns, seed)
+def told(away="", garbage="", stragglers="", clients=6, turns=STEPS, graph="ring", **knobs):
+    made = fl.Faults(away=fl.spells(away, "away", clients, STEPS), garbage=fl.spells(garbage, "garbage", clients, STEPS),
+                     stragglers=fl.stragglers(stragglers, clients), clients=clients, turns=turns, **knobs)
+    return fl.faults(made, topology(graph, clients), STEPS)
+
+
+def post(clients=6):
+    return fl.Post({}, [0, 0.0], slice(0, clients), lambda x: x)
 
 
 @pytest.mark.parametrize("graph", ["ring", "star", "complete", "erdos-renyi"])
@@ -119,40 +125,113 @@ def test_who_is_away_stands_still_and_others_do_not_hear_it(name):
 def test_garbage_is_refused_and_counted_and_harms_nobody():
     _, _, clean = states(told())
     _, _, found = states(told(garbage="1@0-0.5"))
-    assert found[-1].refused == 30 * 2                                 # 30 mixings, two receivers
+    assert found[-1].tally[0] == 30 * 2                                # 30 mixings, two receivers
     assert all(np.isfinite(state.blocks[0].numpy()).all() for state in found)
     assert np.abs(found[-1].blocks[0].numpy()).max() < 10
-    assert clean[-1].refused == 0
+    assert clean[-1].tally[0] == 0
     cut = told(away="", garbage="1@0-0.5")
     W = fl.remaining(topology("ring", 6).at(0), np.eye(6, dtype=bool)[1][:, None] | np.eye(6, dtype=bool)[1])
     X = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 3)))
-    mixed = fl.mixing(topology("ring", 6).at(0), cut, 3, 3, lambda left: mixer(left, X), lambda count: None)(X)
+    mixed = fl.mixing(topology("ring", 6).at(0), cut, 3, 0, lambda left: mixer(left, X), post())(X)
     np.testing.assert_allclose(mixed.numpy(), W @ X.numpy(), atol=1e-14)
 
 
 def test_an_honest_client_that_is_unlike_the_others_is_heard():
     X = torch.ones(6, 3, dtype=torch.float64)
     X[4] = 5e4                                                          # second moments differ by squares
-    assert fl.acceptable(X, X).all()
+    assert fl.acceptable(fl.sizes(X), fl.sizes(X)).all()
     X[:4], X[5] = 0.0, 0.0                                              # most have not begun
-    assert fl.acceptable(X, X).all()
+    assert fl.acceptable(fl.sizes(X), fl.sizes(X)).all()
     X[4] = float("inf")
-    assert fl.acceptable(X, X).tolist() == [True] * 4 + [False, True]
+    assert fl.acceptable(fl.sizes(X), fl.sizes(X)).tolist() == [True] * 4 + [False, True]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e12])
 def test_a_client_that_broke_by_itself_infects_nobody(value):
     X = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 3)))
     X[4] = value
-    counted = []
-    mixed = fl.mixing(topology("ring", 6).at(0), told(drop=1e-9), 3, 3, lambda left: mixer(left, X), counted.append)(X)
-    assert counted == [2]
+    beside = post()
+    mixed = fl.mixing(topology("ring", 6).at(0), told(drop=1e-9), 3, 0, lambda left: mixer(left, X), beside)(X)
+    assert beside.tally[0] == 2
     assert torch.isfinite(mixed[[0, 1, 2, 3, 5]]).all()
     assert mixed[[0, 1, 2, 3, 5]].abs().max() < 10
     assert mixed[4].equal(X[4]) or value != value
 
 
-@pytest.mark.parametrize("knobs", [{"drop": 0.3}, {"drop": 0.3, "burst": 4.0}, {"away": "2@0.3-0.6, 5@0.5"}, {"garbage": "1@0"},
+def test_late_messages_have_their_share_and_are_the_newest_there_is():
+    one = told(stale=0.4, delay=3, clients=16, turns=300)
+    ages = np.stack([one.ages(turn) for turn in range(10, 300)])
+    apart = ages[:, ~np.eye(16, dtype=bool)]
+    assert (apart > 0).mean() == pytest.approx(0.4, abs=0.01)
+    assert (apart > 1).mean() == pytest.approx(0.16, abs=0.01)
+    assert apart.max() == 3
+    assert (np.diff(apart, axis=0) <= 1).all()                          # nobody forgets what it has heard
+    assert (ages[:, np.eye(16, dtype=bool)] == 0).all()
+    assert (told(stale=1.0, delay=2).ages(9)[0, 1:] == 2).all()
+
+
+@pytest.mark.parametrize(("delay", "drop"), [(1, 0.0), (3, 0.3)])
+def test_under_late_messages_the_run_is_a_plain_loop(delay, drop):
+    one = told(stale=0.5, delay=delay, drop=drop)
+    made, laid, found = states(one)
+    A, b = (part.numpy() for part in made.batches(0))
+    X, W, told_so_far, moved = made.start["x"].numpy(), topology("ring", 6).at(0), [], 0.0
+    for turn, state in enumerate(found):
+        plus = X - 0.05 * (np.einsum("nij,nj->ni", A, X) - b)
+        told_so_far = [plus] if laid.first(turn) else [plus, *told_so_far]
+        lost, ages, X = one.lost(turn), one.ages(turn), plus.copy()
+        for i in range(6):
+            for j in range(6):
+                if i != j and not lost[i, j]:
+                    X[i] += W[i, j] * (told_so_far[min(ages[i, j], len(told_so_far) - 1)][j] - plus[i])
+        moved += np.linalg.norm(X.mean(0) - plus.mean(0))
+        np.testing.assert_allclose(state.blocks[0].numpy(), X, atol=1e-12)
+    assert found[-1].tally[1] == pytest.approx(moved, rel=1e-9)
+    assert moved > 1e-3
+    late = [(one.ages(turn) > 0) & ~one.lost(turn) & (W != 0) for turn in range(STEPS) if turn % 20]
+    assert fl.told_in_words(one, topology("ring", 6), STEPS, 20)["late"] == np.sum(late)
+
+
+def test_noise_has_its_size_and_is_heard_by_others_alone():
+    one = told(noise=0.1)
+    X, W = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 4000))) * 7, topology("ring", 6).at(0)
+    X[5] = 0.0                                                          # says nothing but zeros, without an error
+    mixed = [fl.mixing(W, one, 3, 0, lambda left: mixer(left, X), post())(X) for _ in range(2)]
+    assert mixed[0].equal(mixed[1])
+    error = (mixed[0] - torch.from_numpy(W) @ X).numpy()
+    assert error[2].std() == pytest.approx(0.1 * 7 * np.sqrt(2) / 3, rel=0.05)      # of two neighbours, w = 1/3
+    assert error[0].std() == pytest.approx(0.1 * 7 / 3, rel=0.05)
+    assert abs(np.corrcoef(error[0], error[2])[0, 1] - np.sqrt(0.5)) < 0.05         # both heard the same words of client 1
+    later = fl.mixing(W, one, 4, 0, lambda left: mixer(left, X), post())(X)
+    assert not later.equal(mixed[0])
+
+
+def test_a_straggler_takes_part_in_one_mixing_of_so_many_and_nobody_waits():
+    _, laid, found = states(told(stragglers="2@4", mix_every=1))
+    X = np.stack([state.blocks[0].numpy() for state in found])
+    takes_part = np.array([(X[t, 2] != X[t - 1, 2]).any() for t in range(1, STEPS)])
+    np.testing.assert_array_equal(np.flatnonzero(takes_part) + 1, np.arange(3, STEPS, 4))
+    assert laid.messages(0).sum() == 8
+    assert laid.messages(3).sum() == 12
+    assert found[-1].tally[1] < 1e-12
+    every = told(stragglers="2@2", mix_every=3, turns=20)
+    assert [bool(every.present(step)[2]) for step in range(12)] == [False] * 3 + [True] * 3 + [False] * 3 + [True] * 3
+    assert every.members(0).all()
+
+
+def test_the_doctor_counts_what_fell_apart():
+    said = fl.told_in_words(told(drop=0.5, clients=8, turns=200), topology("ring", 8), 200, 20)
+    alone = sum(((fl.remaining(topology("ring", 8).at(0), told(drop=0.5, clients=8, turns=200).lost(t)) != 0).sum(1) == 1).sum()
+                for t in range(200))
+    assert said["alone"] == alone
+    assert said["unsound"] == 0
+    assert said["apart"] / 200 == pytest.approx(1 - 9 / 2**8, abs=0.03)  # a ring of 8 stays whole with 7 or 8 of its edges
+
+
+@pytest.mark.parametrize("knobs", [{"drop": 0.3}, {"drop": 0.3, "burst": 4.0}, {"stale": 0.4, "delay": 2, "drop": 0.2},
+                                   {"noise": 0.01}, {"stragglers": "1@3, 2@2"}, {"stale": 0.5, "method": "deca-mixed"},
+                                   {"method": "gradient-tracking", "stale": 0.3, "noise": 0.01, "stragglers": "0@2"},
+ {"away": "2@0.3-0.6, 5@0.5"}, {"garbage": "1@0"},
                                    {"method": "deca-mixed", "drop": 0.3}, {"drop": 0.3, "mix_every": 2, "blocks": "whole"},
                                    {"method": "dec-lora", "drop": 0.2, "away": "0@0.5"}])
 def test_bytes_are_as_predicted_and_a_stopped_run_goes_on_to_the_same_bits(knobs, tmp_path):
@@ -168,6 +247,9 @@ def test_bytes_are_as_predicted_and_a_stopped_run_goes_on_to_the_same_bits(knobs
     assert 0 < said["rho_of_what_remained"] <= 1
     assert (said["refused"] > 0) == ("garbage" in knobs)
     assert (said["lost"] > 0) == ("drop" in knobs)
+    assert (said["late"] > 0) == ("stale" in knobs)
+    assert (said["mean_moved"] > 1e-4) == ("stale" in knobs or "noise" in knobs)
+    assert said["unsound"] == 0
 
 
 def test_the_mean_model_is_that_of_those_who_are_there():
@@ -193,6 +275,12 @@ def test_without_faults_nothing_is_said_and_nothing_changes():
     ({"garbage": "1@half"}, "garbage = '1@half'"),
     ({"away": ", ".join(f"{i}@0.5" for i in range(6))}, "somebody is left"),
     ({"drop": 0.1, "topology": "server"}, "without a server"),
+    ({"stale": 1.5}, "stale = 1.5"),
+    ({"delay": 0}, "delay = 0"),
+    ({"noise": -1.0}, "noise = -1.0"),
+    ({"stragglers": "3"}, "CLIENT@TIMES"),
+    ({"stragglers": "9@2"}, "client from 0 to 5"),
+    ({"stragglers": ", ".join(f"{i}@2" for i in range(6))}, "fewer than all 6 clients"),
 ])
 def test_bad_input(knobs, words):
     with pytest.raises(BadInput, match=words):
@@ -202,5 +290,5 @@ def test_bad_input(knobs, words):
 def test_a_matrix_that_is_not_symmetric_cannot_bear_faults():
     one_way = topology(np.roll(np.eye(6), 1, 1) / 2 + np.eye(6) / 2)
     with pytest.raises(BadInput, match="symmetric W"):
-        fl.faults(0.1, 1.0, "", "", one_way, STEPS, STEPS, 0)
-    assert not fl.faults(0.0, 1.0, "", "", one_way, STEPS, STEPS, 0).any
+        fl.faults(fl.Faults(0.1, clients=6, turns=STEPS), one_way, STEPS)
+    assert not fl.faults(fl.Faults(clients=6, turns=STEPS), one_way, STEPS).any

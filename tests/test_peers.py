@@ -15,13 +15,14 @@ import torch
 from command import SMALL, options
 
 from deca_lab import checkpoint, runs
+from deca_lab import faults as fl
 from deca_lab import moments as mo
 from deca_lab import optimisers as op
 from deca_lab.blocks import Block
 from deca_lab.clients import looped
 from deca_lab.errors import BadInput
 from deca_lab.lab import prepare
-from deca_lab.peers import World
+from deca_lab.peers import World, exchange, gathered, joined, summed
 from deca_lab.problems import Problem
 from deca_lab.runconfig import RunConfig
 from deca_lab.topology import topology
@@ -37,6 +38,9 @@ CASES = {  # optimiser, graph, recipe's knobs
     "tracking": ("gradient-tracking", "ring", {"keep_moments": True, "mix_all": True}),
     "deca-mixed": ("adam-mixed", "erdos-renyi", {}),
     "one peer at a time": ("adam", "random-matchings", {}),
+    "everything fails": ("adam-mixed", "erdos-renyi", {"faults": fl.Faults(
+        drop=0.2, away=(fl.Spell(2, 3, 8),), stragglers=((5, 2),), garbage=(fl.Spell(4, 0, 24),), stale=0.4, delay=2, noise=0.001,
+        clients=CLIENTS, turns=24)}),
 }
 
 
@@ -53,13 +57,16 @@ def problem(rows, dtype=torch.float64):
     return Problem({"p": start[rows, :2].clone(), "q": start[rows, 2:].clone()}, loss, lambda step: (A[rows], c[rows] + step % 3))
 
 
+def over(world):
+    """Return what a recipe needs where clients are spread over processes."""
+    return {"combine": exchange(world), "total": lambda x: summed(world, x)} if world.size > 1 else {}
+
+
 def trained(name, world, dtype=torch.float64, engine=None):
     """Return this rank's rows after the run, and the bytes that they received."""
-    from deca_lab.peers import exchange
-
     which, graph, knobs = CASES[name]
     optimiser = op.OPTIMISERS[which](op.Knobs(mo.Adam(), mo.Feedback(mo.printed, mo.raw, 0.9, 0.9)))
-    recipe = Recipe(2, 6, lambda step: 0.01, optimiser, **knobs, **({"combine": exchange(world)} if world.size > 1 else {}))
+    recipe = Recipe(2, 6, lambda step: 0.01, optimiser, **knobs, **over(world))
     blocks, graph = [Block("one", ("p",)), Block("two", ("q",))], topology(graph, CLIENTS, seed=1)
     laid = plan(problem(world.mine, dtype), blocks, graph, recipe, world.mine)
     *_, (state, _) = train(laid, engine=engine) if engine else train(laid)
@@ -68,8 +75,6 @@ def trained(name, world, dtype=torch.float64, engine=None):
 
 def main():
     """Run in each process under torchrun: every case, gathered on rank 0 into the file that is named."""
-    from deca_lab.peers import gathered, joined, summed
-
     with joined() as all_ranks:
         world = all_ranks.of(CLIENTS)
         for dtype in (torch.float64, torch.float32):
@@ -154,7 +159,8 @@ def children(process):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ps --ppid is Linux's")
 def test_a_rank_that_is_killed_stops_the_others_and_the_run_goes_on_from_its_checkpoint(one_process, tmp_path):
-    folder, knobs = tmp_path / "run", {**KNOBS, "checkpoint_every": 4, "inner_steps": 12, "eval_every": 24}
+    folder, knobs = tmp_path / "run", {**KNOBS, "checkpoint_every": 4, "inner_steps": 12, "eval_every": 24,
+                                             "stale": 0.3, "drop": 0.1}
     process = torchrun(4, *command(folder, **knobs))
     waited_for(folder / "checkpoint.safetensors", process)
     os.kill(children(process)[2], signal.SIGKILL)
@@ -172,8 +178,8 @@ def test_a_rank_that_is_killed_stops_the_others_and_the_run_goes_on_from_its_che
     np.testing.assert_array_equal(pd.read_csv(folder / "metrics.csv")["bytes_sent"], whole.metrics["bytes_sent"])
 
 
-@pytest.mark.parametrize(("knobs", "words"), [({"clients": 2}, "3 or more"), ({"drop": 0.1}, "faults are a model in one process"),
-                                              ({"topology": "server"}, "without a server")])
+@pytest.mark.parametrize(("knobs", "words"), [({"clients": 2}, "3 or more"), ({"topology": "server"}, "without a server"),
+                                              ({"compress": "top-k"}, "none where clients are spread")])
 def test_what_only_one_process_can_do_is_told_at_the_door(knobs, words):
     with pytest.raises(BadInput, match=words):
         prepare(RunConfig(**{**KNOBS, **knobs}), World(1, 3, 5))

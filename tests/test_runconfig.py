@@ -20,7 +20,9 @@ RANGES = {  # knob -> (values that are taken, values that are not)
     "edge_probability": SHARE, "degree": COUNT, "context": COUNT, "batch": COUNT, "granularity": COUNT, "block_count": COUNT,
     "rounds": COUNT, "inner_steps": COUNT, "lr": NOT_NEGATIVE, "a1": BETA, "a2": BETA, "eps": POSITIVE, "b1": SHARE,
     "b2": SHARE, "momentum": BETA, "mix_every": COUNT, "warmup_steps": AT_LEAST_0, "weight_decay": NOT_NEGATIVE,
-    "max_grad_norm": NOT_NEGATIVE, "drop": BETA, "burst": ((1.0, 2.5), (0.5, -1.0)),
+    "max_grad_norm": NOT_NEGATIVE, "drop": BETA, "burst": ((1.0, 2.5), (0.5, -1.0)), "stale": SHARE,
+    "delay": ((1, 64), (0, 65)), "noise": NOT_NEGATIVE, "keep_share": ((0.01, 1.0), (0.0, 1.1)), "bits": ((2, 16), (1, 17)),
+    "gamma": ((0.01, 1.0), (0.0, 1.1)),
     "eval_every": AT_LEAST_0, "eval_windows": COUNT, "checkpoint_every": AT_LEAST_0, "seed": AT_LEAST_0,
 }
 
