@@ -20,9 +20,11 @@ Engine = Callable[[Loss], Gradients]
 
 def stacked(loss: Loss) -> Gradients:
     """Return the engine that maps the loss over the client axis and differentiates the sum once."""
-    mapped = torch.vmap(loss)
+    mapped, alone = torch.vmap(loss), looped(loss)
 
     def gradients(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        if len(x) == 1:
+            return alone(x, where, rest, batch)                          # nothing to stack: plain autograd is quicker
         leaf = x.detach().requires_grad_()
         losses = mapped({**rest, **unflatten(leaf, where)}, batch)       # (N,)
         (g,) = torch.autograd.grad(losses.sum(), leaf)                   # clients share no parameter: rows stay apart

@@ -248,15 +248,22 @@ def noisy(x: Tensor, told: Faults, call: Sequence[int], mine: slice) -> Tensor:
 
 
 class Post(NamedTuple):
-    """What a mixing under faults reads and writes beside X: `past` and `tally` of the State, and the other processes.
+    """What mixings write down beside X, of the State: `past`, `tally` and `sent`.
 
-    `past` holds earlier messages (n, D) by block, call and age; `tally` is [refused messages, length of the mean's moves].
+    `past` holds earlier messages (n, D) by block, call and age; `tally` is [refused messages, length of the mean's moves];
+    `sent` the bytes (N, N).
     """
 
     past: dict[str, Tensor]
     tally: list[float]
-    mine: slice                                      # the clients whose rows X holds
-    total: Callable[[Tensor], Tensor]                # the sum over processes
+    sent: np.ndarray
+
+
+class Way(NamedTuple):
+    """Whose rows X holds in this process, and how a tensor is summed over processes."""
+
+    mine: slice
+    total: Callable[[Tensor], Tensor]
 
     def everybodys(self, values: Tensor, clients: int) -> Tensor:
         """Return a value of every client (N,) of those of `mine`."""
@@ -266,27 +273,28 @@ class Post(NamedTuple):
         return torch.where(full >= INFINITE, float("inf"), full)
 
 
-def mixing(W: np.ndarray, told: Faults, step: int, block: int, combine: Callable[[np.ndarray], Mix], post: Post) -> Mix:
+def mixing(W: np.ndarray, told: Faults, step: int, block: int, combine: Callable[[np.ndarray], Mix], post: Post,
+           way: Way) -> Mix:
     """Return the mixing after an inner step under faults; `combine` makes a Mix of a matrix."""
     turn, there, calls = step // told.mix_every, told.present(step), count()
     out = told.lost(turn) | ~there[:, None] | ~there
 
     def mix(x: Tensor) -> Tensor:
         call = next(calls)
-        own, said = (post.everybodys(sizes(part), told.clients) for part in (x, garbled(x, told, step, post.mine)))
+        own, said = (way.everybodys(sizes(part), told.clients) for part in (x, garbled(x, told, step, way.mine)))
         good = acceptable(own, said)
         post.tally[0] += int(((W != 0) & ~out & ~good & ~np.eye(len(W), dtype=bool)).sum())
         left = remaining(W, out | ~good[:, None] | ~good)
-        sane = torch.from_numpy(good[post.mine]).to(x.device)[:, None]
+        sane = torch.from_numpy(good[way.mine]).to(x.device)[:, None]
         clean = torch.where(sane, x, 0.0)                              # 0 times NaN is NaN: nothing of it may be touched
         if told.altered:
-            letters = _letters(noisy(clean, told, (turn, block, call), post.mine), post.past, f"{block}.{call}", told)
-            heard = _heard(clean, left, letters, told.ages(turn), combine, post.mine)
+            letters = _letters(noisy(clean, told, (turn, block, call), way.mine), post.past, f"{block}.{call}", told)
+            heard = _heard(clean, left, letters, told.ages(turn), combine, way.mine)
         else:
             heard = combine(left)(clean)
         mixed = torch.where(sane, heard, x)
         moved = torch.where(sane, mixed - clean, 0.0).sum(0, dtype=torch.float64)
-        post.tally[1] += float(post.total(moved).norm()) / max(int((there & good).sum()), 1)
+        post.tally[1] += float(way.total(moved).norm()) / max(int((there & good).sum()), 1)
         return mixed
 
     return mix

@@ -99,10 +99,15 @@ def draw(
 
 
 def shape(preset: Preset, vocabulary: int = BYTES, heads: int = 4) -> "PretrainedConfig":
-    """Return the transformers configuration of a random preset; the gated families get 8/3 of the width inside."""
+    """Return the transformers configuration of a random preset; the gated families get 8/3 of the width inside.
+
+    GPT-2's own activation, "gelu_new", is the same function in eight operations: a fifth slower on a CPU.
+    """
     from transformers import AutoConfig
 
-    gated = {"intermediate_size": -(-preset.width * 8 // 24) * 8, "num_key_value_heads": heads}
+    own: dict[str, Any] = {"activation_function": "gelu_pytorch_tanh"}
+    if preset.family != "gpt2":
+        own = {"intermediate_size": -(-preset.width * 8 // 24) * 8, "num_key_value_heads": heads}
     return AutoConfig.for_model(
         preset.family,
         vocab_size=vocabulary,
@@ -113,7 +118,7 @@ def shape(preset: Preset, vocabulary: int = BYTES, heads: int = 4) -> "Pretraine
         tie_word_embeddings=preset.tied,
         bos_token_id=1,  # the byte tokenizer has no token for a beginning: an end is one
         eos_token_id=1,
-        **({} if preset.family == "gpt2" else gated),
+        **own,
     )
 
 

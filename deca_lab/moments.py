@@ -39,8 +39,14 @@ def adam_(moments: Moments, g: Tensor, adam: Adam) -> tuple[Tensor, Moments]:
     steps = moments.steps + 1
     m = moments.m.lerp_(g, 1 - adam.a1)                            # m+ = a1 m + (1 - a1) g
     v = moments.v.mul_(adam.a2).addcmul_(g, g, value=1 - adam.a2)  # v+ = a2 v + (1 - a2) g*g
-    root = v.sqrt().mul_((1 - adam.a2**steps) ** -0.5).add_(adam.eps)   # sqrt(v_hat) + eps
-    return torch.div(m, root, out=root).mul_(1 / (1 - adam.a1**steps)), Moments(m, v, steps)
+    return direction(m, v, steps, adam), Moments(m, v, steps)
+
+
+def direction(m: Tensor, v: Tensor, steps: int, adam: Adam) -> Tensor:
+    """Return m_hat / (sqrt(v_hat) + eps) of raw moments (N, D) after so many gradients; both corrections below the line."""
+    first, second = 1 - adam.a1**steps, 1 - adam.a2**steps
+    root = v.sqrt().mul_(first * second**-0.5).add_(first * adam.eps)
+    return torch.div(m, root, out=root)
 
 
 # The discrepancy h. The paper's sign and scale are known from one transcription only, so each is an option.

@@ -67,8 +67,7 @@ def mixed_adam(decays: mo.Adam, feedback: mo.Feedback) -> Optimiser:
         m = state.m.lerp_(g, 1 - decays.a1)
         v = state.v.mul_(decays.a2).addcmul_(g, g, value=1 - decays.a2)
         v.copy_(mix(v)).clamp_(min=0)                       # a W with negative shares must not make a root of them
-        root = v.sqrt().mul_((1 - decays.a2**steps) ** -0.5).add_(decays.eps)
-        return torch.div(m, root, out=root).mul_(1 / (1 - decays.a1**steps)), mo.Moments(m, v, steps)
+        return mo.direction(m, v, steps, decays), mo.Moments(m, v, steps)
 
     return Optimiser(mo.Moments, mo.start, direction_, partial(_fed, feedback), mixed=1)
 
@@ -105,8 +104,10 @@ def sgd(momentum: float = 0.0) -> Optimiser:
     """Stochastic gradient descent with heavy-ball momentum: m <- momentum m + g (as torch.optim.SGD)."""
 
     def direction_(state: Velocity, g: Tensor, mix: Mix) -> tuple[Tensor, Velocity]:
+        if momentum == 0:
+            return g, state._replace(steps=state.steps + 1)
         m = state.m.mul_(momentum).add_(g)
-        return m.clone(), Velocity(m, state.steps + 1)
+        return g.copy_(m), Velocity(m, state.steps + 1)
 
     return Optimiser(Velocity, _at_rest, direction_, nothing_returned)
 

@@ -52,7 +52,7 @@ def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: in
 
     def exact(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         hessian, linear = batch
-        bent = torch.bmm(hessian, x[:, :, None])[:, :, 0]
-        return (x * (bent / 2 - linear)).sum(1), bent - linear
+        g = torch.baddbmm(linear[:, :, None], hessian, x[:, :, None], beta=-1)[:, :, 0]
+        return torch.linalg.vecdot(x, g - linear).div_(2), g
 
     return Problem({"x": start}, loss, batches, exact)

@@ -24,6 +24,7 @@ from deca_lab.problems import Problem
 from deca_lab.topology import Topology
 from deca_lab.tree import Layout, Params, flatten, layout, unflatten
 
+Edges = tuple[np.ndarray, np.ndarray]                   # see `edges`
 Combine = Callable[[np.ndarray, Layout, Tensor], Mix]   # (W, columns of the block, a tensor like X) -> how X is mixed
 
 
@@ -141,7 +142,7 @@ def train(plan: Plan, state: State | None = None, engine: Engine = stacked) -> I
     like = _working(state.blocks[0][:, :1])
     mixers = [[plan.recipe.combine(W, where, like) for where in plan.layouts] for W in plan.topology.matrices]
     exact = plan.problem.exact if engine is stacked else None
-    heard = [] if plan.recipe.faults.any else [plan.heard(turn) for turn in range(plan.topology.period)]
+    heard = [] if plan.recipe.faults.any else [edges(plan.heard(turn)) for turn in range(plan.topology.period)]
     return _steps(plan, state, Ready(exact or engine(plan.problem.loss), mixers, heard))
 
 
@@ -150,7 +151,7 @@ class Ready(NamedTuple):
 
     gradients: Gradients
     mixers: list[list[Mix]]
-    heard: list[np.ndarray]
+    heard: list[Edges]
 
 
 def _steps(plan: Plan, state: State, ready: Ready) -> Iterator[tuple[State, Tensor]]:
@@ -161,13 +162,16 @@ def _steps(plan: Plan, state: State, ready: Ready) -> Iterator[tuple[State, Tens
 
 def _advance(plan: Plan, state: State, ready: Ready) -> tuple[State, Tensor]:
     """Do one inner step of the visit that `state.step` falls in."""
-    recipe, s, sent = plan.recipe, state.step, state.sent.copy()
+    recipe, s = plan.recipe, state.step
     k, r = plan.visits[s // recipe.inner_steps].block, s % recipe.inner_steps
     x = _working(state.blocks[k]) if state.master is None else state.master
     kept = state.moments if recipe.keep_moments or r > 0 else {}         # a visit starts from zero moments
     moments = kept[k] if k in kept else recipe.optimiser.start(x)
-    post = fl.Post(dict(state.past) if r > 0 else {}, list(state.tally), plan.mine, recipe.total)
-    mixes = _mixes(plan, s, ready, x, sent, post) if (s + 1) % recipe.mix_every == 0 else []
+    post = fl.Post(dict(state.past) if r > 0 else {}, list(state.tally), state.sent)
+    mixes = []
+    if (s + 1) % recipe.mix_every == 0:
+        post = post._replace(sent=state.sent.copy())
+        mixes = _mixes(plan, s, ready, x, post)
     away = _here(recipe.faults.absent(s), plan.mine)
     before = fl.rows_of([x, *moments[:-1]], away)
     x, moments, losses = inner_step(x, lambda x: _gradient(ready.gradients, plan, state, k, x), moments,
@@ -179,7 +183,7 @@ def _advance(plan: Plan, state: State, ready: Ready) -> tuple[State, Tensor]:
     over = r + 1 == recipe.inner_steps                                   # the visit ends: state of the block goes
     master = None if over or x.dtype == blocks[k].dtype else x
     held = {**kept, k: moments} if recipe.keep_moments else {} if over else {k: moments}
-    return State(s + 1, blocks, master, held, sent, {} if over else post.past, (post.tally[0], post.tally[1])), losses
+    return State(s + 1, blocks, master, held, post.sent, {} if over else post.past, (post.tally[0], post.tally[1])), losses
 
 
 def _here(clients: np.ndarray, mine: slice) -> np.ndarray:
@@ -187,18 +191,25 @@ def _here(clients: np.ndarray, mine: slice) -> np.ndarray:
     return clients[(clients >= mine.start) & (clients < mine.stop)] - mine.start if len(clients) else clients
 
 
-def _mixes(plan: Plan, step: int, ready: Ready, x: Tensor, sent: np.ndarray, post: fl.Post) -> list[Mix]:
-    """Return each block's mixing after a step, which counts into `sent`: as prepared, of short messages, or under faults."""
+def _mixes(plan: Plan, step: int, ready: Ready, x: Tensor, post: fl.Post) -> list[Mix]:
+    """Return each block's mixing after a step, which counts what it sends: as prepared, of short messages, or under faults."""
     recipe, turn = plan.recipe, step // plan.recipe.mix_every
     first, short, number = plan.first(turn), recipe.compression, turn % plan.topology.period
     if recipe.faults.any:
-        W, heard = plan.topology.at(turn), plan.heard(turn)
-        mixes = [fl.mixing(W, recipe.faults, step, k, _combined(recipe, where, x), post) for k, where in enumerate(plan.layouts)]
+        W, heard, way = plan.topology.at(turn), edges(plan.heard(turn)), fl.Way(plan.mine, recipe.total)
+        mixes = [fl.mixing(W, recipe.faults, step, k, _combined(recipe, where, x), post, way)
+                 for k, where in enumerate(plan.layouts)]
     else:
         mixes, heard = ready.mixers[number], ready.heard[number]
     if short is not None:
         mixes = [ms.compressed(mix, short, post.past, k, (recipe.seed, turn)) for k, mix in enumerate(mixes)]
-    return [_counted(mix, heard, sent, short, first) for mix in mixes]
+    return [_counted(mix, heard, post.sent, short, first) for mix in mixes]
+
+
+def edges(messages: np.ndarray) -> Edges:
+    """Return where the messages of a table (N, N) are, in the flattened table, and how many there."""
+    at = np.flatnonzero(messages)
+    return at, messages.ravel()[at]
 
 
 def _combined(recipe: Recipe, where: Layout, x: Tensor) -> Callable[[np.ndarray], Mix]:
@@ -206,11 +217,12 @@ def _combined(recipe: Recipe, where: Layout, x: Tensor) -> Callable[[np.ndarray]
     return lambda W: recipe.combine(W, where, x[:, :1])
 
 
-def _counted(mix: Mix, messages: np.ndarray, sent: np.ndarray, short: ms.Compression | None, first: bool) -> Mix:
-    """Return the mixing that also adds to `sent` (N, N) the bytes of each of its `messages` (N, N)."""
+def _counted(mix: Mix, heard: Edges, sent: np.ndarray, short: ms.Compression | None, first: bool) -> Mix:
+    """Return the mixing that also adds to `sent` (N, N) the bytes of each message that is heard."""
+    at, times = heard
 
     def counting(x: Tensor) -> Tensor:
-        sent[...] += messages * ms.message_bytes(x, short, first)
+        sent.ravel()[at] += times * ms.message_bytes(x, short, first)
         return mix(x)
 
     return counting
@@ -249,7 +261,7 @@ def _gradient(gradients: Gradients, plan: Plan, state: State, k: int, x: Tensor)
     """Return losses (N,) and the gradient of block k in the working precision, at a fresh batch."""
     rest = params_of(plan, state, without=k)
     losses, g = gradients(state.blocks[k], plan.layouts[k], rest, plan.problem.batches(state.step))
-    return losses, g.to(x.dtype)
+    return losses, g if g.dtype == x.dtype else g.to(x.dtype)
 
 
 def _working(x: Tensor) -> Tensor:

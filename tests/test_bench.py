@@ -12,7 +12,7 @@ from deca_lab.errors import BadInput
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(be, "SIZES", (("tiny", 2, 1, 8),))
+    monkeypatch.setattr(be, "SIZES", ((1, 16, 2, 1, 8),))
     monkeypatch.setattr(be, "NUMBERS", 2**13)
     monkeypatch.setattr(be, "REPEATS", 1)
 

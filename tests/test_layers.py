@@ -20,7 +20,7 @@ LAYERS = [  # from the ground up: a module may import what stands above it in th
     "metrics", "ledger", "clock", "checkpoint",
     "bounds",
     "lab", "estimates", "judge", "history", "runs", "sweep", "compare", "claims", "progress", "export", "pretrain",
-    "plots", "jupyter", "exercises", "quizzes", "widgets", "course", "machine", "bench",
+    "plots", "jupyter", "exercises", "quizzes", "widgets", "course", "machine", "shaped", "bench_others", "bench",
     "report", "compare_report", "names", "cli", "__main__",
 ]
 HEAVY = {"transformers", "datasets", "matplotlib", "peft", "papermill", "pandas", "IPython", "ipywidgets", "cvxpy", "tqdm",
