@@ -52,7 +52,7 @@ def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: in
 
     def exact(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         hessian, linear = batch
-        g = torch.baddbmm(linear[:, :, None], hessian, x[:, :, None], beta=-1)[:, :, 0]
+        g = torch.bmm(hessian, x.unsqueeze(2)).squeeze(2).sub_(linear)
         return torch.linalg.vecdot(x, g - linear).div_(2), g
 
     return Problem({"x": start}, loss, batches, exact)

@@ -172,7 +172,7 @@ def _advance(plan: Plan, state: State, ready: Ready) -> tuple[State, Tensor]:
     if (s + 1) % recipe.mix_every == 0:
         post = post._replace(sent=state.sent.copy())
         mixes = _mixes(plan, s, ready, x, post)
-    away = _here(recipe.faults.absent(s), plan.mine)
+    away = _here(recipe.faults.absent(s), plan.mine) if recipe.faults.any else fl.NOBODY
     before = fl.rows_of([x, *moments[:-1]], away)
     x, moments, losses = inner_step(x, lambda x: _gradient(ready.gradients, plan, state, k, x), moments,
                                     mixes[k] if mixes else None, recipe.lr(s), recipe, _decay(plan, k, x))
@@ -194,7 +194,8 @@ def _here(clients: np.ndarray, mine: slice) -> np.ndarray:
 def _mixes(plan: Plan, step: int, ready: Ready, x: Tensor, post: fl.Post) -> list[Mix]:
     """Return each block's mixing after a step, which counts what it sends: as prepared, of short messages, or under faults."""
     recipe, turn = plan.recipe, step // plan.recipe.mix_every
-    first, short, number = plan.first(turn), recipe.compression, turn % plan.topology.period
+    short, number = recipe.compression, turn % plan.topology.period
+    first = short is None or plan.first(turn)
     if recipe.faults.any:
         W, heard, way = plan.topology.at(turn), edges(plan.heard(turn)), fl.Way(plan.mine, recipe.total)
         mixes = [fl.mixing(W, recipe.faults, step, k, _combined(recipe, where, x), post, way)
