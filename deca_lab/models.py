@@ -151,9 +151,10 @@ def client_loss(model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor], Te
 
 def logits_of(model: nn.Module) -> Logits:
     """Return logits(params, tokens (B, T)) -> (B, T, V), in float32 at least; `params` as in `client_loss`."""
+    held = dict(model.named_parameters())
 
     def logits(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
-        own = {name: p.detach() for name, p in model.named_parameters()}  # now: the model may have changed device
+        own = {name: p.detach() for name, p in held.items()}  # now: the model may have changed device
         _check_names(params, own)
         out: Tensor = functional_call(model, {**own, **params}, (tokens,), {"use_cache": False}).logits
         return out.float() if out.dtype in (torch.float16, torch.bfloat16) else out
