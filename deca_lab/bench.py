@@ -31,6 +31,7 @@ from deca_lab.moments import Adam, Feedback, printed, raw
 from deca_lab.problems import quadratics
 from deca_lab.runconfig import RunConfig
 from deca_lab.runs import run
+from deca_lab.shaped import measured, possible
 from deca_lab.topology import topology
 from deca_lab.train import Recipe, begin, params_of, plan, train
 from deca_lab.tree import flatten, layout
@@ -40,6 +41,7 @@ Work = Callable[[], Any]
 REPEATS = 5
 SIZES = ((4, 64, 8, 1, 64), (4, 64, 32, 1, 64), (4, 64, 32, 8, 64), (4, 128, 8, 1, 64), (4, 128, 32, 4, 64), (8, 256, 8, 1, 128),
          (8, 256, 32, 1, 64))            # layers and width of a GPT-2, clients, batch, context
+WIRES = (("ring", 20.0), ("ring", 50.0), ("star", 20.0), ("star", 50.0))     # graph, megabits a second
 NUMBERS = 2**22                      # in the matrix that is mixed, whatever the clients: 16 MiB
 
 
@@ -66,10 +68,22 @@ class Row(NamedTuple):
                 f"{self.against} ({self.goal})")
 
 
+class Skipped(NamedTuple):
+    """A part that cannot be measured here, and why."""
+
+    part: str
+    why: str
+
+    @property
+    def line(self) -> str:
+        """Return it for people."""
+        return f"{self.part:<9} left out: {self.why}"
+
+
 HEAD = f"{'part':<9} {'case':<38} {'ours':>10} {'theirs':>10} {'unit':<9} {'ratio':>6}  theirs is (aim)"
 
 
-def bench(parts: Iterable[str] = (), device: str = "auto") -> Iterator[Row]:
+def bench(parts: Iterable[str] = (), device: str = "auto") -> Iterator[Row | Skipped]:
     """Yield the rows of the named parts, of PARTS, or of all; raise BadInput for an unknown part or device."""
     where = find_device(device)
     for make in [pick(PARTS, name, "part") for name in parts] or list(PARTS.values()):
@@ -255,13 +269,26 @@ def startup(device: torch.device) -> Iterator[Row]:
     yield Row("start", "deca-lab --help", took["help"], took["torch"], "s", "import torch", "under 0.5 s")
 
 
-def others(device: torch.device) -> Iterator[Row]:
-    """Inner steps beside packages of others, on CPUs, where they are installed: pip install decent-dp badam."""
-    for row in (*beside_badam(), *beside_decent_dp()):
+def others(device: torch.device) -> Iterator[Row | Skipped]:
+    """Inner steps beside packages of others, on CPUs, where they are installed."""
+    found = [*beside_badam(), *beside_decent_dp()]
+    for row in found:
         yield Row("others", row.case, 1e3 * row.ours, 1e3 * row.theirs, "ms", row.whose, "1 at most")
+    if not found:
+        yield Skipped("others", "neither package is installed: pip install decent-dp badam")
 
 
-PARTS: dict[str, Callable[[torch.device], Iterator[Row]]] = {
+def wires(device: torch.device) -> Iterator[Row | Skipped]:
+    """Seconds of a run over links that the kernel slows down, beside what clock.py says of them."""
+    why = possible()
+    for row in measured(WIRES) if not why else ():
+        yield Row("network", row.case, row.measured, row.predicted, "s", "the clock's prediction", "1")
+        yield Row("network", row.case, row.wire / 1e6, row.ledger / 1e6, "MB", "the ledger's bytes, headers aside", "1")
+    if why:
+        yield Skipped("network", why)
+
+
+PARTS: dict[str, Callable[[torch.device], Iterator[Row | Skipped]]] = {
     "engine": engines, "step": steps, "memory": memory, "mixing": mixings, "theory": theory, "start": startup,
-    "others": others,
+    "network": wires, "others": others,
 }

@@ -94,8 +94,8 @@ def exchange(world: World) -> Callable[[np.ndarray, Layout, Tensor], Mix]:
         def mix(x: Tensor) -> Tensor:
             arrived = {rank: x.new_empty(part.shape[1], x.shape[1]) for rank, part in parts.items()}
             with answering(world):
-                work = _started([dist.P2POp(dist.isend, x[rows], rank) for rank, rows in chosen.items()]
-                                + [dist.P2POp(dist.irecv, rows, rank) for rank, rows in arrived.items()])
+                work = _started([dist.P2POp(dist.irecv, rows, rank) for rank, rows in arrived.items()]     # first: Gloo sends
+                                + [dist.P2POp(dist.isend, x[rows], rank) for rank, rows in chosen.items()])  # when told to
                 mixed = inner @ x                                       # while the neighbours' rows travel
                 for one in work:
                     one.wait()

@@ -40,6 +40,15 @@ def test_memory_is_what_the_ledger_says(small):
     assert all(row.ratio < 0.5 for row in rows if row.against != "the ledger")
 
 
+def test_what_cannot_be_measured_here_says_why(monkeypatch):
+    monkeypatch.setattr(be, "possible", lambda: "no rights")
+    for name in ("beside_badam", "beside_decent_dp"):
+        monkeypatch.setattr(be, name, lambda: iter(()))
+    network, others = be.bench(["network", "others"], "cpu")
+    assert network.line == "network   left out: no rights"
+    assert "pip install decent-dp badam" in others.line
+
+
 def test_the_command_says_the_machine_and_refuses_what_it_does_not_know(capsys, monkeypatch):
     monkeypatch.setattr(be, "PARTS", {"start": lambda device: iter([be.Row("start", "x", 1.0, 2.0, "s", "y", "z")])})
     said = deca_lab(capsys, "bench", "start", "--device", "cpu")
