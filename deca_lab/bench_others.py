@@ -10,7 +10,9 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -97,11 +99,11 @@ def _badam(lab: Lab) -> float:
 
     model = lab.model
     prefixes = [[f"transformer.h.{k}."] for k in range(len(lab.plan.blocks))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                     # that the model is in float32
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):        # it tells which block is next
+        warnings.simplefilter("ignore")                                 # that the model is in float32
         optimiser = BlockOptimizer(torch.optim.Adam(model.parameters(), lr=LR), list(model.named_parameters()), prefixes,
                                    switch_block_every=BLOCK, switch_mode="ascending", verbose=0)
-    return _by_visit(_timed(_steps(model, optimiser, lab, 0), lab.plan.steps))
+        return _by_visit(_timed(_steps(model, optimiser, lab, 0), lab.plan.steps))
 
 
 def _steps(model: nn.Module, optimiser: Any, lab: Lab, client: int) -> Iterator[None]:  # noqa: ANN401

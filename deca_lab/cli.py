@@ -296,7 +296,8 @@ def clock(
 
 @app.command()
 def bench(
-    parts: Annotated[list[str] | None, typer.Argument(help="engine, step, memory, mixing, theory, start; all when none")] = None,
+    parts: Annotated[list[str] | None, typer.Argument(help="engine, step, memory, mixing, theory, start, network or others; "
+                                                           "all when none")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Measure how fast this machine runs the lab, beside loops, copies and floors: medians of five, taken in turns."""
