@@ -35,7 +35,7 @@ def render(history: History, drawn: dict[str, bytes]) -> str:
     return environment.get_template("report.html.j2").render(
         title=f"{history.config.method} on {history.config.corpus}", headline=headline(history), facts=facts(history),
         pictures=_pictures(history, drawn), doctor=describe(list(history.W)), ledger=_ledger(history),
-        blocks=_blocks(history), knobs=knobs(history.config), command=command(history.config),
+        blocks=_blocks(history), faults=faults(history), knobs=knobs(history.config), command=command(history.config),
         heterogeneity=history.summary["heterogeneity_words"], summary=history.summary)
 
 
@@ -83,6 +83,26 @@ def _ledger(history: History) -> list[tuple[str, str, str, str]]:
             ("full-parameter Adam", memory["full"])]
     base = [("frozen base, stored once for all clients", plots.size(memory["shared"]), "", "")] * (memory.get("shared", 0) > 0)
     return [*rows, *((what, "", plots.size(b), "") for what, b in only), *base]
+
+
+FAULTS = {
+    "exchanges": "exchanges that were tried", "lost": "of these lost, and both sides kept to themselves",
+    "late": "messages that came late", "refused": "messages refused as garbage",
+    "alone": "times that a client had nobody to hear", "apart": "mixings at which those present fell into islands",
+    "unsound": "mixings whose W the doctor found not to be doubly stochastic", "absent_at_the_end": "clients away at the end",
+}
+
+
+def faults(history: History) -> list[tuple[str, str]]:
+    """Return rows (what, how much) of what went wrong and of what was kept; none where nothing was asked to."""
+    found = history.summary["faults"]
+    if not found:
+        return []
+    rho = f"{plots.number(found['rho_of_what_remained'])} (W as it was meant: {plots.number(history.summary['rho'])})"
+    return [*((words, f"{found[name]:,}") for name, words in FAULTS.items()),
+            ("how far all mixings together moved the clients' mean (a distance; 0 but for rounding = conserved)",
+             f"{found['mean_moved']:.3g}"),
+            ("rho of what remained, a mixing", rho)]
 
 
 def _blocks(history: History) -> list[dict[str, Any]]:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from deca_lab import faults as fl
+from deca_lab import lossy, optimisers
 from deca_lab import messages as ms
-from deca_lab import optimisers
 from deca_lab.blocks import ORDERS, Block, Order, Visit, require_cover, visits
 from deca_lab.clients import Engine, Gradients, stacked
 from deca_lab.errors import check
@@ -167,16 +167,16 @@ def _advance(plan: Plan, state: State, ready: Ready) -> tuple[State, Tensor]:
     x = _working(state.blocks[k]) if state.master is None else state.master
     kept = state.moments if recipe.keep_moments or r > 0 else {}         # a visit starts from zero moments
     moments = kept[k] if k in kept else recipe.optimiser.start(x)
-    post = fl.Post(dict(state.past) if r > 0 else {}, list(state.tally), state.sent)
+    post = lossy.Post(dict(state.past) if r > 0 else {}, list(state.tally), state.sent)
     mixes = []
     if (s + 1) % recipe.mix_every == 0:
         post = post._replace(sent=state.sent.copy())
         mixes = _mixes(plan, s, ready, x, post)
     away = _here(recipe.faults.absent(s), plan.mine) if recipe.faults.any else fl.NOBODY
-    before = fl.rows_of([x, *moments[:-1]], away)
+    before = lossy.rows_of([x, *moments[:-1]], away)
     x, moments, losses = inner_step(x, lambda x: _gradient(ready.gradients, plan, state, k, x), moments,
                                     mixes[k] if mixes else None, recipe.lr(s), recipe, _decay(plan, k, x))
-    fl.put_back([x, *moments[:-1]], away, before)                        # who is away keeps model and moments
+    lossy.put_back([x, *moments[:-1]], away, before)                     # who is away keeps model and moments
     blocks = _replaced(state.blocks, k, x)
     if recipe.mix_all and mixes:
         blocks = tuple(b if j == k else mixes[j](_working(b)).to(b.dtype) for j, b in enumerate(blocks))
@@ -191,14 +191,14 @@ def _here(clients: np.ndarray, mine: slice) -> np.ndarray:
     return clients[(clients >= mine.start) & (clients < mine.stop)] - mine.start if len(clients) else clients
 
 
-def _mixes(plan: Plan, step: int, ready: Ready, x: Tensor, post: fl.Post) -> list[Mix]:
+def _mixes(plan: Plan, step: int, ready: Ready, x: Tensor, post: lossy.Post) -> list[Mix]:
     """Return each block's mixing after a step, which counts what it sends: as prepared, of short messages, or under faults."""
     recipe, turn = plan.recipe, step // plan.recipe.mix_every
     short, number = recipe.compression, turn % plan.topology.period
     first = short is None or plan.first(turn)
     if recipe.faults.any:
-        W, heard, way = plan.topology.at(turn), edges(plan.heard(turn)), fl.Way(plan.mine, recipe.total)
-        mixes = [fl.mixing(W, recipe.faults, step, k, _combined(recipe, where, x), post, way)
+        W, heard, way = plan.topology.at(turn), edges(plan.heard(turn)), lossy.Way(plan.mine, recipe.total)
+        mixes = [lossy.mixing(W, recipe.faults, step, k, _combined(recipe, where, x), post, way)
                  for k, where in enumerate(plan.layouts)]
     else:
         mixes, heard = ready.mixers[number], ready.heard[number]

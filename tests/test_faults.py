@@ -8,8 +8,8 @@ import torch
 from command import SMALL
 
 from deca_lab import faults as fl
+from deca_lab import lossy, optimisers, runs
 from deca_lab import moments as mo
-from deca_lab import optimisers, runs
 from deca_lab.blocks import whole
 from deca_lab.doctor import diagnose
 from deca_lab.errors import BadInput, Stopped
@@ -31,10 +31,10 @@ def told(away="", garbage="", stragglers="", clients=6, turns=STEPS, graph="ring
 
 
 def post():
-    return fl.Post({}, [0, 0.0], np.zeros((6, 6), np.int64))
+    return lossy.Post({}, [0, 0.0], np.zeros((6, 6), np.int64))
 
 
-WAY = fl.Way(slice(0, 6), lambda x: x)
+WAY = lossy.Way(slice(0, 6), lambda x: x)
 
 
 @pytest.mark.parametrize("graph", ["ring", "star", "complete", "erdos-renyi"])
@@ -135,18 +135,18 @@ def test_garbage_is_refused_and_counted_and_harms_nobody():
     cut = told(away="", garbage="1@0-0.5")
     W = fl.remaining(topology("ring", 6).at(0), np.eye(6, dtype=bool)[1][:, None] | np.eye(6, dtype=bool)[1])
     X = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 3)))
-    mixed = fl.mixing(topology("ring", 6).at(0), cut, 3, 0, lambda left: mixer(left, X), post(), WAY)(X)
+    mixed = lossy.mixing(topology("ring", 6).at(0), cut, 3, 0, lambda left: mixer(left, X), post(), WAY)(X)
     np.testing.assert_allclose(mixed.numpy(), W @ X.numpy(), atol=1e-14)
 
 
 def test_an_honest_client_that_is_unlike_the_others_is_heard():
     X = torch.ones(6, 3, dtype=torch.float64)
     X[4] = 5e4                                                          # second moments differ by squares
-    assert fl.acceptable(fl.sizes(X), fl.sizes(X)).all()
+    assert lossy.acceptable(lossy.sizes(X), lossy.sizes(X)).all()
     X[:4], X[5] = 0.0, 0.0                                              # most have not begun
-    assert fl.acceptable(fl.sizes(X), fl.sizes(X)).all()
+    assert lossy.acceptable(lossy.sizes(X), lossy.sizes(X)).all()
     X[4] = float("inf")
-    assert fl.acceptable(fl.sizes(X), fl.sizes(X)).tolist() == [True] * 4 + [False, True]
+    assert lossy.acceptable(lossy.sizes(X), lossy.sizes(X)).tolist() == [True] * 4 + [False, True]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e12])
@@ -154,7 +154,7 @@ def test_a_client_that_broke_by_itself_infects_nobody(value):
     X = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 3)))
     X[4] = value
     beside = post()
-    mixed = fl.mixing(topology("ring", 6).at(0), told(drop=1e-9), 3, 0, lambda left: mixer(left, X), beside, WAY)(X)
+    mixed = lossy.mixing(topology("ring", 6).at(0), told(drop=1e-9), 3, 0, lambda left: mixer(left, X), beside, WAY)(X)
     assert beside.tally[0] == 2
     assert torch.isfinite(mixed[[0, 1, 2, 3, 5]]).all()
     assert mixed[[0, 1, 2, 3, 5]].abs().max() < 10
@@ -199,13 +199,13 @@ def test_noise_has_its_size_and_is_heard_by_others_alone():
     one = told(noise=0.1)
     X, W = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 4000))) * 7, topology("ring", 6).at(0)
     X[5] = 0.0                                                          # says nothing but zeros, without an error
-    mixed = [fl.mixing(W, one, 3, 0, lambda left: mixer(left, X), post(), WAY)(X) for _ in range(2)]
+    mixed = [lossy.mixing(W, one, 3, 0, lambda left: mixer(left, X), post(), WAY)(X) for _ in range(2)]
     assert mixed[0].equal(mixed[1])
     error = (mixed[0] - torch.from_numpy(W) @ X).numpy()
     assert error[2].std() == pytest.approx(0.1 * 7 * np.sqrt(2) / 3, rel=0.05)      # of two neighbours, w = 1/3
     assert error[0].std() == pytest.approx(0.1 * 7 / 3, rel=0.05)
     assert abs(np.corrcoef(error[0], error[2])[0, 1] - np.sqrt(0.5)) < 0.05         # both heard the same words of client 1
-    later = fl.mixing(W, one, 4, 0, lambda left: mixer(left, X), post(), WAY)(X)
+    later = lossy.mixing(W, one, 4, 0, lambda left: mixer(left, X), post(), WAY)(X)
     assert not later.equal(mixed[0])
 
 

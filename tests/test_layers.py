@@ -16,7 +16,7 @@ LAYERS = [  # from the ground up: a module may import what stands above it in th
     "hub", "tokens", "embedded", "markov", "instructions", "corpora", "shards",
     "gossip", "graphs", "weights", "topology", "spectrum", "doctor", "tree", "heterogeneity",
     "blocks", "moments", "clients", "problems", "models",
-    "nf4", "adapters", "factors", "examples", "scores", "tasks", "optimisers", "messages", "faults", "peers", "train",
+    "nf4", "adapters", "factors", "examples", "scores", "tasks", "optimisers", "messages", "faults", "lossy", "peers", "train",
     "metrics", "ledger", "clock", "checkpoint",
     "bounds",
     "lab", "estimates", "judge", "history", "runs", "sweep", "compare", "claims", "progress", "export", "pretrain",

@@ -1,5 +1,6 @@
 """Pictures and report: they show what the tables hold, for ordinary and for odd runs, and hide nothing from anyone."""
 
+import html
 import re
 import shlex
 from dataclasses import replace
@@ -20,6 +21,8 @@ ODD = {
     "one block": {"method": "d-adam"}, "lora": {"method": "dec-lora"}, "server": {"method": "fedavg"},
     "frozen ends": {"ends": "frozen"}, "many, in turn": {"clients": 24, "split": "iid", "topology": "random-matchings"},
     "not symmetric": {"topology": "one-peer-exponential"},
+    "faults": {"clients": 4, "drop": 0.4, "stale": 0.5, "away": "1@0.5", "garbage": "2@0-0.5"},
+    "short messages": {"compress": "top-k", "gamma": 0.5},
     "scores": {"task": "classify", "split": "iid", "clients": 2, "eval_windows": 32},
 }
 
@@ -51,6 +54,18 @@ def test_every_run_has_its_pictures_and_its_page(name, told, tmp_path):
     for score, value in told(name).summary["scores"].items():
         assert score.replace("_", " ") in text
         assert plots.number(value) in text
+
+
+def test_the_page_says_what_went_wrong(told, tmp_path):
+    history = told("faults")
+    found, rows = history.summary["faults"], dict(report.faults(history))
+    assert rows["of these lost, and both sides kept to themselves"] == f"{found['lost']:,}"
+    assert found["lost"] > 0
+    assert len(rows) == len(found)
+    text = html.unescape(report.write(history, tmp_path).read_text())
+    assert all(words in text for words in rows)
+    assert report.faults(told("usual")) == []
+    assert "went wrong" not in report.write(told("usual"), tmp_path).read_text()
 
 
 def test_two_pages_of_one_run_are_the_same_bytes(told, tmp_path):
