@@ -45,12 +45,12 @@ def network(clients: int, seconds: float, mbit: float, latency: float, slow: Map
 
     Raises BadInput.
     """
-    check(seconds > 0, "seconds", seconds, "greater than 0")
+    check(0 < seconds < float("inf"), "seconds", seconds, "greater than 0, and finite")
     check(mbit > 0, "mbit", mbit, "greater than 0")
-    check(latency >= 0, "latency", latency, "0 or more")
+    check(0 <= latency < float("inf"), "latency", latency, "0 or more, and finite")
     factor = np.ones(clients)
     for client, times in (slow or {}).items():
-        fits = 0 <= client < clients and times > 0
+        fits = 0 <= client < clients and 0 < times < float("inf")
         check(fits, "slow", f"{client}@{times:g}", f"CLIENT@TIMES, of a client from 0 to {clients - 1}")
         factor[client] = times
     return Network(seconds * factor, mbit * 1e6 / 8 / factor, latency)

@@ -46,6 +46,22 @@ def test_hand_arithmetic():
     assert found.seconds == pytest.approx(2 * (1.0 + 2 * 4 * width / 1e6 + 0.5))
 
 
+def test_hand_arithmetic_of_short_messages_after_a_whole_one():
+    plan = prepare(RunConfig(**{**SMALL, "blocks": "whole", "inner_steps": 2, "compress": "quantised"})).plan
+    width = plan.layouts[0].width
+    found = clock(plan, network(4, 1.0, 8.0, 0.5))
+    assert found.seconds == pytest.approx(2 * 1.5 + 2 * (4 * width + width + 4) / 1e6)
+
+
+def test_a_straggler_that_is_not_waited_for_delays_nobody():
+    knobs = {**SMALL, "blocks": "whole", "inner_steps": 8, "stragglers": "1@2"}
+    net, slow = (network(4, 1.0, 1e9, 0.0, times) for times in ({}, {1: 2.0}))
+    waited = clock(prepare(RunConfig(**{**knobs, "stragglers": ""})).plan, slow)
+    found = clock(prepare(RunConfig(**knobs)).plan, slow)
+    assert found.seconds == pytest.approx(clock(prepare(RunConfig(**knobs)).plan, net).seconds, rel=1e-3)
+    assert waited.seconds > 1.9 * found.seconds
+
+
 def test_one_slow_client_holds_up_its_neighbours_first_and_all_in_the_end():
     plan = prepare(RunConfig(**{**SMALL, "clients": 8})).plan
     fast, held = (clock(plan, network(8, 0.1, 1e6, 0.0, slow)) for slow in ({}, {0: 10.0}))

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from deca_lab import blocks, checkpoint, corpora, export, files, history, models, runs, shards, sweep
+from deca_lab import blocks, checkpoint, clock, corpora, export, faults, files, history, messages, models, runs, shards, sweep
 from deca_lab.doctor import describe, diagnose
 from deca_lab.errors import BadInput
 from deca_lab.graphs import GRAPHS, SEQUENCES
@@ -574,3 +574,48 @@ def test_a_run_folder_is_new_and_empty_or_refused(tmp_path, monkeypatch, name):
     made = kept(files.new_folder, Path(name))
     assert made is None or not list(made.iterdir())
     assert (tmp_path / "full" / "file").read_text() == "held"
+
+
+# ---- faults and messages
+
+SPELLS = st.one_of(st.text(alphabet="0123456789@-.,e ∞x", max_size=20), st.text(max_size=8),
+                   st.sampled_from(["3@0.5, 5@0-0.4", "0@nan", "0@-inf", "0@0-inf", "1e5@0", "²@0", "0@1e-400", "9" * 5000 + "@0",
+                                    "0@" + "9" * 5000, "-0@0", "True@0"]))
+
+
+@given(text=SPELLS)
+def test_any_text_is_spells_stragglers_and_slow_clients_or_refused(text):
+    for spell in kept(faults.spells, text, "away", 6, 100) or ():
+        assert 0 <= spell.client < 6
+        assert 0 <= spell.first <= spell.last <= 100
+    for client, times in kept(faults.stragglers, text, 6) or ():
+        assert 0 <= client < 6
+        assert times >= 1
+    slow = kept(clock.slower, text)
+    net = None if slow is None else kept(clock.network, 6, 1.0, 1.0, 0.0, slow)
+    assert net is None or (np.isfinite(net.compute).all() and (net.uplink > 0).all())
+
+
+@given(drop=st.floats(0, 0.9), stale=st.floats(0, 1), delay=st.integers(1, 4), away=st.integers(0, 5), times=st.integers(1, 5),
+       turn=st.integers(0, 30), graph=st.sampled_from(["ring", "star", "complete", "erdos-renyi"]), seed=st.integers(0, 99))
+def test_whatever_fails_what_remains_is_sound_and_keeps_the_mean(drop, stale, delay, away, times, turn, graph, seed):
+    told = faults.Faults(drop=drop, away=(faults.Spell(away, 5, 20),), stragglers=((1, times),), stale=stale, delay=delay,
+                         clients=6, turns=31, seed=seed)
+    there, out = told.present(turn), told.lost(turn)
+    left = faults.remaining(topology(graph, 6, seed=seed).at(0), out | ~there[:, None] | ~there)
+    assert_mixing(left, symmetric=True)
+    np.testing.assert_allclose(left[~there], np.eye(6)[~there], atol=1e-15)
+    ages = told.ages(turn)
+    assert (ages.diagonal() == 0).all()
+    assert 0 <= ages.min() <= ages.max() <= delay
+    assert (told.ages(turn + 1) <= ages + 1).all()
+
+
+@given(name=st.sampled_from(sorted(messages.COMPRESSORS)), share=st.floats(0.001, 1), bits=st.integers(2, 16),
+       row=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40), seed=st.integers(0, 9))
+def test_a_short_message_is_never_farther_off_than_silence(name, share, bits, row, seed):
+    how, z = messages.compression(name, share, bits, 1.0), torch.tensor(row, dtype=torch.float32)
+    left = how.short(z, np.random.default_rng(seed))
+    assert left.shape == z.shape
+    assert ((left - z).abs() <= z.abs() * (1 + 1e-5)).all()
+    assert how.size(len(row), 4) >= 1
