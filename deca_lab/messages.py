@@ -70,10 +70,9 @@ def kept(share: float, width: int) -> int:
 
 def compression(name: str, share: float, bits: int, gamma: float) -> Compression | None:
     """Return the compression of a name, or None for "none"; raise BadInput."""
-    check(gamma == 1 or name != "none", "gamma", gamma, "1 with --compress none: messages are whole")
-    if name == "none":
-        return None
-    return Compression(*pick(COMPRESSORS, name, "compress")(share, bits), gamma)
+    make = pick({"none": None, **COMPRESSORS}, name, "compress")
+    check(gamma == 1 or make is not None, "gamma", gamma, "1 with --compress none: messages are whole")
+    return make and Compression(*make(share, bits), gamma)
 
 
 def compressed(mix: Mix, how: Compression, past: dict[str, Tensor], block: int, call: tuple[int, ...]) -> Mix:
