@@ -14,6 +14,7 @@ from deca_lab.gossip import Mix
 LOUD = 1e6              # a message whose root mean square is so many times the clients' median is garbage; honest second
                         # moments differ by the square of what gradients differ by, and must pass
 NAN, INFINITE = float("nan"), 1e200
+COLUMNS = 2**12         # of X that are looked at in one go
 
 
 class Post(NamedTuple):
@@ -54,19 +55,25 @@ def mixing(W: np.ndarray, told: Faults, step: int, block: int, combine: Callable
         good = acceptable(own, said)
         post.tally[0] += int(((W != 0) & ~out & ~good & ~np.eye(len(W), dtype=bool)).sum())
         left = remaining(W, out | ~good[:, None] | ~good)
-        sane = torch.from_numpy(good[way.mine]).to(x.device)[:, None]
-        clean = torch.where(sane, x, 0.0)                              # 0 times NaN is NaN: nothing of it may be touched
+        sane, well = torch.from_numpy(good[way.mine]).to(x.device)[:, None], bool(good[way.mine].all())
+        clean = x if well else torch.where(sane, x, 0.0)               # 0 times NaN is NaN: nothing of it may be touched
         if told.altered:
             letters = _letters(noisy(clean, told, (turn, block, call), way.mine), post.past, f"{block}.{call}", told)
             heard = _heard(clean, left, letters, told.ages(turn), combine, way.mine)
         else:
             heard = combine(left)(clean)
-        mixed = torch.where(sane, heard, x)
-        moved = torch.where(sane, mixed - clean, 0.0).sum(0, dtype=torch.float64)
-        post.tally[1] += float(way.total(moved).norm()) / max(int((there & good).sum()), 1)
-        return mixed
+        post.tally[1] += _moved(clean, heard, sane.to(x.dtype), way) / max(int((there & good).sum()), 1)
+        return heard if well else torch.where(sane, heard, x)
 
     return mix
+
+
+def _moved(x: Tensor, x_new: Tensor, counts: Tensor, way: Way) -> float:
+    """Return the length of the sum over rows of x_new - x, of those that count, a few columns at a time: little memory."""
+    squares = 0.0
+    for old, new in zip(x.split(COLUMNS, 1), x_new.split(COLUMNS, 1), strict=True):
+        squares += float(way.total(((new - old) * counts).sum(0, dtype=torch.float64)).square().sum())
+    return squares**0.5
 
 
 def _letters(said: Tensor, past: dict[str, Tensor], key: str, told: Faults) -> list[Tensor]:
@@ -74,7 +81,8 @@ def _letters(said: Tensor, past: dict[str, Tensor], key: str, told: Faults) -> l
     letters = [said]
     if told.stale > 0:
         letters += [past[name] for age in range(1, told.delay + 1) if (name := f"{key}.{age}") in past]
-        past.update({f"{key}.{age}": letter for age, letter in enumerate(letters[:told.delay], 1)})
+        older = [said.clone(), *letters[1:told.delay]]                  # what was said may be changed in place later
+        past.update({f"{key}.{age}": letter for age, letter in enumerate(older, 1)})
     return letters
 
 
@@ -102,7 +110,7 @@ def acceptable(own: Tensor, size: Tensor) -> np.ndarray:
 
 def sizes(x: Tensor) -> Tensor:
     """Return each row's root mean square (n,) float64."""
-    return x.double().square().mean(1).sqrt()
+    return torch.linalg.vector_norm(x, dim=1).double() / max(x.shape[1], 1) ** 0.5
 
 
 def garbled(x: Tensor, told: Faults, step: int, mine: slice) -> Tensor:

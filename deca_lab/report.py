@@ -76,8 +76,10 @@ def _ledger(history: History) -> list[tuple[str, str, str, str]]:
     """Return rows (what, measured, predicted, ratio)."""
     s, memory = history.summary, history.summary["memory"]
     sent = "bytes to and from the server" if plots.served(history.edges) else "bytes sent by all clients"
+    more = history.config.stale > 0 or history.config.noise > 0
+    apart = " (predicted: without what late and noisy messages need)" if more else ""
     pairs = [(sent, s["bytes_sent"], s["bytes_predicted"]),
-             ("peak memory of all clients, without activations", memory["measured_peak"], memory["peak"])]
+             (f"peak memory of all clients, without activations{apart}", memory["measured_peak"], memory["peak"])]
     rows = [(what, plots.size(a), plots.size(b), plots.number(a / b) if b else "-") for what, a, b in pairs]
     only = [("weights alone, M", memory["weights"]), ("the paper's form M + 10 M / B", memory["paper"]),
             ("full-parameter Adam", memory["full"])]

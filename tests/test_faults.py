@@ -253,6 +253,9 @@ def test_bytes_are_as_predicted_and_a_stopped_run_goes_on_to_the_same_bits(knobs
     assert (said["late"] > 0) == ("stale" in knobs)
     assert (said["mean_moved"] > 1e-4) == ("stale" in knobs or "noise" in knobs)
     assert said["unsound"] == 0
+    memory = whole_run.summary["memory"]
+    if not {"stale", "noise", "away", "stragglers", "garbage"} & set(knobs):
+        assert memory["measured_peak"] == pytest.approx(memory["peak"], rel=0.05)
 
 
 def test_the_mean_model_is_that_of_those_who_are_there():
