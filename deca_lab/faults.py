@@ -94,7 +94,6 @@ class Faults(NamedTuple):
             failed[upper] = _outages(self)[turn] if self.burst > 1 else _coins(self, turn) < self.drop
         return failed | failed.T
 
-
     def ages(self, turn: int) -> np.ndarray:
         """Return (N, N) how many mixings old the newest message is that i has from j at a mixing: 0 where none is late."""
         age = np.zeros((self.clients,) * 2, np.int64)

@@ -55,15 +55,15 @@ def mixing(W: np.ndarray, told: Faults, step: int, block: int, combine: Callable
         good = acceptable(own, said)
         post.tally[0] += int(((W != 0) & ~out & ~good & ~np.eye(len(W), dtype=bool)).sum())
         left = remaining(W, out | ~good[:, None] | ~good)
-        sane, well = torch.from_numpy(good[way.mine]).to(x.device)[:, None], bool(good[way.mine].all())
-        clean = x if well else torch.where(sane, x, 0.0)               # 0 times NaN is NaN: nothing of it may be touched
+        sane, finite = torch.from_numpy(good[way.mine]).to(x.device)[:, None], torch.isfinite(own)[way.mine, None]
+        clean = x if bool(finite.all()) else torch.where(finite, x, 0.0)         # 0 times NaN is NaN: none of it may be touched
         if told.altered:
             letters = _letters(noisy(clean, told, (turn, block, call), way.mine), post.past, f"{block}.{call}", told)
             heard = _heard(clean, left, letters, told.ages(turn), combine, way.mine)
         else:
             heard = combine(left)(clean)
         post.tally[1] += _moved(clean, heard, sane.to(x.dtype), way) / max(int((there & good).sum()), 1)
-        return heard if well else torch.where(sane, heard, x)
+        return heard if bool(sane.all()) else torch.where(sane, heard, x)
 
     return mix
 

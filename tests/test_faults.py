@@ -139,6 +139,15 @@ def test_garbage_is_refused_and_counted_and_harms_nobody():
     np.testing.assert_allclose(mixed.numpy(), W @ X.numpy(), atol=1e-14)
 
 
+def test_a_late_message_from_before_a_refusal_is_no_row_of_zeros():
+    one, X = told(garbage="1@0-0.1", stale=1.0), torch.full((6, 3), 5.0, dtype=torch.float64)
+    W, beside = topology("ring", 6).at(0), post()
+    for step in (4, 5, 6, 7):                                          # client 1 is itself again from step 6 on
+        mixed = lossy.mixing(W, one, step, 0, lambda left: mixer(left, X), beside, WAY)(X)
+        np.testing.assert_allclose(mixed, X)
+    assert beside.tally[0] == 2 * 2
+
+
 def test_an_honest_client_that_is_unlike_the_others_is_heard():
     X = torch.ones(6, 3, dtype=torch.float64)
     X[4] = 5e4                                                          # second moments differ by squares
