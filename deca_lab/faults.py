@@ -38,7 +38,7 @@ class Faults(NamedTuple):
 
     `drop` is the share of exchanges that fail; `burst` the mean length, in mixings, of an edge's outage (Gilbert and
     Elliott's two states; 1 where failures are independent). `away`: clients that neither train nor talk meanwhile;
-    `stragglers`: {client: times}, who finish in time for one mixing of so many, and whom nobody waits for; `garbage`:
+    `stragglers`: (client, times), who finish in time for one mixing of so many, and whom nobody waits for; `garbage`:
     clients whose messages hold no numbers meanwhile. `stale` is the share of messages that come late, by `delay` mixings
     (the receiver takes the newest that it has); `noise` the standard deviation of a Gaussian error on every message, as a
     share of the message's root mean square.

@@ -95,7 +95,7 @@ def _adam_reason(lab: Lab) -> str:
     if config.mixing != "gossip":
         return f"{config.mixing} is not a mixing with W"
     if lab.plan.recipe.faults.any:
-        return "exchanges fail or clients are away: W is another one at every mixing"
+        return "there are faults: W is another one at every mixing, or messages are late or noisy"
     if lab.plan.recipe.compression is not None:
         return "messages are compressed: what is mixed is not the clients' models"
     if not all(np.allclose(W.sum(0), 1) and np.allclose(W.sum(1), 1) for W in lab.topology.matrices):
@@ -166,7 +166,7 @@ def _sgd_descent(history: "History", lab: Lab) -> Judged:
         "momentum": config.momentum > 0, "trained in blocks": len(lab.plan.blocks) > 1,
         "mixed less often than every step": recipe.mix_every > 1, "weight decay": config.weight_decay > 0,
         f"{config.mixing} is not a mixing with W": config.mixing != "gossip",
-        "exchanges fail or clients are away": recipe.faults.any, "messages are compressed": recipe.compression is not None,
+        "there are faults": recipe.faults.any, "messages are compressed": recipe.compression is not None,
         "the clients never come together (rho = 1)": _rho(lab) >= 1,
     })
     if not reason and config.lr > (most := d_sgd.largest_step(found.smoothness, _rho(lab), recipe.combine_first)):

@@ -18,18 +18,21 @@ from torch import Tensor
 from deca_lab.errors import check, pick
 from deca_lab.gossip import Mix, row_bytes
 
+Short = Callable[[Tensor, np.random.Generator], Tensor]   # (D,) -> (D,)
+Size = Callable[[int, int], int]                          # columns D, bytes of a number -> bytes of a message
+
 INDEX = 4               # bytes of a number's place in a row
 
 
 class Compression(NamedTuple):
     """A way to shorten messages: what is left of a row, and what it takes on the wire."""
 
-    short: Callable[[Tensor, np.random.Generator], Tensor]   # (D,) -> (D,)
-    size: Callable[[int, int], int]                          # columns D, bytes of a number -> bytes of a message
-    gamma: float                                             # the step towards the neighbours' replicas
+    short: Short
+    size: Size
+    gamma: float                    # the step towards the neighbours' replicas
 
 
-def top_k(share: float, bits: int) -> tuple[Callable[[Tensor, np.random.Generator], Tensor], Callable[[int, int], int]]:
+def top_k(share: float, bits: int) -> tuple[Short, Size]:
     """The largest entries of a row and their places."""
 
     def short(z: Tensor, rng: np.random.Generator) -> Tensor:
@@ -39,7 +42,7 @@ def top_k(share: float, bits: int) -> tuple[Callable[[Tensor, np.random.Generato
     return short, lambda width, item: kept(share, width) * (item + INDEX)
 
 
-def random_k(share: float, bits: int) -> tuple[Callable[[Tensor, np.random.Generator], Tensor], Callable[[int, int], int]]:
+def random_k(share: float, bits: int) -> tuple[Short, Size]:
     """Entries at random places, which the receiver draws from the same seed."""
 
     def short(z: Tensor, rng: np.random.Generator) -> Tensor:
@@ -49,7 +52,7 @@ def random_k(share: float, bits: int) -> tuple[Callable[[Tensor, np.random.Gener
     return short, lambda width, item: kept(share, width) * item
 
 
-def quantised(share: float, bits: int) -> tuple[Callable[[Tensor, np.random.Generator], Tensor], Callable[[int, int], int]]:
+def quantised(share: float, bits: int) -> tuple[Short, Size]:
     """All entries, rounded to the nearest of 2^bits - 1 levels between minus and plus the row's largest one."""
     levels = 2 ** (bits - 1) - 1
 

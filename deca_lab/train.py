@@ -116,7 +116,10 @@ def plan(problem: Problem, blocks: Sequence[Block], topology: Topology, recipe: 
     check(mine.stop - mine.start == problem.clients, "topology", f"{topology.n} clients", f"for the problem's {problem.clients}")
     for name in ("rounds", "inner_steps", "mix_every"):
         check(getattr(recipe, name) >= 1, name, getattr(recipe, name), "1 or more")
-    check(recipe.compression is None or not recipe.faults.any, "recipe", "compressed messages under faults",
+    told, meant = recipe.faults, (topology.n, recipe.mix_every)
+    check(not told.any or (told.clients, told.mix_every) == meant, "recipe.faults", (told.clients, told.mix_every),
+          f"of the plan's clients and mix_every, {meant}")
+    check(recipe.compression is None or not told.any, "recipe", "compressed messages under faults",
           "one of the two: a replica that misses a message is no replica any more")
     layouts = tuple(layout(problem.start, block.names) for block in blocks)
     table = visits(len(blocks), recipe.rounds, recipe.inner_steps, recipe.order, recipe.seed)

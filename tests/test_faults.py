@@ -302,6 +302,22 @@ def test_bad_input(knobs, words):
         prepare(replace(CONFIG, **knobs))
 
 
+def test_faults_of_another_plan_are_refused():
+    with pytest.raises(BadInput, match="plan's clients and mix_every"):
+        states(told(drop=0.1, clients=5))
+    with pytest.raises(BadInput, match="plan's clients and mix_every"):
+        states(told(drop=0.1), mix_every=2)
+
+
+def test_where_nobody_is_there_nothing_happens():
+    _, laid, found = states(told(away="1@0, 2@0, 3@0, 4@0, 5@0", stragglers="0@2", drop=0.5))
+    X = np.stack([state.blocks[0].numpy() for state in found])
+    assert (X[2] == X[1]).all()
+    assert (X[1] != X[0]).any()
+    assert found[-1].sent.sum() == 0
+    assert fl.told_in_words(laid.recipe.faults, laid.topology, STEPS, 20)["unsound"] == 0
+
+
 def test_a_matrix_that_is_not_symmetric_cannot_bear_faults():
     one_way = topology(np.roll(np.eye(6), 1, 1) / 2 + np.eye(6) / 2)
     with pytest.raises(BadInput, match="symmetric W"):

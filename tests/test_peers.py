@@ -20,7 +20,7 @@ from deca_lab import moments as mo
 from deca_lab import optimisers as op
 from deca_lab.blocks import Block
 from deca_lab.clients import looped
-from deca_lab.errors import BadInput
+from deca_lab.errors import BadInput, Stopped
 from deca_lab.lab import prepare
 from deca_lab.peers import World, exchange, gathered, joined, summed
 from deca_lab.problems import Problem
@@ -176,6 +176,16 @@ def test_a_rank_that_is_killed_stops_the_others_and_the_run_goes_on_from_its_che
     whole = runs.run(RunConfig(**knobs))
     np.testing.assert_allclose(pd.read_csv(folder / "metrics.csv")["test_loss"], whole.metrics["test_loss"], rtol=1e-7)
     np.testing.assert_array_equal(pd.read_csv(folder / "metrics.csv")["bytes_sent"], whole.metrics["bytes_sent"])
+
+
+def test_what_one_process_stopped_goes_on_over_two(one_process, tmp_path):
+    """At the end of a visit, where no moments and no earlier messages are kept."""
+    visit = RunConfig(**KNOBS).inner_steps
+    with pytest.raises(Stopped):
+        runs.run(RunConfig(**KNOBS), tmp_path / "run", lambda done, total, known: done == visit)
+    finished(torchrun(2, "-m", "deca_lab", "run", "--resume", tmp_path / "run"))
+    one, many = (pd.read_csv(folder / "metrics.csv") for folder in (one_process, tmp_path / "run"))
+    np.testing.assert_allclose(many["test_loss"], one["test_loss"], rtol=1e-9)
 
 
 @pytest.mark.parametrize(("knobs", "words"), [({"clients": 2}, "3 or more"), ({"topology": "server"}, "without a server"),
