@@ -171,12 +171,12 @@ def steps(device: torch.device) -> Iterator[Row]:
     x, rest, batch = state.blocks[1], params_of(lab.plan, state, without=1), lab.plan.problem.batches(0)
     mix, optimiser = mixer(lab.topology.at(0), x[:, :1]), lab.plan.recipe.optimiser
     gradients = stacked(lab.plan.problem.loss)
-    held = [optimiser.start(x), gradients(x, where, rest, batch)[1]]
+    held = [optimiser.init(x), gradients(x, where, rest, batch)[1]]
 
     def other() -> None:
-        direction, held[0] = optimiser.direction_(held[0], held[1], mix)
+        direction, held[0] = optimiser.update(held[1], held[0], x, mix)
         x_new = mix(torch.add(x, direction, alpha=-1e-3, out=direction))
-        held[0] = optimiser.returned_(held[0], x, x_new, 1e-3)
+        held[0] = optimiser.feed(held[0], x, x_new, 1e-3)
 
     took = medians({"gradient": lambda: gradients(x, where, rest, batch), "other": other}, device, 3 * REPEATS)
     yield Row("step", "optimiser and mixing of layer 0", 1e3 * took["other"], 1e3 * sum(took.values()), "ms", "the whole step",
@@ -185,7 +185,7 @@ def steps(device: torch.device) -> Iterator[Row]:
 
 def _by_step(lab: Lab, device: torch.device) -> list[float]:
     """Return the seconds of each inner step of a plan."""
-    taken, going = [], train(lab.plan)
+    taken, going = [], train(lab.plan, donate=True)
     for _ in range(lab.plan.steps):
         _wait(device)
         began = time.perf_counter()
@@ -245,7 +245,8 @@ def theory(device: torch.device) -> Iterator[Row]:
             X = W @ (X - 0.01 * (a * X - b))
 
     def ours(optimiser: op.Optimiser) -> None:
-        for _ in train(plan(problem, whole(["x"]), topology("ring", 64), Recipe(1, rounds, lambda step: 0.01, optimiser))):
+        recipe = Recipe(1, rounds, lambda step: 0.01, optimiser)
+        for _ in train(plan(problem, whole(["x"]), topology("ring", 64), recipe), donate=True):
             pass
 
     cpu = torch.device("cpu")

@@ -2,16 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deca_lab.errors import BadInput
+from deca_lab import optimisers as op
+from deca_lab.channel import Wire
+from deca_lab.errors import BadInput, check
 from deca_lab.files import write_whole
 from deca_lab.train import State
+
+FORMAT = 2                                               # of the file: state and names as below
+Init = Callable[[int, Tensor], op.OptState]
 
 
 def save(path: Path, state: State, record: Mapping[str, Any]) -> None:
@@ -19,16 +25,16 @@ def save(path: Path, state: State, record: Mapping[str, Any]) -> None:
     from safetensors.torch import save as serialise
 
     tensors = {name: t.detach().contiguous().cpu() for name, t in _tensors(state).items()}
-    counts = {str(k): held.steps for k, held in state.moments.items()}
-    text = json.dumps({"step": state.step, "counts": counts, "tally": state.tally, "record": record})
-    sealed = json.dumps({"sha256": _digest(text, tensors), "state": text})
+    counts = {str(k): op.numbers(held) for k, held in state.moments.items()}
+    text = json.dumps({"step": state.step, "counts": counts, "tallies": state.wire.tallies, "record": record})
+    sealed = json.dumps({"format": FORMAT, "sha256": _digest(FORMAT, text, tensors), "state": text})
     write_whole(path, serialise(tensors, metadata={"deca_lab": sealed}))  # one key: equal states are equal bytes
 
 
-def load(path: Path, kind: type | None = None, device: torch.device | str = "cpu") -> tuple[State, dict[str, Any]]:
+def load(path: Path, init: Init | None = None, device: torch.device | str = "cpu") -> tuple[State, dict[str, Any]]:
     """Return the state on `device` and the record; raise BadInput, naming the file, where it is missing or damaged.
 
-    `kind` is the type of the optimiser's state (`Optimiser.kind`); without it that state is left out.
+    `init(k, x)` is a fresh state of the optimiser for block k; without it the optimiser's state is left out.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -38,38 +44,54 @@ def load(path: Path, kind: type | None = None, device: torch.device | str = "cpu
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {})["deca_lab"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        if meta["sha256"] != _digest(meta["state"], tensors):
+        if meta["sha256"] != _digest(meta.get("format"), meta["state"], tensors):
             raise ValueError("its checksum does not match its content")
-        held = json.loads(meta["state"])
-        state = _state(held["step"], held["counts"] if kind else {}, kind, tensors, device)._replace(tally=tuple(held["tally"]))
-        record = dict(held["record"])
+        known = json.loads(meta["state"])
+        if meta.get("format") == FORMAT:
+            state, record = _state(known, {n: t.to(device) for n, t in tensors.items()}, init), dict(known["record"])
     except FileNotFoundError:
         raise BadInput(f"there is no checkpoint {str(path)!r}") from None
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, StopIteration) as error:
         raise BadInput(f"checkpoint {str(path)!r} is damaged and refused: {error}") from None
+    check(meta.get("format") == FORMAT, "checkpoint", str(path), "one of this version of deca_lab; another version wrote it, so "
+          "start its run again from its config.json")
     return state, record
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
-    blocks = {f"block.{k}": x for k, x in enumerate(state.blocks)}
-    moments = {f"{field}.{k}": getattr(held, field) for k, held in state.moments.items() for field in held._fields[:-1]}
-    master = {} if state.master is None else {"master": state.master}
-    past = {f"past.{name}": t for name, t in state.past.items()}
-    return {**blocks, **moments, **master, **past, "sent": torch.from_numpy(state.sent)}
+    """Return every tensor of the state under a name of its own."""
+    named = {f"block.{k}": x for k, x in enumerate(state.blocks)}
+    for k, held in state.moments.items():
+        named.update({f"moments.{k}.{i}": part for i, part in enumerate(op.tensors(held))})
+    named.update({f"letter.{name}": letter for name, letter in state.wire.letters.items()})
+    named.update({f"table.{name}": torch.from_numpy(table) for name, table in state.wire.tables.items()})
+    return {**named, **({} if state.master is None else {"master": state.master}), "sent": torch.from_numpy(state.sent)}
 
 
-def _state(step: int, counts: Mapping[str, int], kind: Any, tensors: Mapping[str, Tensor],  # noqa: ANN401
-           device: torch.device | str) -> State:
-    there = {name: t.to(device) for name, t in tensors.items() if name != "sent"}
-    blocks = tuple(there[f"block.{k}"] for k in range(sum(name.startswith("block.") for name in there)))
-    moments = {int(k): kind(*(there[f"{f}.{k}"] for f in kind._fields[:-1]), count) for k, count in counts.items()}
-    past = {name.removeprefix("past."): t for name, t in there.items() if name.startswith("past.")}
-    return State(step, blocks, there.get("master"), moments, tensors["sent"].numpy(), past)
+def _state(known: Mapping[str, Any], tensors: Mapping[str, Tensor], init: Init | None) -> State:
+    """Return the state of a file's numbers and tensors."""
+    blocks = tuple(tensors[f"block.{k}"] for k in range(sum(name.startswith("block.") for name in tensors)))
+    counts = known["counts"] if init else {}
+    moments = {int(k): _moments(init(int(k), blocks[int(k)]), numbers, k, tensors) for k, numbers in counts.items() if init}
+    wire = Wire(tensors["sent"].cpu().numpy(), _beginning("letter.", tensors),
+                {name: table.cpu().numpy() for name, table in _beginning("table.", tensors).items()}, known["tallies"])
+    return State(known["step"], blocks, tensors.get("master"), moments, wire)
 
 
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the record and of every tensor's name, type, shape and bytes."""
-    sha = hashlib.sha256(text.encode())
+def _moments(template: op.OptState, numbers: list[Any], k: str, tensors: Mapping[str, Tensor]) -> op.OptState:
+    """Return an optimiser's state in the shape of a fresh one."""
+    parts, rest = (tensors[f"moments.{k}.{i}"] for i in count()), iter(numbers)
+    return op.with_leaves(template, iter([next(parts) if isinstance(leaf, Tensor) else next(rest)
+                                          for leaf in op.leaves(template)]))
+
+
+def _beginning(start: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def _digest(version: int | None, text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of format, record, and every tensor's name, type, shape and bytes."""
+    sha = hashlib.sha256(f"{'' if version is None else version}{text}".encode())
     for name in sorted(tensors):
         t = tensors[name]
         sha.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())

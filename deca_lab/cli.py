@@ -135,8 +135,9 @@ def _judge(folder: Path) -> None:
     import pandas as pd
 
     from deca_lab import history, plots
+    from deca_lab.judge import beside
 
-    judged = history.load(folder).bounds()
+    judged = beside(history.load(folder))
     drawn = {name: one.bound for name, one in judged.items() if one.bound is not None and np.size(one.bound.lhs) > 1}
     rows = [{"claim": one.claim, "verdict": one.verdict, "tightness": one.bound.tightness if one.bound else None,
              "left side": one.bound.lhs[-1] if one.bound else None, "right side": one.bound.rhs[-1] if one.bound else None,  # type: ignore[index]

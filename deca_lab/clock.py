@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deca_lab.errors import BadInput, check
-from deca_lab.ledger import message_bytes
+from deca_lab.ledger import mixings
 from deca_lab.train import Plan
 
 
@@ -69,20 +69,19 @@ def clock(plan: Plan, net: Network) -> Clock:
 
     A straggler computes meanwhile.
     """
-    recipe, n = plan.recipe, plan.topology.n
-    done, computing = np.zeros((plan.steps + 1, n)), np.zeros((plan.steps + 1, n))
+    shape, traffic = (plan.steps + 1, plan.topology.n), dict(mixings(plan))
+    done, computing = np.zeros(shape), np.zeros(shape)
     for s in range(plan.steps):
-        there = recipe.faults.present(s)
-        own = np.where(there, net.compute, 0.0)
-        ready = done[s] + own
+        own = net.compute.copy()
+        own[plan.channel.absent(s)] = 0.0
         computing[s + 1] = computing[s] + own
-        done[s + 1] = ready
-        if (s + 1) % recipe.mix_every == 0:
-            turn = (s + 1) // recipe.mix_every - 1
-            sends = plan.messages(turn)                                  # [i, j]: i hears j
-            bytes_each = message_bytes(plan, plan.visits[s // recipe.inner_steps].block, plan.first(turn))
-            arrives = ready + sends.sum(0) * bytes_each / net.uplink + net.latency
-            heard = np.where(sends > 0, arrives, 0.0).max(1)
-            sent = np.where(sends.sum(0) > 0, arrives - net.latency, ready)
-            done[s + 1] = np.maximum.reduce([ready, heard, sent])
+        done[s + 1] = _mixed(done[s] + own, traffic[s], net) if s in traffic else done[s] + own
     return Clock(done, computing)
+
+
+def _mixed(ready: np.ndarray, sends: np.ndarray, net: Network) -> np.ndarray:
+    """Return when each client (N,) has mixed, of when it was ready and the bytes (N, N) that i hears of j."""
+    arrives = ready + sends.sum(0) / net.uplink + net.latency
+    heard = np.where(sends > 0, arrives, 0.0).max(1)
+    sent = np.where(sends.sum(0) > 0, arrives - net.latency, ready)
+    return np.maximum.reduce([ready, heard, sent])

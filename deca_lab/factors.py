@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deca_lab.channel import Rows, gossip
 from deca_lab.errors import BadInput, Diverged, check, pick
-from deca_lab.gossip import Mix, mixer
 from deca_lab.tree import Layout, Params, flatten, unflatten
 
 A, B = ".lora_A", ".lora_B"  # the endings that make two names a pair
@@ -87,24 +87,27 @@ def into_b(s: Tensor) -> tuple[Tensor, Tensor]:
 SHARES: dict[str, Share] = {"balanced": balanced, "into-b": into_b}
 
 
-def decaf(W: np.ndarray, where: Layout, share: str = "balanced") -> Mix:
-    """Return DeCAF's mixing (arXiv 2505.21382) of X (N, D): each product becomes the neighbours' mean, cut back to rank r.
+def decaf(shares: Sequence[np.ndarray], where: Layout, like: Tensor, share: str = "balanced") -> Callable[[Rows], Tensor]:
+    """Return DeCAF's mixing (arXiv 2505.21382) of rows (n_p, D): each product becomes the neighbours' mean, cut to rank r.
 
-    New factors of client i: the best rank-r approximation of sum_j w_ij B_j A_j, by truncated SVD; exact where that
-    mean has rank r or less. All other columns are mixed plainly. How the paper shares the singular values between the
-    factors is not known: `share` names a rule of SHARES. Signs are fixed (the entry of each column of U of largest
-    magnitude is positive). Where a singular value is zero, as at LoRA's start, B gets a zero column and A keeps the
+    New factors of client i: the best rank-r approximation of sum_p sum_j share_p[i, j] B_j A_j, by truncated SVD; exact
+    where that mean has rank r or less. All other columns are mixed plainly. How the paper shares the singular values
+    between the factors is not known: `share` names a rule of SHARES. Signs are fixed (the entry of each column of U of
+    largest magnitude is positive). Where a singular value is zero, as at LoRA's start, B gets a zero column and A keeps the
     plainly mixed row, so that the product is right and the direction can still learn. Raises BadInput for a pair that
     is not whole or where there is none, and, when it mixes, Diverged for factors that are not finite.
     """
-    found, split = pairs(where), pick(SHARES, share, "share of the singular values")
-    check(bool(found), "names", ", ".join(where.names[:3]), "pairs of LoRA's factors to mix as products")
+    factors, split = pairs(where), pick(SHARES, share, "share of the singular values")
+    check(bool(factors), "names", ", ".join(where.names[:3]), "pairs of LoRA's factors to mix as products")
+    W = np.hstack(shares)
+    mixed_plainly = gossip([W], where, like)
 
     @torch.no_grad()
-    def mix(x: Tensor) -> Tensor:
-        given, plain = unflatten(x, where), unflatten(mixer(W, x)(x), where)
+    def mix(rows: Rows) -> Tensor:
+        x = torch.cat(tuple(rows)) if len(shares) > 1 else next(iter(rows))
+        given, plain = unflatten(x, where), unflatten(mixed_plainly((x,)), where)
         new = dict(plain)
-        for pair in found:
+        for pair in factors:
             _require_finite(given, pair)
             new[pair.A], new[pair.B] = _cut(given[pair.A], given[pair.B], plain[pair.A], W, split)
         return flatten(new, where.names).to(x.dtype)
@@ -143,11 +146,11 @@ def _cut(a: Tensor, b: Tensor, a_mixed: Tensor, W: np.ndarray, split: Share) -> 
 
 
 def _neighbours(a: Tensor, b: Tensor, W: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """A (N, deg, r, in), B (N, deg, out, r) and weights (N, deg) of each client's neighbours and itself.
+    """A (N, deg, r, in), B (N, deg, out, r) and weights (N, deg) of what each row of W (N, M) mixes of M stacked factors.
 
     deg is the largest; a client with fewer has some with weight zero at the end.
     """
-    check(W.shape == (len(a), len(a)), "W", f"of shape {W.shape}", f"({len(a)}, {len(a)}), for the stacked clients")
+    check(W.shape[1] == len(a), "W", f"of shape {W.shape}", f"({len(a)}, {len(a)}), for the stacked clients")
     degree = int((W != 0).sum(1).max())
     index = np.argsort(W == 0, axis=1, kind="stable")[:, :degree]
     weights = torch.from_numpy(np.take_along_axis(W, index, 1)).to(a)

@@ -12,9 +12,9 @@ DENSE_SHARE = 1 / 32  # of W's entries: below it, reading the edges is cheaper t
 
 
 def mixer(W: np.ndarray, like: Tensor) -> Mix:
-    """Return the function that mixes with W (N, N), on the device and in the dtype of `like`."""
+    """Return the function that mixes with W (n, N), on the device and in the dtype of `like`."""
     receivers, senders = np.nonzero(W)
-    if len(receivers) < DENSE_SHARE * W.size and like.device.type != "mps":  # Apple's GPU has no sums over bags
+    if 0 < len(receivers) < DENSE_SHARE * W.size and like.device.type != "mps":  # Apple's GPU has no sums over bags
         first = np.searchsorted(receivers, np.arange(len(W)))                # where each receiver's edges begin
         at, edges = torch.from_numpy(first).to(like.device), torch.from_numpy(senders).to(like.device)
         weights = torch.from_numpy(W[receivers, senders]).to(like)

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field, fields
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +20,6 @@ from deca_lab.nf4 import stored_bytes
 from deca_lab.runconfig import RunConfig, from_json
 from deca_lab.tasks import entropy_floor
 from deca_lab.train import State
-
-if TYPE_CHECKING:
-    from deca_lab.judge import Judged
 
 COLUMNS = {                                            # of each table, those that no run is without
     "metrics": {"step", "round", "block", "test_loss", "validation_loss", "consensus"},
@@ -57,12 +54,6 @@ class History:
     W: np.ndarray
     summary: dict[str, Any]
     folder: Path | None = None
-
-    def bounds(self) -> "dict[str, Judged]":
-        """Return the claims of theory that speak of this run, both sides along it and a verdict; see `deca_lab.judge`."""
-        from deca_lab.judge import judge
-
-        return judge(self)
 
 
 @dataclass
@@ -187,11 +178,11 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
 
 def _faults(lab: Lab, state: State) -> dict[str, float]:
     """Return what went wrong; nothing where nothing was asked to."""
-    told = lab.plan.recipe.faults
-    if not told.any:
+    if not lab.failing.any:
         return {}
-    found = told_in_words(told, lab.topology, lab.plan.steps, lab.plan.recipe.inner_steps)
-    return {**found, "refused": int(state.tally[0]), "mean_moved": state.tally[1]}
+    counts = told_in_words(lab.failing, lab.topology, lab.plan.steps, lab.plan.recipe.inner_steps)
+    tallies = state.wire.tallies
+    return {**counts, "refused": int(tallies.get("refused", 0)), "mean_moved": tallies.get("mean_moved", 0.0)}
 
 
 def _shared(lab: Lab) -> int:

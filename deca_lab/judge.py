@@ -1,7 +1,7 @@
 """The claims of theory beside a real run: what applies to it, both sides along its steps, a verdict, and what it rests on."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,13 +12,11 @@ from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.trace import Setting
 from deca_lab.estimates import Estimates, estimate
+from deca_lab.history import History
 from deca_lab.lab import Lab, prepare
 
-if TYPE_CHECKING:
-    from deca_lab.history import History
 
-
-class Judged(NamedTuple):
+class Verdict(NamedTuple):
     """A claim beside a run: `verdict` is the bound's, or "hypothesis broken: " and which; `rests_on` says what was estimated."""
 
     claim: str
@@ -27,7 +25,7 @@ class Judged(NamedTuple):
     rests_on: str = ""
 
 
-def judge(history: "History") -> dict[str, Judged]:
+def beside(history: History) -> dict[str, Verdict]:
     """Return every claim that speaks of such a run, by name; the lab is prepared again from the run's config.
 
     Raises BadInput where the corpus has changed since.
@@ -35,40 +33,40 @@ def judge(history: "History") -> dict[str, Judged]:
     lab = prepare(history.config)
     kind = history.config.optimiser
     gradient = _sgd_descent if kind == "sgd" else _deca_descent
-    judges: dict[str, Callable[[History, Lab], Judged]] = {
+    judges: dict[str, Callable[[History, Lab], Verdict]] = {
         "traffic": _traffic, "memory": _memory, "consensus": _consensus, "gradient": gradient,
         **({"interference": _interference} if history.config.adapter == "lora" else {})}
     return {name: one(history, lab) for name, one in judges.items()}
 
 
-def _traffic(history: "History", lab: Lab) -> Judged:
+def _traffic(history: History, lab: Lab) -> Verdict:
     sent = history.edges[["measured", "predicted"]].to_numpy(float)
     bound = Bound(sent[:, 0], sent[:, 1], "bytes on each edge", "theory/costs.ipynb", axis="edge", equal=True)
     if len(sent) == 0:
-        return Judged(bound.name, "hypothesis broken: nobody sends anything")
-    return Judged(bound.name, bound.verdict, bound)
+        return Verdict(bound.name, "hypothesis broken: nobody sends anything")
+    return Verdict(bound.name, bound.verdict, bound)
 
 
-def _memory(history: "History", lab: Lab) -> Judged:
+def _memory(history: History, lab: Lab) -> Verdict:
     memory = history.summary["memory"]
     bound = Bound(np.array([float(memory["measured_peak"])]), np.array([float(memory["peak"])]), "peak bytes of all clients",
                   "theory/costs.ipynb", axis="run", rounding=0.02 * memory["peak"])   # small tensors beside the blocks' own
-    return Judged(bound.name, bound.verdict, bound, "2 % for scalars and indices beside the blocks' own tensors")
+    return Verdict(bound.name, bound.verdict, bound, "2 % for scalars and indices beside the blocks' own tensors")
 
 
-def _interference(history: "History", lab: Lab) -> Judged:
+def _interference(history: History, lab: Lab) -> Verdict:
     held = history.metrics[["interference", "interference_bound"]].to_numpy(float)
     size = np.sqrt(held[:, 1].max()) if len(held) else 0.0
     bound = Bound(held[:, 0], held[:, 1], "interference of mixed factors", "theory/factor_averaging.ipynb", axis="measurement",
                   first=0, rounding=1e-6 * size)                                       # float32 sums of products
-    return Judged(bound.name, bound.verdict, bound)
+    return Verdict(bound.name, bound.verdict, bound)
 
 
-def _consensus(history: "History", lab: Lab) -> Judged:
+def _consensus(history: History, lab: Lab) -> Verdict:
     """Compare each measured disagreement of a block that just trained with what a bounded step can have made."""
     name, reason = "disagreement of the active block", _adam_reason(lab)
     if reason:
-        return Judged(name, f"hypothesis broken: {reason}")
+        return Verdict(name, f"hypothesis broken: {reason}")
     rows = history.metrics[history.metrics["step"] > 0]
     allowed = _allowed(lab)
     at = [(int(row["step"]), row["block"]) for row in rows.to_dict("records")]
@@ -78,7 +76,7 @@ def _consensus(history: "History", lab: Lab) -> Judged:
     eps = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-8}[history.config.dtype]
     rounding = np.array([eps * history.config.clients * size[block] for _, block in at])     # N products and sums a mixing
     bound = Bound(lhs, rhs, name, "theory/block_consensus.ipynb", axis="measurement", rounding=rounding)
-    return Judged(name, bound.verdict, bound, f"{history.config.dtype} arithmetic")
+    return Verdict(name, bound.verdict, bound, f"{history.config.dtype} arithmetic")
 
 
 def _adam_reason(lab: Lab) -> str:
@@ -94,9 +92,9 @@ def _adam_reason(lab: Lab) -> str:
         return "weight decay adds to the step"
     if config.mixing != "gossip":
         return f"{config.mixing} is not a mixing with W"
-    if lab.plan.recipe.faults.any:
+    if lab.failing.any:
         return "there are faults: W is another one at every mixing, or messages are late or noisy"
-    if lab.plan.recipe.compression is not None:
+    if config.compress != "none":
         return "messages are compressed: what is mixed is not the clients' models"
     if not all(np.allclose(W.sum(0), 1) and np.allclose(W.sum(1), 1) for W in lab.topology.matrices):
         return "W is not doubly stochastic"
@@ -139,7 +137,7 @@ def _rho(lab: Lab) -> float:
     return max(second_singular_value(W) for W in lab.topology.matrices)
 
 
-def _deca_descent(history: "History", lab: Lab) -> Judged:
+def _deca_descent(history: History, lab: Lab) -> Verdict:
     name, config, recipe = "mean squared gradient of DECA", lab.config, lab.plan.recipe
     reason = _adam_reason(lab) or _first({
         "moments are kept between visits": recipe.keep_moments,
@@ -149,7 +147,7 @@ def _deca_descent(history: "History", lab: Lab) -> Judged:
         "the clients never come together (rho = 1)": _rho(lab) >= 1,
     })
     if reason:
-        return Judged(name, f"hypothesis broken: {reason}")
+        return Verdict(name, f"hypothesis broken: {reason}")
     found, widths = estimate(lab.plan.problem), tuple(where.width for where in lab.plan.layouts)
     known = deca_descent.Known(found.smoothness, found.loss, found.steepest, found.zeta, found.sigma, _rho(lab), config.clients,
                                widths)
@@ -159,27 +157,27 @@ def _deca_descent(history: "History", lab: Lab) -> Judged:
     return _beside(history, name, deca_descent.right_side(known, setting), found, "theory/deca_descent.ipynb")
 
 
-def _sgd_descent(history: "History", lab: Lab) -> Judged:
+def _sgd_descent(history: History, lab: Lab) -> Verdict:
     name, config, recipe = "mean squared gradient of D-SGD", lab.config, lab.plan.recipe
     found = estimate(lab.plan.problem)
     reason = _first({
         "momentum": config.momentum > 0, "trained in blocks": len(lab.plan.blocks) > 1,
         "mixed less often than every step": recipe.mix_every > 1, "weight decay": config.weight_decay > 0,
         f"{config.mixing} is not a mixing with W": config.mixing != "gossip",
-        "there are faults": recipe.faults.any, "messages are compressed": recipe.compression is not None,
+        "there are faults": lab.failing.any, "messages are compressed": config.compress != "none",
         "the clients never come together (rho = 1)": _rho(lab) >= 1,
     })
     if not reason and config.lr > (most := d_sgd.largest_step(found.smoothness, _rho(lab), recipe.combine_first)):
         reason = f"the learning rate is above {most:.3g}"
     if reason:
-        return Judged(name, f"hypothesis broken: {reason}", rests_on=found.words())
+        return Verdict(name, f"hypothesis broken: {reason}", rests_on=found.words())
     case = d_sgd.Case(lambda seed: lab.plan.problem, lambda x: x, found.smoothness, found.sigma, found.zeta, found.loss)
     start, mean, apart = d_sgd.terms(case, lab.topology, config.lr, recipe.combine_first)
     rhs = start / np.arange(1, lab.plan.steps + 1) + mean + apart
     return _beside(history, name, rhs, found, "theory/d_sgd.ipynb")
 
 
-def _beside(history: "History", name: str, rhs: np.ndarray, found: Estimates, source: str) -> Judged:
+def _beside(history: History, name: str, rhs: np.ndarray, found: Estimates, source: str) -> Verdict:
     """Return the measured gradients of the mean model, averaged so far, against a right side over inner steps."""
     rows = history.metrics[history.metrics["step"] > 0]
     lhs = rows["gradient_norm"].to_numpy(float) ** 2
@@ -187,4 +185,4 @@ def _beside(history: "History", name: str, rhs: np.ndarray, found: Estimates, so
     bound = Bound(so_far, rhs[rows["step"].to_numpy(int) - 1], name, source, axis="measurement")
     words = (f"{found.words()}. The left side is the whole gradient at the measurements, in place of the active block's at every "
              "step; no loss is below 0")
-    return Judged(name, bound.verdict, bound, words)
+    return Verdict(name, bound.verdict, bound, words)

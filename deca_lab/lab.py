@@ -8,27 +8,31 @@ import torch
 
 from deca_lab import blocks as bl
 from deca_lab import faults, heterogeneity, messages, moments, shards, tasks, tree
+from deca_lab.channel import Carrier, Wrap, gossip
 from deca_lab.clients import ENGINES, stacked
 from deca_lab.corpora import CORPORA, Corpus, load
 from deca_lab.doctor import Diagnosis, require_sound
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.factors import decaf
+from deca_lab.faults import Faults
+from deca_lab.lossy import lossy
 from deca_lab.methods import resolve
 from deca_lab.metrics import Probe, each
 from deca_lab.optimisers import OPTIMISERS, Knobs
-from deca_lab.peers import World, exchange, gathered, summed
+from deca_lab.peers import World, gathered, over, through_server
 from deca_lab.problems import Problem
 from deca_lab.runconfig import RunConfig
+from deca_lab.schedules import SCHEDULES, schedule
 from deca_lab.shards import Shards
 from deca_lab.tokens import tokenizer
 from deca_lab.topology import Topology, topology
-from deca_lab.train import SCHEDULES, Combine, Plan, Recipe, gossip, plan, schedule
+from deca_lab.train import Plan, Recipe, plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-MIXINGS: dict[str, Combine] = {"gossip": gossip, "decaf": lambda W, where, like: decaf(W, where)}
+MIXINGS: dict[str, Carrier] = {"gossip": gossip, "decaf": decaf}
 
 
 class Lab(NamedTuple):
@@ -48,6 +52,7 @@ class Lab(NamedTuple):
     device: torch.device
     notes: tuple[str, ...] = ()            # of corpus, split and task, in plain words
     world: World = World()                 # the processes that share the clients
+    failing: Faults = Faults()             # what goes wrong on the way
 
 
 def prepare(config: RunConfig, world: World = World()) -> Lab:  # noqa: B008 - a NamedTuple, which nothing changes
@@ -79,11 +84,13 @@ def prepare(config: RunConfig, world: World = World()) -> Lab:  # noqa: B008 - a
     problem = Problem(start, task.loss, task.batches if world.size == 1 else
                       lambda step: each(task.batches(step), lambda t: t[mine]))
     probe = Probe(task.test, task.own, task.train, task.score, task.validation_score)
-    laid = plan(problem, cut, topo, spread(with_faults(recipe(len(cut)), config, topo, len(cut)), config, world, topo), mine)
+    failing = faults_of(config, topo, len(cut))
+    laid = plan(problem, cut, topo, recipe(len(cut)), *wraps_of(config, failing),
+                carrier=carrier_of(config, world, topo), site=world.site)
     frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
     apart = heterogeneity.measure(data, start_gradients(problem, world))
     notes = (*data.notes, *task.notes)
-    return Lab(config, corpus, data, which, model, topo, diagnosis, apart, laid, probe, frozen, device, notes, world)
+    return Lab(config, corpus, data, which, model, topo, diagnosis, apart, laid, probe, frozen, device, notes, world, failing)
 
 
 def load_model(config: RunConfig, vocabulary: int) -> "PreTrainedModel":
@@ -175,8 +182,8 @@ def recipe_of(config: RunConfig) -> Callable[[int], Recipe]:
     shape = pick(SCHEDULES, config.lr_scheduler_type, "lr_scheduler_type")
     feedback = moments.Feedback(pick(moments.SIGNALS, config.feedback, "feedback"),
                                 pick(moments.SCALES, config.feedback_scale, "feedback_scale"), config.b1, config.b2)
-    combine = pick(MIXINGS, config.mixing, "mixing")
-    check(combine is gossip or config.adapter == "lora", "mixing", config.mixing, "gossip, but for --adapter lora")
+    rule = pick(MIXINGS, config.mixing, "mixing")
+    check(rule is gossip or config.adapter == "lora", "mixing", config.mixing, "gossip, but for --adapter lora")
     optimiser = pick(OPTIMISERS, config.optimiser, "optimiser")(
         Knobs(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum))
     before = pick({"after": False, "before": True}, config.combine, "combine")
@@ -187,31 +194,37 @@ def recipe_of(config: RunConfig) -> Callable[[int], Recipe]:
     def recipe(count: int) -> Recipe:
         total = config.rounds * count * config.inner_steps
         return Recipe(config.rounds, config.inner_steps, schedule(config.lr, shape, total, config.warmup_steps), optimiser,
-                      keep_moments=keep, mix_every=config.mix_every, mix_all=mix_all, combine_first=before, combine=combine,
+                      keep_moments=keep, mix_every=config.mix_every, mix_all=mix_all, combine_first=before,
                       order=order, clip=config.max_grad_norm, weight_decay=config.weight_decay, seed=config.seed)
 
     return recipe
 
 
-def with_faults(recipe: Recipe, config: RunConfig, topo: Topology, blocks: int) -> Recipe:
-    """Return the recipe with what goes wrong in the run, and what messages hold; raise BadInput where that cannot be borne."""
+def faults_of(config: RunConfig, topo: Topology, blocks: int) -> Faults:
+    """Return what goes wrong in the run; raise BadInput where the topology cannot bear it."""
     n, steps = topo.n, config.rounds * blocks * config.inner_steps
-    told = faults.Faults(config.drop, config.burst, faults.spells(config.away, "away", n, steps),
-                         faults.stragglers(config.stragglers, n), faults.spells(config.garbage, "garbage", n, steps),
-                         config.stale, config.delay, config.noise, n, steps // config.mix_every, config.mix_every, config.seed)
+    asked = Faults(config.drop, config.burst, faults.spells(config.away, "away", n, steps),
+                          faults.stragglers(config.stragglers, n), faults.spells(config.garbage, "garbage", n, steps),
+                          config.stale, config.delay, config.noise, n, steps // config.mix_every, config.mix_every, config.seed)
+    return faults.faults(asked, topo, steps)
+
+
+def wraps_of(config: RunConfig, failing: Faults) -> list[Wrap]:
+    """Return what stands around the plain channel: faults, and messages cut short; raise BadInput where they cannot."""
     short = messages.compression(config.compress, config.keep_share, config.bits, config.gamma)
-    check(short is None or config.mixing == "gossip", "compress", config.compress, f"none with --mixing {config.mixing}")
-    return recipe._replace(faults=faults.faults(told, topo, steps), compression=short)
+    check(short is None or config.mixing == "gossip", "compress", config.compress, f"none with --mixing {config.mixing}: "
+          "replicas are mixed in place of the models, which only a linear mixing bears")
+    lost = lossy(failing, config.mix_every)
+    return [lost] if short is None else [lost, messages.compressed(short, config.seed)]
 
 
-def spread(recipe: Recipe, config: RunConfig, world: World, topo: Topology) -> Recipe:
-    """Return the recipe whose mixing goes over processes, or raise BadInput for what only one process can do."""
+def carrier_of(config: RunConfig, world: World, topo: Topology) -> Carrier:
+    """Return what applies W to the rows of X: here, or over processes."""
+    rule = MIXINGS[config.mixing]
     if world.size == 1:
-        return recipe
-    check(config.mixing == "gossip", "mixing", config.mixing, "gossip where clients are spread over processes")
-    check(recipe.compression is None, "compress", config.compress, "none where clients are spread over processes")
-    check(not topo.served, "topology", config.topology, "without a server where clients are spread over processes")
-    return recipe._replace(combine=exchange(world), total=lambda x: summed(world, x))
+        return rule
+    check(config.compress == "none", "compress", config.compress, "none where clients are spread over processes")
+    return through_server(world) if topo.served and rule is gossip else over(world, rule)
 
 
 def start_gradients(problem: Problem, world: World) -> tree.Params:

@@ -1,6 +1,6 @@
 """The ledger: what a run must send and hold by the formulas, beside what was sent and held."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from deca_lab.channel import Call, silence
 from deca_lab.models import layer_of
 from deca_lab.train import Plan
 
@@ -25,27 +26,29 @@ class Memory(NamedTuple):
 def traffic(plan: Plan) -> np.ndarray:
     """Return the bytes (N, N) that the whole run puts on each edge, i from j.
 
-    The formula: sum over visits of (mixings in the visit) x (block columns) x (bytes of a number) on each edge of W;
-    compressed, the visit's first mixing alone counts so, and the others what a short message takes.
+    The formula: sum over visits of (mixings in the visit) x (block columns) x (bytes of a number) on each edge of W; where
+    messages are short, what the channel predicts for each.
     """
-    sent = np.zeros((plan.topology.n, plan.topology.n), np.int64)
-    every = plan.recipe.mix_every
+    return sum((table for _, table in mixings(plan)), np.zeros((plan.topology.n, plan.topology.n), np.int64))
+
+
+def mixings(plan: Plan) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield every mixing's inner step and the bytes (N, N) that it puts on each edge, i from j."""
+    every, item, wire = plan.recipe.mix_every, max(_item(plan), 4), silence(plan.topology.n)     # never in half precision
     for visit in plan.visits:
         for turn in range(visit.first // every, (visit.last + 1) // every):
-            sent += plan.messages(turn) * message_bytes(plan, visit.block, plan.first(turn))
-    return sent
+            step, first = (turn + 1) * every - 1, plan.first(turn)
+            calls = [(Call(step, turn, block, number, first), width) for block, number, width in carried(plan, visit.block)]
+            yield step, np.sum([plan.channel.predicted(call, width, item, wire, None) for call, width in calls], axis=0)
+        wire.tables.clear()
 
 
-def message_bytes(plan: Plan, active: int, first: bool) -> int:
-    """Return the bytes of one message: the active block, what its optimiser tracks, and the others if all are mixed.
-
-    `first`: of the first mixing of a visit, whose messages are whole.
-    """
-    recipe, item = plan.recipe, max(_item(plan), 4)          # in working precision, never half
-    mixed = list(plan.layouts) if recipe.mix_all else [plan.layouts[active]]
-    widths = [where.width for where in (*mixed, *[plan.layouts[active]] * recipe.optimiser.mixed)]
-    short = recipe.compression
-    return sum(width * item if short is None or first else short.size(width, item) for width in widths)
+def carried(plan: Plan, active: int) -> list[tuple[int, int, int]]:
+    """Return (block, number, columns) of each tensor that a mixing carries: what the optimiser tracks, X, and other blocks."""
+    width = plan.layouts[active].width
+    own = [(active, number, width) for number in range(plan.recipe.optimiser.mixed + 1)]
+    others = [(k, 0, where.width) for k, where in enumerate(plan.layouts) if k != active and plan.recipe.mix_all]
+    return [*own, *others]
 
 
 def _item(plan: Plan) -> int:
@@ -70,12 +73,10 @@ def memory(plan: Plan) -> Memory:
 
 
 def _replicas(plan: Plan) -> int:
-    """Return the bytes of the replicas that compressed messages need: one of all that is mixed of the largest block."""
-    if plan.recipe.compression is None:
-        return 0
-    widths = [where.width for where in plan.layouts]
-    mixed = sum(widths) if plan.recipe.mix_all else max(widths)
-    return plan.topology.n * max(_item(plan), 4) * (mixed + plan.recipe.optimiser.mixed * max(widths))
+    """Return the bytes of the copies that the channel keeps: each as large as all that is carried for the largest block."""
+    widest = max(range(len(plan.layouts)), key=lambda k: plan.layouts[k].width)
+    columns = sum(width for _, _, width in carried(plan, widest))
+    return plan.channel.copies * plan.topology.n * max(_item(plan), 4) * columns
 
 
 def _all_mixed(plan: Plan) -> int:

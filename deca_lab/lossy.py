@@ -1,15 +1,16 @@
-"""Mixing over a lossy way: with the W that remains, and with what was said, late or noisy, once garbage is refused."""
+"""A channel under faults: mixing with the W that remains, and with what was said, late or noisy, once garbage is refused."""
 
-from collections.abc import Callable, Sequence
-from itertools import count
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deca_lab import channel as ch
+from deca_lab.channel import Call, Channel, Site, Size, Wire
+from deca_lab.errors import check
 from deca_lab.faults import Faults, remaining
-from deca_lab.gossip import Mix
+from deca_lab.gossip import row_bytes
 
 LOUD = 1e6              # a message whose root mean square is so many times the clients' median is garbage; honest second
                         # moments differ by the square of what gradients differ by, and must pass
@@ -17,85 +18,100 @@ NAN, INFINITE = float("nan"), 1e200
 COLUMNS = 2**12         # of X that are looked at in one go
 
 
-class Post(NamedTuple):
-    """What mixings write down beside X, of the State: `past`, `tally` and `sent`.
+def lossy(faults: Faults, mix_every: int) -> ch.Wrap:
+    """Return the wrap that puts a plain channel under faults; the run mixes every `mix_every` inner steps."""
 
-    `past` holds earlier messages (n, D) by block, call and age; `tally` is [refused messages, length of the mean's moves];
-    `sent` the bytes (N, N).
-    """
+    def wrap(inner: Channel) -> Channel:
+        laid_out = (faults.clients, faults.mix_every)
+        check(not faults.any or laid_out == (inner.topology.n, mix_every), "faults", laid_out,
+              f"of the plan's clients and mix_every, {(inner.topology.n, mix_every)}")
+        return _under(faults, inner) if faults.any else inner
 
-    past: dict[str, Tensor]
-    tally: list[float]
-    sent: np.ndarray
-
-
-class Way(NamedTuple):
-    """Whose rows X holds in this process, and how a tensor is summed over processes."""
-
-    mine: slice
-    total: Callable[[Tensor], Tensor]
-
-    def everybodys(self, values: Tensor, clients: int) -> Tensor:
-        """Return a value of every client (N,) of those of `mine`."""
-        full = values.new_zeros(clients)
-        full[self.mine] = torch.nan_to_num(values, posinf=INFINITE, nan=INFINITE)     # infinity times 0 would spoil the sum
-        full = self.total(full)
-        return torch.where(full >= INFINITE, float("inf"), full)
+    return wrap
 
 
-def mixing(W: np.ndarray, told: Faults, step: int, block: int, combine: Callable[[np.ndarray], Mix], post: Post,
-           way: Way) -> Mix:
-    """Return the mixing after an inner step under faults; `combine` makes a Mix of a matrix."""
-    turn, there, calls = step // told.mix_every, told.present(step), count()
-    out = told.lost(turn) | ~there[:, None] | ~there
+def _under(faults: Faults, inner: Channel) -> Channel:
+    def present(turn: int) -> np.ndarray:
+        return faults.present((turn + 1) * faults.mix_every - 1)
 
-    def mix(x: Tensor) -> Tensor:
-        call = next(calls)
-        own, said = (way.everybodys(sizes(part), told.clients) for part in (x, garbled(x, told, step, way.mine)))
-        good = acceptable(own, said)
-        post.tally[0] += int(((W != 0) & ~out & ~good & ~np.eye(len(W), dtype=bool)).sum())
-        left = remaining(W, out | ~good[:, None] | ~good)
-        sane, finite = torch.from_numpy(good[way.mine]).to(x.device)[:, None], torch.isfinite(own)[way.mine, None]
-        clean = x if bool(finite.all()) else torch.where(finite, x, 0.0)         # 0 times NaN is NaN: none of it may be touched
-        if told.altered:
-            letters = _letters(noisy(clean, told, (turn, block, call), way.mine), post.past, f"{block}.{call}", told)
-            heard = _heard(clean, left, letters, told.ages(turn), combine, way.mine)
-        else:
-            heard = combine(left)(clean)
-        post.tally[1] += _moved(clean, heard, sane.to(x.dtype), way) / max(int((there & good).sum()), 1)
-        return heard if bool(sane.all()) else torch.where(sane, heard, x)
+    def messages(turn: int) -> np.ndarray:
+        return inner.messages(turn) * np.outer(present(turn), present(turn))
 
-    return mix
+    def failed(turn: int) -> np.ndarray:
+        mute = faults.silent((turn + 1) * faults.mix_every - 1) | ~present(turn)
+        return faults.lost(turn) | mute[:, None] | mute
+
+    def exchange(call: Call, x: Tensor, wire: Wire, size: Size | None = None) -> Tensor:
+        ch.count(wire, ch.edges(messages(call.turn), inner.site.mine), row_bytes(x) if size is None else size)
+        return mixed(inner, faults, call, x, wire)
+
+    def predicted(call: Call, width: int, item: int, wire: Wire, size: Size | None = None) -> np.ndarray:
+        return messages(call.turn) * (width * item if size is None else size)
+
+    return inner._replace(exchange=exchange, predicted=predicted, messages=messages, failed=failed, absent=faults.absent,
+                          exact=faults.noise == 0)
 
 
-def _moved(x: Tensor, x_new: Tensor, counts: Tensor, way: Way) -> float:
-    """Return the length of the sum over rows of x_new - x, of those that count, a few columns at a time: little memory."""
-    squares = 0.0
-    for old, new in zip(x.split(COLUMNS, 1), x_new.split(COLUMNS, 1), strict=True):
-        squares += float(way.total(((new - old) * counts).sum(0, dtype=torch.float64)).square().sum())
-    return squares**0.5
+def mixed(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire) -> Tensor:
+    """Return X (n, D) mixed under faults: who hears nobody, or is heard by nobody, keeps to itself what it would have given."""
+    W, site, there = channel.topology.at(call.turn), channel.site, faults.present(call.step)
+    out = faults.lost(call.turn) | ~there[:, None] | ~there
+    own, said = (everybodys(site, sizes(part), faults.clients) for part in (x, garbled(x, faults, call.step, site.mine)))
+    good = acceptable(own, said)
+    _add(wire, "refused", ((W != 0) & ~out & ~good & ~np.eye(len(W), dtype=bool)).sum())
+    left = remaining(W, out | ~good[:, None] | ~good)
+
+    finite = torch.isfinite(own)[site.mine, None]
+    clean = x if bool(finite.all()) else torch.where(finite, x, 0.0)     # 0 times NaN is NaN: none of it may be touched
+    shares, letters = [left], [clean]
+    if faults.altered:
+        shares, letters = _by_age(left, faults.ages(call.turn), clean, _letters(channel, faults, call, clean, wire))
+    x_new = channel.carrier(shares, channel.layouts[call.block], x[:, :1])(letters)
+
+    counts = torch.from_numpy((good & there)[site.mine]).to(x.device)[:, None]
+    _add(wire, "mean_moved", _moved(clean, x_new, counts.to(x.dtype), site) / max(int((there & good).sum()), 1))
+    return x_new if bool(counts.all()) else torch.where(counts, x_new, x)
 
 
-def _letters(said: Tensor, past: dict[str, Tensor], key: str, told: Faults) -> list[Tensor]:
+def _add(wire: Wire, name: str, value: float) -> None:
+    wire.tallies[name] = wire.tallies.get(name, 0.0) + float(value)
+
+
+def everybodys(site: Site, values: Tensor, clients: int) -> Tensor:
+    """Return a value of every client (N,), of those of this process's."""
+    full = values.new_zeros(clients)
+    full[site.mine] = torch.nan_to_num(values, posinf=INFINITE, nan=INFINITE)     # infinity times 0 would spoil the sum
+    full = site.total(full)
+    return torch.where(full >= INFINITE, float("inf"), full)
+
+
+def _by_age(left: np.ndarray, ages: np.ndarray, x: Tensor, letters: Sequence[Tensor]) -> tuple[list[np.ndarray], list[Tensor]]:
+    """Return what mixes: the clients' own rows by the diagonal of W, and the others' messages by their age."""
+    own = np.diag(np.diag(left))
+    ages = np.minimum(ages, len(letters) - 1)                            # a visit begins without a past
+    parts = [np.where(ages == age, left - own, 0.0) for age in range(len(letters))]
+    heard = [(part, letter) for part, letter in zip(parts, letters, strict=True) if part.any()]
+    return [own, *(part for part, _ in heard)], [x, *(letter for _, letter in heard)]
+
+
+def _letters(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire) -> list[Tensor]:
     """Return the messages of this mixing and of those before it in the visit, newest first, and keep what may be needed."""
-    letters = [said]
-    if told.stale > 0:
-        letters += [past[name] for age in range(1, told.delay + 1) if (name := f"{key}.{age}") in past]
-        older = [said.clone(), *letters[1:told.delay]]                  # what was said may be changed in place later
-        past.update({f"{key}.{age}": letter for age, letter in enumerate(older, 1)})
+    said = noisy(x, faults, (call.turn, call.block, call.number), channel.site.mine)
+    if faults.stale == 0:
+        return [said]
+    names = [f"{call.key}.late.{age}" for age in range(1, faults.delay + 1)]
+    letters = [said, *(wire.letters[name] for name in names if name in wire.letters)]
+    older = [said.clone(), *letters[1:faults.delay]]                     # x may be changed in place later
+    wire.letters.update(zip(names, older, strict=False))
     return letters
 
 
-def _heard(x: Tensor, left: np.ndarray, letters: Sequence[Tensor], ages: np.ndarray, combine: Callable[[np.ndarray], Mix],
-           mine: slice) -> Tensor:
-    """Return w_ii x_i + sum over others of w_ij times the message of j that i has."""
-    heard = x * torch.from_numpy(np.diag(left)[mine].copy()).to(x)[:, None]
-    others, ages = left - np.diag(np.diag(left)), np.minimum(ages, len(letters) - 1)      # a visit begins without a past
-    for age, letter in enumerate(letters):
-        part = np.where(ages == age, others, 0.0)
-        if part.any():
-            heard += combine(part)(letter)
-    return heard
+def _moved(x: Tensor, x_new: Tensor, counts: Tensor, site: Site) -> float:
+    """Return the length of the sum over rows of x_new - x, of those that count, a few columns at a time: little memory."""
+    squares = 0.0
+    for old, new in zip(x.split(COLUMNS, 1), x_new.split(COLUMNS, 1), strict=True):
+        squares += float(site.total(((new - old) * counts).sum(0, dtype=torch.float64)).square().sum())
+    return squares**0.5
 
 
 def acceptable(own: Tensor, size: Tensor) -> np.ndarray:
@@ -113,9 +129,9 @@ def sizes(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=1).double() / max(x.shape[1], 1) ** 0.5
 
 
-def garbled(x: Tensor, told: Faults, step: int, mine: slice) -> Tensor:
+def garbled(x: Tensor, faults: Faults, step: int, mine: slice) -> Tensor:
     """Return what the clients `mine` say: their rows of X, but for those whose messages are garbage."""
-    mute = np.flatnonzero(told.silent(step)[mine])
+    mute = np.flatnonzero(faults.silent(step)[mine])
     if not len(mute):
         return x
     said = x.clone()
@@ -124,21 +140,10 @@ def garbled(x: Tensor, told: Faults, step: int, mine: slice) -> Tensor:
     return said
 
 
-def noisy(x: Tensor, told: Faults, call: Sequence[int], mine: slice) -> Tensor:
+def noisy(x: Tensor, faults: Faults, call: Sequence[int], mine: slice) -> Tensor:
     """Return the messages of the clients `mine` with a Gaussian error, one draw a client, mixing and `call` of a mixing."""
-    if told.noise == 0:
+    if faults.noise == 0:
         return x
-    seeds = ([told.seed, 0x5A17, *call, i] for i in range(mine.start, mine.stop))
+    seeds = ([faults.seed, 0x5A17, *call, i] for i in range(mine.start, mine.stop))
     errors = np.stack([np.random.default_rng(seed).standard_normal(x.shape[1]) for seed in seeds])
-    return x + torch.from_numpy(errors).to(x) * (told.noise * sizes(x)).to(x)[:, None]
-
-
-def rows_of(parts: Sequence[Tensor], away: np.ndarray) -> list[Tensor]:
-    """Return copies of these clients' rows of each matrix (N, D); nothing where all are there."""
-    return [part[away].clone() for part in parts] if len(away) else []
-
-
-def put_back(parts: Sequence[Tensor], away: np.ndarray, rows: Sequence[Tensor]) -> None:
-    """Write the rows of `rows_of` back into the matrices."""
-    for part, held in zip(parts, rows, strict=False):                   # none are held where all are there
-        part[away] = held
+    return x + torch.from_numpy(errors).to(x) * (faults.noise * sizes(x)).to(x)[:, None]

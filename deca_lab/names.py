@@ -17,10 +17,10 @@ def tables() -> dict[str, dict[str, str]]:
         models,
         moments,
         optimisers,
+        schedules,
         shards,
         tasks,
         topology,
-        train,
         weights,
     )
 
@@ -39,7 +39,7 @@ def tables() -> dict[str, dict[str, str]]:
                       **_first_lines({name: signal for name, signal in moments.SIGNALS.items() if signal})},
         "feedback-scales": _first_lines(moments.SCALES),
         "compressors": {"none": "Messages are whole.", **_first_lines(messages.COMPRESSORS)},
-        "schedules": _first_lines(train.SCHEDULES),
+        "schedules": _first_lines(schedules.SCHEDULES),
         "claims": {name: claim.says for name, claim in claims.CLAIMS.items()},
         "engines": _first_lines(clients.ENGINES),
     }

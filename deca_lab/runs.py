@@ -20,9 +20,10 @@ from deca_lab.files import alone, new_folder, read_text, write_whole
 from deca_lab.history import History, Record
 from deca_lab.lab import Lab, find_device, prepare
 from deca_lab.metrics import Measurement, each, measure
-from deca_lab.peers import World, gathered, scattered, summed, told
+from deca_lab.optimisers import tensors
+from deca_lab.peers import World, gathered_state, scattered_state, summed, told
 from deca_lab.runconfig import RunConfig, from_json
-from deca_lab.train import Plan, State, begin, params_of, train
+from deca_lab.train import Plan, State, begin, params_of, train, working
 
 Progress = Callable[[int, int, dict[str, Any]], bool | None]  # (inner steps done, of how many, what is known) -> stop now?
 
@@ -65,53 +66,13 @@ def resume_in(world: World, folder: Path | str, progress: Progress | None = None
     if world.rank:
         config = from_json(bytes(told(world, None, device)).decode(), "rank 0's config.json")
         lab = prepare(config, world)
-        return _go(lab, None, _spread(lab, None), _blank(lab), progress)
+        return _go(lab, None, scattered_state(lab.world, lab.plan, None), _blank(lab), progress)
     config = read_config(folder)
     told(world, list(config.to_json().encode()), device)
     lab = prepare(config, world)
     with alone(folder):
         state, record = _kept(lab, folder)
-        return _go(lab, folder, _spread(lab, state), record, progress)
-
-
-def _spread(lab: Lab, state: State | None) -> State:
-    """Return this rank's part of the state of all clients, which rank 0 holds."""
-    if lab.world.size == 1:
-        assert state is not None
-        return state
-    kind: Any = lab.plan.recipe.optimiser.kind
-    like = next(iter(lab.plan.problem.start.values())).flatten()[:0]
-    wide = like.float() if like.element_size() < 4 else like
-    numbers = None if state is None else [state.step, int(state.master is not None),
-                                          *(n for k, held in state.moments.items() for n in (k, held.steps))]
-    step, half, *pairs = told(lab.world, numbers, lab.device)
-    widths = [(where.width,) for where in lab.plan.layouts]
-
-    def part(x: Tensor | None, k: int, form: Tensor) -> Tensor:
-        return scattered(lab.world, x, widths[k], form)
-
-    blocks = tuple(part(state.blocks[k] if state else None, k, like) for k in range(len(widths)))
-    active = lab.plan.visits[min(step, lab.plan.steps - 1) // lab.config.inner_steps].block
-    master = part(state.master if state else None, active, wide) if half else None
-    moments = {k: kind(*(part(getattr(state.moments[k], name) if state else None, k, wide) for name in kind._fields[:-1]), count)
-               for k, count in zip(pairs[::2], pairs[1::2], strict=True)}
-    sent = state.sent if state else np.zeros((lab.topology.n,) * 2, np.int64)      # the others' sums start again from zero
-    names = bytes(told(lab.world, list(" ".join(state.past).encode()) if state else None, lab.device)).decode().split()
-    past = {name: part(state.past[name] if state else None, int(name.split(".")[0]), wide) for name in names}
-    return State(step, blocks, master, moments, sent, past, state.tally if state else (0.0, 0.0))
-
-
-def _whole(lab: Lab, state: State) -> State:
-    """Return the state of all clients on rank 0; on other ranks a state that is not to be read."""
-    if lab.world.size == 1:
-        return state
-    world = lab.world
-    master = None if state.master is None else gathered(world, state.master)
-    moments = {k: type(held)(*(gathered(world, part) for part in held[:-1]), held.steps) for k, held in state.moments.items()}
-    sent = summed(world, torch.from_numpy(state.sent).to(lab.device, copy=True)).cpu().numpy()
-    past = {name: gathered(world, letters) for name, letters in state.past.items()}
-    return state._replace(blocks=tuple(gathered(world, x) for x in state.blocks), master=master, moments=moments, sent=sent,
-                          past=past)
+        return _go(lab, folder, scattered_state(lab.world, lab.plan, state), record, progress)
 
 
 def _everybodys(lab: Lab, values: Tensor) -> Tensor:
@@ -132,9 +93,10 @@ def _kept(lab: Lab, folder: Path) -> tuple[State, Record]:
     """Return state and record of the folder's checkpoint, or of the start where there is none yet."""
     if not (folder / "checkpoint.safetensors").exists():
         return begin(lab.plan), _blank(lab)
-    state, held = checkpoint.load(folder / "checkpoint.safetensors", lab.plan.recipe.optimiser.kind, lab.device)
+    optimisers = lab.plan.optimisers
+    state, noted = checkpoint.load(folder / "checkpoint.safetensors", lambda k, x: optimisers[k].init(working(x)), lab.device)
     try:
-        record = Record(**held, timings=history.read_timings(folder, state.step))
+        record = Record(**noted, timings=history.read_timings(folder, state.step))
     except TypeError as error:
         raise BadInput(f"the checkpoint in {str(folder)!r} holds no record of a run: {error}") from None
     _require_same(lab, record, folder)
@@ -164,13 +126,14 @@ def _require_same(lab: Lab, record: Record, folder: Path) -> None:
 def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: Progress | None) -> History | None:
     """Advance from `state` to the end; measure and save where the config says."""
     meter, began = ledger.Meter(), time.perf_counter() - record.seconds
-    steps, seen = train(lab.plan, state, _metered(ENGINES[lab.config.engine], meter)), lab.world.rank == 0
-    whole = _whole(lab, state) if state.step == 0 else state
+    steps = train(lab.plan, state, _metered(ENGINES[lab.config.engine], meter), donate=True)
+    seen = lab.world.rank == 0
+    whole = gathered_state(lab.world, state) if state.step == 0 else state
     if state.step == 0 and seen:
         _note(lab, whole, record, began)
     while state.step < lab.plan.steps:
         opening = state.step % lab.config.inner_steps < lab.config.mix_every       # a visit is metered until it first mixes
-        meter.watch([*state.blocks, *state.past.values(), *(t for held in state.moments.values() for t in held[:-1])])
+        meter.watch(_held(state))
         with meter if opening else nullcontext():
             state, own = next(steps)
         record.peak_bytes = max(record.peak_bytes, _anybodys(lab, meter.most) if opening else 0)
@@ -181,7 +144,7 @@ def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: P
         known = {**record.metrics[-1], "measured": len(record.metrics), **record.train[-1]} if seen else record.train[-1]
         asked = progress is not None and bool(progress(state.step, lab.plan.steps, known))
         if _anybodys(lab, int(asked)) and state.step < lab.plan.steps:
-            _stop(lab, folder, _whole(lab, state), record)
+            _stop(lab, folder, gathered_state(lab.world, state), record)
     if not seen:
         return None
     done = history.gather(lab, whole, record, folder)
@@ -190,13 +153,19 @@ def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: P
     return done
 
 
+def _held(state: State) -> list[Tensor]:
+    """Return the tensors of a state."""
+    moments = [part for held in state.moments.values() for part in tensors(held)]
+    return [*state.blocks, *state.wire.letters.values(), *moments]
+
+
 def _written_down(lab: Lab, state: State, record: Record, folder: Path | None, began: float) -> State | None:
     """Measure and keep the state where the config says so; return then that of all clients."""
     measured, kept = (_due(state.step, every, lab) for every in (lab.config.eval_every, lab.config.checkpoint_every))
     if not (measured or kept):
         return None
     _require_finite(lab.plan, state, _everybodys(lab, _wild(state)) > 0, "model", folder)
-    whole = _whole(lab, state)
+    whole = gathered_state(lab.world, state)
     if measured and lab.world.rank == 0:
         _note(lab, whole, record, began)
     if kept and folder is not None:
@@ -283,8 +252,7 @@ def _interference(lab: Lab, state: State) -> dict[str, float]:
 
 def _measured(lab: Lab, state: State) -> tuple[Measurement, list[int]]:
     """Measure the clients that are there, and return who they are: the mean model is theirs alone."""
-    told, params = lab.plan.recipe.faults, params_of(lab.plan, state)
-    here = torch.from_numpy(np.flatnonzero(told.members(max(state.step - 1, 0)))) if told.away else torch.arange(lab.topology.n)
+    params, here = params_of(lab.plan, state), torch.from_numpy(np.flatnonzero(lab.failing.members(max(state.step - 1, 0))))
     if len(here) == lab.topology.n:
         return measure(lab.plan.problem.loss, params, state.blocks, lab.probe), here.tolist()
     at = here.to(lab.device)

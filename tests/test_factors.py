@@ -36,7 +36,7 @@ def products(params, module):
 
 def mixed(params, W, **options):
     x, where = flat(params)
-    return tree.unflatten(factors.decaf(W, where, **options)(x), where)
+    return tree.unflatten(factors.decaf([W], where, x, **options)((x,)), where)
 
 
 def dense_best(product, rank):
@@ -58,7 +58,7 @@ def test_half_a_pair_is_refused(names):
     with pytest.raises(BadInput, match=r"names: h.q.lora_\w is without h.q.lora_\w: both of a pair"):
         factors.pairs(names)
     with pytest.raises(BadInput, match="is without"):
-        factors.decaf(np.eye(2), tree.Layout(tuple(names), tuple((1, 1) for _ in names)))
+        factors.decaf([np.eye(2)], tree.Layout(tuple(names), tuple((1, 1) for _ in names)), torch.zeros(1))
 
 
 # interference
@@ -197,7 +197,11 @@ def test_single_precision_follows_double():
 
 def test_nothing_given_changes_and_two_calls_are_equal():
     x, where = flat(random_params(6))
-    kept, mix = x.clone(), factors.decaf(GRAPHS["ring"], where)
+    kept, carry = x.clone(), factors.decaf([GRAPHS["ring"]], where, x)
+
+    def mix(x):
+        return carry((x,))
+
     assert torch.equal(mix(x), mix(x))
     assert torch.equal(x, kept)
     assert mix(x.requires_grad_()).grad_fn is None
@@ -207,13 +211,13 @@ def test_nothing_given_changes_and_two_calls_are_equal():
 def test_bad_input_and_divergence_are_named():
     x, where = flat(random_params(6))
     with pytest.raises(BadInput, match=r"unknown share of the singular values 'balancd': did you mean 'balanced'"):
-        factors.decaf(GRAPHS["ring"], where, share="balancd")
+        factors.decaf([GRAPHS["ring"]], where, torch.zeros(1), share="balancd")
     with pytest.raises(BadInput, match=r"names = 'w' cannot be used: it must be pairs of LoRA's factors"):
-        factors.decaf(np.eye(2), tree.Layout(("w",), ((3,),)))
+        factors.decaf([np.eye(2)], tree.Layout(("w",), ((3,),)), torch.zeros(1))
     with pytest.raises(BadInput, match=r"W = 'of shape \(4, 4\)' cannot be used: it must be \(6, 6\)"):
         factors.truncation_error(random_params(6), GRAPHS["complete"])
     with pytest.raises(BadInput, match=r"row sums \[2.0, 2.0\]"):
         factors.interference(random_params(2), np.ones((2, 2)))
     x[3, 0] = float("nan")
     with pytest.raises(Diverged, match=r"client 3: h\.0\.q\.lora_A is no longer finite"):
-        factors.decaf(GRAPHS["ring"], where)(x)
+        factors.decaf([GRAPHS["ring"]], where, x)((x,))

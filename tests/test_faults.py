@@ -7,18 +7,19 @@ import pytest
 import torch
 from command import SMALL
 
+from deca_lab import channel as ch
 from deca_lab import faults as fl
 from deca_lab import lossy, optimisers, runs
 from deca_lab import moments as mo
 from deca_lab.blocks import whole
 from deca_lab.doctor import diagnose
 from deca_lab.errors import BadInput, Stopped
-from deca_lab.gossip import mixer
 from deca_lab.lab import prepare
 from deca_lab.problems import quadratics
 from deca_lab.runconfig import RunConfig
 from deca_lab.topology import topology
 from deca_lab.train import Recipe, plan, train
+from deca_lab.tree import layout
 
 CONFIG = RunConfig(**{**SMALL, "clients": 6, "rounds": 2})
 STEPS = 60
@@ -30,11 +31,10 @@ def told(away="", garbage="", stragglers="", clients=6, turns=STEPS, graph="ring
     return fl.faults(made, topology(graph, clients), STEPS)
 
 
-def post():
-    return lossy.Post({}, [0, 0.0], np.zeros((6, 6), np.int64))
-
-
-WAY = lossy.Way(slice(0, 6), lambda x: x)
+def mixed(faults, step, X, wire):
+    """One mixing of a ring under faults, after an inner step; `wire` remembers."""
+    inner = ch.plain(topology("ring", 6), (layout({"x": X}, ["x"]),), X[:0, :0])
+    return lossy.mixed(inner, faults, ch.Call(step, step, 0, 0, False), X, wire)
 
 
 @pytest.mark.parametrize("graph", ["ring", "star", "complete", "erdos-renyi"])
@@ -84,9 +84,9 @@ def problem(clients=6, d=4, seed=0):
 
 
 def states(faults, optimiser=None, **knobs):
-    recipe = Recipe(3, 20, lambda s: 0.05, optimiser or optimisers.sgd(), faults=faults, **knobs)
+    recipe = Recipe(3, 20, lambda s: 0.05, optimiser or optimisers.sgd(), **knobs)
     made = problem()
-    laid = plan(made, whole(["x"]), topology("ring", 6), recipe)
+    laid = plan(made, whole(["x"]), topology("ring", 6), recipe, lossy.lossy(faults, recipe.mix_every))
     return made, laid, [state for state, _ in train(laid)]
 
 
@@ -115,37 +115,37 @@ def test_who_is_away_stands_still_and_others_do_not_hear_it(name):
     assert (X[away, 2] == X[14, 2]).all()
     assert (X[46, 2] != X[44, 2]).any()
     assert (np.diff(X[away, 1], axis=0) != 0).any()
-    held = [next(iter(state.moments.values())) for state in found[away]]
-    for part in range(len(held[0]) - 1):
-        assert (held[-1][part][2] == held[0][part][2]).all()
+    held = [optimisers.tensors(next(iter(state.moments.values()))) for state in found[away]]
+    for first, last in zip(held[0], held[-1], strict=True):
+        assert (last[2] == first[2]).all()
     sent = [state.sent for state in found]
     assert (sent[44] - sent[14])[2].sum() == (sent[44] - sent[14])[:, 2].sum() == 0
     assert sent[14][2].sum() > 0
-    assert laid.messages(0).sum() == 12
-    assert laid.messages(20).sum() == 8
+    assert laid.channel.messages(0).sum() == 12
+    assert laid.channel.messages(20).sum() == 8
 
 
 def test_garbage_is_refused_and_counted_and_harms_nobody():
     _, _, clean = states(told())
     _, _, found = states(told(garbage="1@0-0.5"))
-    assert found[-1].tally[0] == 30 * 2                                # 30 mixings, two receivers
+    assert found[-1].wire.tallies.get("refused", 0) == 30 * 2                                # 30 mixings, two receivers
     assert all(np.isfinite(state.blocks[0].numpy()).all() for state in found)
     assert np.abs(found[-1].blocks[0].numpy()).max() < 10
-    assert clean[-1].tally[0] == 0
+    assert clean[-1].wire.tallies.get("refused", 0) == 0
     cut = told(away="", garbage="1@0-0.5")
     W = fl.remaining(topology("ring", 6).at(0), np.eye(6, dtype=bool)[1][:, None] | np.eye(6, dtype=bool)[1])
     X = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 3)))
-    mixed = lossy.mixing(topology("ring", 6).at(0), cut, 3, 0, lambda left: mixer(left, X), post(), WAY)(X)
-    np.testing.assert_allclose(mixed.numpy(), W @ X.numpy(), atol=1e-14)
+    got = mixed(cut, 3, X, ch.silence(6))
+    np.testing.assert_allclose(got.numpy(), W @ X.numpy(), atol=1e-14)
 
 
 def test_a_late_message_from_before_a_refusal_is_no_row_of_zeros():
     one, X = told(garbage="1@0-0.1", stale=1.0), torch.full((6, 3), 5.0, dtype=torch.float64)
-    W, beside = topology("ring", 6).at(0), post()
+    beside = ch.silence(6)
     for step in (4, 5, 6, 7):                                          # client 1 is itself again from step 6 on
-        mixed = lossy.mixing(W, one, step, 0, lambda left: mixer(left, X), beside, WAY)(X)
-        np.testing.assert_allclose(mixed, X)
-    assert beside.tally[0] == 2 * 2
+        got = mixed(one, step, X, beside)
+        np.testing.assert_allclose(got, X)
+    assert beside.tallies.get("refused", 0) == 2 * 2
 
 
 def test_an_honest_client_that_is_unlike_the_others_is_heard():
@@ -162,12 +162,12 @@ def test_an_honest_client_that_is_unlike_the_others_is_heard():
 def test_a_client_that_broke_by_itself_infects_nobody(value):
     X = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 3)))
     X[4] = value
-    beside = post()
-    mixed = lossy.mixing(topology("ring", 6).at(0), told(drop=1e-9), 3, 0, lambda left: mixer(left, X), beside, WAY)(X)
-    assert beside.tally[0] == 2
-    assert torch.isfinite(mixed[[0, 1, 2, 3, 5]]).all()
-    assert mixed[[0, 1, 2, 3, 5]].abs().max() < 10
-    assert mixed[4].equal(X[4]) or value != value
+    beside = ch.silence(6)
+    got = mixed(told(drop=1e-9), 3, X, beside)
+    assert beside.tallies.get("refused", 0) == 2
+    assert torch.isfinite(got[[0, 1, 2, 3, 5]]).all()
+    assert got[[0, 1, 2, 3, 5]].abs().max() < 10
+    assert got[4].equal(X[4]) or value != value
 
 
 def test_late_messages_have_their_share_and_are_the_newest_there_is():
@@ -198,7 +198,7 @@ def test_under_late_messages_the_run_is_a_plain_loop(delay, drop):
                     X[i] += W[i, j] * (told_so_far[min(ages[i, j], len(told_so_far) - 1)][j] - plus[i])
         moved += np.linalg.norm(X.mean(0) - plus.mean(0))
         np.testing.assert_allclose(state.blocks[0].numpy(), X, atol=1e-12)
-    assert found[-1].tally[1] == pytest.approx(moved, rel=1e-9)
+    assert found[-1].wire.tallies["mean_moved"] == pytest.approx(moved, rel=1e-9)
     assert moved > 1e-3
     late = [(one.ages(turn) > 0) & ~one.lost(turn) & (W != 0) for turn in range(STEPS) if turn % 20]
     assert fl.told_in_words(one, topology("ring", 6), STEPS, 20)["late"] == np.sum(late)
@@ -208,14 +208,14 @@ def test_noise_has_its_size_and_is_heard_by_others_alone():
     one = told(noise=0.1)
     X, W = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 4000))) * 7, topology("ring", 6).at(0)
     X[5] = 0.0                                                          # says nothing but zeros, without an error
-    mixed = [lossy.mixing(W, one, 3, 0, lambda left: mixer(left, X), post(), WAY)(X) for _ in range(2)]
-    assert mixed[0].equal(mixed[1])
-    error = (mixed[0] - torch.from_numpy(W) @ X).numpy()
+    got = [mixed(one, 3, X, ch.silence(6)) for _ in range(2)]
+    assert got[0].equal(got[1])
+    error = (got[0] - torch.from_numpy(W) @ X).numpy()
     assert error[2].std() == pytest.approx(0.1 * 7 * np.sqrt(2) / 3, rel=0.05)      # of two neighbours, w = 1/3
     assert error[0].std() == pytest.approx(0.1 * 7 / 3, rel=0.05)
     assert abs(np.corrcoef(error[0], error[2])[0, 1] - np.sqrt(0.5)) < 0.05         # both heard the same words of client 1
-    later = lossy.mixing(W, one, 4, 0, lambda left: mixer(left, X), post(), WAY)(X)
-    assert not later.equal(mixed[0])
+    later = mixed(one, 4, X, ch.silence(6))
+    assert not later.equal(got[0])
 
 
 def test_a_straggler_takes_part_in_one_mixing_of_so_many_and_nobody_waits():
@@ -223,9 +223,9 @@ def test_a_straggler_takes_part_in_one_mixing_of_so_many_and_nobody_waits():
     X = np.stack([state.blocks[0].numpy() for state in found])
     takes_part = np.array([(X[t, 2] != X[t - 1, 2]).any() for t in range(1, STEPS)])
     np.testing.assert_array_equal(np.flatnonzero(takes_part) + 1, np.arange(3, STEPS, 4))
-    assert laid.messages(0).sum() == 8
-    assert laid.messages(3).sum() == 12
-    assert found[-1].tally[1] < 1e-12
+    assert laid.channel.messages(0).sum() == 8
+    assert laid.channel.messages(3).sum() == 12
+    assert found[-1].wire.tallies["mean_moved"] < 1e-12
     every = told(stragglers="2@2", mix_every=3, turns=20)
     assert [bool(every.present(step)[2]) for step in range(12)] == [False] * 3 + [True] * 3 + [False] * 3 + [True] * 3
     assert every.members(0).all()
@@ -277,7 +277,7 @@ def test_the_mean_model_is_that_of_those_who_are_there():
 
 def test_without_faults_nothing_is_said_and_nothing_changes():
     assert runs.run(CONFIG).summary["faults"] == {}
-    assert not prepare(CONFIG).plan.recipe.faults.any
+    assert not prepare(CONFIG).failing.any
 
 
 @pytest.mark.parametrize(("knobs", "words"), [
@@ -310,12 +310,13 @@ def test_faults_of_another_plan_are_refused():
 
 
 def test_where_nobody_is_there_nothing_happens():
-    _, laid, found = states(told(away="1@0, 2@0, 3@0, 4@0, 5@0", stragglers="0@2", drop=0.5))
+    faults = told(away="1@0, 2@0, 3@0, 4@0, 5@0", stragglers="0@2", drop=0.5)
+    _, laid, found = states(faults)
     X = np.stack([state.blocks[0].numpy() for state in found])
     assert (X[2] == X[1]).all()
     assert (X[1] != X[0]).any()
     assert found[-1].sent.sum() == 0
-    assert fl.told_in_words(laid.recipe.faults, laid.topology, STEPS, 20)["unsound"] == 0
+    assert fl.told_in_words(faults, laid.topology, STEPS, 20)["unsound"] == 0
 
 
 def test_a_matrix_that_is_not_symmetric_cannot_bear_faults():

@@ -12,7 +12,7 @@ from deca_lab import runs
 from deca_lab.bounds.landscape import as_problem, quadratics
 from deca_lab.errors import BadInput
 from deca_lab.estimates import curvature, estimate
-from deca_lab.judge import judge
+from deca_lab.judge import beside
 from deca_lab.problems import quadratics as problem_of
 from deca_lab.runconfig import RunConfig
 
@@ -25,7 +25,7 @@ def told():
 
 
 def test_what_a_deca_run_must_satisfy_holds(told):
-    judged = told.bounds()
+    judged = beside(told)
     assert list(judged) == ["traffic", "memory", "consensus", "gradient"]
     assert {one.verdict for one in judged.values()} == {"holds"}
     assert 0.01 < judged["consensus"].bound.tightness < 1
@@ -36,11 +36,11 @@ def test_what_a_deca_run_must_satisfy_holds(told):
 def test_a_block_that_drifts_farther_than_it_can_is_found(told):
     name = f"consensus[{told.metrics['block'].iloc[-1]}]"
     wild = told.metrics.assign(**{name: told.metrics[name] * 1e4})
-    assert judge(replace(told, metrics=wild))["consensus"].verdict.startswith("fails at measurement")
+    assert beside(replace(told, metrics=wild))["consensus"].verdict.startswith("fails at measurement")
     more = told.edges.assign(measured=told.edges["measured"] + 1)
-    assert judge(replace(told, edges=more))["traffic"].verdict == "fails at edge 1"
+    assert beside(replace(told, edges=more))["traffic"].verdict == "fails at edge 1"
     memory = {**told.summary["memory"], "measured_peak": 2 * told.summary["memory"]["peak"]}
-    assert judge(replace(told, summary={**told.summary, "memory": memory}))["memory"].verdict.startswith("fails")
+    assert beside(replace(told, summary={**told.summary, "memory": memory}))["memory"].verdict.startswith("fails")
 
 
 @pytest.mark.parametrize("knobs", [
@@ -49,7 +49,7 @@ def test_a_block_that_drifts_farther_than_it_can_is_found(told):
     {"lr_scheduler_type": "cosine", "feedback": "downhill", "feedback_scale": "lr", "b1": 0.9, "b2": 0.9}, {"dtype": "float64"},
 ])
 def test_disagreement_is_bounded_whatever_the_recipe(knobs):
-    judged = runs.run(replace(BASE, **knobs)).bounds()
+    judged = beside(runs.run(replace(BASE, **knobs)))
     assert judged["consensus"].verdict == "holds"
     assert judged["traffic"].verdict == "holds"
 
@@ -63,20 +63,20 @@ def test_disagreement_is_bounded_whatever_the_recipe(knobs):
     ({"method": "d-sgd", "momentum": 0.9}, "gradient", "momentum"),
 ])
 def test_a_broken_hypothesis_is_named(knobs, claim, words):
-    judged = runs.run(replace(BASE, **knobs)).bounds()[claim]
+    judged = beside(runs.run(replace(BASE, **knobs)))[claim]
     assert judged.verdict.startswith("hypothesis broken: ")
     assert words in judged.verdict
     assert judged.bound is None
 
 
 def test_d_sgd_with_a_small_learning_rate_is_bounded():
-    judged = runs.run(replace(BASE, method="d-sgd", lr=1e-4)).bounds()
+    judged = beside(runs.run(replace(BASE, method="d-sgd", lr=1e-4)))
     assert judged["gradient"].verdict == "holds"
     assert 0 < judged["gradient"].bound.tightness < 1
 
 
 def test_interference_of_a_dec_lora_run():
-    judged = runs.run(replace(BASE, method="dec-lora", lr=0.02)).bounds()
+    judged = beside(runs.run(replace(BASE, method="dec-lora", lr=0.02)))
     assert judged["interference"].verdict == "holds"
     assert judged["consensus"].verdict == "holds"
 

@@ -161,10 +161,10 @@ def test_watching_again_begins_anew():
 def peaks(plan, engine="stacked"):
     """The measured peak of every inner step, activations forgotten as in a run."""
     meter, state, found = Meter(), tr.begin(plan), []
-    steps = tr.train(plan, state, _metered(ENGINES[engine], meter))
+    steps = tr.train(plan, state, _metered(ENGINES[engine], meter), donate=True)
     while state.step < plan.steps:
         master = [] if state.master is None else [state.master]
-        meter.watch([*state.blocks, *master, *(t for held in state.moments.values() for t in held[:2])])
+        meter.watch([*state.blocks, *master, *(t for held in state.moments.values() for t in optimisers.tensors(held))])
         with meter:
             state, _ = next(steps)
         found.append(meter.most)
@@ -207,7 +207,7 @@ def test_measured_peak_does_not_depend_on_where_a_run_is_taken_up():
         if state.step == 8:
             break
     meter = Meter()
-    steps = tr.train(plan, state, _metered(ENGINES["stacked"], meter))
+    steps = tr.train(plan, state, _metered(ENGINES["stacked"], meter), donate=True)
     meter.watch(list(state.blocks))
     with meter:
         next(steps)

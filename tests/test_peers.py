@@ -19,10 +19,12 @@ from deca_lab import faults as fl
 from deca_lab import moments as mo
 from deca_lab import optimisers as op
 from deca_lab.blocks import Block
+from deca_lab.channel import gossip
 from deca_lab.clients import looped
 from deca_lab.errors import BadInput, Stopped
 from deca_lab.lab import prepare
-from deca_lab.peers import World, exchange, gathered, joined, summed
+from deca_lab.lossy import lossy
+from deca_lab.peers import World, gathered, joined, over, summed
 from deca_lab.problems import Problem
 from deca_lab.runconfig import RunConfig
 from deca_lab.topology import topology
@@ -57,18 +59,16 @@ def problem(rows, dtype=torch.float64):
     return Problem({"p": start[rows, :2].clone(), "q": start[rows, 2:].clone()}, loss, lambda step: (A[rows], c[rows] + step % 3))
 
 
-def over(world):
-    """Return what a recipe needs where clients are spread over processes."""
-    return {"combine": exchange(world), "total": lambda x: summed(world, x)} if world.size > 1 else {}
-
-
 def trained(name, world, dtype=torch.float64, engine=None):
     """Return this rank's rows after the run, and the bytes that they received."""
     which, graph, knobs = CASES[name]
     optimiser = op.OPTIMISERS[which](op.Knobs(mo.Adam(), mo.Feedback(mo.printed, mo.raw, 0.9, 0.9)))
-    recipe = Recipe(2, 6, lambda step: 0.01, optimiser, **knobs, **over(world))
+    knobs = dict(knobs)
+    wraps = [lossy(knobs.pop("faults"), 1)] if "faults" in knobs else []
+    recipe = Recipe(2, 6, lambda step: 0.01, optimiser, **knobs)
     blocks, graph = [Block("one", ("p",)), Block("two", ("q",))], topology(graph, CLIENTS, seed=1)
-    laid = plan(problem(world.mine, dtype), blocks, graph, recipe, world.mine)
+    laid = plan(problem(world.mine, dtype), blocks, graph, recipe, *wraps, carrier=over(world) if world.size > 1 else gossip,
+                site=world.site)
     *_, (state, _) = train(laid, engine=engine) if engine else train(laid)
     return torch.cat(state.blocks, 1), state.sent
 

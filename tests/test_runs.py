@@ -16,7 +16,6 @@ from command import SMALL, options
 from deca_lab import checkpoint, history, runs
 from deca_lab.errors import BadInput, Diverged
 from deca_lab.lab import prepare
-from deca_lab.moments import Moments
 from deca_lab.runconfig import RunConfig
 
 CONFIG = RunConfig(**SMALL, lr=3e-3)
@@ -125,6 +124,15 @@ def test_flipped_byte_is_refused_wherever_it_lies(unbroken, tmp_path):
         checkpoint.load(tmp_path / "bad.safetensors")
 
 
+def test_a_checkpoint_of_another_version_is_refused_in_a_word(unbroken, tmp_path, monkeypatch):
+    state, record = checkpoint.load(unbroken[1] / "checkpoint.safetensors")
+    monkeypatch.setattr(checkpoint, "FORMAT", 1)
+    checkpoint.save(tmp_path / "old.safetensors", state, record)
+    monkeypatch.undo()
+    with pytest.raises(BadInput, match="another version wrote it, so start its run again"):
+        checkpoint.load(tmp_path / "old.safetensors")
+
+
 def test_checkpoint_keeps_every_part_of_a_state(tmp_path):
     from deca_lab import train as tr
 
@@ -132,7 +140,7 @@ def test_checkpoint_keeps_every_part_of_a_state(tmp_path):
     steps = tr.train(lab.plan)
     state = [next(steps)[0] for _ in range(5)][-1]
     checkpoint.save(tmp_path / "c.safetensors", state, {"note": [0.1, 1e-300]})
-    read, record = checkpoint.load(tmp_path / "c.safetensors", Moments)
+    read, record = checkpoint.load(tmp_path / "c.safetensors", lambda k, x: lab.plan.optimisers[k].init(x.float()))
     assert read.step == 5
     assert record == {"note": [0.1, 1e-300]}
     assert read.master is not None

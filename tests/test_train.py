@@ -1,14 +1,21 @@
 """The loop against plain loops, torch's own Adam, and the properties that the algorithm promises."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from reference import deca_on_quadratics
 
+from deca_lab import optimisers as op
+from deca_lab import schedules as sc
 from deca_lab import train as tr
 from deca_lab.blocks import ORDERS, Block
 from deca_lab.clients import looped, stacked
 from deca_lab.errors import BadInput
+from deca_lab.faults import Faults, Spell
+from deca_lab.lossy import lossy
+from deca_lab.messages import compressed, compression
 from deca_lab.moments import SCALES, SIGNALS, Adam, Feedback
 from deca_lab.optimisers import adam
 from deca_lab.problems import Problem, quadratics
@@ -59,10 +66,6 @@ def final(prob, blocks, topo, rec, engine=stacked):
     return plan, state, tr.params_of(plan, state)
 
 
-def copied(state):
-    return state._replace(moments={k: m._replace(m=m.m.clone(), v=m.v.clone()) for k, m in state.moments.items()})
-
-
 def vector(params):
     return torch.cat([params["a"], params["b"], params["c"]], 1)
 
@@ -97,7 +100,7 @@ def test_one_client_one_block_is_torch_adam(knobs):
     torch.manual_seed(0)
     start, target = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
     prob = Problem({"w": start[None].clone()}, lambda p, batch: ((p["w"] - batch) ** 4).sum(), lambda step: target[None])
-    lr = tr.schedule(0.05, tr.SCHEDULES["cosine"], 30, 5)
+    lr = sc.schedule(0.05, sc.SCHEDULES["cosine"], 30, 5)
     _, _, got = final(prob, (Block("w", ("w",)),), topology("complete", 1), recipe(rounds=1, inner_steps=30, lr=lr, **knobs))
     w = start.clone().requires_grad_()
     optimiser = torch.optim.AdamW([w], lr=1.0, betas=(0.9, 0.99), eps=1e-8, weight_decay=knobs.get("weight_decay", 0.0))
@@ -170,12 +173,66 @@ def test_moments_belong_to_the_active_block_only_and_start_anew():
 def test_starting_again_from_any_step_gives_the_same_bits():
     prob, _ = problem(noise=0.3)
     plan = tr.plan(prob, THREE, ring, recipe(feedback=PRINTED, order=ORDERS["reshuffled"]))
-    whole = [copied(state) for state, _ in tr.train(plan)]
+    whole = [state for state, _ in tr.train(plan)]
     for middle in (whole[2], whole[3], whole[10]):
         for state, _ in tr.train(plan, middle):  # noqa: B007
             pass
         assert all(torch.equal(a, b) for a, b in zip(state.blocks, whole[-1].blocks, strict=True))
         assert (state.sent == whole[-1].sent).all()
+
+
+def everything(state):
+    """Every tensor and number of a state, to compare."""
+    moments = [leaf for k in sorted(state.moments) for leaf in op.leaves(state.moments[k])]
+    wire = [state.sent, *state.wire.letters.values(), *state.wire.tables.values(), *state.wire.tallies.values()]
+    return [state.step, *state.blocks, *moments, *wire, *([] if state.master is None else [state.master])]
+
+
+def equal(one, other):
+    pairs = list(zip(everything(one), everything(other), strict=True))
+    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else np.array_equal(a, b) for a, b in pairs)
+
+
+VALUES = {
+    "deca": (recipe(feedback=PRINTED), []),
+    "kept, rarely mixed": (recipe(feedback=PRINTED, keep_moments=True, mix_every=3, mix_all=True), []),
+    "tracking": (recipe()._replace(optimiser=op.gradient_tracking(), keep_moments=True), []),
+    "amsgrad": (recipe(combine_first=True)._replace(optimiser=op.amsgrad(Adam())), []),
+    "quasi-global": (recipe()._replace(optimiser=op.quasi_global_sgd()), []),
+    "late and absent": (recipe(feedback=PRINTED), [lossy(Faults(
+        drop=0.2, away=(Spell(1, 3, 8),), stale=0.5, noise=0.01, clients=N, turns=24, mix_every=1), 1)]),
+    "short": (recipe(feedback=PRINTED), [compressed(compression("top-k", 0.5, 8, 0.5), 0)]),
+    "short and lost": (recipe(feedback=PRINTED), [lossy(Faults(drop=0.3, stale=0.3, clients=N, turns=24), 1),
+                                                  compressed(compression("quantised", 0.5, 3, 0.5), 0)]),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_state_is_a_value(name):
+    """What is yielded stays as it is, and goes on twice to the same end, whoever else went on from it."""
+    rec, wraps = VALUES[name]
+    prob, _ = problem(noise=0.3)
+    plan = tr.plan(prob, THREE, ring, rec, *wraps)
+    kept = [state for state, _ in tr.train(plan)]
+    photographs = [pickle.loads(pickle.dumps(state)) for state in kept]
+    for middle in (0, 2, 3, 10):
+        again = [state for state, _ in tr.train(plan, kept[middle])]
+        assert all(equal(a, b) for a, b in zip(again, kept[middle + 1:], strict=True))
+    assert all(equal(a, b) for a, b in zip(kept, photographs, strict=True))
+    used_up = tr.train(plan, pickle.loads(pickle.dumps(kept[2])), donate=True)
+    assert all(equal(a, b) for (a, _), b in zip(used_up, kept[3:], strict=True))
+
+
+def test_donated_states_are_used_up_and_others_are_not():
+    """The check above can fail: a step that donates changes the moments of the state before it."""
+    prob, _ = problem()
+    plan = tr.plan(prob, THREE, ring, recipe(feedback=PRINTED))
+    state, _ = next(tr.train(plan))
+    before = pickle.loads(pickle.dumps(state))
+    next(tr.train(plan, state))
+    assert equal(state, before)
+    next(tr.train(plan, state, donate=True))
+    assert not equal(state, before)
 
 
 def test_bfloat16_mixes_and_steps_on_a_float32_master():
@@ -199,14 +256,14 @@ def test_bfloat16_mixes_and_steps_on_a_float32_master():
     torch.testing.assert_close(state.blocks[0], x.bfloat16(), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", list(tr.SCHEDULES))
+@pytest.mark.parametrize("name", list(sc.SCHEDULES))
 def test_schedules_are_those_of_transformers(name):
     from transformers import get_scheduler
 
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
     kind = "constant_with_warmup" if name == "constant" else name
     theirs = get_scheduler(kind, optimiser, num_warmup_steps=3, num_training_steps=11)
-    ours = tr.schedule(0.3, tr.SCHEDULES[name], 11, 3)
+    ours = sc.schedule(0.3, sc.SCHEDULES[name], 11, 3)
     for s in range(11):
         assert ours(s) == pytest.approx(theirs.get_last_lr()[0], abs=1e-15)
         optimiser.step()

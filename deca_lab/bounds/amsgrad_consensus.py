@@ -51,14 +51,14 @@ def run(landscape: Landscape, topology: Topology, alpha: float, steps: int, floo
     """Return the consensus distance (steps,), the largest |gradient| and the largest |direction| of a run."""
     amsgrad, seen = optimisers.amsgrad(adam, floor), []
 
-    def direction_(state: Any, g: Tensor, mix: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - the optimiser's state
+    def update(g: Tensor, state: Any, x: Tensor, exchange: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - the optimiser's state
         steepest = float(g.abs().max())
-        direction, state = amsgrad.direction_(state, g, mix)
+        direction, state = amsgrad.update(g, state, x, exchange)
         seen.append((steepest, float(direction.abs().max())))
         return direction, state
 
     problem, blocks = as_problem(landscape, 1, noise, seed)
-    recipe = tr.Recipe(1, steps, lambda s: alpha, amsgrad._replace(direction_=direction_), combine_first=True)
+    recipe = tr.Recipe(1, steps, lambda s: alpha, amsgrad._replace(update=update), combine_first=True)
     apart = [consensus_distance(state.blocks[0]) for state, _ in tr.train(tr.plan(problem, blocks, topology, recipe))]
     G, longest = np.array(seen).max(0)
     return np.array(apart), float(G), float(longest)

@@ -30,7 +30,7 @@ from deca_lab.clients import Batch, Gradients, Loss, stacked
 from deca_lab.errors import check
 from deca_lab.ledger import Meter
 from deca_lab.moments import Adam, Feedback, raw
-from deca_lab.optimisers import Optimiser, adam, mixed_adam
+from deca_lab.optimisers import Optimiser, adam, mixed_adam, tensors
 from deca_lab.problems import Problem
 from deca_lab.topology import Topology, topology
 from deca_lab.tree import Params
@@ -105,9 +105,9 @@ def measured(plan: tr.Plan) -> tuple[int, int]:
         return gradients
 
     state = tr.begin(plan)
-    steps = tr.train(plan, state, engine)
+    steps = tr.train(plan, state, engine, donate=True)
     for _ in range(plan.steps):
-        meter.watch([*state.blocks, *(t for moments in state.moments.values() for t in moments[:-1])])
+        meter.watch([*state.blocks, *(t for moments in state.moments.values() for t in tensors(moments))])
         with meter:
             state, _ = next(steps)
         most = max(most, meter.most)

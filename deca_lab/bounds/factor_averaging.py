@@ -94,7 +94,8 @@ def decaf_once(A: np.ndarray, B: np.ndarray, W: np.ndarray) -> tuple[np.ndarray,
     check(A.shape[1] <= smaller, "rank", A.shape[1], f"at most {smaller}, the smaller dimension of the product")
     params = _pair(A, B)
     where: Layout = layout(params, NAMES)
-    new = unflatten(factors.decaf(W, where)(flatten(params, NAMES)), where)
+    x = flatten(params, NAMES)
+    new = unflatten(factors.decaf([W], where, x)((x,)), where)
     return new[NAMES[0]].numpy(), new[NAMES[1]].numpy()
 
 

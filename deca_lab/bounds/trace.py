@@ -69,12 +69,12 @@ def trace(landscape: Landscape, setting: Setting, optimiser: Optimiser | None = 
 def _spied(optimiser: Optimiser, decays: mo.Adam, inside: list[tuple[Tensor, ...]]) -> Optimiser:
     """Return the optimiser that also writes down g, m_hat, sqrt(v_hat) + eps and its direction."""
 
-    def direction_(state: Any, g: Tensor, mix: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - any optimiser's state
+    def update(g: Tensor, state: Any, x: Tensor, exchange: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - any optimiser's state
         seen = g.clone()
-        direction, state = optimiser.direction_(state, g, mix)
+        direction, state = optimiser.update(g, state, x, exchange)
         m_hat = state.m / (1 - decays.a1**state.steps)
         below = (state.v / (1 - decays.a2**state.steps)).sqrt() + decays.eps
         inside.append((seen, m_hat, below, direction.clone()))
         return direction, state
 
-    return optimiser._replace(direction_=direction_)
+    return optimiser._replace(update=update)

@@ -54,12 +54,12 @@ def run(problem: Problem, topo: Topology, alpha: float, steps: int,
     """Return || X'_{k+1} ||^2, || X'_k ||^2 and || Y'_k ||^2 (steps,) of a run of the library's gradient tracking."""
     tracked, seen = optimisers.gradient_tracking(), []
 
-    def direction_(state: Any, g: Tensor, mix: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - the optimiser's state
-        y, state = tracked.direction_(state, g, mix)
+    def update(g: Tensor, state: Any, x: Tensor, exchange: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - the optimiser's state
+        y, state = tracked.update(g, state, x, exchange)
         seen.append(y.clone())
         return y, state
 
-    recipe = tr.Recipe(1, steps, lambda s: alpha, tracked._replace(direction_=direction_), combine_first=combine_first)
+    recipe = tr.Recipe(1, steps, lambda s: alpha, tracked._replace(update=update), combine_first=combine_first)
     plan = tr.plan(problem, whole(list(problem.start)), topo, recipe)
     X = [tr.begin(plan).blocks[0], *(state.blocks[0] for state, _ in tr.train(plan))]
     apart = np.array([float((x - x.mean(0)).square().sum()) for x in X])

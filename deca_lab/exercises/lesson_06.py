@@ -5,13 +5,14 @@ import torch
 from torch import Tensor
 
 from deca_lab import moments as mo
+from deca_lab.blocks import whole
 from deca_lab.exercises.exercise import Exercise, Mistake
 from deca_lab.exercises.lesson_00 import DIRECTED
 from deca_lab.exercises.lesson_05 import adam_direction, feed_back
-from deca_lab.gossip import mixer
-from deca_lab.optimisers import Optimiser, adam, sgd
+from deca_lab.optimisers import Optimiser, OptState, adam, sgd
+from deca_lab.problems import Problem
 from deca_lab.topology import topology
-from deca_lab.train import Recipe, inner_step
+from deca_lab.train import Recipe, begin, plan, train
 
 Three = tuple[Tensor, Tensor, Tensor]  # X, m and v (N, D)
 A1, A2, EPS, B1, B2 = 0.9, 0.999, 1e-8, 0.99, 0.999
@@ -26,23 +27,25 @@ PATH = torch.from_numpy(topology("path", 5).at(0))
 X, G, M, V = _drawn(0, (5, 3)), _drawn(1, (5, 3)), _drawn(2, (5, 3)) / 10, _drawn(3, (5, 3)).square() / 50 + 0.001
 
 
-def _stepped(optimiser: Optimiser, W: Tensor, X: Tensor, G: Tensor, state: object, lr: float) -> tuple[Tensor, object]:
-    """Return X and the optimiser's state after one inner step of the library's loop."""
-    recipe = Recipe(1, 1, lambda step: lr, optimiser)
-    x, moments, _ = inner_step(X, lambda x: (torch.zeros(len(x)), G.clone()), state, mixer(W.numpy(), X), lr, recipe)
-    return x, moments
+def _stepped(optimiser: Optimiser, W: Tensor, X: Tensor, G: Tensor, moments: OptState, lr: float) -> tuple[Tensor, OptState]:
+    """Return X and the optimiser's state after one inner step of the library's loop, the first of two of a visit."""
+    problem = Problem({"x": X}, lambda params, batch: params["x"].sum(), lambda step: G,
+                      exact=lambda x, where, rest, batch: (torch.zeros(len(x)), G.clone()))
+    laid = plan(problem, whole(["x"]), topology(W.numpy()), Recipe(1, 2, lambda step: lr, optimiser))
+    state, _ = next(train(laid, begin(laid)._replace(moments={0: moments})))
+    return state.blocks[0], state.moments[0]
 
 
 def adapt_then_combine(W: Tensor, X: Tensor, D: Tensor, lr: float) -> Tensor:
     """Return the models X (N, D) after a step along the directions D (N, D) and a mixing with W (N, N)."""
-    return _stepped(sgd(), W, X, D, sgd().start(X), lr)[0]
+    return _stepped(sgd(), W, X, D, sgd().init(X), lr)[0]
 
 
 def deca_step(W: Tensor, X: Tensor, G: Tensor, m: Tensor, v: Tensor, steps: int, lr: float, a1: float = A1, a2: float = A2,
               eps: float = EPS, b1: float = B1, b2: float = B2) -> Three:
     """Return X, m and v (N, D) after one inner step of DECA with gradients G; the moments held `steps` gradients before."""
     feedback = mo.Feedback(mo.printed, mo.raw, b1, b2)
-    x, fed = _stepped(adam(mo.Adam(a1, a2, eps), feedback), W, X, G, mo.Moments(m.clone(), v.clone(), steps), lr)
+    x, fed = _stepped(adam(mo.Adam(a1, a2, eps), feedback), W, X, G, mo.Moments(m, v, steps), lr)
     assert isinstance(fed, mo.Moments)
     return x, fed.m, fed.v
 

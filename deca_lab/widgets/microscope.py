@@ -10,6 +10,7 @@ from torch import Tensor
 from deca_lab import optimisers
 from deca_lab.blocks import Block
 from deca_lab.clients import Gradients, Loss
+from deca_lab.gossip import Mix
 from deca_lab.moments import SCALES, SIGNALS, Adam, Feedback, Moments
 from deca_lab.plots.style import BLUE, GREY, INK, ORANGE, RED, STYLE, number
 from deca_lab.problems import Problem
@@ -65,20 +66,20 @@ def seen(feedback: str, scale: str, b1: float, b2: float, inner_steps: int, powe
     def exact(loss: Loss) -> Gradients:
         return lambda x, where, rest, batch: ((x - wish).square()[:, 0] / 2, x - wish + batch)
 
-    def watched_(state: Moments, g: Tensor, mix: Any) -> tuple[Tensor, Moments]:  # noqa: ANN401 - as an optimiser's
+    def watched(g: Tensor, state: Moments, x: Tensor, exchange: Mix) -> tuple[Tensor, Moments]:
         first = float(g[0])
-        direction, state = inside.direction_(state, g, mix)
+        direction, state = inside.update(g, state, x, exchange)
         m, v = (float(part[0]) / (1 - decay**state.steps) for part, decay in ((state.m, DECAYS.a1), (state.v, DECAYS.a2)))
         notes.append([first, 0.0, m, v**0.5, float(direction[0])])
         return direction, state
 
-    def returned_(state: Moments, x: Tensor, x_new: Tensor, lr: float) -> Moments:
+    def feed(state: Moments, x: Tensor, x_new: Tensor, lr: float) -> Moments:
         if fed.signal is not None:
             notes[-1][1] = float(fed.scale(fed.signal(x, x_new), lr)[0])
-        return inside.returned_(state, x, x_new, lr)
+        return inside.feed(state, x, x_new, lr)
 
     recipe = Recipe(-(-STEPS // inner_steps), inner_steps, lambda step: lr,
-                    inside._replace(direction_=watched_, returned_=returned_))
+                    inside._replace(update=watched, feed=feed))
     problem = Problem({"x": torch.full((CLIENTS, 1), START, dtype=torch.float64)}, lambda params, batch: torch.zeros(()),
                       lambda step: shaken[step])
     steps = train(plan(problem, (Block("x", ("x",)),), topology("ring", CLIENTS), recipe), engine=exact)
