@@ -16,7 +16,7 @@ from torch import Tensor
 from deca_lab import moments as mo
 from deca_lab.gossip import Mix
 
-COLUMNS = 2**14                                          # of X that are compared in one go: little memory beside it
+COLUMNS = 2**11                                          # of X that are compared in one go: little memory beside it
 OptState = Any                                           # of any optimiser: see `leaves`
 Update = Callable[[Tensor, OptState, Tensor, Mix], tuple[Tensor, OptState]]
 Feed = Callable[[OptState, Tensor, Tensor, float], OptState]
@@ -141,15 +141,20 @@ def mixed_adam(decays: mo.Adam, feedback: mo.Feedback) -> Optimiser:
         steps = state.steps + 1
         m = state.m.lerp_(g, 1 - decays.a1)
         v = state.v.mul_(decays.a2).addcmul_(g, g, value=1 - decays.a2)
-        mixed = exchange(v)
-        # Negative shares of W, and replicas that lag behind, can make a second moment negative: there a client keeps its own,
-        # for next to nothing under the root would make a step next to infinite.
-        for own, other in zip(v.split(COLUMNS, 1), mixed.split(COLUMNS, 1), strict=True):
-            torch.where(other > 0, other, own, out=own)
-        del mixed
+        _take_positive(v, exchange(v))
         return mo.direction(m, v, steps, decays), mo.Moments(m, v, steps)
 
     return Optimiser(mo.start, update, partial(mo.feed_, feedback=feedback), mixed=1)
+
+
+def _take_positive(v: Tensor, mixed: Tensor) -> None:
+    """Write the mixed second moments into v, where they are positive.
+
+    Negative shares of W, and replicas that lag behind, can make one negative. There a client keeps its own, for next to
+    nothing under the root would make a step next to infinite.
+    """
+    for own, other in zip(v.split(COLUMNS, 1), mixed.split(COLUMNS, 1), strict=True):
+        torch.where(other > 0, other, own, out=own)
 
 
 def quasi_global_adam(decays: mo.Adam, feedback: mo.Feedback, corrected: bool = True) -> Optimiser:
