@@ -62,7 +62,8 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., out) for x (..., in)."""
         y: Tensor = self.base(x)
-        return y + self.up(self.activation(self.down(y)))
+        added: Tensor = self.up(self.activation(self.down(y)))
+        return y + added
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": nn.functional.gelu, "relu": nn.functional.relu}

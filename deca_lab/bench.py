@@ -143,7 +143,7 @@ def _gradients(layers: int, width: int, clients: int, batch: int, context: int, 
     def of_model(one: Any, mine: Tensor) -> None:  # noqa: ANN401 - a transformers model
         one.zero_grad()
         logits = one(input_ids=mine[:, :-1]).logits
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), mine[:, 1:].flatten()).backward()
+        torch.autograd.backward(torch.nn.functional.cross_entropy(logits.flatten(0, 1), mine[:, 1:].flatten()))
 
     def loop() -> None:
         for one, mine in zip(own, tokens, strict=True):

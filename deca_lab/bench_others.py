@@ -90,7 +90,8 @@ def _over_processes(name: str) -> float:
     lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
     if done.returncode or not lines:
         raise BadInput(f"part others: {name!r} did not run over {CLIENTS} processes: {done.stderr.strip()[-300:]}")
-    return median(json.loads(lines[-1])[1:])
+    taken: list[float] = json.loads(lines[-1])
+    return median(taken[1:])
 
 
 def _badam(lab: Lab) -> float:
@@ -111,7 +112,7 @@ def _steps(model: nn.Module, optimiser: Any, lab: Lab, client: int) -> Iterator[
     for step in range(lab.plan.steps):
         tokens = lab.plan.problem.batches(step)[0][client]
         logits = model(tokens[:, :-1], use_cache=False).logits
-        nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+        torch.autograd.backward(nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
         if optimiser is not None:
             optimiser.step()
             optimiser.zero_grad()

@@ -12,15 +12,17 @@ from textwrap import fill
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deca_lab.errors import BadInput, shown
-from deca_lab.spectrum import TINY, cycle_length, islands, product, rounds_to_thousandth, spectrum
+from deca_lab.graphs import Array
+from deca_lab.spectrum import TINY, Split, cycle_length, islands, product, rounds_to_thousandth, spectrum
 from deca_lab.topology import Topology
 
 TOLERANCE = 1e-9  # on row and column sums
 LARGEST = 1e100  # of an entry: beyond it the spectrum is no longer a finite number
 
-Subject = Topology | np.ndarray | Sequence[np.ndarray]
+Subject = Topology | Array | Sequence[Array]
 
 
 class Diagnosis(NamedTuple):
@@ -105,7 +107,7 @@ def require_sound(subject: Subject, *, allow_unsound: bool = False) -> Diagnosis
     raise BadInput(f"topology {found.name!r} with {found.clients} clients is unsound: {'; '.join(found.reasons)}{way}")
 
 
-def doubly_stochastic(W: np.ndarray) -> bool:
+def doubly_stochastic(W: Array) -> bool:
     """Say whether W (N, N) has no negative entry and rows and columns that sum to 1: what keeps the mean of the clients."""
     off = np.abs(np.concatenate([W.sum(0), W.sum(1)]) - 1)
     return bool((W >= 0).all() and off.max() <= TOLERANCE)                # NaN is neither
@@ -172,7 +174,7 @@ def _near_one(factor: float) -> str:
 # ---- reading the subject
 
 
-def _matrices(subject: Subject) -> tuple[str, str, tuple[np.ndarray, ...]]:
+def _matrices(subject: Subject) -> tuple[str, str, tuple[Array, ...]]:
     """Return name, note and float64 matrices; a list of rows is one matrix."""
     if isinstance(subject, Topology):
         return subject.name, subject.note, subject.matrices
@@ -185,7 +187,7 @@ def _matrices(subject: Subject) -> tuple[str, str, tuple[np.ndarray, ...]]:
         raise BadInput(f"the doctor was given {shown(subject)[:80]}: it takes {allowed}") from None
 
 
-def _hopeless(name: str, note: str, matrices: tuple[np.ndarray, ...], square: bool, finite: bool) -> Diagnosis:
+def _hopeless(name: str, note: str, matrices: tuple[Array, ...], square: bool, finite: bool) -> Diagnosis:
     """Return the diagnosis of what is no mixing matrix at all."""
     reasons = []
     if not square:
@@ -206,7 +208,7 @@ def _hopeless(name: str, note: str, matrices: tuple[np.ndarray, ...], square: bo
 
 
 def _reasons(
-    matrices: tuple[np.ndarray, ...], islands: tuple[np.ndarray, np.ndarray] | None, cycle: int
+    matrices: tuple[Array, ...], islands: Split | None, cycle: int
 ) -> tuple[str, ...]:
     """Return what is wrong with sums and graph, and what it does to training."""
     found = []
@@ -244,7 +246,7 @@ def _remarks(d: Diagnosis) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _wrong_sum(sums: list[np.ndarray]) -> str:
+def _wrong_sum(sums: list[Array]) -> str:
     """Return the sum furthest from 1 in words, or nothing where all are within the tolerance."""
     worst = max(sums, key=lambda s: float(np.abs(s - 1).max()))
     client = int(np.abs(worst - 1).argmax())
@@ -253,6 +255,6 @@ def _wrong_sum(sums: list[np.ndarray]) -> str:
     return "" if error <= TOLERANCE else f"sums reach {worst[client]:.6g} (client {client}{hint})"
 
 
-def _set(clients: np.ndarray) -> str:
+def _set(clients: NDArray[np.int64]) -> str:
     shown = ", ".join(map(str, clients[:6])) + (f", ... {len(clients)} in all" if len(clients) > 6 else "")
     return f"{'client' if len(clients) == 1 else 'clients'} {{{shown}}}"

@@ -1,5 +1,6 @@
 """What notebooks show: pictures as PNG with a text for those who do not see them."""
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -31,4 +32,5 @@ def shown(figure: "Figure", alt: str) -> "Image":
     small = BytesIO()
     drawn = Pixels.open(BytesIO(png(figure, DOTS))).convert("RGB")
     drawn.quantize(256, dither=Pixels.Dither.NONE).save(small, "png", optimize=True)
-    return Image(data=small.getvalue(), alt=alt)
+    make: Callable[..., Image] = Image      # IPython has no types
+    return make(data=small.getvalue(), alt=alt)

@@ -5,6 +5,7 @@ quantised again (no double quantisation).
 """
 
 import copy
+from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 from statistics import NormalDist
@@ -107,6 +108,9 @@ class _Product(torch.autograd.Function):
         return grads[0] @ weight, None, None, None, None
 
 
+_product: Callable[[Tensor, Tensor, Tensor, tuple[int, ...], int], Tensor] = _Product.apply
+
+
 class NF4Linear(nn.Module):
     """A frozen linear map y = x W' + bias with W (out, in) in 4 bits; nothing in it is a parameter.
 
@@ -134,7 +138,7 @@ class NF4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y (..., out) for x (..., in), in the dtype of x."""
-        y = _Product.apply(x, *self.packed)
+        y: Tensor = _product(x, *self.packed)
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:

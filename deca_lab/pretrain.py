@@ -67,7 +67,8 @@ def batch(tokens: Tensor, recipe: Recipe, step: int) -> Tensor:
 def held_out_loss(model: "PreTrainedModel", rows: Tensor, size: int = 64) -> float:
     """Return the mean loss in nats per token over rows (rows, T+1)."""
     loss, params = models.client_loss(model), models.trainable(model)
-    return sum(loss(params, part).item() * len(part) for part in rows.split(size)) / len(rows)
+    total = sum(float(loss(params, part)) * len(part) for part in torch.split(rows, size))
+    return total / len(rows)
 
 
 def rate(step: int, steps: int, recipe: Recipe) -> float:

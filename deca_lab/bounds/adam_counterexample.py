@@ -65,8 +65,9 @@ def two_clients(centres: tuple[float, float] = (0.0, 1.0), scales: tuple[float, 
     data = torch.tensor([centres, scales], dtype=torch.float64).T
 
     def loss(params: Params, batch: Batch) -> Tensor:
-        away = (params["x"][0] - batch[0]).abs()
-        return batch[1] * torch.where(away <= 1, away**2, 2 * away - 1)
+        away: Tensor = (params["x"][0] - batch[0]).abs()
+        value: Tensor = batch[1] * torch.where(away <= 1, away**2, 2 * away - 1)
+        return value
 
     return Problem({"x": torch.full((2, 1), -1.0, dtype=torch.float64)}, loss, lambda step: data)
 

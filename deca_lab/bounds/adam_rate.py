@@ -23,6 +23,7 @@ from deca_lab.bounds.landscape import Landscape, valleys
 from deca_lab.bounds.rates import Fit, Points, Squares, fit
 from deca_lab.bounds.trace import Setting, trace
 from deca_lab.errors import check
+from deca_lab.graphs import Array
 from deca_lab.topology import Topology
 
 SOURCE = "arXiv 2003.02395, its theorem without momentum, re-derived"
@@ -41,12 +42,13 @@ def adam_rate(landscape: Landscape, alpha: float, a2: float, steps: int, lam: fl
     return Bound(lhs, right(landscape, G, alpha, a2, steps, lam), "mean squared gradient of Adam", SOURCE)
 
 
-def right(landscape: Landscape, G: float, alpha: float, a2: float, steps: int, lam: float) -> np.ndarray:
+def right(landscape: Landscape, G: float, alpha: float, a2: float, steps: int, lam: float) -> Array:
     """Return the right side at N = 1 .. `steps`."""
     check(np.isfinite(G) and G > 0, "steepest", G, "finite and above 0: the claim needs bounded gradients")
     first, often = parts(landscape, G, alpha, a2, lam)
     many = np.arange(1, steps + 1)
-    return first / many + often * (np.log(1 + G**2 / ((1 - a2) * lam**2)) / many - np.log(a2))
+    often_each: Array = np.log(1 + G**2 / ((1 - a2) * lam**2)) / many - np.log(a2)
+    return first / many + often * often_each
 
 
 def parts(landscape: Landscape, G: float, alpha: float, a2: float, lam: float) -> tuple[float, float]:
@@ -57,7 +59,7 @@ def parts(landscape: Landscape, G: float, alpha: float, a2: float, lam: float) -
 
 
 def squares(landscape: Landscape, alpha: float, a2: float, steps: int, lam: float = 0.1, noise: float = 0.0, copies: int = 16,
-            seed: int = 0) -> np.ndarray:
+            seed: int = 0) -> Array:
     """Return ||grad F(x_n)||^2 (steps, copies) before every step: each copy is a client whom nobody hears."""
     check(len(landscape.data) == 1, "landscape", len(landscape.data), "of one client")
     check(0 < a2 < 1, "a2", a2, "between 0 and 1")
@@ -70,7 +72,7 @@ def squares(landscape: Landscape, alpha: float, a2: float, steps: int, lam: floa
 
 
 def slopes(landscape: Landscape, lengths: Sequence[int], c: float = 1.0, lam: float = 0.1, noise: float = 0.5, copies: int = 16,
-           seed: int = 0) -> tuple[Fit, float, Points, np.ndarray]:
+           seed: int = 0) -> tuple[Fit, float, Points, Array]:
     """Return the run's slope over N with its interval, the bound's, the runs, and the bound at each N of `lengths`.
 
     Each N has a run of its own, with alpha = c / sqrt(N) and a2 = 1 - 1/N: the choice that makes the claim a rate.

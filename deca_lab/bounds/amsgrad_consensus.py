@@ -22,6 +22,7 @@ from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, as_problem, quadratics, tug_of_war, valleys
 from deca_lab.errors import check
 from deca_lab.gossip import Mix
+from deca_lab.graphs import Array
 from deca_lab.moments import Adam
 from deca_lab.topology import Topology, topology
 from deca_lab.tree import consensus_distance
@@ -47,7 +48,7 @@ def amsgrad_consensus(landscape: Landscape, topology: Topology, alpha: float, st
 
 
 def run(landscape: Landscape, topology: Topology, alpha: float, steps: int, floor: float, adam: Adam, noise: float,
-        seed: int) -> tuple[np.ndarray, float, float]:
+        seed: int) -> tuple[Array, float, float]:
     """Return the consensus distance (steps,), the largest |gradient| and the largest |direction| of a run."""
     amsgrad, seen = optimisers.amsgrad(adam, floor), []
 

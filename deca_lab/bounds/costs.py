@@ -86,7 +86,8 @@ def laid_out(shapes: Mapping[str, tuple[int, ...]], cut: Sequence[Block], graph:
     slopes = torch.linspace(-1, 1, graph.n, dtype=kind)
 
     def loss(params: Params, slope: Batch) -> Tensor:
-        return slope * torch.stack([p.sum() for p in params.values()]).sum()
+        total: Tensor = slope * torch.stack([p.sum() for p in params.values()]).sum()
+        return total
 
     recipe = tr.Recipe(rounds, inner_steps, lambda s: 1e-3, optimiser, mix_every=mix_every)
     return tr.plan(Problem(start, loss, lambda step: slopes), cut, graph, recipe)

@@ -18,6 +18,7 @@ Tight       no: the notebook shows the slack of every line. With lr = c / sqrt(T
 Proof       theory/deca_descent.ipynb.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, quadratics, valleys
 from deca_lab.bounds.trace import Setting, Step, trace
 from deca_lab.errors import check
+from deca_lab.graphs import Array
 from deca_lab.topology import topology
 
 SOURCE = "derived here"
@@ -61,13 +63,13 @@ class Turns(NamedTuple):
     `second`: the largest sqrt(v_hat) is the root of first G^2 + second |h|^2.
     """
 
-    C: np.ndarray
-    omega: np.ndarray
-    chi: np.ndarray
-    kappa: np.ndarray
-    lag: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
+    C: Array
+    omega: Array
+    chi: Array
+    kappa: Array
+    lag: Array
+    first: Array
+    second: Array
 
 
 def turns(steps: int, adam: mo.Adam, b1: float = 1.0, b2: float = 1.0) -> Turns:
@@ -98,26 +100,30 @@ def _pull(known: Known) -> float:
     return known.rho / (1 - known.rho)
 
 
-def spread(known: Known, lr: float, t: Turns) -> np.ndarray:
+def spread(known: Known, lr: float, t: Turns) -> Array:
     """Return A_r of each turn for the widest block: how far apart the clients' m_hat are, in the mean square's root."""
     K = apart(known, lr, t)
-    fed = 2 * t.chi * K * max(known.widths)**0.5
-    return t.omega * (known.zeta + known.smoothness * K * known.d**0.5) + fed + known.sigma * np.sqrt(t.kappa)
+    fed: Array = 2 * t.chi * K * math.sqrt(max(known.widths))
+    local: Array = t.omega * (known.zeta + known.smoothness * K * math.sqrt(known.d))
+    noise: Array = known.sigma * np.sqrt(t.kappa)
+    return local + fed + noise
 
 
-def stale(known: Known, lr: float, t: Turns) -> np.ndarray:
+def stale(known: Known, lr: float, t: Turns) -> Array:
     """Return F_r of each turn for the widest block: how far the mean m_hat is from omega_r grad_k f(xbar)."""
-    K, wide = apart(known, lr, t), max(known.widths)**0.5
-    old = lr * wide * (known.smoothness * t.lag + t.chi * float(t.C.max()))
-    return t.omega * known.smoothness * K * known.d**0.5 + old + known.sigma * np.sqrt(t.kappa / known.clients)
+    K, wide = apart(known, lr, t), math.sqrt(max(known.widths))
+    old: Array = lr * wide * (known.smoothness * t.lag + t.chi * float(t.C.max()))
+    drifted: Array = t.omega * known.smoothness * K * math.sqrt(known.d)
+    noise: Array = known.sigma * np.sqrt(t.kappa / known.clients)
+    return drifted + old + noise
 
 
 def theta(low: float, high: float) -> float:
     """Return the largest of p^-1 times the variance of numbers between 1/high and 1/low whose mean is p."""
-    return (low**-0.5 - high**-0.5) ** 2
+    return (1 / math.sqrt(low) - 1 / math.sqrt(high)) ** 2
 
 
-def right_side(known: Known, setting: Setting, divisors: tuple[float, float] | None = None) -> np.ndarray:
+def right_side(known: Known, setting: Setting, divisors: tuple[float, float] | None = None) -> Array:
     """Return the right side after S = 1 .. T B R inner steps; the widest block stands for each.
 
     `divisors` are bounds on what clients divide by, such as those seen in a run; without them eps and G' + eps.
@@ -129,7 +135,7 @@ def right_side(known: Known, setting: Setting, divisors: tuple[float, float] | N
     return assembled(known, setting, t, low, high, np.full(setting.inner_steps, theta(low, high)))
 
 
-def assembled(known: Known, setting: Setting, t: Turns, low: float, high: float, thetas: np.ndarray) -> np.ndarray:
+def assembled(known: Known, setting: Setting, t: Turns, low: float, high: float, thetas: Array) -> Array:
     """Return the right side (S,) from its parts: clients divide by numbers from `low` to `high`, `thetas` (R,) is theirs."""
     error = np.sqrt(thetas) * spread(known, setting.lr, t) + stale(known, setting.lr, t) / low**0.5
     each = error**2 / (2 * t.omega) + known.smoothness * setting.lr * t.C**2 * max(known.widths) / 2
@@ -168,7 +174,7 @@ def deca_descent(landscape: Landscape, setting: Setting, seeds: int = 1, observe
     return Bound(lhs, rhs, "descent of DECA's mean model", SOURCE, axis="inner step", rounding=error)
 
 
-def left_side(landscape: Landscape, runs: list[list[Step]]) -> tuple[np.ndarray, np.ndarray]:
+def left_side(landscape: Landscape, runs: list[list[Step]]) -> tuple[Array, Array]:
     """Return the mean over runs of (1/S) sum_s || grad_k(s) f(xbar_s) ||^2 for every S, and its standard error (0 for one)."""
     each = np.array([np.cumsum([squared(landscape, step) for step in run]) for run in runs]) / np.arange(1, len(runs[0]) + 1)
     return each.mean(0), each.std(0, ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else np.zeros(each.shape[1])

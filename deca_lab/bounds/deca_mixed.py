@@ -25,6 +25,7 @@ from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, quadratics, tug_of_war
 from deca_lab.bounds.trace import Setting, trace
 from deca_lab.errors import check
+from deca_lab.graphs import Array
 from deca_lab.optimisers import Optimiser, mixed_adam
 from deca_lab.topology import topology
 
@@ -60,11 +61,12 @@ def agreement(landscape: Landscape, setting: Setting) -> Bound:
     return Bound(lhs, rhs, "agreement of mixed second moments", SOURCE, axis="inner step", rounding=1e-14 * G**2 * len(v_hat[0]))
 
 
-def shares(setting: Setting) -> np.ndarray:
+def shares(setting: Setting) -> Array:
     """Return S_1 .. S_R: which part of a squared gradient's disagreement is left in v_hat."""
     r, rho = np.arange(setting.inner_steps), second_singular_value(setting.topology.at(0))
     w = weights(setting.inner_steps, setting.adam)
-    return np.cumsum(w.beta * rho ** (r + 1)) / (1 - setting.adam.a2 ** (r + 1))
+    left: Array = np.cumsum(w.beta * rho ** (r + 1)) / (1 - setting.adam.a2 ** (r + 1))
+    return left
 
 
 def mixed_turns(setting: Setting, clients: int) -> Turns:

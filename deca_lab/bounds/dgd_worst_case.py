@@ -13,6 +13,7 @@ Proof       theory/dgd_worst_case.ipynb.
 The program needs the optional PEPit: pip install "deca-lab[pep]".
 """
 
+import math
 import warnings
 from importlib.util import find_spec
 from typing import Any
@@ -25,6 +26,7 @@ from deca_lab import train as tr
 from deca_lab.blocks import whole
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import BadInput, check
+from deca_lab.graphs import Array
 from deca_lab.problems import Problem
 from deca_lab.topology import topology
 
@@ -40,7 +42,8 @@ def theorem(steps: int, rho: float, R: float = 1.0, D: float = 1.0) -> float:
     """Return the theorem's right side."""
     check(steps >= 1, "steps", steps, "1 or more")
     check(0 <= rho < 1, "rho", rho, "at least 0 and below 1")
-    return (D**2 + R**2) / (2 * steps**0.5) + 2 * R**2 / (steps**0.5 * (1 - rho))
+    root = math.sqrt(steps)
+    return (D**2 + R**2) / (2 * root) + 2 * R**2 / (root * (1 - rho))
 
 
 def installed() -> bool:
@@ -100,7 +103,7 @@ def _iterates(f: list[Any], start: Any, steps: int) -> tuple[list[list[Any]], li
     return before, mixed
 
 
-def _spectral(before: list[list[Any]], mixed: list[list[Any]], rho: float) -> np.ndarray:
+def _spectral(before: list[list[Any]], mixed: list[list[Any]], rho: float) -> Array:
     """Return (rho X' + Y')'(rho X' - Y'), X' and Y' without their means: no less than zero, as all eigenvalues are in range."""
     plus = [[rho * x + y for x, y in zip(_apart(X), _apart(Y), strict=True)] for X, Y in zip(before, mixed, strict=True)]
     minus = [[rho * x - y for x, y in zip(_apart(X), _apart(Y), strict=True)] for X, Y in zip(before, mixed, strict=True)]
@@ -127,7 +130,7 @@ def _sum(items: list[Any]) -> Any:  # noqa: ANN401 - numbers, points, functions 
 # ---- runs, which must stay below
 
 
-def simulated(steps: int, clients: int, rho: float, runs: int = 20, seed: int = 0, slope: float = 1.0) -> np.ndarray:
+def simulated(steps: int, clients: int, rho: float, runs: int = 20, seed: int = 0, slope: float = 1.0) -> Array:
     """Return f(x_av) - f(x*) (runs,) of the library's own runs: f_i = slope |x - c_i|, random c and W, || x_0 - x* || = 1."""
     check(runs >= 1, "runs", runs, "1 or more")
     return np.array([_one_run(steps, clients, rho, slope, np.random.default_rng([seed, i, 0xD6])) for i in range(runs)])
@@ -145,12 +148,13 @@ def _one_run(steps: int, clients: int, rho: float, slope: float, rng: np.random.
     return slope * float(np.abs(mean - centres).mean() - np.abs(best - centres).mean())
 
 
-def random_w(clients: int, rho: float, rng: np.random.Generator) -> np.ndarray:
+def random_w(clients: int, rho: float, rng: np.random.Generator) -> Array:
     """Return a random symmetric W with W 1 = 1 whose other eigenvalues reach from -rho to rho; its entries may be negative."""
     basis = np.linalg.qr(np.column_stack([np.ones(clients), rng.standard_normal((clients, clients - 1))]))[0]
     others = rng.uniform(-rho, rho, clients - 1)
     others[0] = rho * rng.choice([-1, 1])
-    return np.full((clients, clients), 1 / clients) + basis[:, 1:] @ np.diag(others) @ basis[:, 1:].T
+    W: Array = np.full((clients, clients), 1 / clients) + basis[:, 1:] @ np.diag(others) @ basis[:, 1:].T
+    return W
 
 
 def examples(seed: int = 0) -> dict[str, Bound]:

@@ -127,6 +127,7 @@ def as_problem(landscape: Landscape, blocks: int = 1, noise: float = 0.0, seed: 
     def loss(params: Params, batch: Batch) -> Tensor:
         data, push = batch
         x = torch.cat([params[name] for name in names])
-        return landscape.shape(x, data) + push @ x
+        noisy: Tensor = landscape.shape(x, data) + push @ x
+        return noisy
 
     return Problem(start, loss, batches), tuple(Block(name, (name,)) for name in names)

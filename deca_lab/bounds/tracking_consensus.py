@@ -25,6 +25,7 @@ from deca_lab.bounds.gossip_contraction import witness as singular_vector
 from deca_lab.bounds.landscape import Landscape, as_problem, quadratics, valleys
 from deca_lab.errors import check
 from deca_lab.gossip import Mix
+from deca_lab.graphs import Array
 from deca_lab.problems import Problem
 from deca_lab.topology import Topology, topology
 from deca_lab.tree import flatten
@@ -32,7 +33,7 @@ from deca_lab.tree import flatten
 SOURCE = "derived; usual with 2 in place of 1 + l^2"
 
 
-def tracking_consensus(problem: Problem, W: np.ndarray | Topology, alpha: float, steps: int, combine_first: bool = False,
+def tracking_consensus(problem: Problem, W: Array | Topology, alpha: float, steps: int, combine_first: bool = False,
                        usual: bool = False) -> Bound:
     """Return both sides at steps 1 .. `steps` of the library's run on a problem with one tensor a client.
 
@@ -50,7 +51,7 @@ def tracking_consensus(problem: Problem, W: np.ndarray | Topology, alpha: float,
 
 
 def run(problem: Problem, topo: Topology, alpha: float, steps: int,
-        combine_first: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        combine_first: bool) -> tuple[Array, Array, Array]:
     """Return || X'_{k+1} ||^2, || X'_k ||^2 and || Y'_k ||^2 (steps,) of a run of the library's gradient tracking."""
     tracked, seen = optimisers.gradient_tracking(), []
 
@@ -66,7 +67,7 @@ def run(problem: Problem, topo: Topology, alpha: float, steps: int,
     return apart[1:], apart[:-1], np.array([float((y - y.mean(0)).square().sum()) for y in seen])
 
 
-def witness(W: np.ndarray, alpha: float) -> Problem:
+def witness(W: Array, alpha: float) -> Problem:
     """Return linear functions and a start whose first step attains the claim, adapt then combine: alpha Y' = -c X', rightly c."""
     l2 = second_singular_value(W) ** 2
     check(1e-12 < l2 < 1, "W", l2**0.5, "with a second singular value between 0 and 1")

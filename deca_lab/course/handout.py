@@ -118,7 +118,8 @@ def _of(node: ast.stmt, lines: list[str], exercises: set[str]) -> list[Part]:
 
 
 def _first_line(node: ast.stmt) -> int:
-    return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(d.lineno for d in decorators)]) - 1
 
 
 def _text(lines: list[str]) -> str:

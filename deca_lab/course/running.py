@@ -10,10 +10,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deca_lab.course.kernel import QUIET, environment, kernel
 from deca_lab.errors import BadInput, check, pick
+
+if TYPE_CHECKING:
+    from papermill.engines import NotebookExecutionManager
 
 PROFILES = {"fast": 240, "full": 1200}     # seconds that one cell may take
 Say = Callable[[str], None]
@@ -165,23 +168,23 @@ def _indented(source: str) -> str:
 
 def _engine() -> str:
     """Register papermill's engine with our kernel and without Output widgets, and return its name."""
-    from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
 
-    class Engine(NBClientEngine):          # papermill takes engines as classes
-        """papermill's own, but for the kernel, its environment, and nbclient's Output widgets."""
-
-        @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, execution_timeout: int, threads: int,  # noqa: ANN401
-                                     start_timeout: int = 60, **unused: Any) -> Any:  # noqa: ANN401
-            client = PapermillNotebookClient(nb_man, km=kernel(), kernel_name=kernel_name, timeout=execution_timeout,
-                                             startup_timeout=start_timeout, shutdown_kernel="immediate",
-                                             extra_arguments=QUIET)
-            client.widget_registry = {}    # jupyter/nbclient issue 312: a run stalls without an error
-            return client.execute(env=environment(threads), cleanup_kc=True)
-
-    papermill_engines.register("deca-lab", Engine)
+    # papermill takes engines as classes: its own one, with another way to execute a notebook
+    engine = type("Engine", (NBClientEngine,), {"execute_managed_notebook": staticmethod(_execute_managed)})
+    papermill_engines.register("deca-lab", engine)
     return "deca-lab"
+
+
+def _execute_managed(manager: "NotebookExecutionManager", kernel_name: str, *, execution_timeout: int, threads: int,
+                     start_timeout: int = 60, **unused: object) -> None:
+    """Execute a notebook as papermill does, but for the kernel, its environment, and nbclient's Output widgets."""
+    from papermill.clientwrap import PapermillNotebookClient
+
+    client = PapermillNotebookClient(manager, km=kernel(), kernel_name=kernel_name, timeout=execution_timeout,
+                                     startup_timeout=start_timeout, shutdown_kernel="immediate", extra_arguments=QUIET)
+    client.widget_registry = {}            # jupyter/nbclient issue 312: a run stalls without an error
+    client.execute(env=environment(threads), cleanup_kc=True)
 
 
 def table(results: Sequence[Result]) -> str:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from deca_lab.graphs import Array
+
 LONGEST = 300  # letters of an error that are told
 Arguments = tuple[Any, ...]  # numbers, strings, arrays, tensors, and dicts and sequences of them
 STUB = "Not yet: replace the line that raises NotImplementedError, and run the cell again."
@@ -147,7 +149,7 @@ def _gap_of_words(got: Any, wanted: str, here: str) -> Gap:  # noqa: ANN401
     return Gap(0) if got == wanted else Gap(1, f"{here} is {got[:60]!r}, and it should be {wanted!r}.")
 
 
-def _gap_of_numbers(got: np.ndarray, wanted: np.ndarray, here: str, exact: bool) -> Gap:
+def _gap_of_numbers(got: Array, wanted: Array, here: str, exact: bool) -> Gap:
     if exact:
         return Gap(0 if np.array_equal(got, wanted, equal_nan=wanted.dtype.kind == "f") else 1)
     g, w = got.astype(np.float64), wanted.astype(np.float64)
@@ -166,7 +168,7 @@ def _worst(gaps: Any) -> Gap:  # noqa: ANN401 - an iterator of gaps
     return max(gaps, key=lambda found: found.size, default=Gap(0))
 
 
-def _array(value: Any) -> np.ndarray | None:  # noqa: ANN401
+def _array(value: Any) -> Array | None:  # noqa: ANN401
     """Return a number, an array or a tensor as an array, or None for what is none."""
     try:
         if isinstance(value, torch.Tensor):
@@ -190,7 +192,7 @@ def _name(key: Any) -> str:  # noqa: ANN401
     return repr(key) if isinstance(key, str | int | float) else type(key).__name__
 
 
-def _thing(value: Any, array: np.ndarray | None = None) -> str:  # noqa: ANN401
+def _thing(value: Any, array: Array | None = None) -> str:  # noqa: ANN401
     """Return what an answer is, by its type alone."""
     if array is not None and array.dtype.kind == "c":
         return "complex"

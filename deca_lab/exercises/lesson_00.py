@@ -5,6 +5,7 @@ import torch
 
 from deca_lab.exercises.exercise import Exercise, Mistake
 from deca_lab.gossip import mixer
+from deca_lab.graphs import Array
 from deca_lab.topology import topology
 
 DIRECTED = np.array([  # doubly stochastic, not symmetric, and not regular
@@ -17,21 +18,22 @@ DIRECTED = np.array([  # doubly stochastic, not symmetric, and not regular
 MODELS = np.arange(10.0).reshape(5, 2) ** 2 - 7
 
 
-def mix(W: np.ndarray, X: np.ndarray) -> np.ndarray:
+def mix(W: Array, X: Array) -> Array:
     """Return the models (N, D) after one mixing of X (N, D) with W (N, N), by the library's own gossip."""
     x = torch.from_numpy(np.array(X, dtype=np.float64))
     return np.asarray(mixer(W, x)(x))
 
 
-def _apart(W: np.ndarray) -> np.ndarray:
+def _apart(W: Array) -> Array:
     return W - np.diag(np.diag(W))
 
 
-def _equally(heard: np.ndarray, X: np.ndarray) -> np.ndarray:
-    return heard @ X / heard.sum(1, keepdims=True)
+def _equally(heard: Array, X: Array) -> Array:
+    averages: Array = heard @ X / heard.sum(1, keepdims=True)
+    return averages
 
 
-def _one_after_another(W: np.ndarray, X: np.ndarray) -> np.ndarray:
+def _one_after_another(W: Array, X: Array) -> Array:
     mixed = X.copy()
     for i in range(len(W)):
         mixed[i] = W[i] @ mixed

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deca_lab.exercises.exercise import Exercise, Mistake
+from deca_lab.graphs import Array
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +17,7 @@ CLOSE, NOISY, FAR = (FIRST + np.array(gaps) for gaps in ([0.11, 0.05, 0.09, 0.02
 THREE, THREE_LOWER = np.array([1.0, 1.4, 1.9]), np.array([0.9, 1.32, 1.79])
 
 
-def paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+def paired_interval(first: Array, second: Array) -> tuple[float, float]:
     """Return low and high end of the 95 % interval of Student's t for the mean of first - second (k,), paired by seed."""
     from deca_lab.compare import difference
 
@@ -24,14 +25,14 @@ def paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float
     return found.low, found.high
 
 
-def better(first: np.ndarray, second: np.ndarray) -> str:
+def better(first: Array, second: Array) -> str:
     """Return "first", "second" or "undecided": which method's losses (k,), paired by seed, are lower beyond doubt."""
     from deca_lab.compare import paired
 
     return str(paired(_table(first, second), "loss")["verdict"].iloc[0]).removesuffix(" is better")
 
 
-def _table(first: np.ndarray, second: np.ndarray) -> "pd.DataFrame":
+def _table(first: Array, second: Array) -> "pd.DataFrame":
     """Return the losses as the table of a comparison."""
     import pandas as pd
 
@@ -46,15 +47,15 @@ def _t(freedom: float) -> float:
     return float(stdtrit(freedom, 0.975))
 
 
-def _around(gaps: np.ndarray, half: float) -> tuple[float, float]:
+def _around(gaps: Array, half: float) -> tuple[float, float]:
     return float(gaps.mean() - half), float(gaps.mean() + half)
 
 
-def _error(gaps: np.ndarray, ddof: int = 1) -> float:
+def _error(gaps: Array, ddof: int = 1) -> float:
     return float(gaps.std(ddof=ddof) / len(gaps) ** 0.5)
 
 
-def _unpaired(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+def _unpaired(a: Array, b: Array) -> tuple[float, float]:
     return _around(a - b, _t(2 * len(a) - 2) * (_error(a) ** 2 + _error(b) ** 2) ** 0.5)
 
 

@@ -75,7 +75,8 @@ def seen(feedback: str, scale: str, b1: float, b2: float, inner_steps: int, powe
     def returned_(state: Moments, x: Tensor, x_new: Tensor, lr: float) -> Moments:
         if fed.signal is not None:
             notes[-1][1] = float(fed.scale(fed.signal(x, x_new), lr)[0])
-        return inside.returned_(state, x, x_new, lr)
+        new: Moments = inside.returned_(state, x, x_new, lr)
+        return new
 
     recipe = Recipe(-(-STEPS // inner_steps), inner_steps, lambda step: lr,
                     inside._replace(direction_=watched_, returned_=returned_))

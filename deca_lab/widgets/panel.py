@@ -12,7 +12,7 @@ from html import escape
 from io import BytesIO
 from math import isfinite
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.jupyter import DOTS, shown
@@ -20,8 +20,10 @@ from deca_lab.plots.style import GREY, LINE, STYLE, WIDTH, clean, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backend_bases import RendererBase
     from matplotlib.figure import Figure
     from matplotlib.text import Text
+    from matplotlib.transforms import BboxBase
 
 Values = Mapping[str, Any]
 
@@ -31,6 +33,25 @@ class Scene(NamedTuple):
 
     figure: "Figure"
     update: Callable[..., str]
+
+
+class Canvas(Protocol):
+    """What is used of matplotlib's Agg canvas, whose functions have no types."""
+
+    def draw(self) -> None:
+        """Draw all that is not animated."""
+
+    def copy_from_bbox(self, bbox: "BboxBase") -> object:
+        """Return the pixels of a box."""
+
+    def restore_region(self, region: object) -> None:
+        """Put such pixels back."""
+
+    def get_renderer(self) -> "RendererBase":
+        """Return what artists draw with."""
+
+    def buffer_rgba(self) -> memoryview:
+        """Return all pixels, (height, width, 4)."""
 
 
 class Knob(NamedTuple):
@@ -137,7 +158,7 @@ def renderer(figure: "Figure") -> Callable[[], bytes]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure.set_dpi(DOTS)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Canvas = FigureCanvasAgg(figure)
     moving = sorted(figure.findobj(lambda artist: artist.get_animated()), key=lambda artist: artist.get_zorder())
     kept: dict[str, Any] = {}
 
@@ -155,7 +176,7 @@ def renderer(figure: "Figure") -> Callable[[], bytes]:
     return render
 
 
-def encoded(canvas: Any) -> bytes:  # noqa: ANN401 - FigureCanvasAgg, which is imported late
+def encoded(canvas: Canvas) -> bytes:
     """Return the canvas as PNG: lightly packed, for it only goes to the browser beside."""
     import numpy as np
     from PIL import Image
@@ -173,7 +194,7 @@ def refusal(words: str) -> bytes:
     figure = sheet(2.4)
     figure.set_dpi(DOTS)
     figure.text(0.5, 0.5, fill(clean(words, 600), LINE - 10), ha="center", va="center", color=GREY, size=10)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return encoded(canvas)
 
