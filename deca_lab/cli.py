@@ -103,7 +103,8 @@ def _require_as_stored(folder: Path, given: dict[str, Any]) -> None:
 
 def _fresh_folder(method: str) -> Path:
     stem = Path("runs") / f"{datetime.now():%Y-%m-%d_%H%M%S}-{method}"
-    return next(p for i in range(1000) if not os.path.exists(p := stem.with_name(f"{stem.name}{f'-{i}' if i else ''}")))
+    again = (stem.with_name(f"{stem.name}-{k}") for k in range(1, 1000))      # two runs may start in one second
+    return next(path for path in (stem, *again) if not path.exists())
 
 
 def _finish(folder: Path, config: RunConfig | None) -> bool:
@@ -246,9 +247,9 @@ def doctor(
     if machine:
         from deca_lab import machine as here
 
-        found = here.examine()
-        typer.echo(here.describe(found))
-        raise typer.Exit(0 if all(finding.ok for finding in found) else 1)
+        findings = here.examine()
+        typer.echo(here.describe(findings))
+        raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
     from deca_lab import doctor as doc
     from deca_lab.topology import read_matrices
     from deca_lab.topology import topology as build
@@ -285,13 +286,13 @@ def clock(
     from deca_lab import history
     from deca_lab.lab import prepare
 
-    told = history.load(folder)
-    taken = float(told.timings["seconds"].iloc[-1] - told.timings["seconds"].iloc[0])
-    laid = prepare(told.config).plan
-    each = seconds or taken / laid.steps / laid.topology.n
-    found = ck.clock(laid, ck.network(laid.topology.n, each, mbit, latency, ck.slower(slow)))
-    typer.echo(f"{laid.steps} inner steps of {each:.3g} s, {mbit:g} Mbit/s, {latency:g} s latency: {found.seconds:,.1f} s, "
-               f"of which the clients wait or send {found.waiting:.0%}")
+    finished = history.load(folder)
+    taken = float(finished.timings["seconds"].iloc[-1] - finished.timings["seconds"].iloc[0])
+    plan = prepare(finished.config).plan
+    each = seconds or taken / plan.steps / plan.topology.n
+    timeline = ck.clock(plan, ck.network(plan.topology.n, each, mbit, latency, ck.slower(slow)))
+    typer.echo(f"{plan.steps} inner steps of {each:.3g} s, {mbit:g} Mbit/s, {latency:g} s latency: {timeline.seconds:,.1f} s, "
+               f"of which the clients wait or send {timeline.waiting:.0%}")
 
 
 @app.command()
@@ -340,13 +341,18 @@ def notebooks(
     """Execute the course and the theory pages from top to bottom; exit code 1 where a cell fails, which is shown."""
     from deca_lab import course
 
-    found = course.notebooks()
-    chosen = [path for path in found if not names or any(name in f"{path.parent.name}/{path.stem}" for name in names)]
-    check(bool(chosen), "names", names, f"parts of these: {', '.join(path.stem for path in found)}")
+    available = course.notebooks()
+    chosen = [path for path in available if not names or _named(path, names)]
+    check(bool(chosen), "names", names, f"parts of these: {', '.join(path.stem for path in available)}")
     results = course.execute(chosen, "full" if full else "fast", out, course.parse_parameters(parameter or []), jobs or None,
                              lambda line: typer.echo(line, err=True))
     typer.echo(course.table(results))
     raise typer.Exit(1 if any(result.error for result in results) else 0)
+
+
+def _named(path: Path, parts: list[str]) -> bool:
+    """Say whether FOLDER/NAME of a notebook holds one of these parts."""
+    return any(part in f"{path.parent.name}/{path.stem}" for part in parts)
 
 
 @app.command()
@@ -389,8 +395,8 @@ def list_names(what: Annotated[str, typer.Argument(help="one table: methods, cor
     """List the names that the options take, with a word on each."""
     from deca_lab.names import tables
 
-    held = tables()
-    chosen = {what: pick(held, what, "table")} if what else held
+    known = tables()
+    chosen = {what: pick(known, what, "table")} if what else known
     for title, rows in chosen.items():
         typer.echo(title)
         typer.echo("".join(f"  {name:<22} {about}\n" for name, about in rows.items()))

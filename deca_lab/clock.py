@@ -59,7 +59,8 @@ def network(clients: int, seconds: float, mbit: float, latency: float, slow: Map
 def slower(text: str) -> dict[int, float]:
     """Return {3: 4.0} of "3@4": client 3 is four times slower."""
     try:
-        return {int(who): float(times) for who, _, times in (part.partition("@") for part in text.split(",") if part.strip())}
+        pairs = [part.partition("@") for part in text.split(",") if part.strip()]
+        return {int(client): float(times) for client, _, times in pairs}
     except ValueError:
         raise BadInput(f"slow = {text!r} cannot be used: it must be CLIENT@TIMES, such as 3@4, 5@2") from None
 

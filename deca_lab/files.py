@@ -44,9 +44,9 @@ def folder(path: Path) -> Path:
 
 def new_folder(path: Path) -> Path:
     """Create the folder, or accept one in which a run was killed before it began; raise BadInput where it holds anything."""
-    held = next((file for file in folder(path).iterdir() if file.name != LOCK and HALF not in file.name), None)
-    if held is not None:
-        another = "holds another run" if (path / "config.json").exists() else f"is not empty ({held.name} is there)"
+    occupant = next((file for file in folder(path).iterdir() if file.name != LOCK and HALF not in file.name), None)
+    if occupant is not None:
+        another = "holds another run" if (path / "config.json").exists() else f"is not empty ({occupant.name} is there)"
         raise BadInput(f"out = {str(path)!r} {another}: name a new folder, or continue a run with --resume {path}")
     return path
 

@@ -18,8 +18,8 @@ def picture(history: History, name: str) -> "Image":
     from deca_lab.errors import pick
     from deca_lab.plots import PICTURES
 
-    found = pick(PICTURES, name, "picture")
-    return shown(found.draw(history), found.alt(history))
+    chosen = pick(PICTURES, name, "picture")
+    return shown(chosen.draw(history), chosen.alt(history))
 
 
 def shown(figure: "Figure", alt: str) -> "Image":

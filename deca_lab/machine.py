@@ -70,16 +70,16 @@ def requirements() -> list[str]:
 
     project = Path(__file__).parents[1] / "pyproject.toml"
     if project.is_file():
-        held: list[str] = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
-        return held
+        dependencies: list[str] = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+        return dependencies
     return [line for line in metadata.requires("deca-lab") or [] if "extra ==" not in line]
 
 
 def packages(needed: list[str]) -> list[Finding]:
     """Judge each package: there, new enough, and importable. Those that are well make one line together."""
-    found = [_package(line) for line in needed]
-    well = ", ".join(f"{f.name} {f.found}" for f in found if f.ok)
-    return [*([Finding("packages", True, well, "")] if well else []), *(f for f in found if not f.ok)]
+    findings = [_package(line) for line in needed]
+    well = ", ".join(f"{f.name} {f.found}" for f in findings if f.ok)
+    return [*([Finding("packages", True, well, "")] if well else []), *(f for f in findings if not f.ok)]
 
 
 def _package(line: str) -> Finding:
@@ -168,9 +168,9 @@ def two_clients() -> Finding:
     from deca_lab.runconfig import RunConfig
     from deca_lab.runs import run
 
-    told = run(RunConfig(clients=2, model="tiny", corpus="markov", context=32, batch=4, rounds=1, inner_steps=6, lr=3e-3,
+    losses = run(RunConfig(clients=2, model="tiny", corpus="markov", context=32, batch=4, rounds=1, inner_steps=6, lr=3e-3,
                          eval_windows=8)).metrics["test_loss"]
-    return judged(float(told.iloc[0]), float(told.iloc[-1]))
+    return judged(float(losses.iloc[0]), float(losses.iloc[-1]))
 
 
 def judged(before: float, after: float) -> Finding:
@@ -194,5 +194,5 @@ def notebook_kernel() -> Finding:
         client.execute(env=environment(threads=1), cleanup_kc=True)
     except (CellExecutionError, RuntimeError, TimeoutError, OSError) as error:
         return Finding("notebook kernel", False, str(error).strip().splitlines()[-1], advice)
-    said = "".join(output.get("text", "") for output in nb.cells[0].outputs).strip()
-    return Finding("notebook kernel", os.path.samefile(said, sys.executable), f"answers, with {said}", advice)
+    answer = "".join(output.get("text", "") for output in nb.cells[0].outputs).strip()
+    return Finding("notebook kernel", os.path.samefile(answer, sys.executable), f"answers, with {answer}", advice)

@@ -15,7 +15,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from deca_lab.errors import BadInput, check, pick
+from deca_lab.errors import BadInput, check, pick, shown
 from deca_lab.gossip import messages
 from deca_lab.graphs import GRAPHS, PERIOD, SEQUENCES, Array, Knobs
 from deca_lab.weights import WEIGHTS
@@ -97,7 +97,11 @@ def _read_csv(file: Path) -> Array:
     for k, cells in rows:
         if len(cells) != width:
             raise BadInput(f"matrix file {str(file)!r}: line {k} has {len(cells)} numbers, line {first} has {width}")
-    return np.array([[_number(cell, file, k) for cell in cells] for k, cells in rows])
+    return np.array([_numbers(cells, file, k) for k, cells in rows])
+
+
+def _numbers(cells: Sequence[str], file: Path, line: int) -> list[float]:
+    return [_number(cell, file, line) for cell in cells]
 
 
 def _number(cell: str, file: Path, line: int) -> float:
@@ -207,12 +211,13 @@ def _listed(source: object) -> Sequence[object]:
     if isinstance(source, np.ndarray):
         return [source]
     allowed = "a name, a networkx graph, an N x N array, a list of arrays or a .csv/.npy path"
-    check(isinstance(source, list | tuple) and len(source) > 0, "topology", source, allowed)
+    if not isinstance(source, list | tuple) or len(source) == 0:
+        raise BadInput(f"topology = {shown(source)} cannot be used: it must be {allowed}")
     try:
-        rows = isinstance(source, list | tuple) and not isinstance(source[0], np.ndarray) and np.ndim(source[0]) < 2
+        rows = not isinstance(source[0], np.ndarray) and np.ndim(source[0]) < 2
     except ValueError:
         raise BadInput("matrix has rows of different length: it must be N x N") from None
-    return [source] if rows else source  # type: ignore[return-value]
+    return [source] if rows else [*source]
 
 
 def _fits(n: int, period: int) -> None:

@@ -66,8 +66,8 @@ def squares(landscape: Landscape, alpha: float, a2: float, steps: int, lam: floa
     check(min(alpha, lam) > 0, "alpha, lam", (alpha, lam), "above 0")
     check(steps >= 1 and copies >= 1, "steps, copies", (steps, copies), "1 or more")
     many = landscape._replace(data=landscape.data.repeat(copies, 1))
-    apart = Topology("nobody", (np.eye(copies),))
-    run = trace(many, Setting(apart, 1, 1, steps, alpha, mo.Adam(0.0, a2, lam), noise=noise, seed=seed))
+    isolated = Topology("nobody", (np.eye(copies),))
+    run = trace(many, Setting(isolated, 1, 1, steps, alpha, mo.Adam(0.0, a2, lam), noise=noise, seed=seed))
     return np.array([many.gradients(step.before).square().sum(1).numpy() for step in run])
 
 
@@ -77,13 +77,13 @@ def slopes(landscape: Landscape, lengths: Sequence[int], c: float = 1.0, lam: fl
 
     Each N has a run of its own, with alpha = c / sqrt(N) and a2 = 1 - 1/N: the choice that makes the claim a rate.
     """
-    found, promised = [], []
+    means, promised = [], []
     for N in lengths:
         alpha, a2 = c / N**0.5, 1 - 1 / N
         mean = squares(landscape, alpha, a2, N, lam, noise, copies, seed).mean(0)
-        found.append(mean)
+        means.append(mean)
         promised.append(right(landscape, landscape.steepest + noise, alpha, a2, N, lam)[-1])
-    measured = np.array(found)
+    measured = np.array(means)
     points = Points(np.array(lengths), Squares(measured, measured, measured))
     bound = float(np.polyfit(np.log(lengths), np.log(promised), 1)[0])
     return fit(points, "full"), bound, points, np.array(promised)

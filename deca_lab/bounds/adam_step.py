@@ -74,14 +74,14 @@ def steps_taken(gradients: Array, adam: mo.Adam, h: Array | None = None, b1: flo
     """Return max |direction| (T,) of the library's Adam over gradients (T, N, D), `h` being fed back after each step."""
     feedback = mo.Feedback(None if h is None else mo.printed, mo.raw, b1, b2)
     fed = torch.from_numpy(np.zeros_like(gradients) if h is None else np.array(h, dtype=np.float64))
-    zero, found = torch.zeros_like(fed[0]), []
+    zero, largest = torch.zeros_like(fed[0]), []
     moments = mo.start(zero)
     for g, displaced in zip(torch.from_numpy(gradients), fed, strict=True):
         direction, moments = mo.adam_(moments, g, adam)
         overflown = not bool(moments.v.isfinite().all())  # m / inf = 0 would pass for a small step
-        found.append(float("nan") if overflown else float(direction.abs().max()))
+        largest.append(float("nan") if overflown else float(direction.abs().max()))
         moments = mo.feed_(moments, zero, displaced, 1.0, feedback)
-    return np.array(found)
+    return np.array(largest)
 
 
 def _in_range(adam: mo.Adam) -> None:

@@ -60,9 +60,9 @@ def run(landscape: Landscape, topology: Topology, alpha: float, steps: int, floo
 
     problem, blocks = as_problem(landscape, 1, noise, seed)
     recipe = tr.Recipe(1, steps, lambda s: alpha, amsgrad._replace(direction_=direction_), combine_first=True)
-    apart = [consensus_distance(state.blocks[0]) for state, _ in tr.train(tr.plan(problem, blocks, topology, recipe))]
+    distances = [consensus_distance(state.blocks[0]) for state, _ in tr.train(tr.plan(problem, blocks, topology, recipe))]
     G, longest = np.array(seen).max(0)
-    return np.array(apart), float(G), float(longest)
+    return np.array(distances), float(G), float(longest)
 
 
 def examples(seed: int = 0) -> dict[str, Bound]:
@@ -77,5 +77,5 @@ def examples(seed: int = 0) -> dict[str, Bound]:
 def broken(seed: int = 0) -> Bound:
     """Return a run with a far smaller floor than the right side is told: a client may divide by less than sqrt(eps)."""
     pair = topology(np.array([[0.9, 0.1], [0.1, 0.9]]))
-    found = amsgrad_consensus(tug_of_war(), pair, 0.01, 80, floor=1e-8)
-    return found._replace(rhs=amsgrad_consensus(tug_of_war(), pair, 0.01, 80, floor=1e4).rhs)
+    bound = amsgrad_consensus(tug_of_war(), pair, 0.01, 80, floor=1e-8)
+    return bound._replace(rhs=amsgrad_consensus(tug_of_war(), pair, 0.01, 80, floor=1e4).rhs)

@@ -47,10 +47,15 @@ def block_consensus(landscape: Landscape, setting: Setting) -> Bound:
 def others_kept(landscape: Landscape, setting: Setting) -> Bound:
     """Return the other blocks' disagreement after each inner step beside that before it: equal, to the last bit."""
     steps, d = trace(landscape, setting), landscape.data.shape[1]
-    rest = [torch.tensor([j for j in range(d) if not step.columns.start <= j < step.columns.stop]) for step in steps]
-    after = [disagreement(step.after[:, held]) for step, held in zip(steps, rest, strict=True)]
-    before = [disagreement(step.before[:, held]) for step, held in zip(steps, rest, strict=True)]
+    rest = [_others(step.columns, d) for step in steps]
+    after = [disagreement(step.after[:, columns]) for step, columns in zip(steps, rest, strict=True)]
+    before = [disagreement(step.before[:, columns]) for step, columns in zip(steps, rest, strict=True)]
     return Bound(np.array(after), np.array(before), "the other blocks", SOURCE, axis="inner step", equal=True)
+
+
+def _others(columns: slice, d: int) -> Tensor:
+    """Return the columns below d that are not among these."""
+    return torch.tensor([j for j in range(d) if not columns.start <= j < columns.stop])
 
 
 def disagreement(X: Tensor) -> float:

@@ -64,19 +64,19 @@ def d_sgd(case: Case, W: Array | Topology, gamma: float, steps: int, seeds: Sequ
 def disagreement(case: Case, W: Array | Topology, gamma: float, steps: int, seeds: Sequence[int] = (0,),
                  combine_first: bool = False) -> Bound:
     """Return both sides of the proof's bound on E (1/n) sum_i ||x_i - xbar||^2 after 1 .. `steps` steps."""
-    _, apart, size = runs(case, W, gamma, steps + 1, seeds, combine_first)
+    _, distances, size = runs(case, W, gamma, steps + 1, seeds, combine_first)
     rhs = np.full(steps, terms(case, W, gamma, combine_first)[2] / case.L**2)
     lost = np.finfo(float).eps * _topology(W).n * np.sqrt(size.max(0)).cumsum()[:-1]    # N products and sums a mixing
-    return Bound(apart.mean(0)[1:], rhs, "disagreement of decentralised SGD", SOURCE, rounding=2 * lost * rhs**0.5 + lost**2)
+    return Bound(distances.mean(0)[1:], rhs, "disagreement of decentralised SGD", SOURCE, rounding=2 * lost * rhs**0.5 + lost**2)
 
 
 def terms(case: Case, W: Array | Topology, gamma: float, combine_first: bool = False) -> tuple[float, float, float]:
     """Return the right side's three terms: the start (to be divided by K), the mean's noise, the disagreement."""
     rho, n = _rho(W), _topology(W).n
     check(gamma > 0, "gamma", gamma, "above 0")
-    apart = 4 * case.zeta**2 / (1 - rho) ** 2 + 2 * case.sigma**2 / (1 - rho)
+    scattered = 4 * case.zeta**2 / (1 - rho) ** 2 + 2 * case.sigma**2 / (1 - rho)
     kept = 1.0 if combine_first else rho**2
-    return 2 * case.gap / gamma, case.L * gamma * case.sigma**2 / n, case.L**2 * gamma**2 * kept * apart
+    return 2 * case.gap / gamma, case.L * gamma * case.sigma**2 / n, case.L**2 * gamma**2 * kept * scattered
 
 
 def largest_step(L: float, rho: float, combine_first: bool = False) -> float:
@@ -92,15 +92,15 @@ def runs(case: Case, W: Array | Topology, gamma: float, steps: int, seeds: Seque
     check(isinstance(steps, int) and steps >= 1, "steps", steps, "a whole number from 1 up")
     check(len(seeds) > 0, "seeds", seeds, "one seed or more")
     recipe = tr.Recipe(1, steps, lambda s: gamma, optimisers.sgd(), combine_first=combine_first)
-    squared, apart, size = np.empty((3, len(seeds), steps))
+    squared, distances, size = np.empty((3, len(seeds), steps))
     for i, seed in enumerate(seeds):
         problem = case.problem(seed)
         plan = tr.plan(problem, whole(list(problem.start)), _topology(W), recipe)
         states = [tr.begin(plan), *(state for state, _ in tr.train(plan))][:steps]
         squared[i] = [np.square(case.gradient(state.blocks[0].mean(0).numpy())).sum() for state in states]
-        apart[i] = [tree.consensus_distance(state.blocks[0]) for state in states]
+        distances[i] = [tree.consensus_distance(state.blocks[0]) for state in states]
         size[i] = [float(state.blocks[0].square().sum()) / problem.clients for state in states]
-    return squared, apart, size
+    return squared, distances, size
 
 
 # ---- problems whose constants are known
@@ -127,8 +127,8 @@ def bumps(a: Array, b: Array, x0: Array, noise: float = 0.0) -> Case:
     """
     a, b, x0 = (np.asarray(part, dtype=np.float64) for part in (a, b, x0))
     check(bool(np.abs(b.sum(0)).max() < 1e-12), "b", b.sum(0).tolist(), "of rows that sum to zero, or f has no least value")
-    apart = np.abs(a[:, None] - a[None])                                        # (N, N, d)
-    shifted = np.sqrt(np.square(np.minimum(2 * apart, 2 * STEEPEST)).sum() / (2 * len(a) ** 2))
+    gaps = np.abs(a[:, None] - a[None])                                        # (N, N, d)
+    shifted = np.sqrt(np.square(np.minimum(2 * gaps, 2 * STEEPEST)).sum() / (2 * len(a) ** 2))
     return Case(partial(_bumps, a, b, x0, noise), lambda x: _slope(x - a).mean(0), 2.0, noise * len(x0) ** 0.5,
                 float(shifted) + _spread(b), float(np.mean(np.sum((x0 - a) ** 2 / (1 + (x0 - a) ** 2), axis=1))))
 

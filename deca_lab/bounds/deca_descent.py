@@ -77,9 +77,14 @@ def turns(steps: int, adam: mo.Adam, b1: float = 1.0, b2: float = 1.0) -> Turns:
     w, r, C = weights(steps, adam, b1, b2), np.arange(1, steps + 1), constants(steps, adam, b1, b2)
     one, two = 1 - adam.a1**r, 1 - adam.a2**r
     shifted = [np.concatenate([[0.0], np.cumsum(x)[:-1]]) for x in (w.eta, w.mu)]
-    lag = np.array([sum(w.alpha[t - s] * C[s - 1:t - 1].sum() for s in range(1, t + 1)) for t in r])
-    return Turns(C, np.cumsum(w.alpha) / one, shifted[0] / one, np.cumsum(w.alpha**2) / one**2, lag / one,
+    old = np.array([lag(w.alpha, C, t) for t in range(1, steps + 1)])
+    return Turns(C, np.cumsum(w.alpha) / one, shifted[0] / one, np.cumsum(w.alpha**2) / one**2, old / one,
                  np.cumsum(w.beta) / two, shifted[1] / two)
+
+
+def lag(alpha: Array, C: Array, t: int) -> float:
+    """Return sum_s alpha_(t-s) (C_s + .. + C_(t-1)): over how many bounded steps the gradients in m_hat_t are old."""
+    return float(sum(alpha[t - s] * C[s - 1:t - 1].sum() for s in range(1, t + 1)))
 
 
 def apart(known: Known, lr: float, t: Turns) -> float:
@@ -176,13 +181,19 @@ def deca_descent(landscape: Landscape, setting: Setting, seeds: int = 1, observe
 
 def left_side(landscape: Landscape, runs: list[list[Step]]) -> tuple[Array, Array]:
     """Return the mean over runs of (1/S) sum_s || grad_k(s) f(xbar_s) ||^2 for every S, and its standard error (0 for one)."""
-    each = np.array([np.cumsum([squared(landscape, step) for step in run]) for run in runs]) / np.arange(1, len(runs[0]) + 1)
+    squares = np.array([_squares(landscape, run) for run in runs])                # (runs, S)
+    each = squares.cumsum(1) / np.arange(1, len(runs[0]) + 1)
     return each.mean(0), each.std(0, ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else np.zeros(each.shape[1])
+
+
+def _squares(landscape: Landscape, run: list[Step]) -> list[float]:
+    return [squared(landscape, step) for step in run]
 
 
 def divided_by(steps: list[Step]) -> tuple[float, float]:
     """Return the smallest and largest numbers that any client divided by."""
-    return min(float(s.below.min()) for s in steps), max(float(s.below.max()) for s in steps)
+    smallest = min(float(step.below.min()) for step in steps)
+    return smallest, max(float(step.below.max()) for step in steps)
 
 
 def squared(landscape: Landscape, step: Step) -> float:
@@ -196,7 +207,8 @@ def lines(landscape: Landscape, setting: Setting, steps: list[Step]) -> dict[str
     facts, fed = known(landscape, setting, steps), setting.feedback.signal is not None
     t = turns(setting.inner_steps, setting.adam, *((setting.feedback.b1, setting.feedback.b2) if fed else (1.0, 1.0)))
     rows = [_line(landscape, setting, step, t) for step in steps]
-    left = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    table = np.array([list(row.values()) for row in rows])
+    left = dict(zip(rows[0], table.T, strict=True))
     r = np.array([step.turn - 1 for step in steps])
     low, high = setting.adam.eps, largest_root(facts, setting.lr, t) + setting.adam.eps
     K, M = apart(facts, setting.lr, t), 1 / low - 1 / high
@@ -251,5 +263,5 @@ def broken(seed: int = 0) -> Bound:
     """Return a run in which one client differs from all others, against a right side that is told zeta = 0: no floor."""
     hills = quadratics(4, 1, zeta=3.0, far=0.0, seed=seed, lonely=True)
     setting = Setting(topology("complete", 4), 1, 80, 6, 1e-2, mo.Adam(0.0, 0.5, 0.1), seed=seed)
-    found = deca_descent(hills, setting)
-    return found._replace(rhs=right_side(known(hills._replace(zeta=0.0), setting, trace(hills, setting)), setting))
+    bound = deca_descent(hills, setting)
+    return bound._replace(rhs=right_side(known(hills._replace(zeta=0.0), setting, trace(hills, setting)), setting))

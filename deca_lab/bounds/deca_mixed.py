@@ -19,7 +19,7 @@ import torch
 
 from deca_lab import moments as mo
 from deca_lab.bounds.bound import Bound
-from deca_lab.bounds.deca_descent import Turns, assembled, known, left_side, theta, turns
+from deca_lab.bounds.deca_descent import Turns, assembled, known, lag, left_side, theta, turns
 from deca_lab.bounds.feedback_step import weights
 from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, quadratics, tug_of_war
@@ -80,8 +80,8 @@ def mixed_turns(setting: Setting, clients: int) -> Turns:
     r = np.arange(1, setting.inner_steps + 1)
     C = np.sqrt((1 - setting.adam.a2**r) * np.cumsum(w.alpha**2 / (w.beta * own))) / (1 - setting.adam.a1**r)
     plain = turns(setting.inner_steps, setting.adam)
-    lag = [sum(w.alpha[t - s] * C[s - 1:t - 1].sum() for s in range(1, t + 1)) for t in r]
-    return plain._replace(C=C, lag=np.array(lag) / (1 - setting.adam.a1**r))
+    old = np.array([lag(w.alpha, C, t) for t in range(1, setting.inner_steps + 1)])
+    return plain._replace(C=C, lag=old / (1 - setting.adam.a1**r))
 
 
 def one_pulls() -> Landscape:

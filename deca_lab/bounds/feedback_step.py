@@ -93,5 +93,5 @@ def examples(seed: int = 0) -> dict[str, Bound]:
 def broken(seed: int = 0) -> Bound:
     """Return the witness against the constants of Adam without feedback: the second line is needed."""
     exact = USUAL._replace(eps=0.0)
-    found = feedback_step(*witness(48, exact, 0.5), 0.5, adam=exact)
-    return found._replace(rhs=constants(48, exact, 1.0, 1.0))
+    bound = feedback_step(*witness(48, exact, 0.5), 0.5, adam=exact)
+    return bound._replace(rhs=constants(48, exact, 1.0, 1.0))

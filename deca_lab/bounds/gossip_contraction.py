@@ -46,17 +46,17 @@ def gossip_contraction(W: Array | Topology, X: Array, rounds: int, factor: Facto
 def disagreements(matrices: tuple[Array, ...], X: Array, rounds: int) -> Array:
     """Return || X_k - Xbar ||_F (rounds,) of X (N, D) mixed k = 1 .. `rounds` times, Xbar the mean of X itself."""
     x = torch.from_numpy(np.array(X, dtype=np.float64))
-    mean, mixers, found = x.mean(0), [mixer(W, x) for W in matrices], []
+    mean, mixers, distances = x.mean(0), [mixer(W, x) for W in matrices], []
     for k in range(rounds):
         x = mixers[k % len(mixers)](x)
-        found.append(float((x - mean).norm()))
-    return np.array(found)
+        distances.append(float((x - mean).norm()))
+    return np.array(distances)
 
 
 def second_singular_value(W: Array) -> float:
     """Return rho = || W - J ||_2, from above where it is only known to some error."""
-    found = spectrum(W)
-    return found.rho + found.error
+    facts = spectrum(W)
+    return facts.rho + facts.error
 
 
 def second_eigenvalue(W: Array) -> float:

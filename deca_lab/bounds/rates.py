@@ -126,9 +126,9 @@ def rates(case: Case, over: Mapping[str, Sequence[int]], setting: Setting = USUA
 
 def bound_of(fits: Mapping[str, Fit], end: str = "high") -> Bound:
     """Return the fits' upper or lower ends against -1/2, in their order."""
-    said = pick({"high": "shown", "low": "not contradicted"}, end, "end")
-    ends = np.array([getattr(found, end) for found in fits.values()])
-    return Bound(ends, np.full(len(fits), CLAIMED), f"rates of the papers, {said}", SOURCE, axis="knob")
+    wording = pick({"high": "shown", "low": "not contradicted"}, end, "end")
+    ends = np.array([getattr(line, end) for line in fits.values()])
+    return Bound(ends, np.full(len(fits), CLAIMED), f"rates of the papers, {wording}", SOURCE, axis="knob")
 
 
 def examples(seed: int = 0) -> dict[str, Bound]:
@@ -156,17 +156,18 @@ def sweep(case: Case, knob: str, values: Sequence[int], setting: Setting = USUAL
     check(knob in ("rounds", "blocks", "inner_steps"), "knob", knob, "rounds, blocks or inner_steps")
     check(len(set(values)) == len(values) >= 2, "values", list(values), "two or more different ones")
     settings = [Setting(**{**setting._asdict(), knob: value}) for value in values]
-    return gathered([one.length for one in settings], [(method or deca)(case, one) for one in settings])
+    squares = [(method or deca)(case, one) for one in settings]
+    return gathered([one.length for one in settings], squares)
 
 
-def gathered(lengths: Sequence[int], found: Sequence[Squares]) -> Points:
+def gathered(lengths: Sequence[int], runs: Sequence[Squares]) -> Points:
     """Return runs of these lengths, each with its seeds, as points."""
-    return Points(np.array(lengths), Squares(*(np.stack(side) for side in zip(*found, strict=True))))
+    return Points(np.array(lengths), Squares(*(np.stack(side) for side in zip(*runs, strict=True))))
 
 
-def beside(found: Sequence[Squares]) -> Squares:
+def beside(runs: Sequence[Squares]) -> Squares:
     """Return runs of one setting, measured apart, as seeds of one."""
-    return Squares(*(np.concatenate(side) for side in zip(*found, strict=True)))
+    return Squares(*(np.concatenate(side) for side in zip(*runs, strict=True)))
 
 
 def fit(points: Points, measure: str = "block", level: float = 0.95) -> Fit:
@@ -240,8 +241,8 @@ def _squares(full: Array, block: Array) -> Squares:
 
 def of_plan(laid: Plan, data: Batch) -> Squares:
     """Return the same of any plan, such as a language model's, on `data` (N, n, ...), measured at each visit's start: (1,)."""
-    found = [_at_visit(laid, state, data) for state in _states(laid) if state.step % laid.recipe.inner_steps == 0]
-    return _squares(*np.array(found).T[:, :, None])
+    at_visits = [_at_visit(laid, state, data) for state in _states(laid) if state.step % laid.recipe.inner_steps == 0]
+    return _squares(*np.array(at_visits).T[:, :, None])
 
 
 def _at_visit(laid: Plan, state: State, data: Batch) -> tuple[float, float]:
@@ -298,11 +299,11 @@ def _quadratic(rng: np.random.Generator, zeta: float, common: bool, distance: fl
     turns = np.linalg.qr(rng.standard_normal((n, d, d)))[0]
     turns = turns[:1].repeat(n, 0) if common else turns
     A = turns * np.geomspace(0.5, 2, d) @ turns.swapaxes(1, 2)
-    minimiser, apart = rng.standard_normal(d), rng.standard_normal((n, d))
-    apart -= apart.mean(0)
-    apart *= zeta / max(np.sqrt((apart**2).sum() / n), 1e-300)
+    minimiser, tilts = rng.standard_normal(d), rng.standard_normal((n, d))
+    tilts -= tilts.mean(0)
+    tilts *= zeta / max(np.sqrt((tilts**2).sum() / n), 1e-300)
     start = minimiser + distance * rng.choice([-1.0, 1.0], d)
-    return A, A @ minimiser + apart, np.tile(start, (n, 1))
+    return A, A @ minimiser + tilts, np.tile(start, (n, 1))
 
 
 def stall(case: Case, sigma: float) -> Array:
@@ -312,11 +313,11 @@ def stall(case: Case, sigma: float) -> Array:
     so the mean model rests where those of the clients sum to 0, coordinate by coordinate: a prediction, not a bound.
     """
     b = case.problem.batches(0)[1].unflatten(0, (case.seeds, -1)).numpy()  # (seeds, N, d)
-    apart = b - b.mean(1, keepdims=True)  # client i's gradient is G - apart_i where that of f is G
-    low, high = apart.min(1), apart.max(1)
+    offsets = b - b.mean(1, keepdims=True)  # client i's gradient is G - offset_i where that of f is G
+    low, high = offsets.min(1), offsets.max(1)
     for _ in range(100):
         G = (low + high) / 2
-        g = G[:, None] - apart
+        g = G[:, None] - offsets
         uphill = (g / np.sqrt(g**2 + sigma**2 + 1e-300)).sum(1) > 0
         low, high = np.where(uphill, low, G), np.where(uphill, G, high)
     squared: Array = (G**2).sum(1)
@@ -395,10 +396,10 @@ def _factorised_loss(params: tree.Params, batch: Batch) -> Tensor:
 def _factorised(rng: np.random.Generator, zeta: float, size: int, rank: int, n: int) -> tuple[Array, Array]:
     left, right = np.linalg.qr(rng.standard_normal((2, size, rank)))[0]  # orthonormal columns
     target = left * np.geomspace(8, 4, rank) @ right.T
-    apart = rng.standard_normal((n, size, size))
-    apart -= apart.mean(0)
-    apart *= zeta / max(np.sqrt((apart**2).sum() / n), 1e-300)
-    return target + apart, np.tile(rng.standard_normal((rank, size)) / np.sqrt(size), (n, 1, 1))
+    offsets = rng.standard_normal((n, size, size))
+    offsets -= offsets.mean(0)
+    offsets *= zeta / max(np.sqrt((offsets**2).sum() / n), 1e-300)
+    return target + offsets, np.tile(rng.standard_normal((rank, size)) / np.sqrt(size), (n, 1, 1))
 
 
 def _in_range(**counts: int) -> None:

@@ -43,9 +43,9 @@ def tracking_consensus(problem: Problem, W: Array | Topology, alpha: float, step
     topo = W if isinstance(W, Topology) else topology(W)
     l2 = second_singular_value(topo.at(0)) ** 2
     check(l2 < 1 and len(topo.matrices) == 1, "W", l2**0.5, "one matrix with a second singular value below 1")
-    lhs, apart, pulled = run(problem, topo, alpha, steps, combine_first)
+    lhs, disagreement, pulled = run(problem, topo, alpha, steps, combine_first)
     kept = 1.0 if combine_first else l2
-    rhs = (1 + l2) / 2 * apart + alpha**2 * kept * (2 if usual else 1 + l2) / (1 - l2) * pulled
+    rhs = (1 + l2) / 2 * disagreement + alpha**2 * kept * (2 if usual else 1 + l2) / (1 - l2) * pulled
     size = float(flatten(problem.start, list(problem.start)).square().sum())
     return Bound(lhs, rhs, "disagreement of gradient tracking", SOURCE, rounding=1e-28 * max(size, 1.0))
 
@@ -63,8 +63,8 @@ def run(problem: Problem, topo: Topology, alpha: float, steps: int,
     recipe = tr.Recipe(1, steps, lambda s: alpha, tracked._replace(direction_=direction_), combine_first=combine_first)
     plan = tr.plan(problem, whole(list(problem.start)), topo, recipe)
     X = [tr.begin(plan).blocks[0], *(state.blocks[0] for state, _ in tr.train(plan))]
-    apart = np.array([float((x - x.mean(0)).square().sum()) for x in X])
-    return apart[1:], apart[:-1], np.array([float((y - y.mean(0)).square().sum()) for y in seen])
+    distances = np.array([float((x - x.mean(0)).square().sum()) for x in X])
+    return distances[1:], distances[:-1], np.array([float((y - y.mean(0)).square().sum()) for y in seen])
 
 
 def witness(W: Array, alpha: float) -> Problem:
@@ -92,6 +92,6 @@ def broken(seed: int = 0) -> Bound:
     """Return a doubly stochastic W that is not normal, with its second eigenvalue in place of the singular value."""
     W = 0.5 * np.eye(6)[[1, 2, 0, 4, 3, 5]] + 0.3 * np.eye(6)[[3, 0, 5, 1, 2, 4]] + 0.2 * np.eye(6)
     l2 = float(np.sort(np.abs(np.linalg.eigvals(W)))[-2]) ** 2
-    lhs, apart, pulled = run(witness(W, 0.1), topology(W), 0.1, 1, False)
-    rhs = (1 + l2) / 2 * apart + 0.01 * l2 * (1 + l2) / (1 - l2) * pulled
+    lhs, disagreement, pulled = run(witness(W, 0.1), topology(W), 0.1, 1, False)
+    rhs = (1 + l2) / 2 * disagreement + 0.01 * l2 * (1 + l2) / (1 - l2) * pulled
     return Bound(lhs, rhs, "disagreement of gradient tracking", SOURCE)

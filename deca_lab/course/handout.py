@@ -29,8 +29,8 @@ def students(folder: Path | str, place: Path | None = None) -> Copied:
 
     The folder can stand as nbgrader's source/ASSIGNMENT: `nbgrader generate_assignment` adds its checksums.
     """
-    found = files(place or home())
-    lessons = {Path(name.name): data for name, data in found.items() if name.parts[0] == "notebooks" and name.suffix != ".md"}
+    course = files(place or home())
+    lessons = {Path(name.name): data for name, data in course.items() if name.parts[0] == "notebooks" and name.suffix != ".md"}
     return write_new(Path(folder), {name: handed_out(data, name.stem) if name.suffix == ".ipynb" else data
                                     for name, data in lessons.items()})
 
@@ -129,11 +129,11 @@ def _text(lines: list[str]) -> str:
 def stub(node: ast.FunctionDef, lines: list[str]) -> str:
     """Return a function as its signature and docstring over `raise NotImplementedError`, unless it is that already."""
     start, end = _first_line(node), node.end_lineno
-    told = ast.get_docstring(node) is not None
-    answer = node.body[1:] if told else node.body
+    documented = ast.get_docstring(node) is not None
+    answer = node.body[1:] if documented else node.body
     if [ast.unparse(s).removesuffix("()") for s in answer] == [STUB]:
         return _text(lines[start:end])
-    if told:
+    if documented:
         kept = lines[start:node.body[0].end_lineno]
     else:
         first = node.body[0]

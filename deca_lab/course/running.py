@@ -149,11 +149,11 @@ def run_one(job: Job) -> Result:
                                    progress_bar=False, execution_timeout=job.timeout, threads=job.threads)
         error = ""
     except Exception as raised:            # a cell's own error, a time-out, a dead kernel, a full disk
-        error = _told(raised)
+        error = _described(raised)
     return Result(job.path, time.perf_counter() - began, error, job.copy)
 
 
-def _told(raised: Exception) -> str:
+def _described(raised: Exception) -> str:
     """Return the failing cell's number, its source and its error."""
     from papermill.exceptions import PapermillExecutionError
 
@@ -190,6 +190,8 @@ def _execute_managed(manager: "NotebookExecutionManager", kernel_name: str, *, e
 def table(results: Sequence[Result]) -> str:
     """Return a line a notebook, seconds and whether it failed, their sum, and below what failed."""
     rows = [f"{r.seconds:7.1f} s  {r.name}{'  FAILED' if r.error else ''}" for r in results]
-    rows.append(f"{sum(r.seconds for r in results):7.1f} s  in all, {sum(not r.error for r in results)} of {len(results)} ran")
+    seconds = sum(r.seconds for r in results)
+    ran = sum(not r.error for r in results)
+    rows.append(f"{seconds:7.1f} s  in all, {ran} of {len(results)} ran")
     failed = [f"{r.name}: {r.error}\nexecuted up to there: {r.copy}" for r in results if r.error]
     return "\n\n".join(["\n".join(rows), *failed])

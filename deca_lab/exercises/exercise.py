@@ -38,7 +38,10 @@ class Exercise(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """The worst difference between an answer and what it should be: 0 where there is none, inf for what is no such thing."""
+    """The worst difference between an answer and what it should be.
+
+    0 where there is none; inf where the answer has the wrong kind or shape, so that there is nothing to compare.
+    """
 
     size: float
     words: str = ""
@@ -63,10 +66,10 @@ def verdict(exercise: Exercise, yours: Callable[..., Any]) -> str:
 def _judged(exercise: Exercise, answers: Sequence[Any]) -> str:
     """Return the verdict on the answers, one for each case."""
     for (where, arguments), answer in zip(exercise.cases.items(), answers, strict=True):
-        found = _read(answer, exercise.solution(*deepcopy(arguments)))
-        if found.size:
-            known = "" if found.size == inf else _known(exercise, answers)
-            return f"Not yet, on {where}: {known or found.words}"
+        difference = _read(answer, exercise.solution(*deepcopy(arguments)))
+        if difference.size:
+            known = "" if difference.size == inf else _known(exercise, answers)
+            return f"Not yet, on {where}: {known or difference.words}"
     cases = " and on ".join(exercise.cases) if len(exercise.cases) <= 3 else f"all {len(exercise.cases)} cases"
     return f"Right: yours is the library's own {exercise.about}, on {cases}."
 
@@ -160,12 +163,12 @@ def _gap_of_numbers(got: Array, wanted: Array, here: str, exact: bool) -> Gap:
         return Gap(0)
     worst = np.unravel_index(int((np.abs(g - w) * wrong).argmax()), w.shape)
     place = f"entry [{', '.join(map(str, worst))}] of {here}" if worst else here
-    said = f"{place} is {_number(got[worst])}, and it should be {_number(wanted[worst])}."
-    return Gap(float(np.abs(g - w)[worst] / (size or 1)), said)
+    words = f"{place} is {_number(got[worst])}, and it should be {_number(wanted[worst])}."
+    return Gap(float(np.abs(g - w)[worst] / (size or 1)), words)
 
 
 def _worst(gaps: Any) -> Gap:  # noqa: ANN401 - an iterator of gaps
-    return max(gaps, key=lambda found: found.size, default=Gap(0))
+    return max(gaps, key=lambda one: one.size, default=Gap(0))
 
 
 def _array(value: Any) -> Array | None:  # noqa: ANN401

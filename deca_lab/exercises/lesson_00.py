@@ -24,7 +24,7 @@ def mix(W: Array, X: Array) -> Array:
     return np.asarray(mixer(W, x)(x))
 
 
-def _apart(W: Array) -> Array:
+def _off(W: Array) -> Array:
     return W - np.diag(np.diag(W))
 
 
@@ -48,14 +48,14 @@ MIX = Exercise(
     mistakes=(
         Mistake(lambda W, X: W.T @ X, "rows and columns are exchanged. w_ij is what client i takes from client j, so row i of W "
                 "makes row i of the answer; you used column i (a transposed W)."),
-        Mistake(lambda W, X: _apart(W) @ X, "a client forgot its own share w_ii, so its shares no longer sum to one."),
-        Mistake(lambda W, X: X + _apart(W) @ X, "shares do not sum to one: you kept the whole own model and added the others' "
+        Mistake(lambda W, X: _off(W) @ X, "a client forgot its own share w_ii, so its shares no longer sum to one."),
+        Mistake(lambda W, X: X + _off(W) @ X, "shares do not sum to one: you kept the whole own model and added the others' "
                 "shares. The own model counts w_ii."),
         Mistake(lambda W, X: (W != 0) @ X, "you summed the models that a client hears, without their shares w_ij; shares that "
                 "sum to one make it an average."),
         Mistake(lambda W, X: _equally(W != 0, X), "you averaged equally over all that a client hears (degree weights): rows sum "
                 "to one, columns do not, so the network's mean moves. Use the shares that stand in W."),
-        Mistake(lambda W, X: _equally(_apart(W) != 0, X), "you averaged the neighbours equally and forgot the own share. Use the "
+        Mistake(lambda W, X: _equally(_off(W) != 0, X), "you averaged the neighbours equally and forgot the own share. Use the "
                 "shares that stand in W."),
         Mistake(lambda W, X: np.tile(X.mean(0), (len(X), 1)), "every client got the mean of all. That takes a complete graph; "
                 "here each one hears its neighbours only."),

@@ -41,7 +41,7 @@ def _degrees(a: Array) -> tuple[Array, Array]:
     return np.broadcast_to(d[:, None], a.shape), np.broadcast_to(d, a.shape)
 
 
-def _apart(W: Array) -> Array:
+def _off(W: Array) -> Array:
     return W - np.diag(np.diag(W))
 
 
@@ -55,8 +55,8 @@ METROPOLIS = Exercise(
     solution=metropolis,
     cases={"a triangle with a tail": (KITE,), "a star of four clients": (STAR,)},
     mistakes=(
-        Mistake(lambda a: _apart(metropolis(a)), "the diagonal is missing: what a row leaves of one, a client keeps for itself."),
-        Mistake(lambda a: _apart(metropolis(a)) + np.eye(len(a)), "the diagonal is 1, so the rows sum to more than one. A client "
+        Mistake(lambda a: _off(metropolis(a)), "the diagonal is missing: what a row leaves of one, a client keeps for itself."),
+        Mistake(lambda a: _off(metropolis(a)) + np.eye(len(a)), "the diagonal is 1, so the rows sum to more than one. A client "
                 "keeps what the others leave: 1 minus the rest of its row."),
         Mistake(lambda a: _filled(a / (1 + _degrees(a)[0])), "you used the client's own degree alone: rows sum to one, columns "
                 "do not, so the network's mean moves. Take the larger degree of the two."),

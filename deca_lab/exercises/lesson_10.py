@@ -21,8 +21,8 @@ def paired_interval(first: Array, second: Array) -> tuple[float, float]:
     """Return low and high end of the 95 % interval of Student's t for the mean of first - second (k,), paired by seed."""
     from deca_lab.compare import difference
 
-    found = difference(_table(first, second), "first", "second", "loss")
-    return found.low, found.high
+    interval = difference(_table(first, second), "first", "second", "loss")
+    return interval.low, interval.high
 
 
 def better(first: Array, second: Array) -> str:
@@ -59,7 +59,7 @@ def _unpaired(a: Array, b: Array) -> tuple[float, float]:
     return _around(a - b, _t(2 * len(a) - 2) * (_error(a) ** 2 + _error(b) ** 2) ** 0.5)
 
 
-def _said(low: float, high: float) -> str:
+def _word(low: float, high: float) -> str:
     return "first" if high < 0 else "second" if low > 0 else "undecided"
 
 
@@ -102,14 +102,14 @@ BETTER = Exercise(
            "a first method that is higher on every one of three seeds": (THREE, THREE_LOWER),
            "a mean that three seeds cannot tell": (THREE, THREE - [0.3, 0.01, 0.05])},
     mistakes=(
-        Mistake(lambda a, b: _said(a.mean() - b.mean(), a.mean() - b.mean()), "you compared the means alone. A difference may be "
+        Mistake(lambda a, b: _word(a.mean() - b.mean(), a.mean() - b.mean()), "you compared the means alone. A difference may be "
                 "chance: the whole interval must lie on one side of zero."),
-        Mistake(lambda a, b: _said(*paired_interval(b, a)), "the wrong one: these are losses, so lower is better."),
-        Mistake(lambda a, b: _said(*_unpaired(a, b)), "you used an interval of unrelated runs. Paired by seed, what is hard for "
+        Mistake(lambda a, b: _word(*paired_interval(b, a)), "the wrong one: these are losses, so lower is better."),
+        Mistake(lambda a, b: _word(*_unpaired(a, b)), "you used an interval of unrelated runs. Paired by seed, what is hard for "
                 "both drops out, and smaller differences can be told."),
-        Mistake(lambda a, b: _said(float((a - b).min()), float((a - b).max())), "that all seeds agree in sign is not enough when "
+        Mistake(lambda a, b: _word(float((a - b).min()), float((a - b).max())), "that all seeds agree in sign is not enough when "
                 "there are few of them: ask whether the interval of the mean holds zero."),
-        Mistake(lambda a, b: _said(a.max() - b.min(), a.min() - b.max()), "you compared the extremes of each method. Take "
+        Mistake(lambda a, b: _word(a.max() - b.min(), a.min() - b.max()), "you compared the extremes of each method. Take "
                 "differences seed by seed, and the interval of their mean."),
         Mistake(lambda a, b: "undecided", "always undecided: where the whole interval lies on one side of zero, it is decided."),
     ),

@@ -86,9 +86,9 @@ def scene() -> Scene:
 
     with mpl.rc_context(STYLE):
         figure = sheet(3.4)
-        losses, apart = figure.subplots(1, 2, width_ratios=(1.3, 1))
+        losses, distances = figure.subplots(1, 2, width_ratios=(1.3, 1))
         figure.subplots_adjust(left=0.085, right=0.985, bottom=0.3, top=0.83, wspace=0.3)
-        title, draw, follow = headline(losses), _losses(losses), _apart(apart)
+        title, draw, follow = headline(losses), _losses(losses), _distance(distances)
         figure.legend(*losses.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=3, handlelength=2)
 
     def update(rows: Rows, end: str) -> str:
@@ -127,7 +127,7 @@ def _losses(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
     return update
 
 
-def _apart(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
+def _distance(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
     """Return what draws the consensus distance."""
     line = axes.plot([], [], color=RED, lw=1.6, ls="--", marker="s", ms=3.5, animated=True)[0]
     axes.set(yscale="log", ylim=(LOWEST, 10), xlabel="inner step", ylabel="consensus distance")

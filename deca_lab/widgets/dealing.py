@@ -83,16 +83,16 @@ def scene(labels: tuple[int, ...], names: tuple[str, ...]) -> Scene:
         figure.legend(*bars.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=4, handlelength=1.6)
 
     def update(split: str, power: float, clients: int, seed: int) -> str:
-        found = dealt(labels, split, power, clients, seed)
-        draw(found.counts)
-        point(found)
-        sizes = found.counts.sum(1)
+        deal = dealt(labels, split, power, clients, seed)
+        draw(deal.counts)
+        point(deal)
+        sizes = deal.counts.sum(1)
         drawn = f" with alpha = {number(10**power, 2)}" if split in ("dirichlet", "quantity") else ""
-        held = f"{sizes.min():,} to {sizes.max():,} rows"
-        say(title, f"{found.words[0].upper()}{found.words[1:]}: {split}{drawn}; clients hold {held}")
-        return (f"Training rows of {clients} clients by label, dealt by {split}{drawn}: {found.words}. The labels show "
-                f"{found.js:.0%} of the largest possible divergence; {found.tv:.0%} of a client's rows would have to change "
-                f"label to give the mean mix; a client holds {held}.")
+        rows = f"{sizes.min():,} to {sizes.max():,} rows"
+        say(title, f"{deal.words[0].upper()}{deal.words[1:]}: {split}{drawn}; clients hold {rows}")
+        return (f"Training rows of {clients} clients by label, dealt by {split}{drawn}: {deal.words}. The labels show "
+                f"{deal.js:.0%} of the largest possible divergence; {deal.tv:.0%} of a client's rows would have to change "
+                f"label to give the mean mix; a client holds {rows}.")
 
     return Scene(figure, update)
 
@@ -135,8 +135,8 @@ def _gauge(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
     axes.set(xlim=(0, 1.16), ylim=(-0.5, 1.85), yticks=[1, 0], yticklabels=["labels'\nJS", "rows to\nmove"],
              xlabel="share (0: all alike)")
 
-    def update(found: Dealt) -> None:
-        for part, text, value in zip(bars, values, (found.js, found.tv), strict=True):
+    def update(deal: Dealt) -> None:
+        for part, text, value in zip(bars, values, (deal.js, deal.tv), strict=True):
             part.set_width(value)
             text.set_x(value + 0.02)
             text.set_text(f"{value:.0%}")

@@ -181,9 +181,9 @@ def encoded(canvas: Canvas) -> bytes:
     import numpy as np
     from PIL import Image
 
-    held = BytesIO()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(held, "png", compress_level=1)
-    return held.getvalue()
+    out = BytesIO()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(out, "png", compress_level=1)
+    return out.getvalue()
 
 
 @lru_cache(64)

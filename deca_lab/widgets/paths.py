@@ -66,8 +66,8 @@ def paths(method: str, power: float, inner_steps: int, apart: float, feedback: s
 
     def exact(loss: Loss) -> Gradients:
         def gradients(x: Tensor, where: Any, rest: Any, batch: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - as an engine's
-            held = dict(zip(where.names, x.T, strict=True)) | {name: value[:, 0] for name, value in rest.items()}
-            off = torch.stack([held["x"], held["y"]], 1) - wish
+            at = dict(zip(where.names, x.T, strict=True)) | {name: value[:, 0] for name, value in rest.items()}
+            off = torch.stack([at["x"], at["y"]], 1) - wish
             slope = off @ A
             return (off * slope).sum(1) / 2, torch.stack([slope[:, "xy".index(name)] for name in where.names], 1)
 
@@ -98,16 +98,16 @@ def scene() -> Scene:
         figure.legend(*plane.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=4, handlelength=2)
 
     def update(**values: Any) -> str:  # noqa: ANN401 - the knobs' values
-        found = paths(**values)
-        draw(found.models, values["apart"])
-        follow(found.above)
-        last = found.models[-1]
+        shown = paths(**values)
+        draw(shown.models, values["apart"])
+        follow(shown.above)
+        last = shown.models[-1]
         spread = float(np.sqrt(((last - last.mean(0)) ** 2).sum(1).mean()))
-        said = (f"{values['method']}, lr {number(10**values['power'], 2)}: after {len(found.above) - 1} steps the mean is "
+        words = (f"{values['method']}, lr {number(10**values['power'], 2)}: after {len(shown.above) - 1} steps the mean is "
                 f"{number(float(np.linalg.norm(last.mean(0))), 2)} off, the clients {number(spread, 2)} apart")
-        say(title, said)
+        say(title, words)
         return (f"Paths of {CLIENTS} clients on a ring over the contours of f, each drawn to a minimum of its own, and f of the "
-                f"mean model above its lowest value, {number(float(found.above[-1]), 2)} at the end. {said}.")
+                f"mean model above its lowest value, {number(float(shown.above[-1]), 2)} at the end. {words}.")
 
     return Scene(figure, update)
 

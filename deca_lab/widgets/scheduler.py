@@ -99,17 +99,17 @@ def scene() -> Scene:
         title, draw, fill = headline(lanes), _lanes(lanes), _bars(bars)
 
     def update(**values: Any) -> str:  # noqa: ANN401 - the knobs' values
-        found = costs(**values)
-        draw(found.plan)
-        fill(found)
-        many, steps = len(found.plan.blocks), found.plan.steps
-        held, sent = found.memory.peak / found.memory.full, found.sent / found.sent_full
+        cost = costs(**values)
+        draw(cost.plan)
+        fill(cost)
+        many, steps = len(cost.plan.blocks), cost.plan.steps
+        memory, sent = cost.memory.peak / cost.memory.full, cost.sent / cost.sent_full
         count = f"{many} {'block' if many == 1 else 'blocks'}"
-        said = f"{count}: {held:.0%} of the memory and {sent:.0%} of the bytes of training all at once"
-        say(title, said)
-        return (f"Time line of {count} over {steps} inner steps, and bars of memory and traffic. {said}. The weights take "
-                f"{size(found.memory.weights)}, the peak is {size(found.memory.peak)} of {size(found.memory.full)}; "
-                f"{size(found.sent)} are sent instead of {size(found.sent_full)}.")
+        words = f"{count}: {memory:.0%} of the memory and {sent:.0%} of the bytes of training all at once"
+        say(title, words)
+        return (f"Time line of {count} over {steps} inner steps, and bars of memory and traffic. {words}. The weights take "
+                f"{size(cost.memory.weights)}, the peak is {size(cost.memory.peak)} of {size(cost.memory.full)}; "
+                f"{size(cost.sent)} are sent instead of {size(cost.sent_full)}.")
 
     return Scene(figure, update)
 
@@ -155,13 +155,13 @@ def _bars(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
     axes.text(0, 0.33, "bytes sent in the run", size=9, va="bottom")
     axes.set(xlim=(0, 1.02), ylim=(-0.75, 2.05), yticks=[], xlabel="share of training all at once")
 
-    def update(found: Costs) -> None:
-        full = found.memory.full
-        weights.set_width(found.memory.weights / full)
-        state.set_x(found.memory.weights / full)
-        state.set_width((found.memory.peak - found.memory.weights) / full)
-        bytes_sent.set_width(found.sent / found.sent_full)
-        texts[0].set_text(f"{size(found.memory.peak)} of {size(full)}, all clients")
-        texts[1].set_text(f"{size(found.sent)} of {size(found.sent_full)}")
+    def update(cost: Costs) -> None:
+        full = cost.memory.full
+        weights.set_width(cost.memory.weights / full)
+        state.set_x(cost.memory.weights / full)
+        state.set_width((cost.memory.peak - cost.memory.weights) / full)
+        bytes_sent.set_width(cost.sent / cost.sent_full)
+        texts[0].set_text(f"{size(cost.memory.peak)} of {size(full)}, all clients")
+        texts[1].set_text(f"{size(cost.sent)} of {size(cost.sent_full)}")
 
     return update
