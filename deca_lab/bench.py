@@ -46,7 +46,7 @@ REPEATS = 5
 SIZES = ((4, 64, 8, 1, 64), (4, 64, 32, 1, 64), (4, 64, 32, 8, 64), (4, 128, 8, 1, 64), (4, 128, 32, 4, 64), (8, 256, 8, 1, 128),
          (8, 256, 32, 1, 64))            # layers and width of a GPT-2, clients, batch, context
 WIRES = (("ring", 20.0), ("ring", 50.0), ("star", 20.0), ("star", 50.0))     # graph, megabits a second
-NUMBERS = 2**22                      # in the matrix that is mixed, whatever the clients: 16 MiB
+NUMBERS = 2**22                      # in the matrix that is mixed, for any number of clients: 16 MiB
 
 
 class Row(NamedTuple):
@@ -157,7 +157,7 @@ def _gradients(layers: int, width: int, clients: int, batch: int, context: int, 
             "floor": lambda: of_model(model, tokens.flatten(0, 1))}
 
 
-def _lab(device: torch.device, **knobs: Any) -> Lab:  # noqa: ANN401 - knobs of RunConfig
+def _lab(device: torch.device, **knobs: Any) -> Lab:  # noqa: ANN401 - each has its own knob's type
     return prepare(RunConfig(model="small", corpus="markov", context=64, batch=4, clients=8, eval_windows=1, device=device.type,
                              **{"rounds": 1, "inner_steps": REPEATS + 1, **knobs}))
 

@@ -102,7 +102,8 @@ def examine(out: Path, chosen: Sequence[str] = tuple(CLAIMS), seeds: int = 5, ra
             base: RunConfig = BASE, say: Callable[[str], None] = lambda line: None) -> pd.DataFrame:
     """Run the arms that the chosen claims need and return the verdicts, a row a claim, as `judge` gives them.
 
-    Runs are kept in `out`/arms, whatever broke off. Raises BadInput at an unknown claim, or fewer than two seeds.
+    Finished runs are kept in `out`/arms, so a broken examination goes on there. Raises BadInput for an unknown claim, and
+    for fewer than two seeds.
     """
     for name in chosen:
         pick(CLAIMS, name, "claim")

@@ -66,9 +66,9 @@ def slower(text: str) -> dict[int, float]:
 
 
 def clock(plan: Plan, net: Network) -> Clock:
-    """Return the time line of a plan on a network; whoever its faults keep away neither computes nor sends.
+    """Return the time line of a plan on a network.
 
-    A straggler computes meanwhile.
+    A client that is away neither computes nor sends. A straggler computes, and skips mixings.
     """
     recipe, n = plan.recipe, plan.topology.n
     done, computing = np.zeros((plan.steps + 1, n)), np.zeros((plan.steps + 1, n))

@@ -68,7 +68,7 @@ def run_arms(arms: Mapping[str, RunConfig], seeds: int, rates: Sequence[float], 
 
 
 def arm(base: RunConfig, method: str) -> RunConfig:
-    """Return the config of one method; the knobs that it fixes are left to it, whatever the base says."""
+    """Return the config of one method; the knobs that it fixes are its own, not the base's."""
     usual, fixed = defaults(), pick(METHODS, method, "method").fixed
     return replace(base, method=method, **{name: usual[name] for name in fixed if name != "clients"})
 

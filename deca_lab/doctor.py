@@ -1,4 +1,4 @@
-"""Looks at a mixing matrix, or a periodic list of them, before a run and says in plain words whether it is sound.
+"""Checks a mixing matrix, or a periodic list of them, before a run, and explains in plain words whether it is sound.
 
 Sums are judged within 1e-9. A list is judged on the product over one period: a single matching is never connected.
 Notation: J = 11'/N; rho = ||W - J||_2, the second singular value, is the factor by which one mixing shrinks
@@ -47,7 +47,7 @@ class Diagnosis(NamedTuple):
     edges: float  # models sent at each mixing
     verdict: Literal["sound", "unsound"]
     reasons: tuple[str, ...]  # why it is unsound, and what that means for training
-    remarks: tuple[str, ...]  # what is worth knowing of it all the same
+    remarks: tuple[str, ...]  # what is worth knowing about a sound one
 
 
 def diagnose(subject: Subject) -> Diagnosis:
@@ -98,7 +98,7 @@ def _with_spectrum(d: Diagnosis, prefixes: list[Array]) -> Diagnosis:
 def require_sound(subject: Subject, *, allow_unsound: bool = False) -> Diagnosis:
     """Return the diagnosis; raise BadInput with the reasons where W is unsound, unless a lesson asked for it.
 
-    `allow_unsound` (`--allow-unsound`) lets it pass, but never a W that is not square or not finite.
+    `allow_unsound` (`--allow-unsound`) lets an unsound W pass, but never one that is not square or not finite.
     """
     d = diagnose(subject)
     if d.verdict == "sound" or (allow_unsound and d.square and d.finite):
@@ -117,7 +117,8 @@ def describe(subject: Diagnosis | Subject) -> str:
     """Return the diagnosis as aligned lines, check, result, what it means; the last line is the verdict."""
     d = subject if isinstance(subject, Diagnosis) else diagnose(subject)
     rows = [("check", "result", "what it means"), *_rows(d)]
-    first, second = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)
+    first = max(len(name) for name, _, _ in rows)
+    second = max(len(result) for _, result, _ in rows)
     table = [f"{a:<{first}}  {b:<{second}}  {c}" for a, b, c in rows]
     notes = [_folded("remark", text) for text in d.remarks]
     notes += [_folded("reason", text) for text in d.reasons]
@@ -170,7 +171,7 @@ def _factors(d: Diagnosis) -> list[tuple[str, str, str]]:
 
 
 def _near_one(factor: float) -> str:
-    """Write a factor so that 1 is only said of 1."""
+    """Write a factor so that only 1 itself is written as 1."""
     gap = 1 - factor
     return f"1 - {gap:.3g}" if TINY < gap < 1e-5 else f"{round(factor, 6):g}"
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deca_lab.errors import BadInput, check
 
-Array = NDArray[np.floating[Any]]  # real numbers: W (N, N), X (N, D); float64 unless said
+Array = NDArray[np.floating[Any]]  # real numbers: W (N, N), X (N, D); float64 unless stated
 
 DRAWS = 200  # a random graph is redrawn at most this often
 PERIOD = 64  # matchings drawn once, then repeated

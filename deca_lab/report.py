@@ -90,21 +90,21 @@ def _ledger(history: History) -> list[tuple[str, str, str, str]]:
 FAULTS = {
     "exchanges": "exchanges that were tried", "lost": "of these lost, and both sides kept to themselves",
     "late": "messages that came late", "refused": "messages refused as garbage",
-    "alone": "times that a client had nobody to hear", "apart": "mixings at which those present fell into islands",
+    "alone": "times that a client had nobody to hear", "apart": "mixings at which the clients present fell into islands",
     "unsound": "mixings whose W the doctor found not to be doubly stochastic", "absent_at_the_end": "clients away at the end",
 }
 
 
 def faults(history: History) -> list[tuple[str, str]]:
-    """Return rows (what, how much) of what went wrong and of what was kept; none where nothing was asked to."""
+    """Return rows (what, how much) of what went wrong and what was kept; none where no fault was asked for."""
     counts = history.summary["faults"]
     if not counts:
         return []
-    rho = f"{plots.number(counts['rho_of_what_remained'])} (W as it was meant: {plots.number(history.summary['rho'])})"
+    rho = f"{plots.number(counts['rho_of_what_remained'])} (W as planned: {plots.number(history.summary['rho'])})"
     return [*((words, f"{counts[name]:,}") for name, words in FAULTS.items()),
             ("how far all mixings together moved the clients' mean (a distance; 0 but for rounding = conserved)",
              f"{counts['mean_moved']:.3g}"),
-            ("rho of what remained, a mixing", rho)]
+            ("rho of what remained, per mixing", rho)]
 
 
 def _blocks(history: History) -> list[dict[str, Any]]:

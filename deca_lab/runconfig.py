@@ -178,7 +178,7 @@ def _type_name(f: Field[Any]) -> str:
 RunConfig.__doc__ = _documented()
 
 
-def _checked(f: Field[Any], value: Any) -> Any:  # noqa: ANN401 - whatever was given
+def _checked(f: Field[Any], value: Any) -> Any:  # noqa: ANN401 - any value, to be checked
     """Return the value in the knob's type; raise BadInput unless it has it, is finite, and lies in its range."""
     kind, allowed = f.type, f.metadata["allowed"]
     value = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value   # a NumPy number

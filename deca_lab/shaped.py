@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import IO, NamedTuple
 
 import torch
 
@@ -193,7 +193,8 @@ def _ranks(names: Sequence[str]) -> Iterator[Ranks]:
 
 def _asked(ranks: Ranks, config: RunConfig, repeats: int) -> list[dict[str, float]]:
     """Have all ranks run a config so often; return what rank 0 says of each time, or raise PeerLost where a rank fails."""
-    answer: Any = ranks[0].stdout
+    answer = ranks[0].stdout
+    assert answer is not None
     with suppress(BrokenPipeError):
         for one in ranks:
             assert one.stdin is not None
@@ -207,7 +208,7 @@ def _asked(ranks: Ranks, config: RunConfig, repeats: int) -> list[dict[str, floa
     return turns
 
 
-def _there(pipe: Any, seconds: float) -> bool:  # noqa: ANN401 - a pipe of a process
+def _there(pipe: IO[bytes], seconds: float) -> bool:
     return bool(select.select([pipe], [], [], seconds)[0])
 
 

@@ -124,7 +124,7 @@ def _stack(W: object, what: str) -> tuple[Array, ...]:
     return tuple(M.astype(np.float64) for M in (array if array.ndim == 3 else array[None]))
 
 
-# ---- the door
+# ---- from any source
 
 
 def topology(
@@ -167,7 +167,7 @@ def _of_name(
     if name in SEQUENCES:
         matrices = SEQUENCES[name](int(clients), knobs.seed)
         return Topology(name, matrices, f"period {len(matrices)}, pairs average half and half")
-    # one client has no neighbours, whatever the shape
+    # one client has no neighbours in any graph
     graph = nx.empty_graph(1) if clients == 1 else GRAPHS[name](int(clients), knobs)
     return _of_graph(graph, clients, rule, weights)._replace(name=name)
 

@@ -101,6 +101,6 @@ def examples(seed: int = 0) -> dict[str, Bound]:
 
 
 def broken(seed: int = 0) -> Bound:
-    """Return valleys that are said to be a thousand times less steep than they are."""
+    """Return valleys whose steepest slope is given a thousand times too small."""
     land = valleys(1, seed=seed)
     return adam_rate(land, 1e-4, 0.99, 300, lam=1e-4, copies=1, steepest=land.steepest / 1000)

@@ -1,4 +1,4 @@
-"""Decentralised AMSGrad: how far the clients can be apart, whatever the functions.
+"""Decentralised AMSGrad: how far the clients can drift apart, for any functions.
 
 Claim       (1/N) sum_i || x_i - xbar ||^2 <= alpha^2 d G^2 / (eps (1 - rho)^2) after every step.
 Hypotheses  combine then adapt, equal start; W doubly stochastic, rho < 1; |g_ij| <= G along the run; what a client divides by
@@ -10,7 +10,7 @@ Tight       no, by a factor of hundreds: the line |m| / sqrt(u) <= G / sqrt(eps)
 Proof       theory/amsgrad_consensus.ipynb.
 """
 
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -27,6 +27,7 @@ from deca_lab.moments import Adam
 from deca_lab.topology import Topology, topology
 from deca_lab.tree import consensus_distance
 
+S = TypeVar("S")  # the optimiser's state
 SOURCE = "arXiv 2109.03194"
 USUAL = Adam()
 
@@ -52,7 +53,7 @@ def run(landscape: Landscape, topology: Topology, alpha: float, steps: int, floo
     """Return the consensus distance (steps,), the largest |gradient| and the largest |direction| of a run."""
     amsgrad, seen = optimisers.amsgrad(adam, floor), []
 
-    def direction_(state: Any, g: Tensor, mix: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - the optimiser's state
+    def direction_(state: S, g: Tensor, mix: Mix) -> tuple[Tensor, S]:
         steepest = float(g.abs().max())
         direction, state = amsgrad.direction_(state, g, mix)
         seen.append((steepest, float(direction.abs().max())))
@@ -75,7 +76,7 @@ def examples(seed: int = 0) -> dict[str, Bound]:
 
 
 def broken(seed: int = 0) -> Bound:
-    """Return a run with a far smaller floor than the right side is told: a client may divide by less than sqrt(eps)."""
+    """Return a run whose floor is far smaller than the one on the right side: a client may divide by less than sqrt(eps)."""
     pair = topology(np.array([[0.9, 0.1], [0.1, 0.9]]))
     bound = amsgrad_consensus(tug_of_war(), pair, 0.01, 80, floor=1e-8)
     return bound._replace(rhs=amsgrad_consensus(tug_of_war(), pair, 0.01, 80, floor=1e4).rhs)

@@ -74,7 +74,7 @@ def examples(seed: int = 0) -> dict[str, Bound]:
 
 
 def broken(seed: int = 0) -> Bound:
-    """Return the tug of war with a larger learning rate than the right side is told: steps longer than C_s learning rates."""
+    """Return the tug of war at a larger learning rate than the right side's: its steps exceed C_s learning rates."""
     pair = Setting(_pair(0.75), 1, 1, 24, 0.02, mo.Adam(eps=1e-12))
     return block_consensus(tug_of_war(), pair)._replace(lhs=block_consensus(tug_of_war(), pair._replace(lr=0.03)).lhs)
 

@@ -12,7 +12,7 @@ class Bound(NamedTuple):
     """One claim lhs <= rhs, or lhs = rhs where `equal`, evaluated.
 
     `lhs`, `rhs`: float64 arrays along `axis` ("step", "mixing"), whose first entry is number `first`; or floats.
-    `rounding`: what float64 may lose in either side, absolute, with the same shape or a float; 0 where nothing is said.
+    `rounding`: what float64 may lose in either side, absolute, with the same shape or a float; 0 unless given.
     """
 
     lhs: Array | float

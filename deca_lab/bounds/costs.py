@@ -118,7 +118,7 @@ def measured(plan: tr.Plan) -> tuple[int, int]:
 def costs(plan: tr.Plan, told: Callable[[Run], Run] = lambda run: run) -> Bound:
     """Return bytes sent (entry 1) and held (entry 2) by a run of the library beside the closed forms: equal.
 
-    `told` may change what the closed forms are told, to see what breaks.
+    `told` may change what the closed forms are given, to see what breaks.
     """
     run = told(facts(plan))
     rhs = np.array([float(sent(run)), float(held(run))])

@@ -260,7 +260,7 @@ def examples(seed: int = 0) -> dict[str, Bound]:
 
 
 def broken(seed: int = 0) -> Bound:
-    """Return a run in which one client differs from all others, against a right side that is told zeta = 0: no floor."""
+    """Return a run in which one client differs from all others, against a right side with zeta = 0, which has no floor."""
     hills = quadratics(4, 1, zeta=3.0, far=0.0, seed=seed, lonely=True)
     setting = Setting(topology("complete", 4), 1, 80, 6, 1e-2, mo.Adam(0.0, 0.5, 0.1), seed=seed)
     bound = deca_descent(hills, setting)

@@ -188,6 +188,6 @@ def examples(seed: int = 0) -> dict[str, Bound]:
 
 
 def broken(seed: int = 0) -> Bound:
-    """Return runs of functions whose subgradients are twenty times as large as the theorem is told."""
+    """Return runs of functions whose subgradients are twenty times as large as the theorem assumes."""
     runs = simulated(5, 3, 0.8, seed=seed, slope=20.0)
     return Bound(runs, np.full(len(runs), theorem(5, 0.8)), "DGD's runs", SOURCE, axis="run")

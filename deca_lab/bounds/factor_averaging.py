@@ -44,7 +44,7 @@ def factor_averaging(A: Array, B: Array, W: Array) -> Bound:
 
 
 def identity(A: Array, B: Array, W: Array) -> Bound:
-    """Return both sides of the identity, entry by entry: the left one gossips the products and the factors apart."""
+    """Return both sides of the identity, entry by entry: the left one gossips products and factors separately."""
     A, B, W = _checked(A, B, W)
     products, mixed = B @ A, [_gossiped(f, W) for f in (B, A)]
     dA, dB = (f[None] - np.tensordot(W, f, 1)[:, None] for f in (A, B))

@@ -152,7 +152,7 @@ def broken(seed: int = 0) -> Bound:
 
 
 def sweep(case: Case, knob: str, values: Sequence[int], setting: Setting = USUAL, method: "Method | None" = None) -> Points:
-    """Return what `method` (DECA, unless said) measures where `knob` of the setting takes each of the values."""
+    """Return what `method` (DECA by default) measures where `knob` of the setting takes each of the values."""
     check(knob in ("rounds", "blocks", "inner_steps"), "knob", knob, "rounds, blocks or inner_steps")
     check(len(set(values)) == len(values) >= 2, "values", list(values), "two or more different ones")
     settings = [Setting(**{**setting._asdict(), knob: value}) for value in values]
@@ -166,7 +166,7 @@ def gathered(lengths: Sequence[int], runs: Sequence[Squares]) -> Points:
 
 
 def beside(runs: Sequence[Squares]) -> Squares:
-    """Return runs of one setting, measured apart, as seeds of one."""
+    """Return runs of one setting that were measured separately, as seeds of one run."""
     return Squares(*(np.concatenate(side) for side in zip(*runs, strict=True)))
 
 
@@ -208,7 +208,7 @@ def deca(case: Case, setting: Setting) -> Squares:
 
 
 def dec_lora(case: Case, setting: Setting) -> Squares:
-    """Run Dec-LoRA: T rounds of K = `inner_steps` local steps of SGD on both factors, which are then mixed apart."""
+    """Run Dec-LoRA: T rounds of K = `inner_steps` local steps of SGD on both factors, which are then mixed separately."""
     check(setting.blocks == 1, "blocks", setting.blocks, "1: Dec-LoRA trains all factors at once")
     recipe = Recipe(setting.rounds, setting.inner_steps, setting.lr, optimisers.sgd(), mix_every=setting.inner_steps)
     return measured(case, whole(list(case.problem.start)), recipe, setting.graph)

@@ -38,7 +38,7 @@ class Setting(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One inner step, all clients at once; matrices are of the active block (N, D_k) unless said."""
+    """One inner step, all clients at once; matrices are of the active block (N, D_k) unless stated."""
 
     turn: int              # r, from 1 within the visit
     columns: slice         # of the active block in X

@@ -10,7 +10,7 @@ Tight       attained where X' and Y' are opposite multiples of the singular vect
 Proof       theory/tracking_consensus.ipynb.
 """
 
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from deca_lab.problems import Problem
 from deca_lab.topology import Topology, topology
 from deca_lab.tree import flatten
 
+S = TypeVar("S")  # the optimiser's state
 SOURCE = "derived; usual with 2 in place of 1 + l^2"
 
 
@@ -55,7 +56,7 @@ def run(problem: Problem, topo: Topology, alpha: float, steps: int,
     """Return || X'_{k+1} ||^2, || X'_k ||^2 and || Y'_k ||^2 (steps,) of a run of the library's gradient tracking."""
     tracked, seen = optimisers.gradient_tracking(), []
 
-    def direction_(state: Any, g: Tensor, mix: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - the optimiser's state
+    def direction_(state: S, g: Tensor, mix: Mix) -> tuple[Tensor, S]:
         y, state = tracked.direction_(state, g, mix)
         seen.append(y.clone())
         return y, state

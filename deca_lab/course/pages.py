@@ -8,12 +8,15 @@ import re
 from collections.abc import Callable
 from html import escape, unescape
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from deca_lab.course.place import FOLDERS, files, home, notebooks
 from deca_lab.errors import BadInput, check
 from deca_lab.files import write_whole
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 MARK = '<meta name="generator" content="deca-lab">'
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+?)\$|(\\begin\{(\w+\*?)\}.+?\\end\{\4\})", re.S)
@@ -61,12 +64,12 @@ def _lessons(place: Path) -> dict[Path, str]:
     return made
 
 
-def _title(nb: Any, otherwise: str) -> str:  # noqa: ANN401 - a notebook node
+def _title(nb: "NotebookNode", otherwise: str) -> str:
     lines = (line for cell in nb.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
     return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), otherwise)
 
 
-def _body(nb: Any, page: Path, place: Path) -> str:  # noqa: ANN401 - a notebook node
+def _body(nb: "NotebookNode", page: Path, place: Path) -> str:
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(template_name="basic", anchor_link_text="¶")

@@ -75,7 +75,7 @@ def parameters_of(path: Path) -> set[str]:
 
     try:
         return set(papermill.inspect_notebook(str(path)))
-    except Exception as error:             # papermill's readers raise whatever json, nbformat or the system raise
+    except Exception as error:             # papermill passes on what json, nbformat or the system raise
         raise BadInput(f"notebook {str(path)!r} cannot be read: {error}") from None
 
 
@@ -87,7 +87,7 @@ def parse_parameters(words: Iterable[str]) -> dict[str, Any]:
     return {name: _literal(value) for _, name, _, value in parts}
 
 
-def _literal(text: str) -> Any:  # noqa: ANN401 - whatever a notebook's parameter takes
+def _literal(text: str) -> Any:  # noqa: ANN401 - any literal
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-"""The picture of the consensus distance, and for LoRA of what mixing the factors apart adds to their products."""
+"""The picture of the consensus distance; for LoRA, also of what mixing the factors separately adds to their products."""
 
 import math
 

@@ -1,8 +1,8 @@
 """The block scheduler: how a model is cut, which block trains when, and what that costs in memory and in bytes sent."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -15,6 +15,11 @@ from deca_lab.problems import Problem
 from deca_lab.topology import topology
 from deca_lab.train import Plan, Recipe, plan
 from deca_lab.widgets.panel import Knob, Scene, headline, require, say, sheet, show
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+    from ipywidgets import VBox
+    from matplotlib.axes import Axes
 
 MODELS, DTYPES = ("tiny", "small", "medium"), {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CUTS = ("layers", "equal", "whole")
@@ -41,7 +46,7 @@ class Costs(NamedTuple):
 
 
 def block_scheduler(model: str = "small", blocks: str = "layers", fineness: int = 1, rounds: int = 2, inner_steps: int = 4,
-                    clients: int = 8) -> Any:  # noqa: ANN401 - a box or an image
+                    clients: int = 8) -> "VBox | Image":
     """Return the schedule of a run of DECA with its ledgers; elsewhere than in a live front end as an IPython image.
 
     `blocks`: "layers" with `fineness` layers a block, "equal" with so many blocks, or "whole". Raises BadInput.
@@ -49,7 +54,7 @@ def block_scheduler(model: str = "small", blocks: str = "layers", fineness: int 
     values = {"model": model, "cut": blocks, "fineness": fineness, "order": "sequence", "rounds": rounds,
               "inner_steps": inner_steps, "clients": clients, "dtype": "float32"}
     require(KNOBS, values)
-    cut_of(model, blocks, fineness)                    # a cut that this model does not allow is told at the door
+    cut_of(model, blocks, fineness)                    # so that a cut that this model does not allow is refused here
     return show(scene, KNOBS, values)
 
 
@@ -114,12 +119,14 @@ def scene() -> Scene:
     return Scene(figure, update)
 
 
-def _lanes(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
+def _lanes(axes: "Axes") -> Callable[[Plan], None]:
     """Return what draws a bar for each visit in its block's lane; the step axis always ends with the run."""
     from matplotlib.collections import PolyCollection
 
-    bars = axes.add_collection(PolyCollection([], lw=0.8, edgecolors="white", animated=True))
-    idle = axes.add_collection(PolyCollection([], lw=0, facecolors="#E4E4E4", zorder=0.5, animated=True))
+    bars = PolyCollection([], lw=0.8, edgecolors="white", animated=True)
+    idle = PolyCollection([], lw=0, facecolors="#E4E4E4", zorder=0.5, animated=True)
+    axes.add_collection(bars)
+    axes.add_collection(idle)
     names = [axes.text(-0.015, 0, "", ha="right", va="center", size=8.5, color=INK, transform=axes.get_yaxis_transform(),
                        animated=True) for _ in range(LANES)]
     end = axes.text(1, -0.035, "", ha="right", va="top", size=9, transform=axes.transAxes, animated=True)
@@ -131,7 +138,7 @@ def _lanes(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
         ends = [(v.first / plan.steps, (v.last + 1) / plan.steps, spots[v.block]) for v in plan.visits]
         half = min(0.42, 0.42 * tall)
         bars.set_verts([[(a, y - half), (b, y - half), (b, y + half), (a, y + half)] for a, b, y in ends])
-        bars.set_facecolors([COLOURS[v.block % len(COLOURS)] for v in plan.visits])
+        bars.set_facecolor([COLOURS[v.block % len(COLOURS)] for v in plan.visits])
         idle.set_verts([[(0, y - half), (1, y - half), (1, y + half), (0, y + half)] for y in spots])
         for k, text in enumerate(names):
             there = k < len(spots)
@@ -142,7 +149,7 @@ def _lanes(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
     return update
 
 
-def _bars(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
+def _bars(axes: "Axes") -> Callable[[Costs], None]:
     """Return what fills the bars of memory and of traffic, as shares of training all parameters at once."""
     axes.barh([1, 0], [1, 1], 0.5, color="white", edgecolor=GREY, lw=1)
     weights = axes.barh([1], [0], 0.5, color=SKY, edgecolor="white", animated=True)[0]
