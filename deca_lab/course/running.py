@@ -87,7 +87,7 @@ def parse_parameters(words: Iterable[str]) -> dict[str, Any]:
     return {name: _literal(value) for _, name, _, value in parts}
 
 
-def _literal(text: str) -> Any:  # noqa: ANN401 - any literal
+def _literal(text: str) -> object:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
