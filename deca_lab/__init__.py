@@ -1,9 +1,23 @@
-"""Learn, run and check decentralised fine-tuning of language models: the public names, each loaded when first used."""
+"""Learn, run and check decentralised fine-tuning of language models.
+
+The public names are below. Each is loaded when it is first used, so `import deca_lab` is quick.
+"""
 
 import os
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deca_lab.doctor import describe, diagnose
+    from deca_lab.errors import BadInput, Diverged
+    from deca_lab.export import export_model
+    from deca_lab.history import History
+    from deca_lab.lab import prepare
+    from deca_lab.problems import Problem, quadratics
+    from deca_lab.runconfig import RunConfig
+    from deca_lab.runs import resume, run
+    from deca_lab.topology import Topology
 
 __version__ = version("deca-lab")
 
@@ -25,10 +39,18 @@ _HOME = {  # public name -> its module
     "Diverged": "errors",
 }
 
-__all__ = sorted([*_HOME, "__version__"])
+# Written out, and not made from the table, because type checkers and editors read the file and do not run it.
+__all__ = ["BadInput", "Diverged", "History", "Problem", "RunConfig", "Topology", "__version__", "describe", "diagnose",
+           "export_model", "prepare", "quadratics", "resume", "run"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
-    if name not in _HOME:
-        raise AttributeError(f"module 'deca_lab' has no attribute {name!r}")
-    return getattr(import_module(f"deca_lab.{_HOME[name]}"), name)
+def __dir__() -> list[str]:
+    return __all__
+
+
+if not TYPE_CHECKING:    # a type checker that saw this function would accept any name at all
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module 'deca_lab' has no attribute {name!r}")
+        return getattr(import_module(f"deca_lab.{_HOME[name]}"), name)

@@ -62,7 +62,8 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., out) for x (..., in)."""
         y: Tensor = self.base(x)
-        return y + self.up(self.activation(self.down(y)))
+        added: Tensor = self.up(self.activation(self.down(y)))
+        return y + added
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": nn.functional.gelu, "relu": nn.functional.relu}
@@ -139,8 +140,8 @@ def targets_of(model: "PreTrainedModel", targets: str) -> list[str]:
     """Return the full names of the modules that `targets` means, in the model's order; BadInput for an unknown one."""
     names, given = _names(model), [target.strip() for target in targets.split(",") if target.strip()]
     check(bool(given), "targets", targets, "module-name endings, separated by commas")
-    found = {name for target in given for name in _meant(names, target)}
-    return [name for name in names if name in found]
+    wanted = {name for target in given for name in _meant(names, target)}
+    return [name for name in names if name in wanted]
 
 
 def merge(model: "PreTrainedModel", params: Mapping[str, Tensor]) -> "PreTrainedModel":
@@ -149,12 +150,12 @@ def merge(model: "PreTrainedModel", params: Mapping[str, Tensor]) -> "PreTrained
     4-bit weights come back in their first dtype, with the levels that they were rounded to, so that the logits stay the
     adapted model's. Raises BadInput for bottlenecks, which are not linear.
     """
-    linear = not _held(model, Bottleneck)
+    linear = not _modules_of(model, Bottleneck)
     check(linear, "model", "one with bottleneck adapters", "one with LoRA's factors only: they are linear")
     twin = with_parameters(model, params)
-    for name, module in _held(twin, LoRA).items():
+    for name, module in _modules_of(twin, LoRA).items():
         twin.set_submodule(name, _folded(module))
-    for name, module in _held(twin, NF4Linear).items():
+    for name, module in _modules_of(twin, NF4Linear).items():
         twin.set_submodule(name, plain(module, weight_of(module)))
     return twin.requires_grad_(True)
 
@@ -182,7 +183,7 @@ def _wrapped(model: "PreTrainedModel", names: Names, wrap: Callable[[nn.Module, 
 
 def _names(model: "PreTrainedModel") -> list[str]:
     """Names of the linear maps that can be adapted, in the model's order."""
-    adapted = bool(_held(model, LoRA) or _held(model, Bottleneck))
+    adapted = bool(_modules_of(model, LoRA) or _modules_of(model, Bottleneck))
     check(not adapted, "model", "one that holds adapters already", "without any")
     names = list(projections(model))
     check(bool(names), "model", type(model).__name__, "one with linear maps inside numbered layers")
@@ -191,11 +192,12 @@ def _names(model: "PreTrainedModel") -> list[str]:
 
 def _meant(names: Names, target: str) -> list[str]:
     """The names that one shortcut or ending means."""
-    found = SHORTCUTS[target](names) if target in SHORTCUTS else [n for n in names if f".{n}".endswith(f".{target}")]
-    if not found:
-        there = [name.rpartition(".")[2] for name in names] + [k for k, choose in SHORTCUTS.items() if choose(names)]
-        pick(dict.fromkeys(there), target, "target module")              # raises: it is not there
-    return found
+    matching = SHORTCUTS[target](names) if target in SHORTCUTS else [n for n in names if f".{n}".endswith(f".{target}")]
+    if not matching:
+        endings = [name.rpartition(".")[2] for name in names]
+        shortcuts = [shortcut for shortcut, choose in SHORTCUTS.items() if choose(names)]
+        pick(dict.fromkeys([*endings, *shortcuts]), target, "target module")    # raises: the target is in neither
+    return matching
 
 
 def _part(name: str) -> str:
@@ -213,7 +215,7 @@ def _outputs(names: Names) -> list[str]:
     return list({_part(name): name for name in names}.values())
 
 
-def _held(model: nn.Module, kind: type[nn.Module]) -> dict[str, nn.Module]:
+def _modules_of(model: nn.Module, kind: type[nn.Module]) -> dict[str, nn.Module]:
     return {name: m for name, m in model.named_modules() if isinstance(m, kind)}
 
 

@@ -12,8 +12,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from statistics import median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,13 +37,16 @@ from deca_lab.topology import topology
 from deca_lab.train import Recipe, begin, params_of, plan, train
 from deca_lab.tree import flatten, layout
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 Work = Callable[[], Any]
 
 REPEATS = 5
 SIZES = ((4, 64, 8, 1, 64), (4, 64, 32, 1, 64), (4, 64, 32, 8, 64), (4, 128, 8, 1, 64), (4, 128, 32, 4, 64), (8, 256, 8, 1, 128),
          (8, 256, 32, 1, 64))            # layers and width of a GPT-2, clients, batch, context
 WIRES = (("ring", 20.0), ("ring", 50.0), ("star", 20.0), ("star", 50.0))     # graph, megabits a second
-NUMBERS = 2**22                      # in the matrix that is mixed, whatever the clients: 16 MiB
+NUMBERS = 2**22                      # in the matrix that is mixed, for any number of clients: 16 MiB
 
 
 class Row(NamedTuple):
@@ -140,10 +144,10 @@ def _gradients(layers: int, width: int, clients: int, batch: int, context: int, 
     x, gradients = flatten(start, where.names), stacked(loss)
     own, mapped = [copy.deepcopy(model) for _ in range(clients)], torch.vmap(torch.func.grad_and_value(loss))
 
-    def of_model(one: Any, mine: Tensor) -> None:  # noqa: ANN401 - a transformers model
+    def of_model(one: "PreTrainedModel", mine: Tensor) -> None:
         one.zero_grad()
         logits = one(input_ids=mine[:, :-1]).logits
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), mine[:, 1:].flatten()).backward()
+        torch.autograd.backward(torch.nn.functional.cross_entropy(logits.flatten(0, 1), mine[:, 1:].flatten()))
 
     def loop() -> None:
         for one, mine in zip(own, tokens, strict=True):
@@ -153,7 +157,7 @@ def _gradients(layers: int, width: int, clients: int, batch: int, context: int, 
             "floor": lambda: of_model(model, tokens.flatten(0, 1))}
 
 
-def _lab(device: torch.device, **knobs: Any) -> Lab:  # noqa: ANN401 - knobs of RunConfig
+def _lab(device: torch.device, **knobs: Any) -> Lab:  # noqa: ANN401 - each has its own knob's type
     return prepare(RunConfig(model="small", corpus="markov", context=64, batch=4, clients=8, eval_windows=1, device=device.type,
                              **{"rounds": 1, "inner_steps": REPEATS + 1, **knobs}))
 
@@ -171,12 +175,13 @@ def steps(device: torch.device) -> Iterator[Row]:
     x, rest, batch = state.blocks[1], params_of(lab.plan, state, without=1), lab.plan.problem.batches(0)
     mix, optimiser = mixer(lab.topology.at(0), x[:, :1]), lab.plan.recipe.optimiser
     gradients = stacked(lab.plan.problem.loss)
-    held = [optimiser.init(x), gradients(x, where, rest, batch)[1]]
+    moments, g = optimiser.init(x), gradients(x, where, rest, batch)[1]
 
     def other() -> None:
-        direction, held[0] = optimiser.update(held[1], held[0], x, mix)
+        nonlocal moments
+        direction, moments = optimiser.update(g, moments, x, mix)
         x_new = mix(torch.add(x, direction, alpha=-1e-3, out=direction))
-        held[0] = optimiser.feed(held[0], x, x_new, 1e-3)
+        moments = optimiser.feed(moments, x, x_new, 1e-3)
 
     took = medians({"gradient": lambda: gradients(x, where, rest, batch), "other": other}, device, 3 * REPEATS)
     yield Row("step", "optimiser and mixing of layer 0", 1e3 * took["other"], 1e3 * sum(took.values()), "ms", "the whole step",
@@ -199,13 +204,12 @@ def memory(device: torch.device) -> Iterator[Row]:
     """What a run holds at its peak, without activations, beside the ledger; and DECA beside all parameters at once."""
     for dtype in ("float32", "bfloat16"):
         lab = _lab(device, dtype=dtype)
-        found = run(replace(lab.config, inner_steps=2))
-        said = found.summary["memory"]
-        yield Row("memory", f"peak, {dtype} (small, 8)", said["measured_peak"] / 1e6, said["peak"] / 1e6, "MB", "the ledger",
-                  "1 within 0.05")
+        finished = run(replace(lab.config, inner_steps=2))
+        peaks = finished.summary["memory"]
+        case, measured_peak = f"peak, {dtype} (small, 8)", peaks["measured_peak"] / 1e6
+        yield Row("memory", case, measured_peak, peaks["peak"] / 1e6, "MB", "the ledger", "1 within 0.05")
         full = ledger.memory(_lab(device, dtype=dtype, blocks="whole").plan).peak
-        yield Row("memory", f"peak, {dtype} (small, 8)", said["measured_peak"] / 1e6, full / 1e6, "MB", "all parameters at once",
-                  "far below 1")
+        yield Row("memory", case, measured_peak, full / 1e6, "MB", "all parameters at once", "far below 1")
 
 
 def mixings(device: torch.device) -> Iterator[Row]:
@@ -251,7 +255,7 @@ def theory(device: torch.device) -> Iterator[Row]:
 
     cpu = torch.device("cpu")
     for name, optimiser in (("decentralised SGD", op.sgd()), ("DECA", op.adam(Adam(), Feedback(printed, raw, 0.99, 0.999)))):
-        took = medians({"ours": lambda o=optimiser: ours(o), "bare": bare}, cpu)  # type: ignore[misc]
+        took = medians({"ours": partial(ours, optimiser), "bare": bare}, cpu)
         yield Row("theory", f"{name}, 64 clients, d = 10", rounds / took["ours"], rounds / took["bare"], "rounds/s",
                   "D-SGD as NumPy operations", "20,000 rounds/s")
 
@@ -272,10 +276,10 @@ def startup(device: torch.device) -> Iterator[Row]:
 
 def others(device: torch.device) -> Iterator[Row | Skipped]:
     """Inner steps beside packages of others, on CPUs, where they are installed."""
-    found = [*beside_badam(), *beside_decent_dp()]
-    for row in found:
+    rows = [*beside_badam(), *beside_decent_dp()]
+    for row in rows:
         yield Row("others", row.case, 1e3 * row.ours, 1e3 * row.theirs, "ms", row.whose, "1 at most")
-    if not found:
+    if not rows:
         yield Skipped("others", "neither package is installed: pip install decent-dp badam")
 
 

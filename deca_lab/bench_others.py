@@ -55,7 +55,7 @@ def beside_badam() -> Iterator[Beside]:
     yield Beside("BAdam, one client, a block a layer", _by_visit(_timed(train(lab.plan), lab.plan.steps)), _badam(lab), "BAdam")
 
 
-def _lab(world: World | None = None, **knobs: Any) -> Lab:  # noqa: ANN401 - knobs of RunConfig
+def _lab(world: World | None = None, **knobs: Any) -> Lab:  # noqa: ANN401 - each has its own knob's type
     config = RunConfig(**{"model": "small", "corpus": "markov", "context": 64, "batch": 4, "clients": CLIENTS, "eval_windows": 1,
                           "rounds": 1, "inner_steps": STEPS, "lr": LR, "device": "cpu", **knobs})
     return prepare(config, world or World())
@@ -90,7 +90,8 @@ def _over_processes(name: str) -> float:
     lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
     if done.returncode or not lines:
         raise BadInput(f"part others: {name!r} did not run over {CLIENTS} processes: {done.stderr.strip()[-300:]}")
-    return median(json.loads(lines[-1])[1:])
+    taken: list[float] = json.loads(lines[-1])
+    return median(taken[1:])
 
 
 def _badam(lab: Lab) -> float:
@@ -106,12 +107,12 @@ def _badam(lab: Lab) -> float:
         return _by_visit(_timed(_steps(model, optimiser, lab, 0), lab.plan.steps))
 
 
-def _steps(model: nn.Module, optimiser: Any, lab: Lab, client: int) -> Iterator[None]:  # noqa: ANN401
+def _steps(model: nn.Module, optimiser: "torch.optim.Optimizer | None", lab: Lab, client: int) -> Iterator[None]:
     """Train a transformers model on one client's batches: a step for each item; `optimiser` None where the model steps itself."""
     for step in range(lab.plan.steps):
         tokens = lab.plan.problem.batches(step)[0][client]
         logits = model(tokens[:, :-1], use_cache=False).logits
-        nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+        torch.autograd.backward(nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
         if optimiser is not None:
             optimiser.step()
             optimiser.zero_grad()

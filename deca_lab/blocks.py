@@ -30,8 +30,8 @@ def by_layers(anatomy: Anatomy, granularity: int = 1, ends: str = "own") -> tupl
     groups = [layers[i:i + granularity] for i in range(0, len(layers), granularity)]
     body = [Block(f"layer {g[0]}" if len(g) == 1 else f"layers {g[0]}-{g[-1]}", _where(anatomy, g)) for g in groups]
     front, back = pick(ENDS, ends, "ends")
-    around = [[Block(" + ".join(end), _where(anatomy, end))] if end else [] for end in (front, back)]
-    return tuple(block for block in (*around[0], *body, *around[1]) if block.names)
+    cut = [_end(anatomy, front), *body, _end(anatomy, back)]
+    return tuple(block for block in cut if block.names)
 
 
 ENDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -39,6 +39,11 @@ ENDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "joined": (("embeddings", "head"), ()),
     "frozen": ((), ()),
 }
+
+
+def _end(anatomy: Anatomy, places: tuple[str, ...]) -> Block:
+    """Return the block of these ends; it has no names where there are none."""
+    return Block(" + ".join(places), _where(anatomy, places))
 
 
 def _where(anatomy: Anatomy, places: Sequence[int | str]) -> tuple[str, ...]:
@@ -54,7 +59,10 @@ def of_equal_size(sizes: Mapping[str, int], count: int) -> tuple[Block, ...]:
     owner = np.clip(raw, np.arange(len(names)) - (len(names) - count), np.arange(len(names)))  # enough left for each
     for i in range(1, len(names)):                                                  # no block may be skipped
         owner[i] = min(owner[i], owner[i - 1] + 1)
-    return tuple(Block(f"part {k}", tuple(n for n, o in zip(names, owner, strict=True) if o == k)) for k in range(count))
+    parts: list[list[str]] = [[] for _ in range(count)]
+    for name, part in zip(names, owner, strict=True):
+        parts[part].append(name)
+    return tuple(Block(f"part {k}", tuple(part)) for k, part in enumerate(parts))
 
 
 def by_patterns(names: Sequence[str], patterns: Sequence[str]) -> tuple[Block, ...]:
@@ -68,12 +76,12 @@ def matching(names: Sequence[str], pattern: str, argument: str) -> tuple[str, ..
     safe = not re.search(r"\)\s*[*+{]", bare) and len(re.findall(r"[*+{]|(?<![(*+?}])\?", bare)) <= MOST_REPEATS
     check(safe, argument, pattern, f"without a repeated group, and with {MOST_REPEATS} repeats at most: it might never end")
     try:
-        found = tuple(name for name in names if re.search(pattern, name))
+        matched = tuple(name for name in names if re.search(pattern, name))
     except (re.error, OverflowError, RecursionError) as error:
         raise BadInput(f"{argument}: {pattern!r} is not a regular expression: {error}") from None
-    if not found:
+    if not matched:
         raise BadInput(f"{argument}: {pattern!r} matches no trainable name; they are {_listed(names)}")
-    return found
+    return matched
 
 
 def whole(names: Sequence[str]) -> tuple[Block, ...]:
@@ -83,9 +91,12 @@ def whole(names: Sequence[str]) -> tuple[Block, ...]:
 
 def require_cover(blocks: Sequence[Block], names: Sequence[str]) -> None:
     """Raise BadInput, listing the names, unless every trainable name is in exactly one block."""
-    owners = {name: [b.name for b in blocks if name in b.names] for name in names}
-    missing = [name for name, held in owners.items() if not held]
-    twice = [f"{name} in {' and '.join(held)}" for name, held in owners.items() if len(held) > 1]
+    owners: dict[str, list[str]] = {name: [] for name in names}
+    for block in blocks:
+        for name in owners.keys() & set(block.names):
+            owners[name].append(block.name)
+    missing = [name for name, owning in owners.items() if not owning]
+    twice = [f"{name} in {' and '.join(owning)}" for name, owning in owners.items() if len(owning) > 1]
     within = [f"{name} twice in {b.name}" for b in blocks for name in set(b.names) if b.names.count(name) > 1]
     strange = [name for b in blocks for name in b.names if name not in owners]
     if missing:

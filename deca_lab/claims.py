@@ -1,6 +1,6 @@
 """The two papers' main claims, asked again of small models: which arms, which difference, and what the data say.
 
-What is compared is ours; what a paper claims is told from transcriptions of its tables, not from its own pages. Every
+What is compared is ours. What a paper claims is taken from transcriptions of its tables, not from its own pages. Every
 arm has 96 inner steps, its learning rate chosen on validation data, and the same seeds as the others.
 """
 
@@ -102,14 +102,15 @@ def examine(out: Path, chosen: Sequence[str] = tuple(CLAIMS), seeds: int = 5, ra
             base: RunConfig = BASE, say: Callable[[str], None] = lambda line: None) -> pd.DataFrame:
     """Run the arms that the chosen claims need and return the verdicts, a row a claim, as `judge` gives them.
 
-    Runs are kept in `out`/arms, whatever broke off. Raises BadInput at an unknown claim, or fewer than two seeds.
+    Finished runs are kept in `out`/arms, so a broken examination goes on there. Raises BadInput for an unknown claim, and
+    for fewer than two seeds.
     """
     for name in chosen:
         pick(CLAIMS, name, "claim")
     check(len(chosen) > 0, "only", chosen, "one claim or more")
     check(seeds >= 2, "seeds", seeds, "2 or more: one seed has no interval")
-    needed = [name for name in ARMS if any(name in (CLAIMS[c].first, CLAIMS[c].second) for c in chosen)]
-    table = run_arms({name: config_of(name, base) for name in needed}, seeds, rates, out, say)
+    compared = {arm for name in chosen for arm in (CLAIMS[name].first, CLAIMS[name].second)}
+    table = run_arms({name: config_of(name, base) for name in ARMS if name in compared}, seeds, rates, out, say)
     verdicts = pd.DataFrame([judge(name, table) for name in chosen])
     write_whole(out / "claims.csv", verdicts.to_csv(index=False))
     return verdicts
@@ -129,23 +130,23 @@ def judge(name: str, table: pd.DataFrame) -> dict[str, Any]:
     """
     claim = CLAIMS[name]
     score, higher = score_of(config_of(claim.first).task)
-    found = difference(table, claim.first, claim.second, score)
-    gain, low, high = (found.mean, found.low, found.high) if higher else (-found.mean, -found.high, -found.low)
+    gap = difference(table, claim.first, claim.second, score)
+    gain, low, high = (gap.mean, gap.low, gap.high) if higher else (-gap.mean, -gap.high, -gap.low)
     verdict = "agree" if low > -claim.margin else "disagree" if high < -claim.margin else "undecided"
     means: dict[Any, Any] = table[table["chosen"]].groupby("arm")[[score, "lr"]].mean().to_dict("index")
     edge = [a for a in at_edge(table) if a in (claim.first, claim.second)]
     first, second = means[claim.first], means[claim.second]
     return {"claim": name, "says": claim.says, "source": claim.source, "score": score, "first": first[score],
-            "second": second[score], "gain": gain, "low": low, "high": high, "margin": claim.margin, "seeds": found.seeds,
+            "second": second[score], "gain": gain, "low": low, "high": high, "margin": claim.margin, "seeds": gap.seeds,
             "lr_first": first["lr"], "lr_second": second["lr"], "edge": " ".join(edge), "verdict": verdict}
 
 
 def page(verdicts: pd.DataFrame) -> str:
     """Return the verdicts as a Markdown page."""
     counts = verdicts["verdict"].value_counts()
-    told = ", ".join(f"{int(counts[v])} {v}" for v in ("agree", "disagree", "undecided") if v in counts)
+    tally = ", ".join(f"{int(counts[v])} {v}" for v in ("agree", "disagree", "undecided") if v in counts)
     rows = [_line(row) for row in verdicts.to_dict("records")]
-    return PAGE.format(seeds=int(verdicts["seeds"].min()), told=told, rows="\n".join(rows))
+    return PAGE.format(seeds=int(verdicts["seeds"].min()), tally=tally, rows="\n".join(rows))
 
 
 def _line(row: Mapping[Any, Any]) -> str:
@@ -157,7 +158,7 @@ def _line(row: Mapping[Any, Any]) -> str:
 
 PAGE = """# The papers' claims at small scale
 
-Written by `deca-lab claims`, from {seeds} seeds an arm: {told}.
+Written by `deca-lab claims`, from {seeds} seeds an arm: {tally}.
 
 Every claim compares two arms that differ in what the claim is about, on the same seeds, each at the learning rate that
 validation chose. The scores are nats per byte on the common test text (lower is better); the papers report accuracies, but
@@ -166,7 +167,7 @@ the first arm did better, with a paired 95 % interval of Student's.
 *Agree*: the whole interval is on the claim's side; *disagree*: all of it is on the other; *undecided*: neither. Where a
 claim is "as good as", its side begins at minus the margin, which was fixed before the runs. One in twenty intervals
 misses by chance. One small byte model, one kind of text, 96 inner steps: a disagreement is a finding about these
-conditions, and no agreement proves a claim at the papers' size. What the papers report is told from transcriptions.
+conditions, and no agreement proves a claim at the papers' size. What the papers report is taken from transcriptions.
 
 | claim | who says it | first | second | gain | verdict |
 |---|---|---|---|---|---|

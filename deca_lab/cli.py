@@ -7,16 +7,19 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import Field, asdict, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deca_lab.errors import BadInput, Diverged, PeerLost, Stopped, check, pick
 from deca_lab.files import write_whole
 from deca_lab.runconfig import RunConfig
+
+if TYPE_CHECKING:
+    from deca_lab.judge import Judged
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   help="Learn, run and check decentralised fine-tuning of language models. Start with [bold]deca-lab run[/bold].")
@@ -43,21 +46,26 @@ def _fail(text: str, code: int) -> None:
     sys.exit(code)
 
 
-def with_knobs(**usual: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:  # noqa: ANN401 - any knob's type
+Command = Callable[..., None]
+Value = str | bool | int | float                     # of a knob
+
+
+def with_knobs(**usual: Value) -> Callable[[Command], Command]:
     """Give a command an option for every knob of RunConfig in place of its `**knobs`; `usual` are defaults of its own."""
 
-    def wrap(command: Callable[..., None]) -> Callable[..., None]:
+    def wrap(command: Command) -> Command:
         own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
         added = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=usual.get(f.name, f.default),
                                    annotation=_option(f)) for f in fields(RunConfig)]
-        command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+        command.__dict__["__signature__"] = inspect.Signature([*own, *added])    # what typer reads
         command.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
         return command
 
     return wrap
 
 
-def _option(f: Any) -> Any:  # noqa: ANN401 - a dataclass field to a typing form
+def _option(f: "Field[Any]") -> object:
+    """Return the annotation from which typer makes a knob's option."""
     words = f.metadata["help"] + (f" [dim]({f.metadata['allowed'][1]})[/dim]" if f.metadata["allowed"] else "")
     return Annotated[f.type, typer.Option(help=words, rich_help_panel=f.metadata["group"])]
 
@@ -69,7 +77,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="new folder for the run; runs/DATE-METHOD when not given")] = None,
     resume: Annotated[Path | None, typer.Option(help="continue the run of this folder, bit for bit")] = None,
     bounds: Annotated[bool, typer.Option("--bounds", help="evaluate afterwards what theory says of such a run")] = False,
-    **knobs: Any,  # noqa: ANN401 - one of each knob's type
+    **knobs: Any,  # noqa: ANN401 - each has its own knob's type
 ) -> None:
     """Fine-tune a small GPT with DECA on simulated clients and write a folder with tables, pictures and a report.
 
@@ -93,7 +101,7 @@ def _was_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def _require_as_stored(folder: Path, given: dict[str, Any]) -> None:
+def _require_as_stored(folder: Path, given: dict[str, Value]) -> None:
     from deca_lab.runs import read_config
 
     stored = asdict(read_config(folder))
@@ -103,7 +111,8 @@ def _require_as_stored(folder: Path, given: dict[str, Any]) -> None:
 
 def _fresh_folder(method: str) -> Path:
     stem = Path("runs") / f"{datetime.now():%Y-%m-%d_%H%M%S}-{method}"
-    return next(p for i in range(1000) if not os.path.exists(p := stem.with_name(f"{stem.name}{f'-{i}' if i else ''}")))
+    again = (stem.with_name(f"{stem.name}-{k}") for k in range(1, 1000))      # two runs may start in one second
+    return next(path for path in (stem, *again) if not path.exists())
 
 
 def _finish(folder: Path, config: RunConfig | None) -> bool:
@@ -139,9 +148,7 @@ def _judge(folder: Path) -> None:
 
     judged = beside(history.load(folder))
     drawn = {name: one.bound for name, one in judged.items() if one.bound is not None and np.size(one.bound.lhs) > 1}
-    rows = [{"claim": one.claim, "verdict": one.verdict, "tightness": one.bound.tightness if one.bound else None,
-             "left side": one.bound.lhs[-1] if one.bound else None, "right side": one.bound.rhs[-1] if one.bound else None,  # type: ignore[index]
-             "rests on": one.rests_on} for one in judged.values()]
+    rows = [_judged_row(one) for one in judged.values()]
     write_whole(folder / "bounds.csv", pd.DataFrame(rows).to_csv(index=False))
     if drawn:
         write_whole(folder / "bounds.png", plots.png(plots.draw_judged(drawn)))
@@ -149,6 +156,17 @@ def _judge(folder: Path) -> None:
         typer.echo(f"{row['claim']}: {row['verdict']}" + (f", tightness {row['tightness']:.3g}" if row["tightness"] else "")
                    + (f"\n    rests on: {row['rests on']}" if row["rests on"] else ""))
     typer.echo(f"bounds: {folder / 'bounds.csv'}, {folder / 'bounds.png'}")
+
+
+def _judged_row(one: "Judged") -> dict[str, Any]:
+    """Return a claim's row of bounds.csv: both sides at the end of the run, where there are any."""
+    import numpy as np
+
+    ends: dict[str, Any] = dict.fromkeys(("tightness", "left side", "right side"))
+    if one.bound is not None:
+        left, right = np.atleast_1d(one.bound.lhs)[-1], np.atleast_1d(one.bound.rhs)[-1]
+        ends = {"tightness": one.bound.tightness, "left side": left, "right side": right}
+    return {"claim": one.claim, "verdict": one.verdict, **ends, "rests on": one.rests_on}
 
 
 @app.command()
@@ -160,7 +178,7 @@ def compare(
     budget: Annotated[str, typer.Option(help="what all methods get equally much of: rounds, steps, bytes or flops")] = "steps",
     amount: Annotated[float, typer.Option(help="of the budget; 0 = what --rounds of the first method cost")] = 0.0,
     rates: Annotated[str, typer.Option(help="grid of learning rates")] = "0.0003,0.001,0.003,0.01,0.03",
-    **knobs: Any,  # noqa: ANN401 - one of each knob's type
+    **knobs: Any,  # noqa: ANN401 - each has its own knob's type
 ) -> None:
     """Run several methods with equal budgets on the same seeds, and write a table, curves and a page."""
     from deca_lab import compare as cp
@@ -214,7 +232,7 @@ def sweep(
     vary: Annotated[list[str], typer.Option(help="a knob and its values, such as b1=0.5,0.9; may be given again")],
     out: Annotated[Path, typer.Option(help="folder of the table; an interrupted sweep goes on there")],
     seeds: Annotated[int, typer.Option(help="runs of each combination, with --seed and the seeds after it")] = 3,
-    **knobs: Any,  # noqa: ANN401 - one of each knob's type
+    **knobs: Any,  # noqa: ANN401 - each has its own knob's type
 ) -> None:
     """Vary knobs over seeds, all combinations; print the table, the best by validation loss first, and draw it."""
     from deca_lab import sweep as sw
@@ -247,9 +265,9 @@ def doctor(
     if machine:
         from deca_lab import machine as here
 
-        found = here.examine()
-        typer.echo(here.describe(found))
-        raise typer.Exit(0 if all(finding.ok for finding in found) else 1)
+        findings = here.examine()
+        typer.echo(here.describe(findings))
+        raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
     from deca_lab import doctor as doc
     from deca_lab.topology import read_matrices
     from deca_lab.topology import topology as build
@@ -286,13 +304,13 @@ def clock(
     from deca_lab import history
     from deca_lab.lab import prepare
 
-    told = history.load(folder)
-    taken = float(told.timings["seconds"].iloc[-1] - told.timings["seconds"].iloc[0])
-    laid = prepare(told.config).plan
-    each = seconds or taken / laid.steps / laid.topology.n
-    found = ck.clock(laid, ck.network(laid.topology.n, each, mbit, latency, ck.slower(slow)))
-    typer.echo(f"{laid.steps} inner steps of {each:.3g} s, {mbit:g} Mbit/s, {latency:g} s latency: {found.seconds:,.1f} s, "
-               f"of which the clients wait or send {found.waiting:.0%}")
+    finished = history.load(folder)
+    taken = float(finished.timings["seconds"].iloc[-1] - finished.timings["seconds"].iloc[0])
+    plan = prepare(finished.config).plan
+    each = seconds or taken / plan.steps / plan.topology.n
+    timeline = ck.clock(plan, ck.network(plan.topology.n, each, mbit, latency, ck.slower(slow)))
+    typer.echo(f"{plan.steps} inner steps of {each:.3g} s, {mbit:g} Mbit/s, {latency:g} s latency: {timeline.seconds:,.1f} s, "
+               f"of which the clients wait or send {timeline.waiting:.0%}")
 
 
 @app.command()
@@ -341,13 +359,18 @@ def notebooks(
     """Execute the course and the theory pages from top to bottom; exit code 1 where a cell fails, which is shown."""
     from deca_lab import course
 
-    found = course.notebooks()
-    chosen = [path for path in found if not names or any(name in f"{path.parent.name}/{path.stem}" for name in names)]
-    check(bool(chosen), "names", names, f"parts of these: {', '.join(path.stem for path in found)}")
+    available = course.notebooks()
+    chosen = [path for path in available if not names or _named(path, names)]
+    check(bool(chosen), "names", names, f"parts of these: {', '.join(path.stem for path in available)}")
     results = course.execute(chosen, "full" if full else "fast", out, course.parse_parameters(parameter or []), jobs or None,
                              lambda line: typer.echo(line, err=True))
     typer.echo(course.table(results))
     raise typer.Exit(1 if any(result.error for result in results) else 0)
+
+
+def _named(path: Path, parts: list[str]) -> bool:
+    """Say whether FOLDER/NAME of a notebook holds one of these parts."""
+    return any(part in f"{path.parent.name}/{path.stem}" for part in parts)
 
 
 @app.command()
@@ -390,8 +413,8 @@ def list_names(what: Annotated[str, typer.Argument(help="one table: methods, cor
     """List the names that the options take, with a word on each."""
     from deca_lab.names import tables
 
-    held = tables()
-    chosen = {what: pick(held, what, "table")} if what else held
+    known = tables()
+    chosen = {what: pick(known, what, "table")} if what else known
     for title, rows in chosen.items():
         typer.echo(title)
         typer.echo("".join(f"  {name:<22} {about}\n" for name, about in rows.items()))

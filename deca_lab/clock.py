@@ -59,15 +59,16 @@ def network(clients: int, seconds: float, mbit: float, latency: float, slow: Map
 def slower(text: str) -> dict[int, float]:
     """Return {3: 4.0} of "3@4": client 3 is four times slower."""
     try:
-        return {int(who): float(times) for who, _, times in (part.partition("@") for part in text.split(",") if part.strip())}
+        pairs = [part.partition("@") for part in text.split(",") if part.strip()]
+        return {int(client): float(times) for client, _, times in pairs}
     except ValueError:
         raise BadInput(f"slow = {text!r} cannot be used: it must be CLIENT@TIMES, such as 3@4, 5@2") from None
 
 
 def clock(plan: Plan, net: Network) -> Clock:
-    """Return the time line of a plan on a network; whoever its faults keep away neither computes nor sends.
+    """Return the time line of a plan on a network.
 
-    A straggler computes meanwhile.
+    A client that is away neither computes nor sends. A straggler computes, and skips mixings.
     """
     shape, traffic = (plan.steps + 1, plan.topology.n), dict(mixings(plan))
     done, computing = np.zeros(shape), np.zeros(shape)

@@ -68,7 +68,7 @@ def run_arms(arms: Mapping[str, RunConfig], seeds: int, rates: Sequence[float], 
 
 
 def arm(base: RunConfig, method: str) -> RunConfig:
-    """Return the config of one method; the knobs that it fixes are left to it, whatever the base says."""
+    """Return the config of one method; the knobs that it fixes are its own, not the base's."""
     usual, fixed = defaults(), pick(METHODS, method, "method").fixed
     return replace(base, method=method, **{name: usual[name] for name in fixed if name != "clients"})
 
@@ -96,15 +96,15 @@ def _row(name: str, config: RunConfig, out: Path, say: Say) -> dict[str, Any]:
     folder = folder_of(out, name, config.lr, config.seed)
     known: dict[str, Any] = {"arm": name, "seed": config.seed, "lr": config.lr}
     try:
-        told = _finished(config, folder)
+        finished = _finished(config, folder)
     except Diverged as error:
         say(f"{folder.name}: {error}")
         return {**known, "validation_loss": float("inf"), "test_loss": float("inf")}
-    say(f"{folder.name}: validation loss {told.metrics['validation_loss'].iloc[-1]:.4f}")
-    memory, last = told.summary["memory"], told.metrics.iloc[-1].drop(["round", "block"])
+    say(f"{folder.name}: validation loss {finished.metrics['validation_loss'].iloc[-1]:.4f}")
+    memory, last = finished.summary["memory"], finished.metrics.iloc[-1].drop(["round", "block"])
     return {**known, **{str(name): value for name, value in last.items()}, "rounds": config.rounds,
-            "seconds": float(told.timings["seconds"].iloc[-1]), "memory": memory["measured_peak"] + memory["shared"],
-            "parameters": told.summary["parameters"]}
+            "seconds": float(finished.timings["seconds"].iloc[-1]), "memory": memory["measured_peak"] + memory["shared"],
+            "parameters": finished.summary["parameters"]}
 
 
 def folder_of(out: Path, arm: str, lr: float, seed: int) -> Path:
@@ -117,13 +117,13 @@ def _finished(config: RunConfig, folder: Path) -> history.History:
         check(runs.read_config(folder) == config, "out", str(folder), "a new folder: this arm was run with other knobs")
         return history.load(folder)
     if (folder / "checkpoint.safetensors").exists():
-        told = runs.resume(folder)
+        finished = runs.resume(folder)
     else:
         if (folder / "config.json").exists():            # an arm that was broken off before its first checkpoint
             shutil.rmtree(folder)
-        told = runs.run(config, folder)
+        finished = runs.run(config, folder)
     (folder / "checkpoint.safetensors").unlink()        # a comparison keeps tables, not models
-    return told
+    return finished
 
 
 def score_of(task: str) -> tuple[str, bool]:
@@ -156,10 +156,10 @@ def paired(table: pd.DataFrame, score: str, higher: bool = False) -> pd.DataFram
 
 
 def _pair(table: pd.DataFrame, a: str, b: str, score: str, higher: bool) -> dict[str, object]:
-    found = difference(table, a, b, score)
-    decided = found.low > 0 or found.high < 0
-    better = a if (found.mean > 0) == higher else b
-    return {"first": a, "second": b, "seeds": found.seeds, "difference": found.mean, "low": found.low, "high": found.high,
+    gap = difference(table, a, b, score)
+    decided = gap.low > 0 or gap.high < 0
+    better = a if (gap.mean > 0) == higher else b
+    return {"first": a, "second": b, "seeds": gap.seeds, "difference": gap.mean, "low": gap.low, "high": gap.high,
             "verdict": f"{better} is better" if decided else "undecided"}
 
 

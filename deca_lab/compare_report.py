@@ -60,7 +60,8 @@ def _curve(axes: "Axes", method: str, runs: list[History], of: Callable[[History
     for run in runs:
         axes.plot(of(run), run.metrics[score], color=colour, linewidth=0.6, alpha=0.5)
     if len({len(run.metrics) for run in runs}) == 1:
-        x, y = np.mean([of(run) for run in runs], 0), np.mean([run.metrics[score] for run in runs], 0)
+        x = np.mean([of(run) for run in runs], 0)
+        y = np.mean([run.metrics[score] for run in runs], 0)
         axes.plot(x, y, color=colour, linestyle=line, marker=MARKERS[k % len(MARKERS)], markersize=4,
                   markevery=max(len(x) // 8, 1), label=method)
 

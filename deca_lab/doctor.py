@@ -1,4 +1,4 @@
-"""Looks at a mixing matrix, or a periodic list of them, before a run and says in plain words whether it is sound.
+"""Checks a mixing matrix, or a periodic list of them, before a run, and explains in plain words whether it is sound.
 
 Sums are judged within 1e-9. A list is judged on the product over one period: a single matching is never connected.
 Notation: J = 11'/N; rho = ||W - J||_2, the second singular value, is the factor by which one mixing shrinks
@@ -12,15 +12,17 @@ from textwrap import fill
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deca_lab.errors import BadInput, shown
-from deca_lab.spectrum import TINY, cycle_length, islands, product, rounds_to_thousandth, spectrum
+from deca_lab.graphs import Array
+from deca_lab.spectrum import TINY, Split, cycle_length, islands, product, rounds_to_thousandth, spectrum
 from deca_lab.topology import Topology
 
 TOLERANCE = 1e-9  # on row and column sums
 LARGEST = 1e100  # of an entry: beyond it the spectrum is no longer a finite number
 
-Subject = Topology | np.ndarray | Sequence[np.ndarray]
+Subject = Topology | Array | Sequence[Array]
 
 
 class Diagnosis(NamedTuple):
@@ -45,7 +47,7 @@ class Diagnosis(NamedTuple):
     edges: float  # models sent at each mixing
     verdict: Literal["sound", "unsound"]
     reasons: tuple[str, ...]  # why it is unsound, and what that means for training
-    remarks: tuple[str, ...]  # what is worth knowing of it all the same
+    remarks: tuple[str, ...]  # what is worth knowing about a sound one
 
 
 def diagnose(subject: Subject) -> Diagnosis:
@@ -55,57 +57,57 @@ def diagnose(subject: Subject) -> Diagnosis:
     finite = all(bool(np.isfinite(W).all()) for W in matrices)
     if not (square and finite):
         return _hopeless(name, note, matrices, square, finite)
-    period = len(matrices)
     with np.errstate(over="ignore", invalid="ignore"):
         prefixes = list(accumulate(matrices, lambda done, W: product(W, done)))  # W_k ... W_1
     if not all(np.abs(W).max() < LARGEST for W in (*matrices, *prefixes)):
         return _hopeless(name, note, matrices, square, finite=False)
-    row_error = max(float(np.abs(W.sum(1) - 1).max()) for W in matrices)
-    column_error = max(float(np.abs(W.sum(0) - 1).max()) for W in matrices)
-    support = np.abs(prefixes[-1]) > (TINY if period > 1 else 0)
-    apart, cycle, whole = islands(support), cycle_length(support), spectrum(prefixes[-1])
-    nonnegative = all(bool((W >= 0).all()) for W in matrices)
-    primitive = nonnegative and apart is None and cycle == 1 and max(row_error, column_error) <= TOLERANCE
-    found = Diagnosis(
-        name=name,
-        note=note,
-        clients=len(matrices[0]),
-        period=period,
-        square=True,
-        finite=True,
-        nonnegative=nonnegative,
-        row_error=row_error,
-        column_error=column_error,
+    return _judged(_with_spectrum(_with_graph(_with_entries(name, note, matrices), matrices, prefixes[-1]), prefixes))
+
+
+def _with_entries(name: str, note: str, matrices: tuple[Array, ...]) -> Diagnosis:
+    """Return what the entries of finite square matrices show; the graph and the spectrum are still to come."""
+    edges = sum(int(np.count_nonzero(W) - np.count_nonzero(np.diag(W))) for W in matrices)
+    return _blank(name, note, matrices)._replace(
+        nonnegative=all(bool((W >= 0).all()) for W in matrices),
+        row_error=max(float(np.abs(W.sum(1) - 1).max()) for W in matrices),
+        column_error=max(float(np.abs(W.sum(0) - 1).max()) for W in matrices),
         symmetric=all(bool(np.allclose(W, W.T, rtol=0, atol=TINY)) for W in matrices),
-        connected=apart is None,
-        aperiodic=cycle == 1,
-        rho=0.0 if whole.rho < TINY else whole.rho ** (1 / period),
-        rho_error=whole.error,
-        lambda2=whole.lambda2 ** (1 / period),
-        rounds_1000=rounds_to_thousandth(prefixes, whole.rho, primitive),
-        edges=sum(int(np.count_nonzero(W) - np.count_nonzero(np.diag(W))) for W in matrices) / period,
-        verdict="sound",
-        reasons=_reasons(matrices, apart, cycle),
-        remarks=(),
+        edges=edges / len(matrices),
     )
-    return _judged(found)
+
+
+def _with_graph(d: Diagnosis, matrices: tuple[Array, ...], whole: Array) -> Diagnosis:
+    """Return the diagnosis with what the graph of the period's product `whole` shows, and what is wrong so far."""
+    support = np.abs(whole) > (TINY if d.period > 1 else 0)
+    parts, cycle = islands(support), cycle_length(support)
+    return d._replace(connected=parts is None, aperiodic=cycle == 1, reasons=_reasons(matrices, parts, cycle))
+
+
+def _with_spectrum(d: Diagnosis, prefixes: list[Array]) -> Diagnosis:
+    """Return the diagnosis with rho, lambda2 and the mixings to a thousandth, from the products W_k ... W_1."""
+    whole = spectrum(prefixes[-1])
+    stochastic = d.nonnegative and max(d.row_error, d.column_error) <= TOLERANCE
+    return d._replace(
+        rho=0.0 if whole.rho < TINY else whole.rho ** (1 / d.period),
+        rho_error=whole.error,
+        lambda2=whole.lambda2 ** (1 / d.period),
+        rounds_1000=rounds_to_thousandth(prefixes, whole.rho, stochastic and d.connected and d.aperiodic),
+    )
 
 
 def require_sound(subject: Subject, *, allow_unsound: bool = False) -> Diagnosis:
     """Return the diagnosis; raise BadInput with the reasons where W is unsound, unless a lesson asked for it.
 
-    `allow_unsound` (`--allow-unsound`) lets it pass, but never a W that is not square or not finite.
+    `allow_unsound` (`--allow-unsound`) lets an unsound W pass, but never one that is not square or not finite.
     """
-    found = diagnose(subject)
-    if found.verdict == "sound" or (allow_unsound and found.square and found.finite):
-        return found
-    way = ""
-    if found.square and found.finite:
-        way = "; to run it all the same, for a lesson, give --allow-unsound (allow_unsound=True)"
-    raise BadInput(f"topology {found.name!r} with {found.clients} clients is unsound: {'; '.join(found.reasons)}{way}")
+    d = diagnose(subject)
+    if d.verdict == "sound" or (allow_unsound and d.square and d.finite):
+        return d
+    way = "; to run it all the same, for a lesson, give --allow-unsound (allow_unsound=True)" if d.square and d.finite else ""
+    raise BadInput(f"topology {d.name!r} with {d.clients} clients is unsound: {'; '.join(d.reasons)}{way}")
 
 
-def doubly_stochastic(W: np.ndarray) -> bool:
+def doubly_stochastic(W: Array) -> bool:
     """Say whether W (N, N) has no negative entry and rows and columns that sum to 1: what keeps the mean of the clients."""
     off = np.abs(np.concatenate([W.sum(0), W.sum(1)]) - 1)
     return bool((W >= 0).all() and off.max() <= TOLERANCE)                # NaN is neither
@@ -113,16 +115,21 @@ def doubly_stochastic(W: np.ndarray) -> bool:
 
 def describe(subject: Diagnosis | Subject) -> str:
     """Return the diagnosis as aligned lines, check, result, what it means; the last line is the verdict."""
-    found = subject if isinstance(subject, Diagnosis) else diagnose(subject)
-    rows = [("check", "result", "what it means"), *_rows(found)]
-    wide = [max(len(row[k]) for row in rows) for k in (0, 1)]
-    table = [f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c}" for a, b, c in rows]
-    said = [f"remark: {text}" for text in found.remarks] + [f"reason: {text}" for text in found.reasons]
-    said = [fill(text, 110, subsequent_indent=" " * 8, break_on_hyphens=False) for text in said]
-    title = f"mixing matrix of {found.clients} clients: {found.name}" + (f" ({found.note})" if found.note else "")
-    verdict = found.verdict if found.verdict == "sound" else "unsound, refused"
-    flag = "; a lesson may run it with --allow-unsound" if verdict != "sound" and found.square and found.finite else ""
-    return "\n".join([title, *table, *said, f"verdict: {verdict}{flag}"])
+    d = subject if isinstance(subject, Diagnosis) else diagnose(subject)
+    rows = [("check", "result", "what it means"), *_rows(d)]
+    first = max(len(name) for name, _, _ in rows)
+    second = max(len(result) for _, result, _ in rows)
+    table = [f"{a:<{first}}  {b:<{second}}  {c}" for a, b, c in rows]
+    notes = [_folded("remark", text) for text in d.remarks]
+    notes += [_folded("reason", text) for text in d.reasons]
+    title = f"mixing matrix of {d.clients} clients: {d.name}" + (f" ({d.note})" if d.note else "")
+    verdict = d.verdict if d.verdict == "sound" else "unsound, refused"
+    flag = "; a lesson may run it with --allow-unsound" if verdict != "sound" and d.square and d.finite else ""
+    return "\n".join([title, *table, *notes, f"verdict: {verdict}{flag}"])
+
+
+def _folded(kind: str, text: str) -> str:
+    return fill(f"{kind}: {text}", 110, subsequent_indent=" " * 8, break_on_hyphens=False)
 
 
 def _rows(d: Diagnosis) -> list[tuple[str, str, str]]:
@@ -164,7 +171,7 @@ def _factors(d: Diagnosis) -> list[tuple[str, str, str]]:
 
 
 def _near_one(factor: float) -> str:
-    """Write a factor so that 1 is only said of 1."""
+    """Write a factor so that only 1 itself is written as 1."""
     gap = 1 - factor
     return f"1 - {gap:.3g}" if TINY < gap < 1e-5 else f"{round(factor, 6):g}"
 
@@ -172,7 +179,7 @@ def _near_one(factor: float) -> str:
 # ---- reading the subject
 
 
-def _matrices(subject: Subject) -> tuple[str, str, tuple[np.ndarray, ...]]:
+def _matrices(subject: Subject) -> tuple[str, str, tuple[Array, ...]]:
     """Return name, note and float64 matrices; a list of rows is one matrix."""
     if isinstance(subject, Topology):
         return subject.name, subject.note, subject.matrices
@@ -185,7 +192,7 @@ def _matrices(subject: Subject) -> tuple[str, str, tuple[np.ndarray, ...]]:
         raise BadInput(f"the doctor was given {shown(subject)[:80]}: it takes {allowed}") from None
 
 
-def _hopeless(name: str, note: str, matrices: tuple[np.ndarray, ...], square: bool, finite: bool) -> Diagnosis:
+def _hopeless(name: str, note: str, matrices: tuple[Array, ...], square: bool, finite: bool) -> Diagnosis:
     """Return the diagnosis of what is no mixing matrix at all."""
     reasons = []
     if not square:
@@ -195,10 +202,16 @@ def _hopeless(name: str, note: str, matrices: tuple[np.ndarray, ...], square: bo
         wild = [(W, at) for W in matrices for at in map(tuple, np.argwhere(~np.isfinite(W))[:1].tolist())]
         reasons += [f"not finite: entry {at} is {W[at]}, and mixing would spread it into every model it reaches"
                     for W, at in wild[:1]] or [f"too large: an entry of W, or of its products, is beyond {LARGEST:g}"]
+    blank = _blank(name, note, matrices)
+    return blank._replace(square=square, finite=finite, verdict="unsound", reasons=tuple(reasons))
+
+
+def _blank(name: str, note: str, matrices: tuple[Array, ...]) -> Diagnosis:
+    """Return a diagnosis of which nothing is known yet but the size."""
     return Diagnosis(
-        name, note, len(matrices[0]), len(matrices), square, finite, nonnegative=False, row_error=nan, column_error=nan,
+        name, note, len(matrices[0]), len(matrices), square=True, finite=True, nonnegative=False, row_error=nan, column_error=nan,
         symmetric=False, connected=False, aperiodic=False, rho=nan, rho_error=0.0, lambda2=nan, rounds_1000=inf,
-        edges=nan, verdict="unsound", reasons=tuple(reasons), remarks=(),
+        edges=nan, verdict="sound", reasons=(), remarks=(),
     )  # fmt: skip
 
 
@@ -206,22 +219,22 @@ def _hopeless(name: str, note: str, matrices: tuple[np.ndarray, ...], square: bo
 
 
 def _reasons(
-    matrices: tuple[np.ndarray, ...], islands: tuple[np.ndarray, np.ndarray] | None, cycle: int
+    matrices: tuple[Array, ...], islands: Split | None, cycle: int
 ) -> tuple[str, ...]:
     """Return what is wrong with sums and graph, and what it does to training."""
-    found = []
-    if said := _wrong_sum([W.sum(1) for W in matrices]):
-        found.append(f"row {said}: mixing scales the models, even where all of them agree")
-    if said := _wrong_sum([W.sum(0) for W in matrices]):
-        told = "the network mean drifts at every mixing, and clients with large columns are over-weighted"
-        found.append(f"column {said}: {told}")
+    reasons = []
+    if wrong := _wrong_sum([W.sum(1) for W in matrices]):
+        reasons.append(f"row {wrong}: mixing scales the models, even where all of them agree")
+    if wrong := _wrong_sum([W.sum(0) for W in matrices]):
+        drift = "the network mean drifts at every mixing, and clients with large columns are over-weighted"
+        reasons.append(f"column {wrong}: {drift}")
     if islands is not None:
         deaf, unheard = map(_set, islands)
-        found.append(f"disconnected: {deaf} can never hear {unheard}, so nothing learnt there reaches them")
+        reasons.append(f"disconnected: {deaf} can never hear {unheard}, so nothing learnt there reaches them")
     if cycle > 1:
-        told = "disagreement along one pattern never shrinks - a lazy W, (I + W)/2, mends it"
-        found.append(f"period {cycle}: {told}")
-    return tuple(found)
+        cure = "disagreement along one pattern never shrinks - a lazy W, (I + W)/2, mends it"
+        reasons.append(f"period {cycle}: {cure}")
+    return tuple(reasons)
 
 
 def _judged(d: Diagnosis) -> Diagnosis:
@@ -232,19 +245,19 @@ def _judged(d: Diagnosis) -> Diagnosis:
 
 
 def _remarks(d: Diagnosis) -> tuple[str, ...]:
-    told = []
+    remarks = []
     if not d.nonnegative:
-        told.append("negative entries: a mixing may leave the range of the models, but disagreement still shrinks")
+        remarks.append("negative entries: a mixing may leave the range of the models, but disagreement still shrinks")
     if not d.symmetric:
-        told.append("not symmetric, yet doubly stochastic: the mean is kept; rho is the factor, lambda2 is not")
+        remarks.append("not symmetric, yet doubly stochastic: the mean is kept; rho is the factor, lambda2 is not")
     if d.rho >= 1 - TINY:
-        told.append("rho = 1: one mixing may shrink nothing, though many do; bounds that need rho < 1 do not hold")
+        remarks.append("rho = 1: one mixing may shrink nothing, though many do; bounds that need rho < 1 do not hold")
     if d.rho_error:
-        told.append(f"rho is iterated: it may be {d.rho_error:.1g} larger, and 1000-fold may take longer")
-    return tuple(told)
+        remarks.append(f"rho is iterated: it may be {d.rho_error:.1g} larger, and 1000-fold may take longer")
+    return tuple(remarks)
 
 
-def _wrong_sum(sums: list[np.ndarray]) -> str:
+def _wrong_sum(sums: list[Array]) -> str:
     """Return the sum furthest from 1 in words, or nothing where all are within the tolerance."""
     worst = max(sums, key=lambda s: float(np.abs(s - 1).max()))
     client = int(np.abs(worst - 1).argmax())
@@ -253,6 +266,6 @@ def _wrong_sum(sums: list[np.ndarray]) -> str:
     return "" if error <= TOLERANCE else f"sums reach {worst[client]:.6g} (client {client}{hint})"
 
 
-def _set(clients: np.ndarray) -> str:
+def _set(clients: NDArray[np.int64]) -> str:
     shown = ", ".join(map(str, clients[:6])) + (f", ... {len(clients)} in all" if len(clients) > 6 else "")
     return f"{'client' if len(clients) == 1 else 'clients'} {{{shown}}}"

@@ -1,4 +1,4 @@
-"""What goes wrong at the door: one error for bad input, with what was given and what is allowed."""
+"""The errors that users see. Bad input gives one line: which argument, what was given, what is allowed."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class BadInput(ValueError):
-    """Something the user gave cannot be used; the message says what was given, what is allowed and which argument.
+    """An argument cannot be used; the message names it and says what was given and what is allowed.
 
     The command line prints it on one line and exits with code 2.
     """
@@ -23,7 +23,7 @@ class PeerLost(RuntimeError):
 
 
 class Stopped(Exception):
-    """A run was told to stop before its end; the message says at which inner step, and how to go on."""
+    """The user stopped a run before its end; the message names the inner step and says how to go on."""
 
 
 def pick(table: Mapping[str, T], name: str, what: str) -> T:
@@ -39,13 +39,13 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
 
 
 def check(ok: bool, argument: str, got: object, allowed: str) -> None:
-    """Raise BadInput unless `ok`: the one form of message for a value out of range."""
+    """Raise BadInput unless `ok`; every value out of range gets a message of this one form."""
     if not ok:
         raise BadInput(f"{argument} = {shown(got)} cannot be used: it must be {allowed}")
 
 
 def shown(value: object) -> str:
-    """Return what was given as Python writes it."""
+    """Return the value as Python writes it."""
     try:
         return repr(value)
     except ValueError:                                # Python does not write a number of thousands of digits

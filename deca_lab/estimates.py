@@ -56,9 +56,9 @@ def curvature(gradient: Callable[[Tensor], Tensor], x: Tensor, turns: int, seed:
     """Return the largest |eigenvalue| of any client's Hessian at X (N, D), by power iteration on differences of gradients."""
     draw = torch.Generator().manual_seed(seed)
     v = torch.randn(x.shape, generator=draw, dtype=torch.float64).to(x)
-    g, length, found = gradient(x), 1e-2 if x.dtype == torch.float32 else 1e-5, torch.zeros(len(x))
+    g, length, curvatures = gradient(x), 1e-2 if x.dtype == torch.float32 else 1e-5, torch.zeros(len(x))
     for _ in range(turns):
         v = v / v.norm(dim=1, keepdim=True).clamp(min=1e-30)
         v = (gradient(x + length * v) - g) / length
-        found = v.norm(dim=1)
-    return float(found.max())
+        curvatures = v.norm(dim=1)
+    return float(curvatures.max())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deca_lab import adapters, checkpoint, models, tree
+from deca_lab.blocks import Block
 from deca_lab.errors import BadInput, check
 from deca_lab.files import new_folder
 from deca_lab.lab import blocks_of, load_model
@@ -52,11 +53,15 @@ def _stacked(config: RunConfig, model: "PreTrainedModel", path: Path) -> Params:
     cut = blocks_of(config, models.anatomy(model), {n: p.numel() for n, p in values.items()})
     state, _ = checkpoint.load(path)
     try:
-        parts = [tree.unflatten(x, Layout(b.names, tuple(tuple(values[n].shape) for n in b.names)))
-                 for x, b in zip(state.blocks, cut, strict=True)]
+        parts = [tree.unflatten(x, _layout(b, values)) for x, b in zip(state.blocks, cut, strict=True)]
     except (ValueError, RuntimeError):
         raise BadInput(f"checkpoint {str(path)!r} does not fit config.json beside it: one of them is of another run") from None
     return {name: tensor for part in parts for name, tensor in part.items()}
+
+
+def _layout(block: Block, values: Params) -> Layout:
+    """Return where each name of a block stands, of parameters without a client axis."""
+    return Layout(block.names, tuple(tuple(values[name].shape) for name in block.names))
 
 
 def _index(client: str, clients: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deca_lab.errors import BadInput
 
-LOCK, HALF = ".lock", ".half-"            # names in a run folder: who holds it, and files that are being written
+LOCK, HALF = ".lock", ".half-"            # names in a run folder: the lock, and files that are being written
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
@@ -32,7 +32,7 @@ def write_whole(path: Path, data: bytes | str) -> None:
 
 
 def folder(path: Path) -> Path:
-    """Create the folder where it is not there; raise BadInput where it cannot be one, or cannot be read."""
+    """Create the folder if it does not exist; raise BadInput if it cannot be a folder, or cannot be read."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         next(path.iterdir(), None)
@@ -43,19 +43,19 @@ def folder(path: Path) -> Path:
 
 
 def new_folder(path: Path) -> Path:
-    """Create the folder, or accept one in which a run was killed before it began; raise BadInput where it holds anything."""
-    held = next((file for file in folder(path).iterdir() if file.name != LOCK and HALF not in file.name), None)
-    if held is not None:
-        another = "holds another run" if (path / "config.json").exists() else f"is not empty ({held.name} is there)"
+    """Create the folder, or accept one whose run was killed before it began; raise BadInput if it holds anything."""
+    occupant = next((file for file in folder(path).iterdir() if file.name != LOCK and HALF not in file.name), None)
+    if occupant is not None:
+        another = "holds another run" if (path / "config.json").exists() else f"is not empty ({occupant.name} is there)"
         raise BadInput(f"out = {str(path)!r} {another}: name a new folder, or continue a run with --resume {path}")
     return path
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold a run folder for this process; raise BadInput at once where another one does.
+    """Keep a run folder for this process alone; raise BadInput at once if another process uses it.
 
-    The system lets go of it when the process dies, however it dies; half-written files of a killed one are removed.
+    The system frees it when the process dies, however it dies. Half-written files of a killed process are removed.
     """
     from filelock import FileLock, Timeout
 
@@ -75,7 +75,7 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Return the text of a file of a run folder, or raise BadInput that names it."""
+    """Return the text of a file in a run folder; raise BadInput, with its name, if it cannot be read."""
     try:
         if path.exists() and not path.is_file():      # a pipe or a device would never end
             raise OSError("it is not an ordinary file")

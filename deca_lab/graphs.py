@@ -5,12 +5,15 @@ A graph is (clients, knobs) -> nx.Graph on 0 .. N-1; a random one says in graph.
 
 from collections.abc import Callable, Iterable
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import networkx as nx
 import numpy as np
+from numpy.typing import NDArray
 
 from deca_lab.errors import BadInput, check
+
+Array = NDArray[np.floating[Any]]  # real numbers: W (N, N), X (N, D); float64 unless stated
 
 DRAWS = 200  # a random graph is redrawn at most this often
 PERIOD = 64  # matchings drawn once, then repeated
@@ -135,7 +138,7 @@ def _redrawn(draw: Callable[[np.random.Generator], nx.Graph], n: int, seed: int,
 # ---- sequences: (clients, seed) -> matrices, repeated for ever
 
 
-def one_peer_exponential(n: int, seed: int) -> tuple[np.ndarray, ...]:
+def one_peer_exponential(n: int, seed: int) -> tuple[Array, ...]:
     """At mixing k client i averages with i + 2^(k mod ceil(log2 n)): doubly stochastic, not symmetric.
 
     For n a power of two the product over a period is exactly J = 11'/n. Source: Ying et al., 2021.
@@ -144,19 +147,19 @@ def one_peer_exponential(n: int, seed: int) -> tuple[np.ndarray, ...]:
     return tuple((eye + np.roll(eye, 1 << k, axis=1)) / 2 for k in range(max(1, (n - 1).bit_length())))
 
 
-def random_matchings(n: int, seed: int) -> tuple[np.ndarray, ...]:
+def random_matchings(n: int, seed: int) -> tuple[Array, ...]:
     """Return 64 random matchings of the complete graph: each pair averages, an odd client is left alone."""
     rng = np.random.default_rng([seed, n])
     return tuple(_matching(rng.permutation(n)) for _ in range(PERIOD if n > 2 else 1))
 
 
-SEQUENCES: dict[str, Callable[[int, int], tuple[np.ndarray, ...]]] = {
+SEQUENCES: dict[str, Callable[[int, int], tuple[Array, ...]]] = {
     "one-peer-exponential": one_peer_exponential,
     "random-matchings": random_matchings,
 }
 
 
-def _matching(order: np.ndarray) -> np.ndarray:
+def _matching(order: NDArray[np.int64]) -> Array:
     half = len(order) // 2
     left, right = order[:half], order[half : 2 * half]
     W = np.eye(len(order))

@@ -1,5 +1,6 @@
 """What notebooks show: pictures as PNG with a text for those who do not see them."""
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,8 @@ def picture(history: History, name: str) -> "Image":
     from deca_lab.errors import pick
     from deca_lab.plots import PICTURES
 
-    found = pick(PICTURES, name, "picture")
-    return shown(found.draw(history), found.alt(history))
+    chosen = pick(PICTURES, name, "picture")
+    return shown(chosen.draw(history), chosen.alt(history))
 
 
 def shown(figure: "Figure", alt: str) -> "Image":
@@ -31,4 +32,5 @@ def shown(figure: "Figure", alt: str) -> "Image":
     small = BytesIO()
     drawn = Pixels.open(BytesIO(png(figure, DOTS))).convert("RGB")
     drawn.quantize(256, dither=Pixels.Dither.NONE).save(small, "png", optimize=True)
-    return Image(data=small.getvalue(), alt=alt)
+    make: Callable[..., Image] = Image      # IPython has no types
+    return make(data=small.getvalue(), alt=alt)

@@ -1,6 +1,6 @@
-"""Looks at a machine before a class does: versions, cores, memory, disk, a small training and a notebook kernel.
+"""Checks a machine before a class meets on it: versions, cores, memory, disk, a small training and a notebook kernel.
 
-Every finding that is not well says what to do about it. Nothing is downloaded, and nothing stays on the disk.
+Every finding that is not right says what to do about it. Nothing is downloaded, and nothing stays on the disk.
 """
 
 import os
@@ -43,16 +43,16 @@ def examine(folder: Path | str = ".") -> list[Finding]:
 
 
 def _guarded(name: str, look: Callable[[], list[Finding]]) -> list[Finding]:
-    """Return what a look found; one that stops with an error is itself a finding, so that the others are still made."""
+    """Return what a look found; a look that stops with an error becomes a finding itself, so that the others are still made."""
     try:
         return look()
-    except Exception as error:             # whatever is broken on this machine: that is what we are here to tell
+    except Exception as error:             # anything may be broken on this machine, and our task is to report it
         return [Finding(name, False, f"stopped with {type(error).__name__}: {error}",
                         "reinstall deca-lab in a fresh environment (README.md, Two commands); if it stays, report this line")]
 
 
 def describe(findings: list[Finding]) -> str:
-    """Return the findings as lines, with what to do below each that is not well, and a last line that sums up."""
+    """Return a line for each finding, with advice below those that are not right, and a last line that sums up."""
     lines = [f"{'ok ' if f.ok else 'NO '} {f.name:<18} {f.found}" + ("" if f.ok else f"\n{'':23}-> {f.advice}") for f in findings]
     bad = [f.name for f in findings if not f.ok]
     return "\n".join([*lines, f"not ready: {', '.join(bad)}" if bad else "ready for the course"])
@@ -70,16 +70,16 @@ def requirements() -> list[str]:
 
     project = Path(__file__).parents[1] / "pyproject.toml"
     if project.is_file():
-        held: list[str] = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
-        return held
+        dependencies: list[str] = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+        return dependencies
     return [line for line in metadata.requires("deca-lab") or [] if "extra ==" not in line]
 
 
 def packages(needed: list[str]) -> list[Finding]:
-    """Judge each package: there, new enough, and importable. Those that are well make one line together."""
-    found = [_package(line) for line in needed]
-    well = ", ".join(f"{f.name} {f.found}" for f in found if f.ok)
-    return [*([Finding("packages", True, well, "")] if well else []), *(f for f in found if not f.ok)]
+    """Judge each package: installed, new enough and importable. Those that are right share one line."""
+    findings = [_package(line) for line in needed]
+    well = ", ".join(f"{f.name} {f.found}" for f in findings if f.ok)
+    return [*([Finding("packages", True, well, "")] if well else []), *(f for f in findings if not f.ok)]
 
 
 def _package(line: str) -> Finding:
@@ -124,10 +124,10 @@ def gpu() -> Finding:
 
 
 def memory() -> Finding:
-    """Judge the free memory, where the system tells it."""
+    """Judge the free memory, if the system reports it."""
     free = free_memory()
     if free is None:
-        return Finding("free memory", True, "not told by this system", "")
+        return Finding("free memory", True, "not reported by this system", "")
     return Finding("free memory", free >= MEMORY, f"{free:.1f} GB",
                    f"close other programs until {MEMORY:g} GB are free, or run notebooks one at a time (--jobs 1)")
 
@@ -168,9 +168,9 @@ def two_clients() -> Finding:
     from deca_lab.runconfig import RunConfig
     from deca_lab.runs import run
 
-    told = run(RunConfig(clients=2, model="tiny", corpus="markov", context=32, batch=4, rounds=1, inner_steps=6, lr=3e-3,
+    losses = run(RunConfig(clients=2, model="tiny", corpus="markov", context=32, batch=4, rounds=1, inner_steps=6, lr=3e-3,
                          eval_windows=8)).metrics["test_loss"]
-    return judged(float(told.iloc[0]), float(told.iloc[-1]))
+    return judged(float(losses.iloc[0]), float(losses.iloc[-1]))
 
 
 def judged(before: float, after: float) -> Finding:
@@ -194,5 +194,5 @@ def notebook_kernel() -> Finding:
         client.execute(env=environment(threads=1), cleanup_kc=True)
     except (CellExecutionError, RuntimeError, TimeoutError, OSError) as error:
         return Finding("notebook kernel", False, str(error).strip().splitlines()[-1], advice)
-    said = "".join(output.get("text", "") for output in nb.cells[0].outputs).strip()
-    return Finding("notebook kernel", os.path.samefile(said, sys.executable), f"answers, with {said}", advice)
+    answer = "".join(output.get("text", "") for output in nb.cells[0].outputs).strip()
+    return Finding("notebook kernel", os.path.samefile(answer, sys.executable), f"answers, with {answer}", advice)

@@ -36,7 +36,7 @@ METHODS: dict[str, Method] = {
                         {**WHOLE, "optimiser": "amsgrad", "combine": "before"}),
     "dadam": Method("AMSGrad of each client on its own, parameters mixed: need not converge (Nazari et al. 2019)",
                     {**WHOLE, "optimiser": "local-amsgrad", "combine": "before"}),
-    "dec-lora": Method("LoRA's factors trained locally, A and B gossiped apart: set --mix-every to the local steps (Dec-LoRA)",
+    "dec-lora": Method("LoRA's factors trained locally, A and B gossiped separately: --mix-every is the local steps (Dec-LoRA)",
                        LORA),
     "dlora-fa": Method("Dec-LoRA with every A kept at the common start", {**LORA, "frozen_factor": "A"}),
     "decaf": Method("LoRA whose products are averaged and cut back to the rank (DeCAF)", {**LORA, "mixing": "decaf"}),

@@ -71,7 +71,7 @@ def measure(loss: Loss, params: Params, blocks: tuple[Tensor, ...], probe: Probe
 
 def _scores(probe: Probe, params: Params, alone: Params) -> dict[str, float]:
     named = {"test": probe.score(alone), "validation": probe.validation_score(alone), "client_test": probe.score(params)}
-    return {f"{what}_{name}": float(value.mean()) for what, held in named.items() for name, value in held.items()}
+    return {f"{what}_{name}": float(value.mean()) for what, scores in named.items() for name, value in scores.items()}
 
 
 def mean_model(params: Params) -> Params:

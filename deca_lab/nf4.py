@@ -5,6 +5,7 @@ quantised again (no double quantisation).
 """
 
 import copy
+from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 from statistics import NormalDist
@@ -107,6 +108,9 @@ class _Product(torch.autograd.Function):
         return grads[0] @ weight, None, None, None, None
 
 
+_product: Callable[[Tensor, Tensor, Tensor, tuple[int, ...], int], Tensor] = _Product.apply
+
+
 class NF4Linear(nn.Module):
     """A frozen linear map y = x W' + bias with W (out, in) in 4 bits; nothing in it is a parameter.
 
@@ -134,7 +138,7 @@ class NF4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y (..., out) for x (..., in), in the dtype of x."""
-        y = _Product.apply(x, *self.packed)
+        y: Tensor = _product(x, *self.packed)
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
@@ -156,10 +160,10 @@ def quantise_base(model: "PreTrainedModel", block: int = 64) -> "PreTrainedModel
 
     Raises BadInput where there is none to quantise.
     """
-    found = [name for name, m in projections(model).items() if not isinstance(m, NF4Linear)]
-    check(bool(found), "model", type(model).__name__, "one with linear maps in its layers that are not yet in 4 bits")
+    names = [name for name, m in projections(model).items() if not isinstance(m, NF4Linear)]
+    check(bool(names), "model", type(model).__name__, "one with linear maps in its layers that are not yet in 4 bits")
     twin = copy.deepcopy(model)
-    for name in found:
+    for name in names:
         twin.set_submodule(name, NF4Linear(twin.get_submodule(name), block).train(model.training))
     return twin
 
@@ -212,9 +216,10 @@ class Stored(NamedTuple):
 
 def stored_bytes(model: nn.Module) -> Stored:
     """Return the bytes of the model's parameters and buffers, tied ones once."""
-    small = {id(t) for m in model.modules() if isinstance(m, NF4Linear) for t in (m.codes, m.absmax)}
-    held = [*model.parameters(), *model.buffers()]
-    sizes = [(t, t.numel() * t.element_size()) for t in held]
+    quantised = [m for m in model.modules() if isinstance(m, NF4Linear)]
+    small = {id(t) for m in quantised for t in (m.codes, m.absmax)}
+    tensors = [*model.parameters(), *model.buffers()]
+    sizes = [(t, t.numel() * t.element_size()) for t in tensors]
     packed = sum(size for t, size in sizes if id(t) in small)
     trainable = sum(size for t, size in sizes if t.requires_grad)
     return Stored(packed, sum(size for _, size in sizes) - packed - trainable, trainable)

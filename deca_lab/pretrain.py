@@ -54,7 +54,8 @@ def split(texts: Sequence[str], fraction: float, seed: int) -> tuple[list[str], 
     """Return (training, held-out) rows, a seeded draw without replacement."""
     order = np.random.default_rng([seed, 1]).permutation(len(texts))
     cut = max(1, round(fraction * len(texts)))
-    return [texts[i] for i in order[cut:]], [texts[i] for i in order[:cut]]
+    shuffled = [texts[i] for i in order]
+    return shuffled[cut:], shuffled[:cut]
 
 
 def batch(tokens: Tensor, recipe: Recipe, step: int) -> Tensor:
@@ -67,7 +68,8 @@ def batch(tokens: Tensor, recipe: Recipe, step: int) -> Tensor:
 def held_out_loss(model: "PreTrainedModel", rows: Tensor, size: int = 64) -> float:
     """Return the mean loss in nats per token over rows (rows, T+1)."""
     loss, params = models.client_loss(model), models.trainable(model)
-    return sum(loss(params, part).item() * len(part) for part in rows.split(size)) / len(rows)
+    total = sum(float(loss(params, part)) * len(part) for part in torch.split(rows, size))
+    return total / len(rows)
 
 
 def rate(step: int, steps: int, recipe: Recipe) -> float:
@@ -196,8 +198,8 @@ def text(recipe: Recipe) -> Text:
     """Read the corpora where this runs and split the one to learn."""
     corpus, other, which = corpora.load("modules"), corpora.load("stdlib"), tokenizer("bytes")
     parts = (*split(corpus.texts, recipe.held_out, recipe.seed), other.texts)
-    train, held, rest = (stream(tokenize(part, which), end_of_text(which)) for part in parts)
-    return Text(corpus, train, shards.windows(held, CONTEXT), shards.windows(rest, CONTEXT, 2048), len(parts[1]))
+    train, held_out, rest = (stream(tokenize(part, which), end_of_text(which)) for part in parts)
+    return Text(corpus, train, shards.windows(held_out, CONTEXT), shards.windows(rest, CONTEXT, 2048), len(parts[1]))
 
 
 def measure(model: "PreTrainedModel", data: Text) -> dict[str, float]:
@@ -249,8 +251,8 @@ def make(recipe: Recipe, folder: Path, say: Callable[[str], None], every: int = 
     def report(step: int, loss: float) -> None:
         if step % every == 0:
             minutes = (time.monotonic() - began) / 60
-            held = held_out_loss(model, data.held[::8])
-            say(f"step {step}/{recipe.steps}, {minutes:.1f} min: training loss {loss:.3f}, held-out {held:.4f} nats per byte")
+            other = held_out_loss(model, data.held[::8])
+            say(f"step {step}/{recipe.steps}, {minutes:.1f} min: training loss {loss:.3f}, held-out {other:.4f} nats per byte")
             write(model, folder, f"Unfinished: step {step} of {recipe.steps}.\n")
 
     fit(model, data.train, recipe, report)

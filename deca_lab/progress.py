@@ -17,14 +17,14 @@ def bar(label: str = "inner steps") -> Iterator[Progress]:
 
     watched = sys.stderr.isatty() or "ipykernel" in sys.modules
     shown = tqdm(desc=label, unit="step", disable=not watched, leave=True)
-    said = [-1]
+    reported = [-1]
 
     def progress(done: int, total: int, known: dict[str, Any]) -> None:
         shown.total = total
         shown.n = done
         shown.set_postfix(block=known["block"], train=f"{known['loss']:.3f}", test=f"{known['test_loss']:.3f}")
-        if not watched and known["measured"] != said[0]:
-            said[0] = known["measured"]
+        if not watched and known["measured"] != reported[0]:
+            reported[0] = known["measured"]
             sys.stderr.write(f"step {done}/{total}  block {known['block']}  train loss {known['loss']:.3f}  "
                              f"test loss of the mean model {known['test_loss']:.3f}\n")
 

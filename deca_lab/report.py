@@ -77,9 +77,9 @@ def _ledger(history: History) -> list[tuple[str, str, str, str]]:
     s, memory = history.summary, history.summary["memory"]
     sent = "bytes to and from the server" if plots.served(history.edges) else "bytes sent by all clients"
     more = history.config.stale > 0 or history.config.noise > 0
-    apart = " (predicted: without what late and noisy messages need)" if more else ""
+    caveat = " (predicted: without what late and noisy messages need)" if more else ""
     pairs = [(sent, s["bytes_sent"], s["bytes_predicted"]),
-             (f"peak memory of all clients, without activations{apart}", memory["measured_peak"], memory["peak"])]
+             (f"peak memory of all clients, without activations{caveat}", memory["measured_peak"], memory["peak"])]
     rows = [(what, plots.size(a), plots.size(b), plots.number(a / b) if b else "-") for what, a, b in pairs]
     only = [("weights alone, M", memory["weights"]), ("the paper's form M + 10 M / B", memory["paper"]),
             ("full-parameter Adam", memory["full"])]
@@ -90,21 +90,21 @@ def _ledger(history: History) -> list[tuple[str, str, str, str]]:
 FAULTS = {
     "exchanges": "exchanges that were tried", "lost": "of these lost, and both sides kept to themselves",
     "late": "messages that came late", "refused": "messages refused as garbage",
-    "alone": "times that a client had nobody to hear", "apart": "mixings at which those present fell into islands",
+    "alone": "times that a client had nobody to hear", "apart": "mixings at which the clients present fell into islands",
     "unsound": "mixings whose W the doctor found not to be doubly stochastic", "absent_at_the_end": "clients away at the end",
 }
 
 
 def faults(history: History) -> list[tuple[str, str]]:
-    """Return rows (what, how much) of what went wrong and of what was kept; none where nothing was asked to."""
-    found = history.summary["faults"]
-    if not found:
+    """Return rows (what, how much) of what went wrong and what was kept; none where no fault was asked for."""
+    counts = history.summary["faults"]
+    if not counts:
         return []
-    rho = f"{plots.number(found['rho_of_what_remained'])} (W as it was meant: {plots.number(history.summary['rho'])})"
-    return [*((words, f"{found[name]:,}") for name, words in FAULTS.items()),
+    rho = f"{plots.number(counts['rho_of_what_remained'])} (W as planned: {plots.number(history.summary['rho'])})"
+    return [*((words, f"{counts[name]:,}") for name, words in FAULTS.items()),
             ("how far all mixings together moved the clients' mean (a distance; 0 but for rounding = conserved)",
-             f"{found['mean_moved']:.3g}"),
-            ("rho of what remained, a mixing", rho)]
+             f"{counts['mean_moved']:.3g}"),
+            ("rho of what remained, per mixing", rho)]
 
 
 def _blocks(history: History) -> list[dict[str, Any]]:

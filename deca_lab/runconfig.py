@@ -6,11 +6,12 @@ Nothing heavy is imported here, so that `deca-lab run --help` answers at once.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from inspect import cleandoc
 from typing import Any
 
 from deca_lab.errors import BadInput, check, pick
 
-Allowed = tuple[Callable[[Any], bool], str]  # what a value must satisfy, and the same in words
+Allowed = tuple[Callable[[Any], bool], str]  # a test of the value, and the same in words
 
 POSITIVE: Allowed = (lambda v: v > 0, "greater than 0")
 AT_LEAST_0: Allowed = (lambda v: v >= 0, "0 or more")
@@ -25,23 +26,29 @@ HELD_OUT: Allowed = (lambda v: 0 < v < 1, "between 0 and 1, both excluded")
 
 
 def knob(default: Any, group: str, text: str, allowed: Allowed | None = None) -> Any:  # noqa: ANN401 - any field
-    """Return a dataclass field that carries its group, its help and its allowed range."""
+    """Return a dataclass field that carries its group, its help and its allowed range.
+
+    Typed as Any, so that type checkers take each knob's own annotation; `dataclasses.field` is typed the same way.
+    """
     return field(default=default, metadata={"group": group, "help": text, "allowed": allowed})
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run. Names are checked where they are looked up; ranges are checked here, at the door."""
+    """Every setting of one run. A setting is called a knob; all have defaults.
+
+    Ranges are checked as soon as the config is made, names when they are looked up. Both raise BadInput.
+    """
 
     method: str = knob("deca", "Method", "algorithm; `deca-lab list methods` shows them all")
 
     task: str = knob("lm", "Data", "lm, classify (name the label) or generate (write the answer)")
     corpus: str = knob("stdlib", "Data", "embedded corpus (`deca-lab list corpora`), local file, or hub dataset")
     hub_split: str = knob("train", "Data", "split of a hub dataset")
-    text_column: str = knob("", "Data", "column with the text; guessed and said when empty")
-    label_column: str = knob("", "Data", "column with the label; guessed and said when empty")
-    answer_column: str = knob("", "Data", "with --task generate: column with the answer; guessed and said when empty")
-    verbaliser: str = knob("", "Data", "with --task classify: a one-token word a label, 'good=G, bad=B'; letters when empty")
+    text_column: str = knob("", "Data", "column with the text; when empty, guessed and reported")
+    label_column: str = knob("", "Data", "column with the label; when empty, guessed and reported")
+    answer_column: str = knob("", "Data", "with --task generate: column with the answer; when empty, guessed and reported")
+    verbaliser: str = knob("", "Data", "with --task classify: a one-token word per label, 'good=G, bad=B'; letters when empty")
     labels: str = knob("", "Data", "keep only these labels, separated by commas; all when empty")
     max_rows: int = knob(0, "Data", "rows kept at most, drawn at random; 0 = all", AT_LEAST_0)
     split: str = knob("dirichlet", "Data", "how rows reach the clients (`deca-lab list splits`)")
@@ -54,14 +61,14 @@ class RunConfig:
     clients: int = knob(8, "Clients", "number of clients N", COUNT)
     topology: str = knob("ring", "Clients", "graph (`deca-lab list topologies`), or a W as .csv or .npy")
     weights: str = knob("metropolis", "Clients", "rule from graph to W (`deca-lab list weights`)")
-    edge_probability: float = knob(0.5, "Clients", "of the Erdos-Renyi graph (the paper does not give its own)", SHARE)
-    degree: int = knob(3, "Clients", "of the random regular graph", COUNT)
-    allow_unsound: bool = knob(False, "Clients", "run even where the doctor refuses W: for lessons")
+    edge_probability: float = knob(0.5, "Clients", "edge probability of the Erdos-Renyi graph (the paper gives none)", SHARE)
+    degree: int = knob(3, "Clients", "degree of the random regular graph", COUNT)
+    allow_unsound: bool = knob(False, "Clients", "run even if the doctor refuses W (for lessons)")
 
     model: str = knob("base", "Model", "preset (`deca-lab list models`), local directory, or hub name")
     dtype: str = knob("float32", "Model", "float32, bfloat16 (float32 master of the active block) or float64")
     context: int = knob(128, "Model", "tokens of context T", COUNT)
-    batch: int = knob(4, "Model", "windows of `context` tokens, for each client and inner step", COUNT)
+    batch: int = knob(4, "Model", "windows of `context` tokens for each client and inner step", COUNT)
 
     adapter: str = knob("none", "Adapters", "none (all parameters), lora, or bottleneck; the base is then frozen and shared")
     rank: int = knob(8, "Adapters", "rank of LoRA's factors, or width of the bottleneck", COUNT)
@@ -69,20 +76,20 @@ class RunConfig:
     targets: str = knob("query-value", "Adapters", "query-value, attention, mlp, all-linear, or module names")
     frozen_factor: str = knob("none", "Adapters", "A keeps every A at the common start, as DLoRA-FA does")
     base_weights: str = knob("full", "Adapters", "the frozen base: full precision, or nf4 (4 bits a weight)")
-    mixing: str = knob("gossip", "Adapters", "gossip mixes A and B apart; decaf mixes the products, cut back to the rank")
+    mixing: str = knob("gossip", "Adapters", "gossip mixes A and B separately; decaf mixes their products, cut back to the rank")
 
     blocks: str = knob("layers", "Blocks", "how the model is cut: layers, equal, patterns or whole")
     granularity: int = knob(1, "Blocks", "transformer layers in a block (with --blocks layers)", COUNT)
     ends: str = knob("own", "Blocks", "embeddings and head: own blocks, joined in one, or frozen")
     block_count: int = knob(4, "Blocks", "number of blocks (with --blocks equal)", COUNT)
-    patterns: str = knob("", "Blocks", "regular expressions separated by spaces, one a block (with --blocks patterns)")
-    freeze: str = knob("", "Blocks", "regular expression: names in which it is found are never trained")
+    patterns: str = knob("", "Blocks", "regular expressions separated by spaces, one for each block (with --blocks patterns)")
+    freeze: str = knob("", "Blocks", "regular expression: names that it matches are never trained")
     order: str = knob("sequence", "Blocks", "order of a round: sequence, reversed or reshuffled")
 
     rounds: int = knob(2, "Algorithm", "rounds T; each visits every block once", COUNT)
     inner_steps: int = knob(16, "Algorithm", "inner steps R of one visit", COUNT)
     optimiser: str = knob("adam", "Algorithm", "what turns gradients into directions (`deca-lab list optimisers`)")
-    momentum: float = knob(0.0, "Algorithm", "of sgd and qg-sgd", BETA)
+    momentum: float = knob(0.0, "Algorithm", "momentum of sgd and qg-sgd", BETA)
     lr: float = knob(3e-3, "Algorithm", "peak learning rate", AT_LEAST_0)
     a1: float = knob(0.9, "Algorithm", "Adam's decay of the first moment", BETA)
     a2: float = knob(0.999, "Algorithm", "Adam's decay of the second moment", BETA)
@@ -114,28 +121,28 @@ class RunConfig:
     mixed: str = knob("active", "Algorithm", "what is mixed: the active block, or all blocks")
     lr_scheduler_type: str = knob("constant", "Algorithm", "constant, linear or cosine, over all inner steps")
     warmup_steps: int = knob(0, "Algorithm", "inner steps of linear warm-up", AT_LEAST_0)
-    weight_decay: float = knob(0.0, "Algorithm", "decoupled, on tensors with two axes or more", AT_LEAST_0)
+    weight_decay: float = knob(0.0, "Algorithm", "decoupled weight decay, on tensors with two axes or more", AT_LEAST_0)
     max_grad_norm: float = knob(0.0, "Algorithm", "clip a client's gradient of the active block; 0 = off", AT_LEAST_0)
 
-    drop: float = knob(0.0, "Faults", "share of exchanges that fail at a mixing; both sides then keep to themselves", BETA)
+    drop: float = knob(0.0, "Faults", "share of exchanges that fail; both sides then keep what they would have sent", BETA)
     burst: float = knob(1.0, "Faults", "mean length of an edge's outage in mixings; 1 = failures are independent", COUNT)
     away: str = knob("", "Faults", "clients that neither train nor talk: CLIENT@FROM-UNTIL, shares of the run: '3@0.5, 5@0-0.4'")
-    stragglers: str = knob("", "Faults", "clients that finish in time for one mixing of TIMES, and are not waited for: '3@4'")
-    garbage: str = knob("", "Faults", "clients that send garbage, which is refused and counted: as in away")
+    stragglers: str = knob("", "Faults", "slow clients, not waited for: CLIENT@TIMES is in time for one mixing of TIMES: '3@4'")
+    garbage: str = knob("", "Faults", "clients that send garbage, which is refused and counted; written as in away")
     stale: float = knob(0.0, "Faults", "share of messages that come late; receivers take their newest of the visit", SHARE)
-    delay: int = knob(1, "Faults", "mixings by which a late message is late", FEW)
+    delay: int = knob(1, "Faults", "how many mixings late a late message comes", FEW)
     noise: float = knob(0.0, "Faults", "Gaussian error of messages, as a share of their root mean square", AT_LEAST_0)
 
     compress: str = knob("none", "Messages", "none, top-k, random-k or quantised; what is left out is fed back (CHOCO)")
     keep_share: float = knob(0.1, "Messages", "share of a message's entries that top-k and random-k send", SOME)
-    bits: int = knob(8, "Messages", "of an entry of a quantised message", BITS)
-    gamma: float = knob(1.0, "Messages", "step towards the neighbours' replicas, of compressed messages", SOME)
+    bits: int = knob(8, "Messages", "bits of each entry of a quantised message", BITS)
+    gamma: float = knob(1.0, "Messages", "with compressed messages: step towards the neighbours' replicas", SOME)
 
     eval_every: int = knob(0, "Measuring", "inner steps between measurements; 0 = at the end of each visit", AT_LEAST_0)
-    eval_windows: int = knob(32, "Measuring", "windows or examples of the common test set that are read", COUNT)
+    eval_windows: int = knob(32, "Measuring", "how many windows or examples of the common test set to read", COUNT)
     checkpoint_every: int = knob(0, "Measuring", "inner steps between checkpoints; 0 = at the end of each visit", AT_LEAST_0)
 
-    seed: int = knob(0, "Machine", "of everything random: shards, graph, batches, order", SEED)
+    seed: int = knob(0, "Machine", "seed of everything random: shards, graph, batches, order", SEED)
     device: str = knob("auto", "Machine", "auto, cpu, cuda or mps")
     engine: str = knob("stacked", "Machine", "stacked (all clients in one call) or loop (one after another)")
 
@@ -148,12 +155,35 @@ class RunConfig:
         return json.dumps(asdict(self), indent=1)
 
 
-def _checked(f: Field[Any], value: Any) -> Any:  # noqa: ANN401 - whatever was given
+def _documented() -> str:
+    """Return RunConfig's docstring with every knob in it, group by group: what `RunConfig?` and help(RunConfig) show."""
+    groups: dict[str, list[str]] = {}
+    for f in fields(RunConfig):
+        groups.setdefault(f.metadata["group"], []).append(_line_of(f))
+    parts = [f"{group}\n{'-' * len(group)}\n" + "\n".join(lines) for group, lines in groups.items()]
+    return "\n\n".join([cleandoc(RunConfig.__doc__ or ""), *parts, ""])
+
+
+def _line_of(f: Field[Any]) -> str:
+    """Return one knob in two lines: name, type, default and range; then its help."""
+    allowed = f.metadata["allowed"]
+    within = f" ({allowed[1]})" if allowed else ""
+    return f"{f.name} : {_type_name(f)}, default {f.default!r}{within}\n    {f.metadata['help']}"
+
+
+def _type_name(f: Field[Any]) -> str:
+    return getattr(f.type, "__name__", str(f.type))
+
+
+RunConfig.__doc__ = _documented()
+
+
+def _checked(f: Field[Any], value: Any) -> Any:  # noqa: ANN401 - any value, to be checked
     """Return the value in the knob's type; raise BadInput unless it has it, is finite, and lies in its range."""
     kind, allowed = f.type, f.metadata["allowed"]
     value = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value   # a NumPy number
     ok = type(value) is kind or (kind is float and type(value) is int)
-    check(ok, f.name, value, f"of type {getattr(kind, '__name__', kind)}")
+    check(ok, f.name, value, f"of type {_type_name(f)}")
     if kind is float:
         check(abs(value) < 1e308, f.name, value, "a finite number")                            # NaN is not
         value = float(value)

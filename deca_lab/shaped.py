@@ -13,13 +13,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import IO, NamedTuple
 
 import torch
 
@@ -163,46 +163,52 @@ def measured(cases: Sequence[tuple[str, float]] = CASES, config: RunConfig = CON
         for (graph, mbit), one, plan in zip(cases, configs, plans, strict=True):
             shape(names, mbit, latency)
             turns = _asked(ranks, one, repeats + 1)[1:]
-            computing, seconds, wire = (median(turn[k] for turn in turns) for k in ("computing", "seconds", "wire"))
+            computing, seconds, wire = (_median(turns, name) for name in ("computing", "seconds", "wire"))
             predicted = clock(plan, network(config.clients, computing, mbit, latency)).seconds
             speed = "unshaped" if mbit == math.inf else f"{mbit:g} Mbit/s"
             case = f"{graph} of {config.clients}, {speed}, {1e3 * latency:g} ms"
             yield Compared(case, predicted, seconds, int(traffic(plan).sum()), int(wire))
 
 
+def _median(turns: Sequence[Mapping[str, float]], name: str) -> float:
+    return median(turn[name] for turn in turns)
+
+
 @contextmanager
 def _ranks(names: Sequence[str]) -> Iterator[Ranks]:
     """Start a process in each namespace, with the environment that torchrun would give it: no GPU, one thread."""
-    told = {**os.environ, "LOCAL_RANK": "0", "WORLD_SIZE": str(len(names)), "MASTER_ADDR": address(0), "MASTER_PORT": "29500",
-            "GLOO_SOCKET_IFNAME": CARD, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    world = {"LOCAL_RANK": "0", "WORLD_SIZE": str(len(names)), "MASTER_ADDR": address(0), "MASTER_PORT": "29500"}
+    here = {"GLOO_SOCKET_IFNAME": CARD, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, **world, **here}
     pipe = subprocess.PIPE
     with ExitStack() as stack:
         ranks = []
         for rank, name in enumerate(names):
             words = ["ip", "netns", "exec", name, sys.executable, "-m", "deca_lab.shaped"]
             ranks.append(stack.enter_context(subprocess.Popen(words, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe,
-                                                              env={**told, "RANK": str(rank)})))
+                                                              env={**environment, "RANK": str(rank)})))
             stack.callback(ranks[-1].kill)
         yield ranks
 
 
 def _asked(ranks: Ranks, config: RunConfig, repeats: int) -> list[dict[str, float]]:
     """Have all ranks run a config so often; return what rank 0 says of each time, or raise PeerLost where a rank fails."""
-    answer: Any = ranks[0].stdout
+    answer = ranks[0].stdout
+    assert answer is not None
     with suppress(BrokenPipeError):
         for one in ranks:
             assert one.stdin is not None
             one.stdin.write(json.dumps([asdict(config), repeats]).encode() + b"\n")
         while not _there(answer, 0.2) and all(one.poll() is None for one in ranks):
             pass
-    said = answer.readline() if _there(answer, 0.0) else b""
-    if not said:
+    reply = answer.readline() if _there(answer, 0.0) else b""
+    if not reply:
         raise PeerLost(_failure(ranks))
-    turns: list[dict[str, float]] = json.loads(said)
+    turns: list[dict[str, float]] = json.loads(reply)
     return turns
 
 
-def _there(pipe: Any, seconds: float) -> bool:  # noqa: ANN401 - a pipe of a process
+def _there(pipe: IO[bytes], seconds: float) -> bool:
     return bool(select.select([pipe], [], [], seconds)[0])
 
 
@@ -229,11 +235,11 @@ def main() -> None:
 def _turn(lab: Lab) -> dict[str, float]:
     """Run the plan without its mixings, then as it is; return, on rank 0, what that took, and the bytes all cards sent."""
     plan, world = lab.plan, lab.world
-    apart = _times(world, plan._replace(recipe=plan.recipe._replace(mix_every=plan.steps + 1)))
+    unmixed = _times(world, plan._replace(recipe=plan.recipe._replace(mix_every=plan.steps + 1)))
     before = _wire()
     began, ended = _times(world, plan)
     _meet(world)                                                         # all that was sent has come
-    row = [(apart[1] - apart[0]) / plan.steps, began, ended, _wire() - before]
+    row = [(unmixed[1] - unmixed[0]) / plan.steps, began, ended, _wire() - before]
     computing, starts, ends, wire = gathered(world, torch.tensor([row], dtype=torch.float64)).unbind(1)
     return {"computing": float(computing.mean()), "seconds": float(ends.max() - starts.min()), "wire": float(wire.sum())}
 

@@ -6,11 +6,17 @@ from typing import NamedTuple
 
 import networkx as nx
 import numpy as np
+from numpy.typing import NDArray
+
+from deca_lab.graphs import Array
 
 TINY = 1e-12  # rounding: below it rho is 0, within it of 1 rho is 1
 EXACT = 4096  # clients up to which rho comes from a dense decomposition (7 s symmetric, 22 s not, on one core)
 STEPS = 200  # of the Lanczos iteration above that
 LAMBDA2 = 512  # clients up to which eigenvalues of a W without symmetry are computed
+
+
+Split = tuple[NDArray[np.int64], NDArray[np.int64]]  # clients that never hear the others, and those
 
 
 class Spectrum(NamedTuple):
@@ -21,7 +27,7 @@ class Spectrum(NamedTuple):
     lambda2: float
 
 
-def spectrum(W: np.ndarray) -> Spectrum:
+def spectrum(W: Array) -> Spectrum:
     """Return rho and lambda2 of a square finite W: by FFT if circulant, else dense; above 4,096 clients iterated."""
     n = len(W)
     if _circulant(W):
@@ -39,12 +45,12 @@ def spectrum(W: np.ndarray) -> Spectrum:
     return Spectrum(rho, 0.0, float(np.abs(np.linalg.eigvals(gap)).max()) if n <= LAMBDA2 else nan)
 
 
-def _circulant(W: np.ndarray) -> bool:
+def _circulant(W: Array) -> bool:
     """Say whether each row is the one above it, moved one place to the right."""
     return np.array_equal(W[1:, 1:], W[:-1, :-1]) and np.array_equal(W[1:, 0], W[:-1, -1])
 
 
-def _lanczos(W: np.ndarray) -> tuple[float, float]:
+def _lanczos(W: Array) -> tuple[float, float]:
     """Return a lower estimate of ||W - J||_2, and how much larger the norm may be (0 where it converged).
 
     Lanczos on (W - J)'(W - J), over the edges; the mean relative error of its largest eigenvalue after k steps from
@@ -72,7 +78,7 @@ def _lanczos(W: np.ndarray) -> tuple[float, float]:
     return ritz**0.5, error  # it stopped early where it had converged
 
 
-def product(W: np.ndarray, X: np.ndarray) -> np.ndarray:
+def product(W: Array, X: Array) -> Array:
     """Return W @ X; over the edges, receiver by receiver, where rows of W hold few of them."""
     widest = int(np.count_nonzero(W, axis=1).max())
     if widest * 16 > len(W):
@@ -82,7 +88,7 @@ def product(W: np.ndarray, X: np.ndarray) -> np.ndarray:
     return sum((shares[:, [k]] * X[order[:, k]] for k in range(widest)), np.zeros_like(X))
 
 
-def rounds_to_thousandth(prefixes: list[np.ndarray], rho: float, primitive: bool) -> float:
+def rounds_to_thousandth(prefixes: list[Array], rho: float, primitive: bool) -> float:
     """Return how many mixings shrink disagreement 1000-fold, given rho of the product over the whole period."""
     period, whole, times = len(prefixes), prefixes[-1], 1
     if rho <= 1e-3:
@@ -96,7 +102,7 @@ def rounds_to_thousandth(prefixes: list[np.ndarray], rho: float, primitive: bool
 # ---- the graph of non-zero entries: support[i, j] says that i hears j
 
 
-def _reached(support: np.ndarray) -> np.ndarray:
+def _reached(support: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return (N,) the distance from client 0 along the rows, -1 where there is no way."""
     level = np.full(len(support), -1)
     level[0], step, front = 0, 0, np.array([0])
@@ -107,7 +113,7 @@ def _reached(support: np.ndarray) -> np.ndarray:
     return level
 
 
-def islands(support: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+def islands(support: NDArray[np.bool_]) -> Split | None:
     """Return two groups of clients of which the first never hears the second; None if strongly connected."""
     hears, heard = _reached(support) >= 0, _reached(support.T) >= 0
     if not hears.all():
@@ -115,7 +121,7 @@ def islands(support: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     return None if heard.all() else (np.flatnonzero(~heard), np.flatnonzero(heard))
 
 
-def cycle_length(support: np.ndarray) -> int:
+def cycle_length(support: NDArray[np.bool_]) -> int:
     """Return the period of the walk: the largest one among the strongly connected parts."""
     if support.diagonal().all():
         return 1

@@ -1,7 +1,7 @@
 """One or more knobs varied over seeds: every combination a run, every finished run kept, the choice by validation."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields, replace
 from io import StringIO
 from pathlib import Path
@@ -61,9 +61,15 @@ def _kept(out: Path, arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         rows = pd.read_csv(StringIO(read_text(out / "runs.csv", "the sweep's"))).to_dict("records")
     except ValueError as error:                                          # BadInput is one, and so is pandas' ParserError
         raise BadInput(f"{str(out / 'runs.csv')!r} is damaged: {error}") from None
-    same = len(rows) <= len(arms) and all(row.get(k) == v for row, arm in zip(rows, arms, strict=False) for k, v in arm.items())
+    begun = zip(rows, arms, strict=False)                                # the sweep may have been interrupted
+    same = len(rows) <= len(arms) and all(row.get(name) == value for row, arm in begun for name, value in arm.items())
     check(same, "out", str(out), "a new folder, or that of the same sweep")
-    return [{str(k): v for k, v in row.items()} for row in rows]
+    return [_by_name(row) for row in rows]
+
+
+def _by_name(row: Mapping[Hashable, Any]) -> dict[str, Any]:
+    """Return the row under its columns' names as texts, which they are; pandas allows others."""
+    return {str(name): value for name, value in row.items()}
 
 
 def _outcome(config: RunConfig) -> dict[str, float]:

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import networkx as nx
 import numpy as np
+from numpy.typing import NDArray
 
-from deca_lab.errors import BadInput, check, pick
+from deca_lab.errors import BadInput, check, pick, shown
 from deca_lab.gossip import messages
-from deca_lab.graphs import GRAPHS, PERIOD, SEQUENCES, Knobs
+from deca_lab.graphs import GRAPHS, PERIOD, SEQUENCES, Array, Knobs
 from deca_lab.weights import WEIGHTS
 
 SERVER = "server"  # no graph of clients: the reference that the papers do without
@@ -27,7 +28,7 @@ class Topology(NamedTuple):
     """A periodic list of mixing matrices: `name`, `matrices` each (N, N) float64, `note` in plain words."""
 
     name: str
-    matrices: tuple[np.ndarray, ...]
+    matrices: tuple[Array, ...]
     note: str = ""
     served: bool = False  # by a server: a client sends to it and hears from it, and from no other client
 
@@ -41,15 +42,15 @@ class Topology(NamedTuple):
         """Number of matrices before the list repeats; 1 for a static topology."""
         return len(self.matrices)
 
-    def at(self, k: int) -> np.ndarray:
+    def at(self, k: int) -> Array:
         """Return W (N, N) of mixing number k = 0, 1, 2 ..."""
         return self.matrices[k % len(self.matrices)]
 
-    def messages(self, k: int) -> np.ndarray:
+    def messages(self, k: int) -> NDArray[np.int64]:
         """Return the (N, N) table of messages of mixing k, i from j; on the diagonal those with a server."""
         return 2 * np.eye(self.n, dtype=np.int64) if self.served else messages(self.at(k))
 
-    def edges(self, k: int = 0) -> np.ndarray:
+    def edges(self, k: int = 0) -> NDArray[np.int64]:
         """Return the messages of mixing k, (E, 2) integers: in a row (i, j) client i hears client j."""
         W = self.at(k)
         return np.argwhere((W != 0) & ~np.eye(self.n, dtype=bool))
@@ -58,7 +59,7 @@ class Topology(NamedTuple):
 # ---- matrices from files
 
 
-def read_matrices(paths: str | Path) -> tuple[np.ndarray, ...]:
+def read_matrices(paths: str | Path) -> tuple[Array, ...]:
     """Return the matrices of one .csv or .npy file, or of several files separated by commas, as they stand.
 
     Shapes and NaN are left for the doctor. A CSV has commas between its numbers, `#` lines are skipped and `1/3`
@@ -69,7 +70,7 @@ def read_matrices(paths: str | Path) -> tuple[np.ndarray, ...]:
     return tuple(W for file in files for W in _read(file))
 
 
-def _read(file: Path) -> tuple[np.ndarray, ...]:
+def _read(file: Path) -> tuple[Array, ...]:
     suffix = file.suffix.lower()
     check(suffix in (".csv", ".npy"), "matrix", str(file), "a file that ends in .csv or .npy")
     try:
@@ -87,7 +88,7 @@ def _read(file: Path) -> tuple[np.ndarray, ...]:
         raise BadInput(f"matrix file {str(file)!r} cannot be read: {error}") from None
 
 
-def _read_csv(file: Path) -> np.ndarray:
+def _read_csv(file: Path) -> Array:
     lines = enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1)
     rows = [(k, line.split(",")) for k, line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not rows:
@@ -96,7 +97,11 @@ def _read_csv(file: Path) -> np.ndarray:
     for k, cells in rows:
         if len(cells) != width:
             raise BadInput(f"matrix file {str(file)!r}: line {k} has {len(cells)} numbers, line {first} has {width}")
-    return np.array([[_number(cell, file, k) for cell in cells] for k, cells in rows])
+    return np.array([_numbers(cells, file, k) for k, cells in rows])
+
+
+def _numbers(cells: Sequence[str], file: Path, line: int) -> list[float]:
+    return [_number(cell, file, line) for cell in cells]
 
 
 def _number(cell: str, file: Path, line: int) -> float:
@@ -106,7 +111,7 @@ def _number(cell: str, file: Path, line: int) -> float:
         raise BadInput(f"matrix file {str(file)!r}: line {line} holds {cell.strip()!r}, not a number") from None
 
 
-def _stack(W: object, what: str) -> tuple[np.ndarray, ...]:
+def _stack(W: object, what: str) -> tuple[Array, ...]:
     """Return one array (N, N) or a stack (P, N, N) as a tuple of float64 copies."""
     try:
         array = np.asarray(W)
@@ -119,11 +124,11 @@ def _stack(W: object, what: str) -> tuple[np.ndarray, ...]:
     return tuple(M.astype(np.float64) for M in (array if array.ndim == 3 else array[None]))
 
 
-# ---- the door
+# ---- from any source
 
 
 def topology(
-    source: "str | Path | nx.Graph | np.ndarray | Sequence[np.ndarray]",
+    source: "str | Path | nx.Graph | Array | Sequence[Array]",
     clients: int | None = None,
     *,
     weights: str = "metropolis",
@@ -151,7 +156,7 @@ def topology(
 
 
 def _of_name(
-    name: str, clients: int | None, rule: Callable[[nx.Graph], np.ndarray], weights: str, knobs: Knobs
+    name: str, clients: int | None, rule: Callable[[nx.Graph], Array], weights: str, knobs: Knobs
 ) -> Topology:
     pick({**GRAPHS, **SEQUENCES, SERVER: None}, name, "topology")
     if clients is None:
@@ -162,12 +167,12 @@ def _of_name(
     if name in SEQUENCES:
         matrices = SEQUENCES[name](int(clients), knobs.seed)
         return Topology(name, matrices, f"period {len(matrices)}, pairs average half and half")
-    # one client has no neighbours, whatever the shape
+    # one client has no neighbours in any graph
     graph = nx.empty_graph(1) if clients == 1 else GRAPHS[name](int(clients), knobs)
     return _of_graph(graph, clients, rule, weights)._replace(name=name)
 
 
-def _of_graph(graph: nx.Graph, clients: int | None, rule: Callable[[nx.Graph], np.ndarray], weights: str) -> Topology:
+def _of_graph(graph: nx.Graph, clients: int | None, rule: Callable[[nx.Graph], Array], weights: str) -> Topology:
     n = len(graph)
     check(n >= 1, "graph", graph, "a graph with at least one node")
     check(clients in (None, n), "clients", clients, f"{n}, the number of nodes of the graph")
@@ -188,7 +193,7 @@ def _ordered(graph: nx.Graph) -> nx.Graph:
     return ordered
 
 
-def _of_matrices(name: str, matrices: Sequence[np.ndarray], clients: int | None) -> Topology:
+def _of_matrices(name: str, matrices: Sequence[Array], clients: int | None) -> Topology:
     n = matrices[0].shape[0]
     for k, W in enumerate(matrices):
         which = name if len(matrices) == 1 else f"{name}, number {k} of {len(matrices)}"
@@ -206,12 +211,13 @@ def _listed(source: object) -> Sequence[object]:
     if isinstance(source, np.ndarray):
         return [source]
     allowed = "a name, a networkx graph, an N x N array, a list of arrays or a .csv/.npy path"
-    check(isinstance(source, list | tuple) and len(source) > 0, "topology", source, allowed)
+    if not isinstance(source, list | tuple) or len(source) == 0:
+        raise BadInput(f"topology = {shown(source)} cannot be used: it must be {allowed}")
     try:
-        rows = isinstance(source, list | tuple) and not isinstance(source[0], np.ndarray) and np.ndim(source[0]) < 2
+        rows = not isinstance(source[0], np.ndarray) and np.ndim(source[0]) < 2
     except ValueError:
         raise BadInput("matrix has rows of different length: it must be N x N") from None
-    return [source] if rows else source  # type: ignore[return-value]
+    return [source] if rows else [*source]
 
 
 def _fits(n: int, period: int) -> None:

@@ -42,9 +42,9 @@ def flatten(params: Params, names: Sequence[str]) -> Tensor:
 
 def unflatten(x: Tensor, where: Layout) -> Params:
     """Return views of X (N, D) under their names and shapes; the inverse of `flatten`."""
-    pieces = x.split(where.sizes, dim=1)  # one cat in the backward pass, where slices would each fill a whole X
-    return {n: p.unflatten(1, s) if len(s) > 1 else p.reshape(len(p), *s) for n, s, p in
-            zip(where.names, where.shapes, pieces, strict=True)}
+    pieces = torch.split(x, where.sizes, dim=1)  # one cat in the backward pass, where slices would each fill a whole X
+    named = zip(where.names, where.shapes, pieces, strict=True)
+    return {n: torch.unflatten(p, 1, s) if len(s) > 1 else p.reshape(len(p), *s) for n, s, p in named}
 
 
 def replicate(params: Params, clients: int) -> Params:

@@ -5,29 +5,31 @@ from collections.abc import Callable
 
 import networkx as nx
 import numpy as np
+from numpy.typing import NDArray
 
 from deca_lab.errors import BadInput, check
+from deca_lab.graphs import Array
 
 
-def metropolis(graph: nx.Graph) -> np.ndarray:
+def metropolis(graph: nx.Graph) -> Array:
     """Return Metropolis-Hastings weights: 1 / (1 + max(d_i, d_j)) on an edge, the rest on the diagonal."""
     heard = _heard(graph)
     d = heard.sum(1)  # (N,) how many each client hears
     return _filled(heard / (1 + np.maximum.outer(d, d)))
 
 
-def max_degree(graph: nx.Graph) -> np.ndarray:
+def max_degree(graph: nx.Graph) -> Array:
     """Return 1 / d_max on an edge, the rest on the diagonal; periodic on a regular bipartite graph (an even ring)."""
     heard = _heard(graph)
     return _filled(heard / max(1, heard.sum(1).max()))
 
 
-def lazy(graph: nx.Graph) -> np.ndarray:
+def lazy(graph: nx.Graph) -> Array:
     """Return (I + Metropolis) / 2: aperiodic on every graph, all eigenvalues non-negative."""
     return (np.eye(len(graph)) + metropolis(graph)) / 2
 
 
-def laplacian(graph: nx.Graph) -> np.ndarray:
+def laplacian(graph: nx.Graph) -> Array:
     """Return I - 2 Lap / (3 lambda_max(Lap)), the rule of Dec-LoRA; undirected graphs only."""
     heard = _heard(_undirected(graph, "laplacian"))
     lap = np.diag(heard.sum(1)) - heard
@@ -35,7 +37,7 @@ def laplacian(graph: nx.Graph) -> np.ndarray:
     return _filled(heard * (2 / (3 * top))) if heard.any() else np.eye(len(graph))
 
 
-def fastest(graph: nx.Graph) -> np.ndarray:
+def fastest(graph: nx.Graph) -> Array:
     """Return the symmetric W on these edges with the smallest rho, by semidefinite program (needs cvxpy).
 
     Source: Xiao and Boyd, Fast linear iterations for distributed averaging, 2004. Entries may be negative.
@@ -45,7 +47,7 @@ def fastest(graph: nx.Graph) -> np.ndarray:
     check(n <= 64, "clients", n, "at most 64 with weights 'fastest' (a semidefinite program)")
     if len(pairs) == 0:
         return np.eye(n)
-    W = np.zeros((n, n))
+    W: Array = np.zeros((n, n))
     W[pairs[:, 0], pairs[:, 1]] = _fastest_shares(n, pairs)
     W = _filled(W + W.T)  # exactly symmetric, sums 1 to rounding, zero off the edges
     best, plain = (np.linalg.norm(M - 1 / n, 2) for M in (W, metropolis(graph)))
@@ -54,7 +56,7 @@ def fastest(graph: nx.Graph) -> np.ndarray:
     return W
 
 
-WEIGHTS: dict[str, Callable[[nx.Graph], np.ndarray]] = {
+WEIGHTS: dict[str, Callable[[nx.Graph], Array]] = {
     "metropolis": metropolis,
     "max-degree": max_degree,
     "lazy": lazy,
@@ -63,14 +65,14 @@ WEIGHTS: dict[str, Callable[[nx.Graph], np.ndarray]] = {
 }
 
 
-def _heard(graph: nx.Graph) -> np.ndarray:
+def _heard(graph: nx.Graph) -> Array:
     """Return (N, N) of 0.0 and 1.0: entry (i, j) is 1 where client i hears client j; self-loops do not count."""
-    heard = (nx.to_numpy_array(graph, weight=None).T > 0).astype(np.float64)
+    heard = np.asarray(nx.to_numpy_array(graph, weight=None).T > 0, dtype=np.float64)
     np.fill_diagonal(heard, 0)
     return heard
 
 
-def _filled(W: np.ndarray) -> np.ndarray:
+def _filled(W: Array) -> Array:
     """Return W with the diagonal that makes each row sum to 1."""
     off = W - np.diag(np.diag(W))
     return off + np.diag(1 - off.sum(1))
@@ -82,7 +84,7 @@ def _undirected(graph: nx.Graph, rule: str) -> nx.Graph:
     return graph
 
 
-def _fastest_shares(n: int, pairs: np.ndarray) -> np.ndarray:
+def _fastest_shares(n: int, pairs: NDArray[np.int64]) -> Array:
     """Solve min s with -sI <= W - J <= sI over the edge shares (E,), W = I - B diag(shares) B^T."""
     try:
         import cvxpy as cp

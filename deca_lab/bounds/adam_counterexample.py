@@ -4,7 +4,7 @@ Claim       f_1 = 2 x^2 (|x| <= 1, then 4 |x| - 2), f_2 = (x - 1)^2 (|x - 1| <= 
             at -1, no momentum, combine then adapt with step alpha <= 1/2. Adam with the largest second moment of each client
             (dadam) ends at mean 1/2 for every alpha, where f' = 1/2. With the tracked second moment (d-amsgrad) it ends
             at (1 + 4 c) / (3 + 8 c), c = alpha / sqrt(10), which goes to the minimum 1/3 with alpha.
-Hypotheses  as told: the clients' steepest gradients, 4 and 2, occur at the start and differ.
+Hypotheses  as stated: the clients' steepest gradients, 4 and 2, occur at the start and differ.
 Symbols     alpha: `alphas`; ends are means over the last fifth of `steps(alpha)` steps of the library's run.
 Source      Chen, Karimi, Zhao, Li, arXiv 2109.03194, Theorem 1; the closed form of the second end is ours.
 Tight       exact.
@@ -65,8 +65,9 @@ def two_clients(centres: tuple[float, float] = (0.0, 1.0), scales: tuple[float, 
     data = torch.tensor([centres, scales], dtype=torch.float64).T
 
     def loss(params: Params, batch: Batch) -> Tensor:
-        away = (params["x"][0] - batch[0]).abs()
-        return batch[1] * torch.where(away <= 1, away**2, 2 * away - 1)
+        away: Tensor = (params["x"][0] - batch[0]).abs()
+        value: Tensor = batch[1] * torch.where(away <= 1, away**2, 2 * away - 1)
+        return value
 
     return Problem({"x": torch.full((2, 1), -1.0, dtype=torch.float64)}, loss, lambda step: data)
 

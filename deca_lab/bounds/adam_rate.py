@@ -23,6 +23,7 @@ from deca_lab.bounds.landscape import Landscape, valleys
 from deca_lab.bounds.rates import Fit, Points, Squares, fit
 from deca_lab.bounds.trace import Setting, trace
 from deca_lab.errors import check
+from deca_lab.graphs import Array
 from deca_lab.topology import Topology
 
 SOURCE = "arXiv 2003.02395, its theorem without momentum, re-derived"
@@ -41,12 +42,13 @@ def adam_rate(landscape: Landscape, alpha: float, a2: float, steps: int, lam: fl
     return Bound(lhs, right(landscape, G, alpha, a2, steps, lam), "mean squared gradient of Adam", SOURCE)
 
 
-def right(landscape: Landscape, G: float, alpha: float, a2: float, steps: int, lam: float) -> np.ndarray:
+def right(landscape: Landscape, G: float, alpha: float, a2: float, steps: int, lam: float) -> Array:
     """Return the right side at N = 1 .. `steps`."""
     check(np.isfinite(G) and G > 0, "steepest", G, "finite and above 0: the claim needs bounded gradients")
     first, often = parts(landscape, G, alpha, a2, lam)
     many = np.arange(1, steps + 1)
-    return first / many + often * (np.log(1 + G**2 / ((1 - a2) * lam**2)) / many - np.log(a2))
+    often_each: Array = np.log(1 + G**2 / ((1 - a2) * lam**2)) / many - np.log(a2)
+    return first / many + often * often_each
 
 
 def parts(landscape: Landscape, G: float, alpha: float, a2: float, lam: float) -> tuple[float, float]:
@@ -57,31 +59,31 @@ def parts(landscape: Landscape, G: float, alpha: float, a2: float, lam: float) -
 
 
 def squares(landscape: Landscape, alpha: float, a2: float, steps: int, lam: float = 0.1, noise: float = 0.0, copies: int = 16,
-            seed: int = 0) -> np.ndarray:
+            seed: int = 0) -> Array:
     """Return ||grad F(x_n)||^2 (steps, copies) before every step: each copy is a client whom nobody hears."""
     check(len(landscape.data) == 1, "landscape", len(landscape.data), "of one client")
     check(0 < a2 < 1, "a2", a2, "between 0 and 1")
     check(min(alpha, lam) > 0, "alpha, lam", (alpha, lam), "above 0")
     check(steps >= 1 and copies >= 1, "steps, copies", (steps, copies), "1 or more")
     many = landscape._replace(data=landscape.data.repeat(copies, 1))
-    apart = Topology("nobody", (np.eye(copies),))
-    run = trace(many, Setting(apart, 1, 1, steps, alpha, mo.Adam(0.0, a2, lam), noise=noise, seed=seed))
+    isolated = Topology("nobody", (np.eye(copies),))
+    run = trace(many, Setting(isolated, 1, 1, steps, alpha, mo.Adam(0.0, a2, lam), noise=noise, seed=seed))
     return np.array([many.gradients(step.before).square().sum(1).numpy() for step in run])
 
 
 def slopes(landscape: Landscape, lengths: Sequence[int], c: float = 1.0, lam: float = 0.1, noise: float = 0.5, copies: int = 16,
-           seed: int = 0) -> tuple[Fit, float, Points, np.ndarray]:
+           seed: int = 0) -> tuple[Fit, float, Points, Array]:
     """Return the run's slope over N with its interval, the bound's, the runs, and the bound at each N of `lengths`.
 
     Each N has a run of its own, with alpha = c / sqrt(N) and a2 = 1 - 1/N: the choice that makes the claim a rate.
     """
-    found, promised = [], []
+    means, promised = [], []
     for N in lengths:
         alpha, a2 = c / N**0.5, 1 - 1 / N
         mean = squares(landscape, alpha, a2, N, lam, noise, copies, seed).mean(0)
-        found.append(mean)
+        means.append(mean)
         promised.append(right(landscape, landscape.steepest + noise, alpha, a2, N, lam)[-1])
-    measured = np.array(found)
+    measured = np.array(means)
     points = Points(np.array(lengths), Squares(measured, measured, measured))
     bound = float(np.polyfit(np.log(lengths), np.log(promised), 1)[0])
     return fit(points, "full"), bound, points, np.array(promised)
@@ -99,6 +101,6 @@ def examples(seed: int = 0) -> dict[str, Bound]:
 
 
 def broken(seed: int = 0) -> Bound:
-    """Return valleys that are said to be a thousand times less steep than they are."""
+    """Return valleys whose steepest slope is given a thousand times too small."""
     land = valleys(1, seed=seed)
     return adam_rate(land, 1e-4, 0.99, 300, lam=1e-4, copies=1, steepest=land.steepest / 1000)

@@ -16,12 +16,13 @@ import torch
 from deca_lab import moments as mo
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
+from deca_lab.graphs import Array
 
 SOURCE = "derived, Cauchy and Schwarz"
 USUAL = mo.Adam()  # a1 = 0.9, a2 = 0.999, eps = 1e-8
 
 
-def adam_step(gradients: np.ndarray, adam: mo.Adam = USUAL, h: np.ndarray | None = None,
+def adam_step(gradients: Array, adam: mo.Adam = USUAL, h: Array | None = None,
               b1: float = 0.9, b2: float = 0.999) -> Bound:
     """Return both sides at t = 1 .. T for gradients (T, N, D), the left one by the library's own Adam: largest coordinate.
 
@@ -37,12 +38,13 @@ def adam_step(gradients: np.ndarray, adam: mo.Adam = USUAL, h: np.ndarray | None
     return Bound(lhs, constants(len(gradients), adam), "Adam's step", SOURCE)
 
 
-def constants(steps: int, adam: mo.Adam = USUAL) -> np.ndarray:
+def constants(steps: int, adam: mo.Adam = USUAL) -> Array:
     """Return C_1 .. C_steps."""
     _in_range(adam)
     t = np.arange(1, steps + 1)
     series = np.cumsum((adam.a1**2 / adam.a2) ** (t - 1.0))  # 1 + q + ... + q^(t-1), for q = 1 and above as well
-    return (1 - adam.a1) / (1 - adam.a1**t) * np.sqrt((1 - adam.a2**t) / (1 - adam.a2) * series)
+    C: Array = (1 - adam.a1) / (1 - adam.a1**t) * np.sqrt((1 - adam.a2**t) / (1 - adam.a2) * series)
+    return C
 
 
 def limit(adam: mo.Adam = USUAL) -> float:
@@ -57,7 +59,7 @@ def quoted(adam: mo.Adam = USUAL) -> float:
     return (1 - adam.a1) / float(np.sqrt(1 - adam.a2))
 
 
-def witness(steps: int, adam: mo.Adam = USUAL, largest: float = 1.0) -> np.ndarray:
+def witness(steps: int, adam: mo.Adam = USUAL, largest: float = 1.0) -> Array:
     """Return gradients (steps, 1, 1) that attain C_t at every t: each a2 / a1 times the one before it.
 
     Written backwards from the last, or forwards where they shrink, so that the largest is `largest` and none overflows.
@@ -67,19 +69,19 @@ def witness(steps: int, adam: mo.Adam = USUAL, largest: float = 1.0) -> np.ndarr
     return largest * (ratio**exponent)[:, None, None]
 
 
-def steps_taken(gradients: np.ndarray, adam: mo.Adam, h: np.ndarray | None = None, b1: float = 0.9,
-                b2: float = 0.999) -> np.ndarray:
+def steps_taken(gradients: Array, adam: mo.Adam, h: Array | None = None, b1: float = 0.9,
+                b2: float = 0.999) -> Array:
     """Return max |direction| (T,) of the library's Adam over gradients (T, N, D), `h` being fed back after each step."""
     feedback = mo.Feedback(None if h is None else mo.printed, mo.raw, b1, b2)
     fed = torch.from_numpy(np.zeros_like(gradients) if h is None else np.array(h, dtype=np.float64))
-    zero, found = torch.zeros_like(fed[0]), []
+    zero, largest = torch.zeros_like(fed[0]), []
     moments = mo.start(zero)
     for g, displaced in zip(torch.from_numpy(gradients), fed, strict=True):
         direction, moments = mo.adam_(moments, g, adam)
         overflown = not bool(moments.v.isfinite().all())  # m / inf = 0 would pass for a small step
-        found.append(float("nan") if overflown else float(direction.abs().max()))
+        largest.append(float("nan") if overflown else float(direction.abs().max()))
         moments = mo.feed_(moments, zero, displaced, 1.0, feedback)
-    return np.array(found)
+    return np.array(largest)
 
 
 def _in_range(adam: mo.Adam) -> None:

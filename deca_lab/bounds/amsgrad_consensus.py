@@ -1,4 +1,4 @@
-"""Decentralised AMSGrad: how far the clients can be apart, whatever the functions.
+"""Decentralised AMSGrad: how far the clients can drift apart, for any functions.
 
 Claim       (1/N) sum_i || x_i - xbar ||^2 <= alpha^2 d G^2 / (eps (1 - rho)^2) after every step.
 Hypotheses  combine then adapt, equal start; W doubly stochastic, rho < 1; |g_ij| <= G along the run; what a client divides by
@@ -10,7 +10,6 @@ Tight       no, by a factor of hundreds: the line |m| / sqrt(u) <= G / sqrt(eps)
 Proof       theory/amsgrad_consensus.ipynb.
 """
 
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -22,7 +21,9 @@ from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, as_problem, quadratics, tug_of_war, valleys
 from deca_lab.errors import check
 from deca_lab.gossip import Mix
+from deca_lab.graphs import Array
 from deca_lab.moments import Adam
+from deca_lab.optimisers import OptState
 from deca_lab.topology import Topology, topology
 from deca_lab.tree import consensus_distance
 
@@ -47,11 +48,11 @@ def amsgrad_consensus(landscape: Landscape, topology: Topology, alpha: float, st
 
 
 def run(landscape: Landscape, topology: Topology, alpha: float, steps: int, floor: float, adam: Adam, noise: float,
-        seed: int) -> tuple[np.ndarray, float, float]:
+        seed: int) -> tuple[Array, float, float]:
     """Return the consensus distance (steps,), the largest |gradient| and the largest |direction| of a run."""
     amsgrad, seen = optimisers.amsgrad(adam, floor), []
 
-    def update(g: Tensor, state: Any, x: Tensor, exchange: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - the optimiser's state
+    def update(g: Tensor, state: OptState, x: Tensor, exchange: Mix) -> tuple[Tensor, OptState]:
         steepest = float(g.abs().max())
         direction, state = amsgrad.update(g, state, x, exchange)
         seen.append((steepest, float(direction.abs().max())))
@@ -59,9 +60,9 @@ def run(landscape: Landscape, topology: Topology, alpha: float, steps: int, floo
 
     problem, blocks = as_problem(landscape, 1, noise, seed)
     recipe = tr.Recipe(1, steps, lambda s: alpha, amsgrad._replace(update=update), combine_first=True)
-    apart = [consensus_distance(state.blocks[0]) for state, _ in tr.train(tr.plan(problem, blocks, topology, recipe))]
+    distances = [consensus_distance(state.blocks[0]) for state, _ in tr.train(tr.plan(problem, blocks, topology, recipe))]
     G, longest = np.array(seen).max(0)
-    return np.array(apart), float(G), float(longest)
+    return np.array(distances), float(G), float(longest)
 
 
 def examples(seed: int = 0) -> dict[str, Bound]:
@@ -74,7 +75,7 @@ def examples(seed: int = 0) -> dict[str, Bound]:
 
 
 def broken(seed: int = 0) -> Bound:
-    """Return a run with a far smaller floor than the right side is told: a client may divide by less than sqrt(eps)."""
+    """Return a run whose floor is far smaller than the one on the right side: a client may divide by less than sqrt(eps)."""
     pair = topology(np.array([[0.9, 0.1], [0.1, 0.9]]))
-    found = amsgrad_consensus(tug_of_war(), pair, 0.01, 80, floor=1e-8)
-    return found._replace(rhs=amsgrad_consensus(tug_of_war(), pair, 0.01, 80, floor=1e4).rhs)
+    bound = amsgrad_consensus(tug_of_war(), pair, 0.01, 80, floor=1e-8)
+    return bound._replace(rhs=amsgrad_consensus(tug_of_war(), pair, 0.01, 80, floor=1e4).rhs)

@@ -74,13 +74,13 @@ def papers_step(L: float, G: float, steps: int, lam: float) -> float:
 
 def examples(seed: int = 0) -> dict[str, Bound]:
     """Return quadratics and valleys of one client at the largest step, and the paper's own constants on both."""
-    found = {}
+    cases = {}
     for name, land in (("quadratics", quadratics(1, seed=seed)), ("valleys", valleys(1, seed=seed))):
         G = min(land.steepest, 10.0)
-        found[name] = badam_visit(land, largest_step(land.smoothness, G, 6, 0.1), 6)
-        found[f"{name}, (9) of the paper"] = badam_visit(land, papers_step(land.smoothness, G, 6, 0.1), 6, paper=True)
-        found[f"{name}, rate"] = badam_rate(land, largest_step(land.smoothness, G, 6, 0.1), 6, rounds=30)
-    return found
+        cases[name] = badam_visit(land, largest_step(land.smoothness, G, 6, 0.1), 6)
+        cases[f"{name}, (9) of the paper"] = badam_visit(land, papers_step(land.smoothness, G, 6, 0.1), 6, paper=True)
+        cases[f"{name}, rate"] = badam_rate(land, largest_step(land.smoothness, G, 6, 0.1), 6, rounds=30)
+    return cases
 
 
 def broken(seed: int = 0) -> Bound:

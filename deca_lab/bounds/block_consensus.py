@@ -47,10 +47,15 @@ def block_consensus(landscape: Landscape, setting: Setting) -> Bound:
 def others_kept(landscape: Landscape, setting: Setting) -> Bound:
     """Return the other blocks' disagreement after each inner step beside that before it: equal, to the last bit."""
     steps, d = trace(landscape, setting), landscape.data.shape[1]
-    rest = [torch.tensor([j for j in range(d) if not step.columns.start <= j < step.columns.stop]) for step in steps]
-    after = [disagreement(step.after[:, held]) for step, held in zip(steps, rest, strict=True)]
-    before = [disagreement(step.before[:, held]) for step, held in zip(steps, rest, strict=True)]
+    rest = [_others(step.columns, d) for step in steps]
+    after = [disagreement(step.after[:, columns]) for step, columns in zip(steps, rest, strict=True)]
+    before = [disagreement(step.before[:, columns]) for step, columns in zip(steps, rest, strict=True)]
     return Bound(np.array(after), np.array(before), "the other blocks", SOURCE, axis="inner step", equal=True)
+
+
+def _others(columns: slice, d: int) -> Tensor:
+    """Return the columns below d that are not among these."""
+    return torch.tensor([j for j in range(d) if not columns.start <= j < columns.stop])
 
 
 def disagreement(X: Tensor) -> float:
@@ -69,7 +74,7 @@ def examples(seed: int = 0) -> dict[str, Bound]:
 
 
 def broken(seed: int = 0) -> Bound:
-    """Return the tug of war with a larger learning rate than the right side is told: steps longer than C_s learning rates."""
+    """Return the tug of war at a larger learning rate than the right side's: its steps exceed C_s learning rates."""
     pair = Setting(_pair(0.75), 1, 1, 24, 0.02, mo.Adam(eps=1e-12))
     return block_consensus(tug_of_war(), pair)._replace(lhs=block_consensus(tug_of_war(), pair._replace(lr=0.03)).lhs)
 

@@ -17,7 +17,7 @@ Proof       theory/costs.ipynb: one line a term.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from deca_lab.moments import Adam, Feedback, raw
 from deca_lab.optimisers import Optimiser, adam, mixed_adam, tensors
 from deca_lab.problems import Problem
 from deca_lab.topology import Topology, topology
-from deca_lab.tree import Params
+from deca_lab.tree import Layout, Params
 
 SOURCE = "derived"
 SMALL_TENSORS = 0.01                                       # of the peak: counts, scalars, indices
@@ -86,7 +86,8 @@ def laid_out(shapes: Mapping[str, tuple[int, ...]], cut: Sequence[Block], graph:
     slopes = torch.linspace(-1, 1, graph.n, dtype=kind)
 
     def loss(params: Params, slope: Batch) -> Tensor:
-        return slope * torch.stack([p.sum() for p in params.values()]).sum()
+        total: Tensor = slope * torch.stack([p.sum() for p in params.values()]).sum()
+        return total
 
     recipe = tr.Recipe(rounds, inner_steps, lambda s: 1e-3, optimiser, mix_every=mix_every)
     return tr.plan(Problem(start, loss, lambda step: slopes), cut, graph, recipe)
@@ -97,10 +98,10 @@ def measured(plan: tr.Plan) -> tuple[int, int]:
     meter, most = Meter(), 0
 
     def engine(loss: Loss) -> Gradients:
-        def gradients(*args: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - as the engine's
-            found = stacked(loss)(*args)
+        def gradients(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+            result = stacked(loss)(x, where, rest, batch)
             meter.most = 0
-            return found
+            return result
 
         return gradients
 
@@ -117,7 +118,7 @@ def measured(plan: tr.Plan) -> tuple[int, int]:
 def costs(plan: tr.Plan, told: Callable[[Run], Run] = lambda run: run) -> Bound:
     """Return bytes sent (entry 1) and held (entry 2) by a run of the library beside the closed forms: equal.
 
-    `told` may change what the closed forms are told, to see what breaks.
+    `told` may change what the closed forms are given, to see what breaks.
     """
     run = told(facts(plan))
     rhs = np.array([float(sent(run)), float(held(run))])
@@ -135,7 +136,8 @@ def facts(plan: tr.Plan) -> Run:
 
 def blocks_of(sizes: Sequence[int]) -> tuple[dict[str, tuple[int, ...]], tuple[Block, ...]]:
     """Return shapes of one tensor a block, and the blocks."""
-    return {f"x{k}": (size,) for k, size in enumerate(sizes)}, tuple(Block(f"x{k}", (f"x{k}",)) for k in range(len(sizes)))
+    shapes: dict[str, tuple[int, ...]] = {f"x{k}": (size,) for k, size in enumerate(sizes)}
+    return shapes, tuple(Block(name, (name,)) for name in shapes)
 
 
 def examples(seed: int = 0) -> dict[str, Bound]:

@@ -28,6 +28,7 @@ from deca_lab.blocks import whole
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.errors import check
+from deca_lab.graphs import Array
 from deca_lab.problems import Problem, quadratics
 from deca_lab.topology import Topology, topology
 
@@ -39,14 +40,14 @@ class Case(NamedTuple):
     """A problem and its constants: `problem(seed)` with noise of that seed, `gradient` of f at one x (d,)."""
 
     problem: Callable[[int], Problem]
-    gradient: Callable[[np.ndarray], np.ndarray]
+    gradient: Callable[[Array], Array]
     L: float
     sigma: float
     zeta: float
     gap: float                                      # f(x_0) - f*, or more
 
 
-def d_sgd(case: Case, W: np.ndarray | Topology, gamma: float, steps: int, seeds: Sequence[int] = (0,),
+def d_sgd(case: Case, W: Array | Topology, gamma: float, steps: int, seeds: Sequence[int] = (0,),
           combine_first: bool = False) -> Bound:
     """Return both sides at K = 1 .. `steps`, the left one from the library's own runs, as a mean over `seeds`.
 
@@ -60,22 +61,22 @@ def d_sgd(case: Case, W: np.ndarray | Topology, gamma: float, steps: int, seeds:
     return Bound(lhs, first / many + second + third, "decentralised SGD", SOURCE)
 
 
-def disagreement(case: Case, W: np.ndarray | Topology, gamma: float, steps: int, seeds: Sequence[int] = (0,),
+def disagreement(case: Case, W: Array | Topology, gamma: float, steps: int, seeds: Sequence[int] = (0,),
                  combine_first: bool = False) -> Bound:
     """Return both sides of the proof's bound on E (1/n) sum_i ||x_i - xbar||^2 after 1 .. `steps` steps."""
-    _, apart, size = runs(case, W, gamma, steps + 1, seeds, combine_first)
+    _, distances, size = runs(case, W, gamma, steps + 1, seeds, combine_first)
     rhs = np.full(steps, terms(case, W, gamma, combine_first)[2] / case.L**2)
     lost = np.finfo(float).eps * _topology(W).n * np.sqrt(size.max(0)).cumsum()[:-1]    # N products and sums a mixing
-    return Bound(apart.mean(0)[1:], rhs, "disagreement of decentralised SGD", SOURCE, rounding=2 * lost * rhs**0.5 + lost**2)
+    return Bound(distances.mean(0)[1:], rhs, "disagreement of decentralised SGD", SOURCE, rounding=2 * lost * rhs**0.5 + lost**2)
 
 
-def terms(case: Case, W: np.ndarray | Topology, gamma: float, combine_first: bool = False) -> tuple[float, float, float]:
+def terms(case: Case, W: Array | Topology, gamma: float, combine_first: bool = False) -> tuple[float, float, float]:
     """Return the right side's three terms: the start (to be divided by K), the mean's noise, the disagreement."""
     rho, n = _rho(W), _topology(W).n
     check(gamma > 0, "gamma", gamma, "above 0")
-    apart = 4 * case.zeta**2 / (1 - rho) ** 2 + 2 * case.sigma**2 / (1 - rho)
+    scattered = 4 * case.zeta**2 / (1 - rho) ** 2 + 2 * case.sigma**2 / (1 - rho)
     kept = 1.0 if combine_first else rho**2
-    return 2 * case.gap / gamma, case.L * gamma * case.sigma**2 / n, case.L**2 * gamma**2 * kept * apart
+    return 2 * case.gap / gamma, case.L * gamma * case.sigma**2 / n, case.L**2 * gamma**2 * kept * scattered
 
 
 def largest_step(L: float, rho: float, combine_first: bool = False) -> float:
@@ -85,27 +86,27 @@ def largest_step(L: float, rho: float, combine_first: bool = False) -> float:
     return min(1 / L, (1 - rho) / (2 * L * mixed)) if mixed > 0 else 1 / L
 
 
-def runs(case: Case, W: np.ndarray | Topology, gamma: float, steps: int, seeds: Sequence[int],
-         combine_first: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def runs(case: Case, W: Array | Topology, gamma: float, steps: int, seeds: Sequence[int],
+         combine_first: bool = False) -> tuple[Array, Array, Array]:
     """Return ||grad f(xbar_k)||^2, the disagreement and (1/n) sum ||x_i||^2, each (seeds, steps), at k = 0 .. steps - 1."""
     check(isinstance(steps, int) and steps >= 1, "steps", steps, "a whole number from 1 up")
     check(len(seeds) > 0, "seeds", seeds, "one seed or more")
     recipe = tr.Recipe(1, steps, lambda s: gamma, optimisers.sgd(), combine_first=combine_first)
-    squared, apart, size = np.empty((3, len(seeds), steps))
+    squared, distances, size = np.empty((3, len(seeds), steps))
     for i, seed in enumerate(seeds):
         problem = case.problem(seed)
         plan = tr.plan(problem, whole(list(problem.start)), _topology(W), recipe)
         states = [tr.begin(plan), *(state for state, _ in tr.train(plan))][:steps]
         squared[i] = [np.square(case.gradient(state.blocks[0].mean(0).numpy())).sum() for state in states]
-        apart[i] = [tree.consensus_distance(state.blocks[0]) for state in states]
+        distances[i] = [tree.consensus_distance(state.blocks[0]) for state in states]
         size[i] = [float(state.blocks[0].square().sum()) / problem.clients for state in states]
-    return squared, apart, size
+    return squared, distances, size
 
 
 # ---- problems whose constants are known
 
 
-def quadratic(A: np.ndarray, b: np.ndarray, x0: np.ndarray, noise: float = 0.0) -> Case:
+def quadratic(A: Array, b: Array, x0: Array, noise: float = 0.0) -> Case:
     """Return f_i(x) = x'Ax/2 - b_i'x with one positive definite A (d, d), b (N, d), from x0 (d,): all constants exact."""
     n, mean = len(b), np.mean(b, axis=0)
     away = np.asarray(x0, dtype=np.float64) - np.linalg.solve(A, mean)
@@ -119,20 +120,20 @@ def quadratic(A: np.ndarray, b: np.ndarray, x0: np.ndarray, noise: float = 0.0) 
                 _spread(b), float(away @ A @ away / 2))
 
 
-def bumps(a: np.ndarray, b: np.ndarray, x0: np.ndarray, noise: float = 0.0) -> Case:
+def bumps(a: Array, b: Array, x0: Array, noise: float = 0.0) -> Case:
     """Return f_i(x) = sum_c phi(x_c - a_ic) + b_ic x_c with phi(u) = u^2 / (1 + u^2), a and b (N, d): not convex, L = 2.
 
     The b_i must sum to zero, so that f >= 0 = f*. zeta is exact where all a_i are equal, else at least as large as it is.
     """
     a, b, x0 = (np.asarray(part, dtype=np.float64) for part in (a, b, x0))
     check(bool(np.abs(b.sum(0)).max() < 1e-12), "b", b.sum(0).tolist(), "of rows that sum to zero, or f has no least value")
-    apart = np.abs(a[:, None] - a[None])                                        # (N, N, d)
-    shifted = np.sqrt(np.square(np.minimum(2 * apart, 2 * STEEPEST)).sum() / (2 * len(a) ** 2))
+    gaps = np.abs(a[:, None] - a[None])                                        # (N, N, d)
+    shifted = np.sqrt(np.square(np.minimum(2 * gaps, 2 * STEEPEST)).sum() / (2 * len(a) ** 2))
     return Case(partial(_bumps, a, b, x0, noise), lambda x: _slope(x - a).mean(0), 2.0, noise * len(x0) ** 0.5,
                 float(shifted) + _spread(b), float(np.mean(np.sum((x0 - a) ** 2 / (1 + (x0 - a) ** 2), axis=1))))
 
 
-def _bumps(a: np.ndarray, b: np.ndarray, x0: np.ndarray, noise: float, seed: int) -> Problem:
+def _bumps(a: Array, b: Array, x0: Array, noise: float, seed: int) -> Problem:
     centres, tilts = torch.from_numpy(a), torch.from_numpy(b)
 
     def batches(step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,20 +147,20 @@ def _bumps(a: np.ndarray, b: np.ndarray, x0: np.ndarray, noise: float, seed: int
     return Problem({"x": torch.from_numpy(np.repeat(x0[None], len(a), 0))}, loss, batches)
 
 
-def _slope(u: np.ndarray) -> np.ndarray:
+def _slope(u: Array) -> Array:
     return 2 * u / (1 + u**2) ** 2
 
 
-def _spread(rows: np.ndarray) -> float:
+def _spread(rows: Array) -> float:
     """Return the root of the mean squared distance of rows (N, d) from their mean."""
     return float(np.sqrt(np.square(rows - np.mean(rows, axis=0)).sum() / len(rows)))
 
 
-def _topology(W: np.ndarray | Topology) -> Topology:
+def _topology(W: Array | Topology) -> Topology:
     return W if isinstance(W, Topology) else topology(W)
 
 
-def _rho(W: np.ndarray | Topology) -> float:
+def _rho(W: Array | Topology) -> float:
     """Return the largest rho of the matrices in turn."""
     rho = max(second_singular_value(M) for M in _topology(W).matrices)
     check(rho < 1, "W", rho, "a doubly stochastic matrix with rho below 1, or the clients never agree")

@@ -18,6 +18,7 @@ Tight       no: the notebook shows the slack of every line. With lr = c / sqrt(T
 Proof       theory/deca_descent.ipynb.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, quadratics, valleys
 from deca_lab.bounds.trace import Setting, Step, trace
 from deca_lab.errors import check
+from deca_lab.graphs import Array
 from deca_lab.topology import topology
 
 SOURCE = "derived here"
@@ -61,13 +63,13 @@ class Turns(NamedTuple):
     `second`: the largest sqrt(v_hat) is the root of first G^2 + second |h|^2.
     """
 
-    C: np.ndarray
-    omega: np.ndarray
-    chi: np.ndarray
-    kappa: np.ndarray
-    lag: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
+    C: Array
+    omega: Array
+    chi: Array
+    kappa: Array
+    lag: Array
+    first: Array
+    second: Array
 
 
 def turns(steps: int, adam: mo.Adam, b1: float = 1.0, b2: float = 1.0) -> Turns:
@@ -75,9 +77,14 @@ def turns(steps: int, adam: mo.Adam, b1: float = 1.0, b2: float = 1.0) -> Turns:
     w, r, C = weights(steps, adam, b1, b2), np.arange(1, steps + 1), constants(steps, adam, b1, b2)
     one, two = 1 - adam.a1**r, 1 - adam.a2**r
     shifted = [np.concatenate([[0.0], np.cumsum(x)[:-1]]) for x in (w.eta, w.mu)]
-    lag = np.array([sum(w.alpha[t - s] * C[s - 1:t - 1].sum() for s in range(1, t + 1)) for t in r])
-    return Turns(C, np.cumsum(w.alpha) / one, shifted[0] / one, np.cumsum(w.alpha**2) / one**2, lag / one,
+    old = np.array([lag(w.alpha, C, t) for t in range(1, steps + 1)])
+    return Turns(C, np.cumsum(w.alpha) / one, shifted[0] / one, np.cumsum(w.alpha**2) / one**2, old / one,
                  np.cumsum(w.beta) / two, shifted[1] / two)
+
+
+def lag(alpha: Array, C: Array, t: int) -> float:
+    """Return sum_s alpha_(t-s) (C_s + .. + C_(t-1)): over how many bounded steps the gradients in m_hat_t are old."""
+    return float(sum(alpha[t - s] * C[s - 1:t - 1].sum() for s in range(1, t + 1)))
 
 
 def apart(known: Known, lr: float, t: Turns) -> float:
@@ -98,26 +105,30 @@ def _pull(known: Known) -> float:
     return known.rho / (1 - known.rho)
 
 
-def spread(known: Known, lr: float, t: Turns) -> np.ndarray:
+def spread(known: Known, lr: float, t: Turns) -> Array:
     """Return A_r of each turn for the widest block: how far apart the clients' m_hat are, in the mean square's root."""
     K = apart(known, lr, t)
-    fed = 2 * t.chi * K * max(known.widths)**0.5
-    return t.omega * (known.zeta + known.smoothness * K * known.d**0.5) + fed + known.sigma * np.sqrt(t.kappa)
+    fed: Array = 2 * t.chi * K * math.sqrt(max(known.widths))
+    local: Array = t.omega * (known.zeta + known.smoothness * K * math.sqrt(known.d))
+    noise: Array = known.sigma * np.sqrt(t.kappa)
+    return local + fed + noise
 
 
-def stale(known: Known, lr: float, t: Turns) -> np.ndarray:
+def stale(known: Known, lr: float, t: Turns) -> Array:
     """Return F_r of each turn for the widest block: how far the mean m_hat is from omega_r grad_k f(xbar)."""
-    K, wide = apart(known, lr, t), max(known.widths)**0.5
-    old = lr * wide * (known.smoothness * t.lag + t.chi * float(t.C.max()))
-    return t.omega * known.smoothness * K * known.d**0.5 + old + known.sigma * np.sqrt(t.kappa / known.clients)
+    K, wide = apart(known, lr, t), math.sqrt(max(known.widths))
+    old: Array = lr * wide * (known.smoothness * t.lag + t.chi * float(t.C.max()))
+    drifted: Array = t.omega * known.smoothness * K * math.sqrt(known.d)
+    noise: Array = known.sigma * np.sqrt(t.kappa / known.clients)
+    return drifted + old + noise
 
 
 def theta(low: float, high: float) -> float:
     """Return the largest of p^-1 times the variance of numbers between 1/high and 1/low whose mean is p."""
-    return (low**-0.5 - high**-0.5) ** 2
+    return (1 / math.sqrt(low) - 1 / math.sqrt(high)) ** 2
 
 
-def right_side(known: Known, setting: Setting, divisors: tuple[float, float] | None = None) -> np.ndarray:
+def right_side(known: Known, setting: Setting, divisors: tuple[float, float] | None = None) -> Array:
     """Return the right side after S = 1 .. T B R inner steps; the widest block stands for each.
 
     `divisors` are bounds on what clients divide by, such as those seen in a run; without them eps and G' + eps.
@@ -129,7 +140,7 @@ def right_side(known: Known, setting: Setting, divisors: tuple[float, float] | N
     return assembled(known, setting, t, low, high, np.full(setting.inner_steps, theta(low, high)))
 
 
-def assembled(known: Known, setting: Setting, t: Turns, low: float, high: float, thetas: np.ndarray) -> np.ndarray:
+def assembled(known: Known, setting: Setting, t: Turns, low: float, high: float, thetas: Array) -> Array:
     """Return the right side (S,) from its parts: clients divide by numbers from `low` to `high`, `thetas` (R,) is theirs."""
     error = np.sqrt(thetas) * spread(known, setting.lr, t) + stale(known, setting.lr, t) / low**0.5
     each = error**2 / (2 * t.omega) + known.smoothness * setting.lr * t.C**2 * max(known.widths) / 2
@@ -168,15 +179,21 @@ def deca_descent(landscape: Landscape, setting: Setting, seeds: int = 1, observe
     return Bound(lhs, rhs, "descent of DECA's mean model", SOURCE, axis="inner step", rounding=error)
 
 
-def left_side(landscape: Landscape, runs: list[list[Step]]) -> tuple[np.ndarray, np.ndarray]:
+def left_side(landscape: Landscape, runs: list[list[Step]]) -> tuple[Array, Array]:
     """Return the mean over runs of (1/S) sum_s || grad_k(s) f(xbar_s) ||^2 for every S, and its standard error (0 for one)."""
-    each = np.array([np.cumsum([squared(landscape, step) for step in run]) for run in runs]) / np.arange(1, len(runs[0]) + 1)
+    squares = np.array([_squares(landscape, run) for run in runs])                # (runs, S)
+    each = squares.cumsum(1) / np.arange(1, len(runs[0]) + 1)
     return each.mean(0), each.std(0, ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else np.zeros(each.shape[1])
+
+
+def _squares(landscape: Landscape, run: list[Step]) -> list[float]:
+    return [squared(landscape, step) for step in run]
 
 
 def divided_by(steps: list[Step]) -> tuple[float, float]:
     """Return the smallest and largest numbers that any client divided by."""
-    return min(float(s.below.min()) for s in steps), max(float(s.below.max()) for s in steps)
+    smallest = min(float(step.below.min()) for step in steps)
+    return smallest, max(float(step.below.max()) for step in steps)
 
 
 def squared(landscape: Landscape, step: Step) -> float:
@@ -190,7 +207,8 @@ def lines(landscape: Landscape, setting: Setting, steps: list[Step]) -> dict[str
     facts, fed = known(landscape, setting, steps), setting.feedback.signal is not None
     t = turns(setting.inner_steps, setting.adam, *((setting.feedback.b1, setting.feedback.b2) if fed else (1.0, 1.0)))
     rows = [_line(landscape, setting, step, t) for step in steps]
-    left = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    table = np.array([list(row.values()) for row in rows])
+    left = dict(zip(rows[0], table.T, strict=True))
     r = np.array([step.turn - 1 for step in steps])
     low, high = setting.adam.eps, largest_root(facts, setting.lr, t) + setting.adam.eps
     K, M = apart(facts, setting.lr, t), 1 / low - 1 / high
@@ -242,8 +260,8 @@ def examples(seed: int = 0) -> dict[str, Bound]:
 
 
 def broken(seed: int = 0) -> Bound:
-    """Return a run in which one client differs from all others, against a right side that is told zeta = 0: no floor."""
+    """Return a run in which one client differs from all others, against a right side with zeta = 0, which has no floor."""
     hills = quadratics(4, 1, zeta=3.0, far=0.0, seed=seed, lonely=True)
     setting = Setting(topology("complete", 4), 1, 80, 6, 1e-2, mo.Adam(0.0, 0.5, 0.1), seed=seed)
-    found = deca_descent(hills, setting)
-    return found._replace(rhs=right_side(known(hills._replace(zeta=0.0), setting, trace(hills, setting)), setting))
+    bound = deca_descent(hills, setting)
+    return bound._replace(rhs=right_side(known(hills._replace(zeta=0.0), setting, trace(hills, setting)), setting))

@@ -19,12 +19,13 @@ import torch
 
 from deca_lab import moments as mo
 from deca_lab.bounds.bound import Bound
-from deca_lab.bounds.deca_descent import Turns, assembled, known, left_side, theta, turns
+from deca_lab.bounds.deca_descent import Turns, assembled, known, lag, left_side, theta, turns
 from deca_lab.bounds.feedback_step import weights
 from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, quadratics, tug_of_war
 from deca_lab.bounds.trace import Setting, trace
 from deca_lab.errors import check
+from deca_lab.graphs import Array
 from deca_lab.optimisers import Optimiser, mixed_adam
 from deca_lab.topology import topology
 
@@ -60,11 +61,12 @@ def agreement(landscape: Landscape, setting: Setting) -> Bound:
     return Bound(lhs, rhs, "agreement of mixed second moments", SOURCE, axis="inner step", rounding=1e-14 * G**2 * len(v_hat[0]))
 
 
-def shares(setting: Setting) -> np.ndarray:
+def shares(setting: Setting) -> Array:
     """Return S_1 .. S_R: which part of a squared gradient's disagreement is left in v_hat."""
     r, rho = np.arange(setting.inner_steps), second_singular_value(setting.topology.at(0))
     w = weights(setting.inner_steps, setting.adam)
-    return np.cumsum(w.beta * rho ** (r + 1)) / (1 - setting.adam.a2 ** (r + 1))
+    left: Array = np.cumsum(w.beta * rho ** (r + 1)) / (1 - setting.adam.a2 ** (r + 1))
+    return left
 
 
 def mixed_turns(setting: Setting, clients: int) -> Turns:
@@ -78,8 +80,8 @@ def mixed_turns(setting: Setting, clients: int) -> Turns:
     r = np.arange(1, setting.inner_steps + 1)
     C = np.sqrt((1 - setting.adam.a2**r) * np.cumsum(w.alpha**2 / (w.beta * own))) / (1 - setting.adam.a1**r)
     plain = turns(setting.inner_steps, setting.adam)
-    lag = [sum(w.alpha[t - s] * C[s - 1:t - 1].sum() for s in range(1, t + 1)) for t in r]
-    return plain._replace(C=C, lag=np.array(lag) / (1 - setting.adam.a1**r))
+    old = np.array([lag(w.alpha, C, t) for t in range(1, setting.inner_steps + 1)])
+    return plain._replace(C=C, lag=old / (1 - setting.adam.a1**r))
 
 
 def one_pulls() -> Landscape:

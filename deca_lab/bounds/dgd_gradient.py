@@ -10,6 +10,8 @@ Tight       the first at the start, where all curvatures are L (`witness`); the 
 Proof       theory/dgd_gradient.ipynb: DGD is gradient descent on a penalised sum.
 """
 
+import math
+
 import numpy as np
 import torch
 
@@ -46,7 +48,7 @@ def disagreement(landscape: Landscape, topology: Topology, alpha: float, steps: 
 def largest_gradient(landscape: Landscape) -> float:
     """Return D; the landscape's f_i have infimum 0."""
     start = landscape.values(landscape.start.expand_as(landscape.data))
-    return (2 * landscape.smoothness * float(start.sum())) ** 0.5
+    return math.sqrt(2 * landscape.smoothness * float(start.sum()))
 
 
 def largest_step(landscape: Landscape, topology: Topology) -> float:

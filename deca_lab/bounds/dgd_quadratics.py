@@ -25,15 +25,16 @@ from deca_lab import train as tr
 from deca_lab.blocks import whole
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
+from deca_lab.graphs import Array
 from deca_lab.optimisers import sgd
 from deca_lab.problems import quadratics
 from deca_lab.topology import Topology, topology
 
 SOURCE = "derived; Yuan, Ling and Yin 2016"
-Factor = Callable[[np.ndarray], float]  # M (Nd, Nd) -> the factor of one step
+Factor = Callable[[Array], float]  # M (Nd, Nd) -> the factor of one step
 
 
-def dgd_quadratics(W: np.ndarray, A: np.ndarray, b: np.ndarray, X0: np.ndarray, alpha: float, steps: int,
+def dgd_quadratics(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int,
                    combine_first: bool = True, weighted: bool = False, factor: Factor | None = None, noise: float = 0.0) -> Bound:
     """Return both sides at k = 1 .. `steps`, the left one by the library's own `train` with its `sgd`.
 
@@ -52,32 +53,33 @@ def dgd_quadratics(W: np.ndarray, A: np.ndarray, b: np.ndarray, X0: np.ndarray, 
                  rounding=_rounding(M, A, b, settled, lhs[0], alpha, steps))
 
 
-def step_matrix(W: np.ndarray, A: np.ndarray, alpha: float, combine_first: bool = True) -> np.ndarray:
+def step_matrix(W: Array, A: Array, alpha: float, combine_first: bool = True) -> Array:
     """Return M (Nd, Nd) of X_(k+1) - X* = M (X_k - X*), client by client."""
     mixing, hessian = np.kron(W, np.eye(A.shape[1])), block_diagonal(A)
     return mixing - alpha * hessian if combine_first else mixing @ (np.eye(len(hessian)) - alpha * hessian)
 
 
-def block_diagonal(A: np.ndarray) -> np.ndarray:
+def block_diagonal(A: Array) -> Array:
     """Return diag(A_1, .., A_N) (Nd, Nd)."""
     n, d = A.shape[:2]
-    return np.einsum("ij,iac->iajc", np.eye(n), A).reshape(n * d, n * d)
+    blocks: Array = np.einsum("ij,iac->iajc", np.eye(n), A)
+    return blocks.reshape(n * d, n * d)
 
 
-def fixed_point(W: np.ndarray, A: np.ndarray, b: np.ndarray, alpha: float, combine_first: bool = True) -> np.ndarray:
+def fixed_point(W: Array, A: Array, b: Array, alpha: float, combine_first: bool = True) -> Array:
     """Return X* (N, d), the models that a step leaves where they are; raise BadInput unless there is exactly one."""
     gap = np.eye(b.size) - step_matrix(W, A, alpha, combine_first)
     check(bool(np.linalg.cond(gap) < 1e13), "W, A, alpha", alpha, "such that I - M is invertible, for one fixed point only")
     return np.linalg.solve(gap, alpha * (b if combine_first else W @ b).ravel()).reshape(b.shape)
 
 
-def largest_step(W: np.ndarray, A: np.ndarray, combine_first: bool = True) -> float:
+def largest_step(W: Array, A: Array, combine_first: bool = True) -> float:
     """Return the step size below which q < 1: (1 + lambda_min(W)) / L for symmetric W, or 2 / L for adapt then combine."""
     top = float(np.linalg.eigvalsh(A).max())
     return (1 + float(np.linalg.eigvalsh((W + W.T) / 2)[0])) / top if combine_first else 2 / top
 
 
-def root(W: np.ndarray, A: np.ndarray, alpha: float, combine_first: bool = False) -> np.ndarray:
+def root(W: Array, A: Array, alpha: float, combine_first: bool = False) -> Array:
     """Return S = (I - alpha A)^(1/2) (Nd, Nd); raise BadInput where the weighted norm does not exist or does not apply."""
     check(not combine_first and np.allclose(W, W.T, rtol=0, atol=1e-14), "weighted", True, "for adapt then combine, W symmetric")
     values, vectors = np.linalg.eigh(np.eye(A.shape[1]) - alpha * A)
@@ -85,27 +87,28 @@ def root(W: np.ndarray, A: np.ndarray, alpha: float, combine_first: bool = False
     return block_diagonal(np.einsum("iak,ik,ick->iac", vectors, np.sqrt(values), vectors))
 
 
-def witness(W: np.ndarray, A: np.ndarray, alpha: float, combine_first: bool = True, weighted: bool = False) -> np.ndarray:
+def witness(W: Array, A: Array, alpha: float, combine_first: bool = True, weighted: bool = False) -> Array:
     """Return the X_0 - X* (N, d) of unit length that one step shrinks least: a right singular vector, S^-1 of it if weighted."""
     M = step_matrix(W, A, alpha, combine_first)
     S = root(W, A, alpha, combine_first) if weighted else np.eye(len(M))
     _, _, right = np.linalg.svd(S @ M @ np.linalg.inv(S))
-    start = np.linalg.solve(S, right[0])
-    return (start / np.linalg.norm(start)).reshape(A.shape[:2])
+    start: Array = np.linalg.solve(S, right[0])
+    unit: Array = start / np.linalg.norm(start)
+    return unit.reshape(A.shape[:2])
 
 
-def largest_singular_value(M: np.ndarray) -> float:
+def largest_singular_value(M: Array) -> float:
     """Return || M ||_2."""
     return float(np.linalg.norm(M, 2))
 
 
-def spectral_radius(M: np.ndarray) -> float:
+def spectral_radius(M: Array) -> float:
     """Return the largest modulus of an eigenvalue: the rate in the long run, but no valid factor unless M is normal."""
     return float(np.abs(np.linalg.eigvals(M)).max())
 
 
-def trajectory(W: np.ndarray, A: np.ndarray, b: np.ndarray, X0: np.ndarray, alpha: float, steps: int, combine_first: bool = True,
-               noise: float = 0.0) -> np.ndarray:
+def trajectory(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int, combine_first: bool = True,
+               noise: float = 0.0) -> Array:
     """Return X_0 .. X_steps (steps + 1, N, d) as the library trains them, with plain gradient descent."""
     hessians, linear, start = (torch.tensor(part, dtype=torch.float64) for part in (A, b, X0))
     problem = quadratics(hessians, linear, start, noise)
@@ -114,7 +117,7 @@ def trajectory(W: np.ndarray, A: np.ndarray, b: np.ndarray, X0: np.ndarray, alph
     return np.stack([X0, *(state.blocks[0].numpy() for state, _ in tr.train(plan))])
 
 
-def drawn(n: int, d: int, seed: int, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def drawn(n: int, d: int, seed: int, spread: float = 1.0) -> tuple[Array, Array, Array]:
     """Return random A (n, d, d) with eigenvalues within 0.1 and 1, b (n, d) and X0 (n, d)."""
     rng = np.random.default_rng([seed, 0xD6D])
     turns = np.linalg.qr(rng.standard_normal((n, d, d)))[0]
@@ -139,7 +142,7 @@ def broken(seed: int = 0) -> Bound:
     return dgd_quadratics(W, A, b, X0, 0.5, 60, noise=0.1)
 
 
-def sound(W: np.ndarray, A: np.ndarray, b: np.ndarray, X0: np.ndarray, alpha: float, steps: int) -> tuple[np.ndarray, ...]:
+def sound(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int) -> tuple[Array, ...]:
     """Return W, A, b, X0 in float64; raise BadInput where they do not fit one another, or the claim does not speak of them."""
     W, A, b, X0 = (np.asarray(part, dtype=np.float64) for part in (W, A, b, X0))
     check(W.ndim == 2 and W.shape[0] == W.shape[1] > 0, "W", W.shape, "square, (N, N)")
@@ -153,11 +156,12 @@ def sound(W: np.ndarray, A: np.ndarray, b: np.ndarray, X0: np.ndarray, alpha: fl
     return W, A, b, X0
 
 
-def _rounding(M: np.ndarray, A: np.ndarray, b: np.ndarray, settled: np.ndarray, start: float, alpha: float,
-              steps: int) -> np.ndarray:
+def _rounding(M: Array, A: Array, b: Array, settled: Array, start: float, alpha: float,
+              steps: int) -> Array:
     """Return what float64 may lose by step k: some units of each step's largest number, shrunk by the steps after it."""
     n, d = b.shape
     q = largest_singular_value(M)
     powers = q ** np.arange(steps + 1)
     size = (np.linalg.norm(settled) + start) * (1 + alpha * largest_singular_value(block_diagonal(A))) + alpha * np.linalg.norm(b)
-    return np.finfo(float).eps * (n + 2 * d + 6) * size * np.cumsum(powers)[1:]
+    lost: Array = np.finfo(float).eps * (n + 2 * d + 6) * size * np.cumsum(powers)[1:]
+    return lost

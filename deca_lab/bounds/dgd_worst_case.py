@@ -13,21 +13,31 @@ Proof       theory/dgd_worst_case.ipynb.
 The program needs the optional PEPit: pip install "deca-lab[pep]".
 """
 
+import math
+import operator
 import warnings
+from collections.abc import Sequence
+from functools import reduce
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from deca_lab import optimisers
 from deca_lab import train as tr
 from deca_lab.blocks import whole
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import BadInput, check
+from deca_lab.graphs import Array
 from deca_lab.problems import Problem
 from deca_lab.topology import topology
 
+if TYPE_CHECKING:
+    from PEPit import PEP, Expression, Function, Point
+
+T = TypeVar("T")
 SOURCE = "Nedic et al. 2018; Colla and Hendrickx, arXiv 2103.14396"
 
 
@@ -40,7 +50,8 @@ def theorem(steps: int, rho: float, R: float = 1.0, D: float = 1.0) -> float:
     """Return the theorem's right side."""
     check(steps >= 1, "steps", steps, "1 or more")
     check(0 <= rho < 1, "rho", rho, "at least 0 and below 1")
-    return (D**2 + R**2) / (2 * steps**0.5) + 2 * R**2 / (steps**0.5 * (1 - rho))
+    root = math.sqrt(steps)
+    return (D**2 + R**2) / (2 * root) + 2 * R**2 / (root * (1 - rho))
 
 
 def installed() -> bool:
@@ -69,24 +80,25 @@ def worst_case(steps: int, clients: int, rho: float) -> float:
     before, mixed = _iterates(f, start, steps)
     for k in range(steps):                                       # one symmetric W: <X_k, W X_j> = <W X_k, X_j>
         for j in range(k):
-            program.add_constraint(_product(_apart(before[k]), _apart(mixed[j])) == _product(_apart(mixed[k]), _apart(before[j])))
+            program.add_constraint(_inner(before[k], mixed[j]) == _inner(mixed[k], before[j]))
     program.add_psd_matrix(_spectral(before[:steps], mixed, rho))
-    program.set_performance_metric(mean(_sum([x for X in before for x in X]) / (clients * len(before))) - mean(best))
+    average = _sum([_sum(X) for X in before]) / (clients * len(before))
+    program.set_performance_metric(mean(average) - mean(best))
     return _solved(program)
 
 
-def _solved(program: Any) -> float:  # noqa: ANN401 - PEPit's
+def _solved(program: "PEP") -> float:
     from cvxpy.error import SolverError
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                          # "may be inaccurate": said in worst_case
+        warnings.simplefilter("ignore")                          # "may be inaccurate": worst_case says so
         try:
             return float(program.solve(verbose=0, wrapper="cvxpy", solver="CLARABEL"))
         except SolverError:
             return float(program.solve(verbose=0, wrapper="cvxpy", solver="SCS"))
 
 
-def _iterates(f: list[Any], start: Any, steps: int) -> tuple[list[list[Any]], list[list[Any]]]:  # noqa: ANN401 - PEPit's points
+def _iterates(f: "list[Function]", start: "Point", steps: int) -> "tuple[list[list[Point]], list[list[Point]]]":
     """Return X_0 .. X_K and W X_0 .. W X_(K-1): the mixed points are free but for their mean."""
     from PEPit import Point
 
@@ -100,34 +112,44 @@ def _iterates(f: list[Any], start: Any, steps: int) -> tuple[list[list[Any]], li
     return before, mixed
 
 
-def _spectral(before: list[list[Any]], mixed: list[list[Any]], rho: float) -> np.ndarray:
+def _spectral(before: "list[list[Point]]", mixed: "list[list[Point]]", rho: float) -> NDArray[np.object_]:
     """Return (rho X' + Y')'(rho X' - Y'), X' and Y' without their means: no less than zero, as all eigenvalues are in range."""
-    plus = [[rho * x + y for x, y in zip(_apart(X), _apart(Y), strict=True)] for X, Y in zip(before, mixed, strict=True)]
-    minus = [[rho * x - y for x, y in zip(_apart(X), _apart(Y), strict=True)] for X, Y in zip(before, mixed, strict=True)]
-    return np.array([[(_product(plus[k], minus[j]) + _product(plus[j], minus[k])) / 2 for j in range(len(plus))]
-                     for k in range(len(plus))])
+    pairs = list(zip(before, mixed, strict=True))
+    plus = [_combined(rho, X, Y, 1) for X, Y in pairs]
+    minus = [_combined(rho, X, Y, -1) for X, Y in pairs]
+    entries = np.empty((len(pairs), len(pairs)), dtype=object)
+    for k, j in np.ndindex(entries.shape):
+        entries[k, j] = (_product(plus[k], minus[j]) + _product(plus[j], minus[k])) / 2
+    return entries
 
 
-def _apart(X: list[Any]) -> list[Any]:
+def _combined(rho: float, X: "list[Point]", Y: "list[Point]", sign: int) -> "list[Point]":
+    """Return rho X' + sign Y', both without their means."""
+    return [rho * x + sign * y for x, y in zip(_deviations(X), _deviations(Y), strict=True)]
+
+
+def _inner(X: "list[Point]", Y: "list[Point]") -> "Expression":
+    return _product(_deviations(X), _deviations(Y))
+
+
+def _deviations(X: "list[Point]") -> "list[Point]":
     mean = _sum(X) / len(X)
     return [x - mean for x in X]
 
 
-def _product(X: list[Any], Y: list[Any]) -> Any:  # noqa: ANN401 - PEPit's expression
+def _product(X: "list[Point]", Y: "list[Point]") -> "Expression":
     return _sum([x * y for x, y in zip(X, Y, strict=True)])
 
 
-def _sum(items: list[Any]) -> Any:  # noqa: ANN401 - numbers, points, functions or expressions
-    total = items[0]
-    for item in items[1:]:
-        total = total + item
-    return total
+def _sum(items: Sequence[T]) -> T:
+    """Return the sum of points, functions or expressions: unlike `sum`, it needs no zero to begin with."""
+    return reduce(operator.add, items)
 
 
 # ---- runs, which must stay below
 
 
-def simulated(steps: int, clients: int, rho: float, runs: int = 20, seed: int = 0, slope: float = 1.0) -> np.ndarray:
+def simulated(steps: int, clients: int, rho: float, runs: int = 20, seed: int = 0, slope: float = 1.0) -> Array:
     """Return f(x_av) - f(x*) (runs,) of the library's own runs: f_i = slope |x - c_i|, random c and W, || x_0 - x* || = 1."""
     check(runs >= 1, "runs", runs, "1 or more")
     return np.array([_one_run(steps, clients, rho, slope, np.random.default_rng([seed, i, 0xD6])) for i in range(runs)])
@@ -145,26 +167,27 @@ def _one_run(steps: int, clients: int, rho: float, slope: float, rng: np.random.
     return slope * float(np.abs(mean - centres).mean() - np.abs(best - centres).mean())
 
 
-def random_w(clients: int, rho: float, rng: np.random.Generator) -> np.ndarray:
+def random_w(clients: int, rho: float, rng: np.random.Generator) -> Array:
     """Return a random symmetric W with W 1 = 1 whose other eigenvalues reach from -rho to rho; its entries may be negative."""
     basis = np.linalg.qr(np.column_stack([np.ones(clients), rng.standard_normal((clients, clients - 1))]))[0]
     others = rng.uniform(-rho, rho, clients - 1)
     others[0] = rho * rng.choice([-1, 1])
-    return np.full((clients, clients), 1 / clients) + basis[:, 1:] @ np.diag(others) @ basis[:, 1:].T
+    W: Array = np.full((clients, clients), 1 / clients) + basis[:, 1:] @ np.diag(others) @ basis[:, 1:].T
+    return W
 
 
 def examples(seed: int = 0) -> dict[str, Bound]:
     """Return runs below the theorem, and, where PEPit is installed, runs below the worst case and that below the theorem."""
     runs = simulated(5, 3, 0.8, seed=seed)
-    found = {"runs against the theorem": Bound(runs, np.full(len(runs), theorem(5, 0.8)), "DGD's runs", SOURCE, axis="run")}
+    cases = {"runs against the theorem": Bound(runs, np.full(len(runs), theorem(5, 0.8)), "DGD's runs", SOURCE, axis="run")}
     if installed():
         worst = dgd_worst_case(5, 3, 0.8)
-        found["worst case, K = 5, rho = 0.8"] = worst
-        found["runs against the worst case"] = Bound(runs, np.full(len(runs), worst.lhs), "DGD's runs", SOURCE, axis="run")
-    return found
+        cases["worst case, K = 5, rho = 0.8"] = worst
+        cases["runs against the worst case"] = Bound(runs, np.full(len(runs), worst.lhs), "DGD's runs", SOURCE, axis="run")
+    return cases
 
 
 def broken(seed: int = 0) -> Bound:
-    """Return runs of functions whose subgradients are twenty times as large as the theorem is told."""
+    """Return runs of functions whose subgradients are twenty times as large as the theorem assumes."""
     runs = simulated(5, 3, 0.8, seed=seed, slope=20.0)
     return Bound(runs, np.full(len(runs), theorem(5, 0.8)), "DGD's runs", SOURCE, axis="run")

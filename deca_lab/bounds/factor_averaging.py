@@ -22,6 +22,7 @@ from deca_lab import factors
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
 from deca_lab.gossip import mixer
+from deca_lab.graphs import Array
 from deca_lab.topology import topology
 from deca_lab.tree import Layout, Params, flatten, layout, unflatten
 
@@ -30,7 +31,7 @@ NAMES = ("m.lora_A", "m.lora_B")
 EPS = float(np.finfo(float).eps)
 
 
-def factor_averaging(A: np.ndarray, B: np.ndarray, W: np.ndarray) -> Bound:
+def factor_averaging(A: Array, B: Array, W: Array) -> Bound:
     """Return the norm bound client by client, the left side by `factors.interference`.
 
     Raises BadInput for shapes that do not fit, or rows of W that do not sum to 1.
@@ -42,8 +43,8 @@ def factor_averaging(A: np.ndarray, B: np.ndarray, W: np.ndarray) -> Bound:
     return Bound(np.array(lhs), np.sqrt(spread[0] * spread[1]), "averaged factors", SOURCE, "client", 0)
 
 
-def identity(A: np.ndarray, B: np.ndarray, W: np.ndarray) -> Bound:
-    """Return both sides of the identity, entry by entry: the left one gossips the products and the factors apart."""
+def identity(A: Array, B: Array, W: Array) -> Bound:
+    """Return both sides of the identity, entry by entry: the left one gossips products and factors separately."""
     A, B, W = _checked(A, B, W)
     products, mixed = B @ A, [_gossiped(f, W) for f in (B, A)]
     dA, dB = (f[None] - np.tensordot(W, f, 1)[:, None] for f in (A, B))
@@ -54,7 +55,7 @@ def identity(A: np.ndarray, B: np.ndarray, W: np.ndarray) -> Bound:
                  rounding=EPS * (2 * len(W) + A.shape[1]) * size.ravel(), equal=True)
 
 
-def cut(A: np.ndarray, B: np.ndarray, W: np.ndarray) -> Bound:
+def cut(A: Array, B: Array, W: Array) -> Bound:
     """Return the squared error of DeCAF's new products, as the library mixes them, and the tail of singular values."""
     A, B, W = _checked(A, B, W)
     mean = np.tensordot(W, B @ A, 1)
@@ -65,7 +66,7 @@ def cut(A: np.ndarray, B: np.ndarray, W: np.ndarray) -> Bound:
     return Bound(lhs, rhs, "cut to the rank", SOURCE, "client", 0, 2 * np.sqrt(rhs) * lost + lost**2, equal=True)
 
 
-def best(A: np.ndarray, B: np.ndarray, W: np.ndarray) -> Bound:
+def best(A: Array, B: Array, W: Array) -> Bound:
     """Return the error of the library's cut beside that of averaging factors, another product of the same rank."""
     A, B, W = _checked(A, B, W)
     lhs = factors.truncation_error(_pair(A, B), W)["m"].sqrt().numpy()
@@ -74,7 +75,7 @@ def best(A: np.ndarray, B: np.ndarray, W: np.ndarray) -> Bound:
     return Bound(lhs, rhs, "cut against averaged factors", SOURCE, "client", 0, _rounding(A, B, W))
 
 
-def drift(A: np.ndarray, B: np.ndarray, W: np.ndarray, rounds: int = 1) -> Bound:
+def drift(A: Array, B: Array, W: Array, rounds: int = 1) -> Bound:
     """Return how far 1 .. `rounds` of DeCAF's mixings move the network's mean product, and the sum of mean errors."""
     A, B, W = _checked(A, B, W, rows=False)
     check(isinstance(rounds, int) and rounds >= 1, "rounds", rounds, "a whole number from 1 up")
@@ -88,7 +89,7 @@ def drift(A: np.ndarray, B: np.ndarray, W: np.ndarray, rounds: int = 1) -> Bound
     return Bound(np.array(moved), np.cumsum(lost), "drift of the mean product", SOURCE, "mixing", rounding=np.cumsum(rounding))
 
 
-def decaf_once(A: np.ndarray, B: np.ndarray, W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def decaf_once(A: Array, B: Array, W: Array) -> tuple[Array, Array]:
     """Return the factors after one of the library's DeCAF mixings, of a rank that LoRA has: at most `in` and `out`."""
     smaller = min(A.shape[2], B.shape[1])
     check(A.shape[1] <= smaller, "rank", A.shape[1], f"at most {smaller}, the smaller dimension of the product")
@@ -99,13 +100,13 @@ def decaf_once(A: np.ndarray, B: np.ndarray, W: np.ndarray) -> tuple[np.ndarray,
     return new[NAMES[0]].numpy(), new[NAMES[1]].numpy()
 
 
-def random_factors(n: int, rank: int, inner: int, outer: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def random_factors(n: int, rank: int, inner: int, outer: int, seed: int = 0) -> tuple[Array, Array]:
     """Return normal factors A (n, rank, inner), B (n, outer, rank)."""
     rng = np.random.default_rng([seed, 0xFAC7])
     return rng.standard_normal((n, rank, inner)), rng.standard_normal((n, outer, rank))
 
 
-def witness(n: int, rank: int, inner: int, outer: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def witness(n: int, rank: int, inner: int, outer: int, seed: int = 0) -> tuple[Array, Array]:
     """Return factors on one line, A_j = s_j a and B_j = s_j b of rank one, padded to `rank`: they attain the bound."""
     rng = np.random.default_rng([seed, 0x11E])
     A, B, s = np.zeros((n, rank, inner)), np.zeros((n, outer, rank)), rng.standard_normal(n)
@@ -126,22 +127,23 @@ def broken(seed: int = 0) -> Bound:
     return drift(*random_factors(4, 2, 6, 5, seed), np.tile([1.0, 0.0, 0.0, 0.0], (4, 1)), 3)
 
 
-def _gossiped(f: np.ndarray, W: np.ndarray) -> np.ndarray:
+def _gossiped(f: Array, W: Array) -> Array:
     x = torch.from_numpy(f.reshape(len(f), -1))
     return np.asarray(mixer(W, x)(x)).reshape(f.shape)
 
 
-def _rounding(A: np.ndarray, B: np.ndarray, W: np.ndarray) -> np.ndarray:
+def _rounding(A: Array, B: Array, W: Array) -> Array:
     """Return (N,) what QR and SVD of all neighbours' factors side by side, L R, may lose: of the size of ||L|| ||R||."""
     left, right = ((share * np.square(f).sum((1, 2))).sum(1) for share, f in ((W**2, B), (W != 0, A)))
-    return EPS * (len(W) + A.shape[2] + B.shape[1]) * np.sqrt(left * right)
+    lost: Array = EPS * (len(W) + A.shape[2] + B.shape[1]) * np.sqrt(left * right)
+    return lost
 
 
-def _pair(A: np.ndarray, B: np.ndarray) -> Params:
+def _pair(A: Array, B: Array) -> Params:
     return dict(zip(NAMES, (torch.from_numpy(A), torch.from_numpy(B)), strict=True))
 
 
-def _checked(A: np.ndarray, B: np.ndarray, W: np.ndarray, rows: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _checked(A: Array, B: Array, W: Array, rows: bool = True) -> tuple[Array, Array, Array]:
     A, B, W = (np.array(f, dtype=np.float64) for f in (A, B, W))
     check(A.ndim == 3 and A.size > 0, "A", A.shape, "of shape (N, r, in)")
     check(B.ndim == 3 and B.size > 0 and (len(B), B.shape[2]) == A.shape[:2], "B", B.shape, f"({len(A)}, out, {A.shape[1]})")

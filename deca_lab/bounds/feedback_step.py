@@ -19,12 +19,13 @@ from deca_lab import moments as mo
 from deca_lab.bounds.adam_step import steps_taken
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
+from deca_lab.graphs import Array
 
 SOURCE = "derived, Cauchy and Schwarz"
 USUAL = mo.Adam()
 
 
-def feedback_step(gradients: np.ndarray, h: np.ndarray, b1: float = 0.9, b2: float = 0.999, adam: mo.Adam = USUAL) -> Bound:
+def feedback_step(gradients: Array, h: Array, b1: float = 0.9, b2: float = 0.999, adam: mo.Adam = USUAL) -> Bound:
     """Return both sides at t = 1 .. T for gradients and discrepancies (T, N, D): the largest step by the library's Adam.
 
     h[t - 1] enters after the step of t. Raises BadInput for shapes or decays that the claim does not speak of.
@@ -42,10 +43,10 @@ class Weights(NamedTuple):
     Gradients: alpha in m, beta in v. Discrepancies, the newest of which came a step earlier: eta in m, mu in v.
     """
 
-    alpha: np.ndarray
-    beta: np.ndarray
-    eta: np.ndarray
-    mu: np.ndarray
+    alpha: Array
+    beta: Array
+    eta: Array
+    mu: Array
 
 
 def weights(steps: int, adam: mo.Adam = USUAL, b1: float = 1.0, b2: float = 1.0) -> Weights:
@@ -58,17 +59,18 @@ def weights(steps: int, adam: mo.Adam = USUAL, b1: float = 1.0, b2: float = 1.0)
     return Weights((1 - adam.a1) * first, (1 - adam.a2) * second, adam.a1 * (1 - b1) * first, adam.a2 * (1 - b2) * second)
 
 
-def constants(steps: int, adam: mo.Adam = USUAL, b1: float = 0.9, b2: float = 0.999) -> np.ndarray:
+def constants(steps: int, adam: mo.Adam = USUAL, b1: float = 0.9, b2: float = 0.999) -> Array:
     """Return C_1 .. C_steps."""
     w, t = weights(steps, adam, b1, b2), np.arange(1, steps + 1)
     of_gradients = np.cumsum(w.alpha**2 / w.beta)
     of_feedback = np.zeros(steps)
     if b2 < 1:
         of_feedback[1:] = np.cumsum(w.eta**2 / w.mu)[:-1]
-    return np.sqrt((1 - adam.a2**t) * (of_gradients + of_feedback)) / (1 - adam.a1**t)
+    C: Array = np.sqrt((1 - adam.a2**t) * (of_gradients + of_feedback)) / (1 - adam.a1**t)
+    return C
 
 
-def witness(steps: int, adam: mo.Adam = USUAL, b1: float = 0.9, b2: float = 0.999) -> tuple[np.ndarray, np.ndarray]:
+def witness(steps: int, adam: mo.Adam = USUAL, b1: float = 0.9, b2: float = 0.999) -> tuple[Array, Array]:
     """Return gradients and discrepancies (steps, 1, 1) that attain C_t at t = `steps`; the largest of them is 1."""
     w = weights(steps, adam, b1, b2)
     g = (w.alpha / w.beta)[::-1]
@@ -91,5 +93,5 @@ def examples(seed: int = 0) -> dict[str, Bound]:
 def broken(seed: int = 0) -> Bound:
     """Return the witness against the constants of Adam without feedback: the second line is needed."""
     exact = USUAL._replace(eps=0.0)
-    found = feedback_step(*witness(48, exact, 0.5), 0.5, adam=exact)
-    return found._replace(rhs=constants(48, exact, 1.0, 1.0))
+    bound = feedback_step(*witness(48, exact, 0.5), 0.5, adam=exact)
+    return bound._replace(rhs=constants(48, exact, 1.0, 1.0))

@@ -18,14 +18,15 @@ import torch
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
 from deca_lab.gossip import mixer
+from deca_lab.graphs import Array
 from deca_lab.spectrum import spectrum
 from deca_lab.topology import Topology, topology
 
 SOURCE = "Xiao and Boyd 2004, equations 6 to 10"
-Factor = Callable[[np.ndarray], float]  # W (N, N) -> the factor of one mixing
+Factor = Callable[[Array], float]  # W (N, N) -> the factor of one mixing
 
 
-def gossip_contraction(W: np.ndarray | Topology, X: np.ndarray, rounds: int, factor: Factor | None = None) -> Bound:
+def gossip_contraction(W: Array | Topology, X: Array, rounds: int, factor: Factor | None = None) -> Bound:
     """Return both sides after 1 .. `rounds` mixings of X (N, D), the left one mixed by the library's own gossip.
 
     `factor` stands in for the second singular value, such as `second_eigenvalue`, to see what breaks.
@@ -42,28 +43,28 @@ def gossip_contraction(W: np.ndarray | Topology, X: np.ndarray, rounds: int, fac
                  rounding=np.finfo(float).eps * len(X) * k * np.linalg.norm(X))  # N products and sums a mixing, k times
 
 
-def disagreements(matrices: tuple[np.ndarray, ...], X: np.ndarray, rounds: int) -> np.ndarray:
+def disagreements(matrices: tuple[Array, ...], X: Array, rounds: int) -> Array:
     """Return || X_k - Xbar ||_F (rounds,) of X (N, D) mixed k = 1 .. `rounds` times, Xbar the mean of X itself."""
     x = torch.from_numpy(np.array(X, dtype=np.float64))
-    mean, mixers, found = x.mean(0), [mixer(W, x) for W in matrices], []
+    mean, mixers, distances = x.mean(0), [mixer(W, x) for W in matrices], []
     for k in range(rounds):
         x = mixers[k % len(mixers)](x)
-        found.append(float((x - mean).norm()))
-    return np.array(found)
+        distances.append(float((x - mean).norm()))
+    return np.array(distances)
 
 
-def second_singular_value(W: np.ndarray) -> float:
+def second_singular_value(W: Array) -> float:
     """Return rho = || W - J ||_2, from above where it is only known to some error."""
-    found = spectrum(W)
-    return found.rho + found.error
+    facts = spectrum(W)
+    return facts.rho + facts.error
 
 
-def second_eigenvalue(W: np.ndarray) -> float:
+def second_eigenvalue(W: Array) -> float:
     """Return the largest modulus of an eigenvalue of W - J: not a valid factor unless W is normal."""
     return spectrum(W).lambda2
 
 
-def witness(W: np.ndarray, columns: int = 1) -> np.ndarray:
+def witness(W: Array, columns: int = 1) -> Array:
     """Return the X (N, columns) that one mixing shrinks least: the second right singular vector of W, repeated.
 
     Zeros for one client, where there is nobody to disagree with.
@@ -86,7 +87,7 @@ def ring_rho(n: int) -> float:
     return (1 + 2 * np.cos(2 * np.pi / n)) / 3 if n >= 4 else 0.0
 
 
-def _matrices(W: np.ndarray | Topology) -> tuple[np.ndarray, ...]:
+def _matrices(W: Array | Topology) -> tuple[Array, ...]:
     if isinstance(W, Topology):
         return W.matrices
     W = np.asarray(W, dtype=np.float64)

@@ -61,11 +61,11 @@ def quadratics(clients: int = 8, d: int = 12, zeta: float = 1.0, far: float = 5.
     centres = _spread(rng, clients, d)
     if lonely:
         centres = torch.outer(torch.eye(clients, dtype=torch.float64)[0] - 1 / clients, torch.ones(d, dtype=torch.float64))
-    apart = float((a * centres).square().sum(1).mean().sqrt())
-    centres = centres * (zeta / apart) if apart > 0 else centres
+    spread = float((a * centres).square().sum(1).mean().sqrt())
+    centres = centres * (zeta / spread) if spread > 0 else centres
     lowest = float((a * centres.square()).sum() / 2 / clients)                  # at the mean of the centres, which is zero
     start = torch.from_numpy(far * rng.standard_normal(d) / np.sqrt(d))
-    return Landscape(lambda x, c: (a * (x - c).square()).sum() / 2, centres, start, 1.0, lowest, zeta if apart > 0 else 0.0,
+    return Landscape(lambda x, c: (a * (x - c).square()).sum() / 2, centres, start, 1.0, lowest, zeta if spread > 0 else 0.0,
                      float("inf"))
 
 
@@ -127,6 +127,7 @@ def as_problem(landscape: Landscape, blocks: int = 1, noise: float = 0.0, seed: 
     def loss(params: Params, batch: Batch) -> Tensor:
         data, push = batch
         x = torch.cat([params[name] for name in names])
-        return landscape.shape(x, data) + push @ x
+        noisy: Tensor = landscape.shape(x, data) + push @ x
+        return noisy
 
     return Problem(start, loss, batches), tuple(Block(name, (name,)) for name in names)

@@ -29,6 +29,7 @@ from deca_lab.blocks import Block, whole
 from deca_lab.bounds.bound import Bound
 from deca_lab.clients import Batch
 from deca_lab.errors import check, pick
+from deca_lab.graphs import Array
 from deca_lab.metrics import gradient_norm
 from deca_lab.problems import Problem, quadratics
 from deca_lab.topology import Topology, topology
@@ -84,15 +85,15 @@ USUAL = Setting()
 class Squares(NamedTuple):
     """Squared gradient of f at the mean model, averaged over inner steps: (seeds,) of a run, (lengths, seeds) of a sweep."""
 
-    full: np.ndarray     # of all coordinates
-    block: np.ndarray    # of the active block
-    late: np.ndarray     # of all coordinates, over the last quarter alone: what is left when the start is forgotten
+    full: Array     # of all coordinates
+    block: Array    # of the active block
+    late: Array     # of all coordinates, over the last quarter alone: what is left when the start is forgotten
 
 
 class Points(NamedTuple):
     """What a sweep over one knob measured at each of its lengths T B R."""
 
-    lengths: np.ndarray
+    lengths: Array
     squares: Squares
 
 
@@ -125,9 +126,9 @@ def rates(case: Case, over: Mapping[str, Sequence[int]], setting: Setting = USUA
 
 def bound_of(fits: Mapping[str, Fit], end: str = "high") -> Bound:
     """Return the fits' upper or lower ends against -1/2, in their order."""
-    said = pick({"high": "shown", "low": "not contradicted"}, end, "end")
-    ends = np.array([getattr(found, end) for found in fits.values()])
-    return Bound(ends, np.full(len(fits), CLAIMED), f"rates of the papers, {said}", SOURCE, axis="knob")
+    wording = pick({"high": "shown", "low": "not contradicted"}, end, "end")
+    ends = np.array([getattr(line, end) for line in fits.values()])
+    return Bound(ends, np.full(len(fits), CLAIMED), f"rates of the papers, {wording}", SOURCE, axis="knob")
 
 
 def examples(seed: int = 0) -> dict[str, Bound]:
@@ -151,21 +152,22 @@ def broken(seed: int = 0) -> Bound:
 
 
 def sweep(case: Case, knob: str, values: Sequence[int], setting: Setting = USUAL, method: "Method | None" = None) -> Points:
-    """Return what `method` (DECA, unless said) measures where `knob` of the setting takes each of the values."""
+    """Return what `method` (DECA by default) measures where `knob` of the setting takes each of the values."""
     check(knob in ("rounds", "blocks", "inner_steps"), "knob", knob, "rounds, blocks or inner_steps")
     check(len(set(values)) == len(values) >= 2, "values", list(values), "two or more different ones")
     settings = [Setting(**{**setting._asdict(), knob: value}) for value in values]
-    return gathered([one.length for one in settings], [(method or deca)(case, one) for one in settings])
+    squares = [(method or deca)(case, one) for one in settings]
+    return gathered([one.length for one in settings], squares)
 
 
-def gathered(lengths: Sequence[int], found: Sequence[Squares]) -> Points:
+def gathered(lengths: Sequence[int], runs: Sequence[Squares]) -> Points:
     """Return runs of these lengths, each with its seeds, as points."""
-    return Points(np.array(lengths), Squares(*(np.stack(side) for side in zip(*found, strict=True))))
+    return Points(np.array(lengths), Squares(*(np.stack(side) for side in zip(*runs, strict=True))))
 
 
-def beside(found: Sequence[Squares]) -> Squares:
-    """Return runs of one setting, measured apart, as seeds of one."""
-    return Squares(*(np.concatenate(side) for side in zip(*found, strict=True)))
+def beside(runs: Sequence[Squares]) -> Squares:
+    """Return runs of one setting that were measured separately, as seeds of one run."""
+    return Squares(*(np.concatenate(side) for side in zip(*runs, strict=True)))
 
 
 def fit(points: Points, measure: str = "block", level: float = 0.95) -> Fit:
@@ -183,13 +185,13 @@ def fit(points: Points, measure: str = "block", level: float = 0.95) -> Fit:
     return Fit(*_student(slopes, level), float(last), floor, least, most, float(ends))
 
 
-def _floor(root: np.ndarray, late: np.ndarray) -> float:
+def _floor(root: Array, late: Array) -> float:
     """Return a of a + k / root, fitted by least relative squares."""
     terms = np.stack([np.ones(len(root)), 1 / root], 1) / late[:, None]
     return float(np.linalg.lstsq(terms, np.ones(len(root)), rcond=None)[0][0])
 
 
-def _student(values: np.ndarray, level: float) -> tuple[float, float, float]:
+def _student(values: Array, level: float) -> tuple[float, float, float]:
     """Return the mean and its interval."""
     half = stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
@@ -206,7 +208,7 @@ def deca(case: Case, setting: Setting) -> Squares:
 
 
 def dec_lora(case: Case, setting: Setting) -> Squares:
-    """Run Dec-LoRA: T rounds of K = `inner_steps` local steps of SGD on both factors, which are then mixed apart."""
+    """Run Dec-LoRA: T rounds of K = `inner_steps` local steps of SGD on both factors, which are then mixed separately."""
     check(setting.blocks == 1, "blocks", setting.blocks, "1: Dec-LoRA trains all factors at once")
     recipe = Recipe(setting.rounds, setting.inner_steps, setting.lr, optimisers.sgd(), mix_every=setting.inner_steps)
     return measured(case, whole(list(case.problem.start)), recipe, setting.graph)
@@ -223,23 +225,24 @@ def measured(case: Case, blocks: Sequence[Block], recipe: Recipe, graph: str) ->
     """Return the mean over inner steps, before each, of the squared gradient at every seed's mean model."""
     W = np.kron(np.eye(case.seeds), topology(graph, case.clients).at(0))  # seeds do not hear one another
     laid = plan(case.problem, blocks, Topology(graph, (W,)), recipe)
-    centres = [torch.cat(state.blocks, 1).unflatten(0, (case.seeds, -1)).mean(1) for state in _states(laid)]
-    squares = torch.cat([case.gradient(part).square() for part in torch.stack(centres).split(CHUNK)])  # (steps, seeds, D)
+    models = (torch.unflatten(torch.cat(state.blocks, 1), 0, (case.seeds, -1)) for state in _states(laid))
+    parts = torch.split(torch.stack([x.mean(1) for x in models]), CHUNK)
+    squares = torch.cat([case.gradient(part).square() for part in parts])  # (steps, seeds, D)
     owner = np.repeat([visit.block for visit in laid.visits], recipe.inner_steps)
     columns = np.repeat(np.arange(len(blocks)), [where.width for where in laid.layouts])
     active = squares * torch.from_numpy(owner[:, None, None] == columns)
     return _squares(squares.sum(2).numpy(), active.sum(2).numpy())
 
 
-def _squares(full: np.ndarray, block: np.ndarray) -> Squares:
+def _squares(full: Array, block: Array) -> Squares:
     """Return the averages of what was measured along a run, (times, seeds)."""
     return Squares(full.mean(0), block.mean(0), full[-max(len(full) // 4, 1):].mean(0))
 
 
 def of_plan(laid: Plan, data: Batch) -> Squares:
     """Return the same of any plan, such as a language model's, on `data` (N, n, ...), measured at each visit's start: (1,)."""
-    found = [_at_visit(laid, state, data) for state in _states(laid) if state.step % laid.recipe.inner_steps == 0]
-    return _squares(*np.array(found).T[:, :, None])
+    at_visits = [_at_visit(laid, state, data) for state in _states(laid) if state.step % laid.recipe.inner_steps == 0]
+    return _squares(*np.array(at_visits).T[:, :, None])
 
 
 def _at_visit(laid: Plan, state: State, data: Batch) -> tuple[float, float]:
@@ -292,32 +295,33 @@ def quadratic(seeds: int, zeta: float = 0.0, common: bool = True, sigma: float =
 
 
 def _quadratic(rng: np.random.Generator, zeta: float, common: bool, distance: float, n: int,
-               d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+               d: int) -> tuple[Array, Array, Array]:
     turns = np.linalg.qr(rng.standard_normal((n, d, d)))[0]
     turns = turns[:1].repeat(n, 0) if common else turns
     A = turns * np.geomspace(0.5, 2, d) @ turns.swapaxes(1, 2)
-    minimiser, apart = rng.standard_normal(d), rng.standard_normal((n, d))
-    apart -= apart.mean(0)
-    apart *= zeta / max(np.sqrt((apart**2).sum() / n), 1e-300)
+    minimiser, tilts = rng.standard_normal(d), rng.standard_normal((n, d))
+    tilts -= tilts.mean(0)
+    tilts *= zeta / max(np.sqrt((tilts**2).sum() / n), 1e-300)
     start = minimiser + distance * rng.choice([-1.0, 1.0], d)
-    return A, A @ minimiser + apart, np.tile(start, (n, 1))
+    return A, A @ minimiser + tilts, np.tile(start, (n, 1))
 
 
-def stall(case: Case, sigma: float) -> np.ndarray:
+def stall(case: Case, sigma: float) -> Array:
     """Return (seeds,) the squared gradient where DECA is predicted to stop for lr -> 0, long visits and a complete graph.
 
     `case` is `quadratic` with one Hessian and sigma = 0. With noise `sigma` Adam steps by about g / sqrt(g^2 + sigma^2),
     so the mean model rests where those of the clients sum to 0, coordinate by coordinate: a prediction, not a bound.
     """
     b = case.problem.batches(0)[1].unflatten(0, (case.seeds, -1)).numpy()  # (seeds, N, d)
-    apart = b - b.mean(1, keepdims=True)  # client i's gradient is G - apart_i where that of f is G
-    low, high = apart.min(1), apart.max(1)
+    offsets = b - b.mean(1, keepdims=True)  # client i's gradient is G - offset_i where that of f is G
+    low, high = offsets.min(1), offsets.max(1)
     for _ in range(100):
         G = (low + high) / 2
-        g = G[:, None] - apart
+        g = G[:, None] - offsets
         uphill = (g / np.sqrt(g**2 + sigma**2 + 1e-300)).sum(1) > 0
         low, high = np.where(uphill, low, G), np.where(uphill, G, high)
-    return (G**2).sum(1)
+    squared: Array = (G**2).sum(1)
+    return squared
 
 
 def logistic(seeds: int, skew: float = 0.0, distance: float = 3.0, rows: int = 128, batch: int = 4, clients: int = 8,
@@ -349,7 +353,7 @@ def _logistic_loss(params: tree.Params, batch: Batch) -> Tensor:
 
 
 def _logistic(rng: np.random.Generator, skew: float, distance: float, rows: int, n: int,
-              d: int) -> tuple[np.ndarray, np.ndarray]:
+              d: int) -> tuple[Array, Array]:
     """Return label times features (N, rows, d) and the start (N, d)."""
     law, features = rng.standard_normal(d) * 2 / np.sqrt(d), rng.standard_normal((n * rows, d)) + 0.5
     labels = np.where(rng.random(n * rows) < 1 / (1 + np.exp(-features @ law)), 1.0, -1.0)
@@ -376,7 +380,8 @@ def factorised(seeds: int, zeta: float = 1.0, sigma: float = 0.5, size: int = 6,
         return stacked + sigma * torch.from_numpy(np.random.default_rng([seed, step, 0xF]).standard_normal(stacked.shape))
 
     def gradient(x: Tensor) -> Tensor:
-        a, b = x[..., : rank * size].unflatten(-1, (rank, size)), x[..., rank * size:].unflatten(-1, (size, rank))
+        of_a, of_b = x[..., : rank * size], x[..., rank * size:]
+        a, b = torch.unflatten(of_a, -1, (rank, size)), torch.unflatten(of_b, -1, (size, rank))
         error = b @ a - target
         return torch.cat([(b.mT @ error).flatten(-2), (error @ a.mT).flatten(-2)], -1)
 
@@ -384,16 +389,17 @@ def factorised(seeds: int, zeta: float = 1.0, sigma: float = 0.5, size: int = 6,
 
 
 def _factorised_loss(params: tree.Params, batch: Batch) -> Tensor:
-    return (params["w.lora_B"] @ params["w.lora_A"] - batch).square().sum() / 2
+    error: Tensor = params["w.lora_B"] @ params["w.lora_A"] - batch
+    return error.square().sum() / 2
 
 
-def _factorised(rng: np.random.Generator, zeta: float, size: int, rank: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _factorised(rng: np.random.Generator, zeta: float, size: int, rank: int, n: int) -> tuple[Array, Array]:
     left, right = np.linalg.qr(rng.standard_normal((2, size, rank)))[0]  # orthonormal columns
     target = left * np.geomspace(8, 4, rank) @ right.T
-    apart = rng.standard_normal((n, size, size))
-    apart -= apart.mean(0)
-    apart *= zeta / max(np.sqrt((apart**2).sum() / n), 1e-300)
-    return target + apart, np.tile(rng.standard_normal((rank, size)) / np.sqrt(size), (n, 1, 1))
+    offsets = rng.standard_normal((n, size, size))
+    offsets -= offsets.mean(0)
+    offsets *= zeta / max(np.sqrt((offsets**2).sum() / n), 1e-300)
+    return target + offsets, np.tile(rng.standard_normal((rank, size)) / np.sqrt(size), (n, 1, 1))
 
 
 def _in_range(**counts: int) -> None:

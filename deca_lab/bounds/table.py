@@ -37,15 +37,15 @@ class Row(NamedTuple):
     def line(self) -> str:
         """Return the row for people, in the columns of HEAD."""
         tight = "-" if np.isnan(self.tightness) else f"{self.tightness:.4f}"
-        told = "" if self.fails_when_broken else "; it does not fail with a broken hypothesis"
+        warning = "" if self.fails_when_broken else "; it does not fail with a broken hypothesis"
         sides = f"{self.lhs:>11.5g} {self.rhs:>11.5g} {tight:>9}"
-        return f"{self.claim:<20} {self.case:<34} {sides}  {self.verdict}, {self.seconds:.1f} s{told}"
+        return f"{self.claim:<20} {self.case:<34} {sides}  {self.verdict}, {self.seconds:.1f} s{warning}"
 
 
 def claims() -> dict[str, ModuleType]:
     """Return the claims' modules by name: the files of this folder that have examples."""
-    found = {m.name: import_module(f"{bounds.__name__}.{m.name}") for m in pkgutil.iter_modules(bounds.__path__)}
-    return {name: module for name, module in sorted(found.items()) if hasattr(module, "examples")}
+    modules = {m.name: import_module(f"{bounds.__name__}.{m.name}") for m in pkgutil.iter_modules(bounds.__path__)}
+    return {name: module for name, module in sorted(modules.items()) if hasattr(module, "examples")}
 
 
 def evaluate(names: Sequence[str] = (), seed: int = 0, say: Callable[[Row], None] = lambda row: None) -> list[Row]:

@@ -38,7 +38,7 @@ class Setting(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One inner step, all clients at once; matrices are of the active block (N, D_k) unless said."""
+    """One inner step, all clients at once; matrices are of the active block (N, D_k) unless stated."""
 
     turn: int              # r, from 1 within the visit
     columns: slice         # of the active block in X
@@ -57,13 +57,13 @@ def trace(landscape: Landscape, setting: Setting, optimiser: Optimiser | None = 
     spied = _spied(optimiser or adam(setting.adam, setting.feedback), setting.adam, inside)
     laid = plan(problem, blocks, setting.topology, Recipe(setting.rounds, setting.inner_steps, lambda s: setting.lr, spied))
     ends = torch.tensor([0, *(where.width for where in laid.layouts)]).cumsum(0).tolist()
-    before, found = torch.cat([problem.start[b.names[0]] for b in blocks], 1), []
+    before, steps = torch.cat([problem.start[b.names[0]] for b in blocks], 1), []
     for state, _ in train(laid):
         k, turn = laid.visits[(state.step - 1) // setting.inner_steps].block, (state.step - 1) % setting.inner_steps + 1
         after = torch.cat(state.blocks, 1)
-        found.append(Step(turn, slice(ends[k], ends[k + 1]), before, after, *inside[-1]))
+        steps.append(Step(turn, slice(ends[k], ends[k + 1]), before, after, *inside[-1]))
         before = after
-    return found
+    return steps
 
 
 def _spied(optimiser: Optimiser, decays: mo.Adam, inside: list[tuple[Tensor, ...]]) -> Optimiser:

@@ -10,7 +10,6 @@ Tight       attained where X' and Y' are opposite multiples of the singular vect
 Proof       theory/tracking_consensus.ipynb.
 """
 
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,8 @@ from deca_lab.bounds.gossip_contraction import witness as singular_vector
 from deca_lab.bounds.landscape import Landscape, as_problem, quadratics, valleys
 from deca_lab.errors import check
 from deca_lab.gossip import Mix
+from deca_lab.graphs import Array
+from deca_lab.optimisers import OptState
 from deca_lab.problems import Problem
 from deca_lab.topology import Topology, topology
 from deca_lab.tree import flatten
@@ -32,7 +33,7 @@ from deca_lab.tree import flatten
 SOURCE = "derived; usual with 2 in place of 1 + l^2"
 
 
-def tracking_consensus(problem: Problem, W: np.ndarray | Topology, alpha: float, steps: int, combine_first: bool = False,
+def tracking_consensus(problem: Problem, W: Array | Topology, alpha: float, steps: int, combine_first: bool = False,
                        usual: bool = False) -> Bound:
     """Return both sides at steps 1 .. `steps` of the library's run on a problem with one tensor a client.
 
@@ -42,19 +43,19 @@ def tracking_consensus(problem: Problem, W: np.ndarray | Topology, alpha: float,
     topo = W if isinstance(W, Topology) else topology(W)
     l2 = second_singular_value(topo.at(0)) ** 2
     check(l2 < 1 and len(topo.matrices) == 1, "W", l2**0.5, "one matrix with a second singular value below 1")
-    lhs, apart, pulled = run(problem, topo, alpha, steps, combine_first)
+    lhs, disagreement, pulled = run(problem, topo, alpha, steps, combine_first)
     kept = 1.0 if combine_first else l2
-    rhs = (1 + l2) / 2 * apart + alpha**2 * kept * (2 if usual else 1 + l2) / (1 - l2) * pulled
+    rhs = (1 + l2) / 2 * disagreement + alpha**2 * kept * (2 if usual else 1 + l2) / (1 - l2) * pulled
     size = float(flatten(problem.start, list(problem.start)).square().sum())
     return Bound(lhs, rhs, "disagreement of gradient tracking", SOURCE, rounding=1e-28 * max(size, 1.0))
 
 
 def run(problem: Problem, topo: Topology, alpha: float, steps: int,
-        combine_first: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        combine_first: bool) -> tuple[Array, Array, Array]:
     """Return || X'_{k+1} ||^2, || X'_k ||^2 and || Y'_k ||^2 (steps,) of a run of the library's gradient tracking."""
     tracked, seen = optimisers.gradient_tracking(), []
 
-    def update(g: Tensor, state: Any, x: Tensor, exchange: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - the optimiser's state
+    def update(g: Tensor, state: OptState, x: Tensor, exchange: Mix) -> tuple[Tensor, OptState]:
         y, state = tracked.update(g, state, x, exchange)
         seen.append(y.clone())
         return y, state
@@ -62,11 +63,11 @@ def run(problem: Problem, topo: Topology, alpha: float, steps: int,
     recipe = tr.Recipe(1, steps, lambda s: alpha, tracked._replace(update=update), combine_first=combine_first)
     plan = tr.plan(problem, whole(list(problem.start)), topo, recipe)
     X = [tr.begin(plan).blocks[0], *(state.blocks[0] for state, _ in tr.train(plan))]
-    apart = np.array([float((x - x.mean(0)).square().sum()) for x in X])
-    return apart[1:], apart[:-1], np.array([float((y - y.mean(0)).square().sum()) for y in seen])
+    distances = np.array([float((x - x.mean(0)).square().sum()) for x in X])
+    return distances[1:], distances[:-1], np.array([float((y - y.mean(0)).square().sum()) for y in seen])
 
 
-def witness(W: np.ndarray, alpha: float) -> Problem:
+def witness(W: Array, alpha: float) -> Problem:
     """Return linear functions and a start whose first step attains the claim, adapt then combine: alpha Y' = -c X', rightly c."""
     l2 = second_singular_value(W) ** 2
     check(1e-12 < l2 < 1, "W", l2**0.5, "with a second singular value between 0 and 1")
@@ -91,6 +92,6 @@ def broken(seed: int = 0) -> Bound:
     """Return a doubly stochastic W that is not normal, with its second eigenvalue in place of the singular value."""
     W = 0.5 * np.eye(6)[[1, 2, 0, 4, 3, 5]] + 0.3 * np.eye(6)[[3, 0, 5, 1, 2, 4]] + 0.2 * np.eye(6)
     l2 = float(np.sort(np.abs(np.linalg.eigvals(W)))[-2]) ** 2
-    lhs, apart, pulled = run(witness(W, 0.1), topology(W), 0.1, 1, False)
-    rhs = (1 + l2) / 2 * apart + 0.01 * l2 * (1 + l2) / (1 - l2) * pulled
+    lhs, disagreement, pulled = run(witness(W, 0.1), topology(W), 0.1, 1, False)
+    rhs = (1 + l2) / 2 * disagreement + 0.01 * l2 * (1 + l2) / (1 - l2) * pulled
     return Bound(lhs, rhs, "disagreement of gradient tracking", SOURCE)

@@ -20,6 +20,7 @@ from deca_lab import train as tr
 from deca_lab.blocks import whole
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
+from deca_lab.graphs import Array
 from deca_lab.problems import quadratics
 from deca_lab.topology import topology
 
@@ -27,8 +28,8 @@ SOURCE = "derived"
 FIT = 1e-3   # what a rate read off a finite run may miss by
 
 
-def tracking_rate(W: np.ndarray, A: np.ndarray, b: np.ndarray, X0: np.ndarray, alpha: float, steps: int,
-                  combine_first: bool = False, claimed: np.ndarray | None = None) -> Bound:
+def tracking_rate(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int,
+                  combine_first: bool = False, claimed: Array | None = None) -> Bound:
     """Return || X_k - X* ||_F of the library's run at k = 1 .. `steps` beside the same from powers of M: equal.
 
     `claimed` stands in for M, to see what breaks. Raises BadInput for shapes that do not fit, or no unique minimum.
@@ -45,7 +46,7 @@ def tracking_rate(W: np.ndarray, A: np.ndarray, b: np.ndarray, X0: np.ndarray, a
     return Bound(lhs, np.array(rhs), "gradient tracking's error", SOURCE, rounding=rounding, equal=True)
 
 
-def decay(W: np.ndarray, A: np.ndarray, b: np.ndarray, X0: np.ndarray, alpha: float, steps: int,
+def decay(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int,
           combine_first: bool = False) -> Bound:
     """Return the rate of the second half of a run, the mean factor a step, beside r: equal to 1e-3, for the run is finite."""
     error = np.linalg.norm(run(W, A, b, X0, alpha, steps, combine_first) - solution(A, b), axis=(1, 2))
@@ -56,7 +57,7 @@ def decay(W: np.ndarray, A: np.ndarray, b: np.ndarray, X0: np.ndarray, alpha: fl
     return Bound(np.array([rate]), np.array([r]), "gradient tracking's rate", SOURCE, axis="run", rounding=FIT * r, equal=True)
 
 
-def matrix(W: np.ndarray, A: np.ndarray, alpha: float, combine_first: bool = False) -> np.ndarray:
+def matrix(W: Array, A: Array, alpha: float, combine_first: bool = False) -> Array:
     """Return M (2 N d, 2 N d)."""
     n, d = A.shape[0], A.shape[1]
     check(A.shape == (n, d, d) and W.shape == (n, n), "W, A", (W.shape, A.shape), "of shapes (N, N) and (N, d, d)")
@@ -68,21 +69,21 @@ def matrix(W: np.ndarray, A: np.ndarray, alpha: float, combine_first: bool = Fal
     return np.block([[mixed, -alpha * stepped], [hessian @ (mixed - one), mixed - alpha * hessian @ stepped]])
 
 
-def rate_of(M: np.ndarray, d: int) -> float:
+def rate_of(M: Array, d: int) -> float:
     """Return r: the largest modulus of M's eigenvalues without the d that are nearest to 1."""
     values = np.linalg.eigvals(M)
     return float(np.abs(values[np.argsort(np.abs(values - 1))[d:]]).max())
 
 
-def solution(A: np.ndarray, b: np.ndarray) -> np.ndarray:
+def solution(A: Array, b: Array) -> Array:
     """Return the minimum (d,) of the mean problem."""
     total = A.sum(0)
     check(bool(np.linalg.eigvalsh(total).min() > 1e-12), "A", total.tolist(), "of positive definite sum, for one minimum")
     return np.asarray(np.linalg.solve(total, b.sum(0)))
 
 
-def run(W: np.ndarray, A: np.ndarray, b: np.ndarray, X0: np.ndarray, alpha: float, steps: int,
-        combine_first: bool = False) -> np.ndarray:
+def run(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int,
+        combine_first: bool = False) -> Array:
     """Return X_1 .. X_steps (steps, N, d) of the library's own gradient tracking."""
     check(steps >= 1, "steps", steps, "1 or more")
     hessians, linear, start = (torch.from_numpy(np.array(part, dtype=np.float64)) for part in (A, b, X0))
@@ -92,7 +93,7 @@ def run(W: np.ndarray, A: np.ndarray, b: np.ndarray, X0: np.ndarray, alpha: floa
     return np.stack([state.blocks[0].numpy() for state, _ in tr.train(plan)])
 
 
-def usual(clients: int = 6, d: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def usual(clients: int = 6, d: int = 3, seed: int = 0) -> tuple[Array, Array, Array, Array]:
     """Return W of a ring and random A, b, X0: clients whose minima are far apart."""
     rng = np.random.default_rng([seed, 0x67])
     roots = rng.standard_normal((clients, d, d))

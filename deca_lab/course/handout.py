@@ -8,9 +8,12 @@ import ast
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deca_lab.course.place import Copied, files, home, write_new
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 STUB = "raise NotImplementedError"
 POINTS = 1
@@ -29,8 +32,8 @@ def students(folder: Path | str, place: Path | None = None) -> Copied:
 
     The folder can stand as nbgrader's source/ASSIGNMENT: `nbgrader generate_assignment` adds its checksums.
     """
-    found = files(place or home())
-    lessons = {Path(name.name): data for name, data in found.items() if name.parts[0] == "notebooks" and name.suffix != ".md"}
+    course = files(place or home())
+    lessons = {Path(name.name): data for name, data in course.items() if name.parts[0] == "notebooks" and name.suffix != ".md"}
     return write_new(Path(folder), {name: handed_out(data, name.stem) if name.suffix == ".ipynb" else data
                                     for name, data in lessons.items()})
 
@@ -46,7 +49,7 @@ def handed_out(data: bytes, stem: str) -> bytes:
     return (text + "\n").encode()
 
 
-def exercises_of(nb: Any) -> set[str]:  # noqa: ANN401 - a notebook node
+def exercises_of(nb: "NotebookNode") -> set[str]:
     """Return the names of the functions that the notebook both defines and checks."""
     trees = [tree for cell in nb.cells if cell.cell_type == "code" and (tree := _tree(cell.source))]
     defined = {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -64,14 +67,19 @@ def _checked(statement: ast.stmt) -> list[tuple[str, str]]:
     """Return (checking function, checked name) of each check(NAME) in a statement that is no definition."""
     if isinstance(statement, ast.FunctionDef):
         return []
-    calls = (n for n in ast.walk(statement) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name))
-    return [(call.func.id, call.args[0].id) for call in calls  # type: ignore[attr-defined]
-            if re.fullmatch(r"check(_\w+)?", call.func.id)  # type: ignore[attr-defined]
-            and call.args and isinstance(call.args[0], ast.Name)]
+    return [pair for node in ast.walk(statement) if (pair := _check_of(node))]
 
 
-def _cells(cell: Any, exercises: set[str], stem: str, used: Counter[str]) -> list[Any]:  # noqa: ANN401
-    """Return the cells that take the place of one: an exercise's stub and its check stand apart."""
+def _check_of(node: ast.AST) -> tuple[str, str] | None:
+    """Return (checking function, checked name) of a node that is check(NAME), else None."""
+    match node:
+        case ast.Call(func=ast.Name(id=function), args=[ast.Name(id=name), *_]) if re.fullmatch(r"check(_\w+)?", function):
+            return function, name
+    return None
+
+
+def _cells(cell: "NotebookNode", exercises: set[str], stem: str, used: Counter[str]) -> "list[NotebookNode]":
+    """Return the cells that take the place of one: an exercise's stub and its check get cells of their own."""
     if cell.cell_type != "code":
         return [cell]
     new = []
@@ -118,7 +126,8 @@ def _of(node: ast.stmt, lines: list[str], exercises: set[str]) -> list[Part]:
 
 
 def _first_line(node: ast.stmt) -> int:
-    return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(d.lineno for d in decorators)]) - 1
 
 
 def _text(lines: list[str]) -> str:
@@ -128,11 +137,11 @@ def _text(lines: list[str]) -> str:
 def stub(node: ast.FunctionDef, lines: list[str]) -> str:
     """Return a function as its signature and docstring over `raise NotImplementedError`, unless it is that already."""
     start, end = _first_line(node), node.end_lineno
-    told = ast.get_docstring(node) is not None
-    answer = node.body[1:] if told else node.body
+    documented = ast.get_docstring(node) is not None
+    answer = node.body[1:] if documented else node.body
     if [ast.unparse(s).removesuffix("()") for s in answer] == [STUB]:
         return _text(lines[start:end])
-    if told:
+    if documented:
         kept = lines[start:node.body[0].end_lineno]
     else:
         first = node.body[0]

@@ -1,4 +1,4 @@
-"""The kernel of the very Python that runs us, whatever others the user has, and the environment that it gets."""
+"""The kernel of the Python that runs us, even if the user has others, and the environment that it gets."""
 
 import os
 from collections.abc import Mapping

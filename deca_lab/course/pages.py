@@ -8,12 +8,15 @@ import re
 from collections.abc import Callable
 from html import escape, unescape
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from deca_lab.course.place import FOLDERS, files, home, notebooks
 from deca_lab.errors import BadInput, check
 from deca_lab.files import write_whole
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 MARK = '<meta name="generator" content="deca-lab">'
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+?)\$|(\\begin\{(\w+\*?)\}.+?\\end\{\4\})", re.S)
@@ -28,8 +31,8 @@ def html(folder: Path | str, place: Path | None = None) -> list[Path]:
     """
     place, folder = place or home(), Path(folder)
     index = folder / "index.html"
-    held = not folder.exists() or not any(folder.iterdir()) or (index.is_file() and MARK in index.read_text(encoding="utf-8"))
-    check(held, "folder", str(folder), "a new folder, an empty one, or one that an earlier call wrote")
+    ours = not folder.exists() or not any(folder.iterdir()) or (index.is_file() and MARK in index.read_text(encoding="utf-8"))
+    check(ours, "folder", str(folder), "a new folder, an empty one, or one that an earlier call wrote")
     pictures = {name: data for name, data in files(place).items() if name.suffix not in (".ipynb", ".md")}
     pages = {**_lessons(place), Path("index.html"): _index(place)}
     written: dict[Path, bytes | str] = {**pictures, **pages}
@@ -61,12 +64,12 @@ def _lessons(place: Path) -> dict[Path, str]:
     return made
 
 
-def _title(nb: Any, otherwise: str) -> str:  # noqa: ANN401 - a notebook node
+def _title(nb: "NotebookNode", otherwise: str) -> str:
     lines = (line for cell in nb.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
     return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), otherwise)
 
 
-def _body(nb: Any, page: Path, place: Path) -> str:  # noqa: ANN401 - a notebook node
+def _body(nb: "NotebookNode", page: Path, place: Path) -> str:
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(template_name="basic", anchor_link_text="¶")
@@ -80,8 +83,8 @@ def _index(place: Path) -> str:
     parts = []
     for folder in FOLDERS:
         source = place / folder / "README.md"
-        told = source.read_text(encoding="utf-8") if source.is_file() else f"# {folder}\n"
-        parts.append(f'<section id="{folder}">{_markdown(Path(folder), Path(), place)(told)}</section>')
+        text = source.read_text(encoding="utf-8") if source.is_file() else f"# {folder}\n"
+        parts.append(f'<section id="{folder}">{_markdown(Path(folder), Path(), place)(text)}</section>')
     return _page("deca_lab: the course", "\n".join(parts), Path("index.html"), ("", ""), ("", ""))
 
 
@@ -129,11 +132,11 @@ def formulae(text: str) -> str:
     return FORMULA.sub(lambda m: _formula(unescape(m[1] or m[2] or m[3]).strip(), m[2] is None), text)
 
 
-def _formula(tex: str, apart: bool) -> str:
+def _formula(tex: str, displayed: bool) -> str:
     try:
         from latex2mathml.converter import convert
 
-        made: str = convert(tex, display="block" if apart else "inline")
+        made: str = convert(tex, display="block" if displayed else "inline")
         return made.replace("<math ", f'<math alttext="{escape(tex)}" ', 1)
     except Exception:                      # not installed, or TeX that it does not know: both leave the TeX readable
         return f"<code>{escape(tex)}</code>"

@@ -40,8 +40,8 @@ def notebooks(place: Path | None = None) -> list[Path]:
 
 def files(place: Path) -> dict[Path, bytes]:
     """Return {path below `place`: content} of all that belongs to the course: notebooks, pages and pictures."""
-    found = (path for folder in FOLDERS for path in sorted((place / folder).iterdir()))
-    return {path.relative_to(place): path.read_bytes() for path in found if path.is_file() and path.name[0] != "."}
+    paths = (path for folder in FOLDERS for path in sorted((place / folder).iterdir()))
+    return {path.relative_to(place): path.read_bytes() for path in paths if path.is_file() and path.name[0] != "."}
 
 
 def copy_to(folder: Path | str) -> Copied:

@@ -10,10 +10,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deca_lab.course.kernel import QUIET, environment, kernel
 from deca_lab.errors import BadInput, check, pick
+
+if TYPE_CHECKING:
+    from papermill.engines import NotebookExecutionManager
 
 PROFILES = {"fast": 240, "full": 1200}     # seconds that one cell may take
 Say = Callable[[str], None]
@@ -72,7 +75,7 @@ def parameters_of(path: Path) -> set[str]:
 
     try:
         return set(papermill.inspect_notebook(str(path)))
-    except Exception as error:             # papermill's readers raise whatever json, nbformat or the system raise
+    except Exception as error:             # papermill passes on what json, nbformat or the system raise
         raise BadInput(f"notebook {str(path)!r} cannot be read: {error}") from None
 
 
@@ -84,7 +87,7 @@ def parse_parameters(words: Iterable[str]) -> dict[str, Any]:
     return {name: _literal(value) for _, name, _, value in parts}
 
 
-def _literal(text: str) -> Any:  # noqa: ANN401 - whatever a notebook's parameter takes
+def _literal(text: str) -> object:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -146,11 +149,11 @@ def run_one(job: Job) -> Result:
                                    progress_bar=False, execution_timeout=job.timeout, threads=job.threads)
         error = ""
     except Exception as raised:            # a cell's own error, a time-out, a dead kernel, a full disk
-        error = _told(raised)
+        error = _described(raised)
     return Result(job.path, time.perf_counter() - began, error, job.copy)
 
 
-def _told(raised: Exception) -> str:
+def _described(raised: Exception) -> str:
     """Return the failing cell's number, its source and its error."""
     from papermill.exceptions import PapermillExecutionError
 
@@ -165,28 +168,30 @@ def _indented(source: str) -> str:
 
 def _engine() -> str:
     """Register papermill's engine with our kernel and without Output widgets, and return its name."""
-    from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
 
-    class Engine(NBClientEngine):          # papermill takes engines as classes
-        """papermill's own, but for the kernel, its environment, and nbclient's Output widgets."""
-
-        @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, execution_timeout: int, threads: int,  # noqa: ANN401
-                                     start_timeout: int = 60, **unused: Any) -> Any:  # noqa: ANN401
-            client = PapermillNotebookClient(nb_man, km=kernel(), kernel_name=kernel_name, timeout=execution_timeout,
-                                             startup_timeout=start_timeout, shutdown_kernel="immediate",
-                                             extra_arguments=QUIET)
-            client.widget_registry = {}    # jupyter/nbclient issue 312: a run stalls without an error
-            return client.execute(env=environment(threads), cleanup_kc=True)
-
-    papermill_engines.register("deca-lab", Engine)
+    # papermill takes engines as classes: its own one, with another way to execute a notebook
+    engine = type("Engine", (NBClientEngine,), {"execute_managed_notebook": staticmethod(_execute_managed)})
+    papermill_engines.register("deca-lab", engine)
     return "deca-lab"
+
+
+def _execute_managed(manager: "NotebookExecutionManager", kernel_name: str, *, execution_timeout: int, threads: int,
+                     start_timeout: int = 60, **unused: object) -> None:
+    """Execute a notebook as papermill does, but for the kernel, its environment, and nbclient's Output widgets."""
+    from papermill.clientwrap import PapermillNotebookClient
+
+    client = PapermillNotebookClient(manager, km=kernel(), kernel_name=kernel_name, timeout=execution_timeout,
+                                     startup_timeout=start_timeout, shutdown_kernel="immediate", extra_arguments=QUIET)
+    client.widget_registry = {}            # jupyter/nbclient issue 312: a run stalls without an error
+    client.execute(env=environment(threads), cleanup_kc=True)
 
 
 def table(results: Sequence[Result]) -> str:
     """Return a line a notebook, seconds and whether it failed, their sum, and below what failed."""
     rows = [f"{r.seconds:7.1f} s  {r.name}{'  FAILED' if r.error else ''}" for r in results]
-    rows.append(f"{sum(r.seconds for r in results):7.1f} s  in all, {sum(not r.error for r in results)} of {len(results)} ran")
+    seconds = sum(r.seconds for r in results)
+    ran = sum(not r.error for r in results)
+    rows.append(f"{seconds:7.1f} s  in all, {ran} of {len(results)} ran")
     failed = [f"{r.name}: {r.error}\nexecuted up to there: {r.copy}" for r in results if r.error]
     return "\n\n".join(["\n".join(rows), *failed])

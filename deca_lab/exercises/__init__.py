@@ -9,7 +9,7 @@ from deca_lab.errors import BadInput, pick
 from deca_lab.errors import check as require
 from deca_lab.exercises.exercise import Exercise, Mistake, verdict
 
-LESSONS = tuple(sorted(found.name for found in iter_modules(__path__) if found.name.startswith("lesson_")))
+LESSONS = tuple(sorted(module.name for module in iter_modules(__path__) if module.name.startswith("lesson_")))
 EXERCISES: dict[str, Exercise] = {
     made.name: made for lesson in LESSONS for made in import_module(f"{__name__}.{lesson}").EXERCISES}
 

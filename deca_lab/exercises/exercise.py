@@ -1,10 +1,10 @@
-"""What an exercise is, and the words on an answer: each runs yours beside the library's own function and says what went wrong.
+"""What an exercise is, and how an answer is judged: beside the answers of the library's own function.
 
 An answer may hold numbers, arrays, tensors, strings, truth values, and tuples, lists and dicts of them.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from math import inf
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-LONGEST = 300  # letters of an error that are told
+LONGEST = 300  # letters of an error message that are shown
 Arguments = tuple[Any, ...]  # numbers, strings, arrays, tensors, and dicts and sequences of them
 STUB = "Not yet: replace the line that raises NotImplementedError, and run the cell again."
 
@@ -25,7 +25,7 @@ class Mistake(NamedTuple):
 
 
 class Exercise(NamedTuple):
-    """A function to write: `about` names what it computes, `cases` maps words to arguments, `hints` tell more and more."""
+    """A function to write: `about` names what it computes, `cases` maps words to arguments, `hints` reveal more and more."""
 
     name: str
     about: str
@@ -36,7 +36,10 @@ class Exercise(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """The worst difference between an answer and what it should be: 0 where there is none, inf for what is no such thing."""
+    """The worst difference between an answer and what it should be.
+
+    0 where there is none; inf where the answer has the wrong kind or shape, so that there is nothing to compare.
+    """
 
     size: float
     words: str = ""
@@ -61,10 +64,10 @@ def verdict(exercise: Exercise, yours: Callable[..., Any]) -> str:
 def _judged(exercise: Exercise, answers: Sequence[Any]) -> str:
     """Return the verdict on the answers, one for each case."""
     for (where, arguments), answer in zip(exercise.cases.items(), answers, strict=True):
-        found = _read(answer, exercise.solution(*deepcopy(arguments)))
-        if found.size:
-            known = "" if found.size == inf else _known(exercise, answers)
-            return f"Not yet, on {where}: {known or found.words}"
+        difference = _read(answer, exercise.solution(*deepcopy(arguments)))
+        if difference.size:
+            known = "" if difference.size == inf else _known(exercise, answers)
+            return f"Not yet, on {where}: {known or difference.words}"
     cases = " and on ".join(exercise.cases) if len(exercise.cases) <= 3 else f"all {len(exercise.cases)} cases"
     return f"Right: yours is the library's own {exercise.about}, on {cases}."
 
@@ -77,7 +80,7 @@ def _known(exercise: Exercise, answers: Sequence[Any]) -> str:
     return next(made, "")
 
 
-def _read(answer: Any, wanted: Any) -> Gap:  # noqa: ANN401 - whatever a student returns
+def _read(answer: object, wanted: object) -> Gap:
     """Return the gap, also of an answer that breaks when it is looked at."""
     try:
         return gap(answer, wanted)
@@ -101,7 +104,7 @@ def _changed(exercise: Exercise, given: Arguments, arguments: Arguments) -> str:
 # ---- an answer beside what it should be; what it should be says how the answer is read
 
 
-def gap(got: Any, wanted: Any, at: str = "", exact: bool = False) -> Gap:  # noqa: ANN401 - whatever a student returns
+def gap(got: object, wanted: object, at: str = "", exact: bool = False) -> Gap:
     """Return the worst difference; `at` says which part of the answer this is."""
     here = f"entry {at} of the answer" if at else "the answer"
     if got is None:
@@ -123,7 +126,7 @@ def gap(got: Any, wanted: Any, at: str = "", exact: bool = False) -> Gap:  # noq
     return _gap_of_numbers(array, asked, here, exact)
 
 
-def _gap_of_dicts(got: Any, wanted: Mapping[Any, Any], at: str, here: str, exact: bool) -> Gap:  # noqa: ANN401
+def _gap_of_dicts(got: object, wanted: Mapping[Any, object], at: str, here: str, exact: bool) -> Gap:
     if not isinstance(got, Mapping):
         return Gap(inf, f"{here} is {_thing(got)}; it must be {_kind(wanted)}.")
     if set(got) != set(wanted):
@@ -131,7 +134,7 @@ def _gap_of_dicts(got: Any, wanted: Mapping[Any, Any], at: str, here: str, exact
     return _worst(gap(got[key], wanted[key], f"{at}[{key!r}]", exact) for key in wanted)
 
 
-def _gap_of_sequences(got: Any, wanted: Sequence[Any], at: str, here: str, exact: bool) -> Gap:  # noqa: ANN401
+def _gap_of_sequences(got: object, wanted: Sequence[object], at: str, here: str, exact: bool) -> Gap:
     if isinstance(got, np.ndarray | torch.Tensor) and got.ndim:
         got = list(got)
     if not isinstance(got, tuple | list):
@@ -141,7 +144,7 @@ def _gap_of_sequences(got: Any, wanted: Sequence[Any], at: str, here: str, exact
     return _worst(gap(g, w, f"{at}[{k}]", exact) for k, (g, w) in enumerate(zip(got, wanted, strict=True)))
 
 
-def _gap_of_words(got: Any, wanted: str, here: str) -> Gap:  # noqa: ANN401
+def _gap_of_words(got: object, wanted: str, here: str) -> Gap:
     if not isinstance(got, str):
         return Gap(inf, f"{here} is {_thing(got)}; it must be {_kind(wanted)}.")
     return Gap(0) if got == wanted else Gap(1, f"{here} is {got[:60]!r}, and it should be {wanted!r}.")
@@ -158,15 +161,15 @@ def _gap_of_numbers(got: np.ndarray, wanted: np.ndarray, here: str, exact: bool)
         return Gap(0)
     worst = np.unravel_index(int((np.abs(g - w) * wrong).argmax()), w.shape)
     place = f"entry [{', '.join(map(str, worst))}] of {here}" if worst else here
-    said = f"{place} is {_number(got[worst])}, and it should be {_number(wanted[worst])}."
-    return Gap(float(np.abs(g - w)[worst] / (size or 1)), said)
+    words = f"{place} is {_number(got[worst])}, and it should be {_number(wanted[worst])}."
+    return Gap(float(np.abs(g - w)[worst] / (size or 1)), words)
 
 
-def _worst(gaps: Any) -> Gap:  # noqa: ANN401 - an iterator of gaps
-    return max(gaps, key=lambda found: found.size, default=Gap(0))
+def _worst(gaps: Iterable[Gap]) -> Gap:
+    return max(gaps, key=lambda one: one.size, default=Gap(0))
 
 
-def _array(value: Any) -> np.ndarray | None:  # noqa: ANN401
+def _array(value: object) -> np.ndarray | None:
     """Return a number, an array or a tensor as an array, or None for what is none."""
     try:
         if isinstance(value, torch.Tensor):
@@ -177,20 +180,20 @@ def _array(value: Any) -> np.ndarray | None:  # noqa: ANN401
         return None
 
 
-def _number(value: Any) -> str:  # noqa: ANN401 - one entry of an array
+def _number(value: np.generic) -> str:
     return str(bool(value)) if isinstance(value, np.bool_) else f"{value:.6g}" if value.dtype.kind == "f" else str(value)
 
 
-def _listed(keys: Any) -> str:  # noqa: ANN401 - a dict
+def _listed(keys: Iterable[object]) -> str:
     names = sorted(map(_name, keys))
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "none"
 
 
-def _name(key: Any) -> str:  # noqa: ANN401
+def _name(key: object) -> str:
     return repr(key) if isinstance(key, str | int | float) else type(key).__name__
 
 
-def _thing(value: Any, array: np.ndarray | None = None) -> str:  # noqa: ANN401
+def _thing(value: object, array: np.ndarray | None = None) -> str:
     """Return what an answer is, by its type alone."""
     if array is not None and array.dtype.kind == "c":
         return "complex"
@@ -201,7 +204,7 @@ def _thing(value: Any, array: np.ndarray | None = None) -> str:  # noqa: ANN401
     return f"of type {type(value).__name__}"
 
 
-def _kind(wanted: Any) -> str:  # noqa: ANN401
+def _kind(wanted: object) -> str:
     """Return what an answer must be."""
     if isinstance(wanted, Mapping):
         return f"a dict with the keys {_listed(wanted)}"

@@ -4,6 +4,7 @@ import numpy as np
 
 from deca_lab import heterogeneity, metrics
 from deca_lab.exercises.exercise import Exercise, Mistake
+from deca_lab.graphs import Array
 
 SKEWED = np.array([[40, 5, 5], [3, 14, 3], [0, 10, 90], [6, 6, 6]])     # rows of different length, clients x labels
 APART = np.array([[30, 0, 0], [0, 50, 10]])
@@ -11,22 +12,24 @@ FIVE = np.array([0.2, 3.1, 1.4, 0.9, 2.4])
 SURE = np.array([0.01, 0.05, 4.0])
 
 
-def label_divergence(counts: np.ndarray) -> float:
+def label_divergence(counts: Array) -> float:
     """Return the mean total variation of the clients' label frequencies from their mean, of counts (N, K)."""
     return heterogeneity.total_variation(counts)
 
 
-def perplexity(losses: np.ndarray) -> float:
+def perplexity(losses: Array) -> float:
     """Return the perplexity of a text from the losses (T,) of its tokens in nats."""
     return metrics.perplexity(float(losses.mean()))
 
 
-def _p(counts: np.ndarray) -> np.ndarray:
-    return counts / counts.sum(1, keepdims=True)
+def _p(counts: Array) -> Array:
+    frequencies: Array = counts / counts.sum(1, keepdims=True)
+    return frequencies
 
 
-def _half(gaps: np.ndarray) -> np.ndarray:
-    return np.abs(gaps).sum(1) / 2  # (N,)
+def _half(gaps: Array) -> Array:
+    halves: Array = np.abs(gaps).sum(1) / 2  # (N,)
+    return halves
 
 
 LABEL_DIVERGENCE = Exercise(

@@ -6,6 +6,7 @@ import numpy as np
 from deca_lab import weights
 from deca_lab.exercises.exercise import Exercise, Mistake
 from deca_lab.exercises.lesson_00 import DIRECTED
+from deca_lab.graphs import Array
 from deca_lab.spectrum import spectrum
 from deca_lab.topology import topology
 
@@ -20,31 +21,31 @@ STAR = np.array([[0, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
 SWAPPING = np.array([[0.2, 0.8], [0.8, 0.2]])  # its second eigenvalue is negative
 
 
-def metropolis(adjacency: np.ndarray) -> np.ndarray:
+def metropolis(adjacency: Array) -> Array:
     """Return the Metropolis weights W (N, N) of an adjacency matrix (N, N) of 0 and 1, symmetric, with a zero diagonal."""
     return weights.metropolis(nx.from_numpy_array(adjacency))
 
 
-def rho(W: np.ndarray) -> float:
+def rho(W: Array) -> float:
     """Return ||W - J||_2 of W (N, N), the factor on disagreement of one mixing; J has 1 / N everywhere."""
     return spectrum(W).rho
 
 
-def _filled(off: np.ndarray) -> np.ndarray:
+def _filled(off: Array) -> Array:
     return off + np.diag(1 - off.sum(1))
 
 
-def _degrees(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _degrees(a: Array) -> tuple[Array, Array]:
     """Return the degrees of row and column as (N, N) each."""
     d = a.sum(1).astype(float)
     return np.broadcast_to(d[:, None], a.shape), np.broadcast_to(d, a.shape)
 
 
-def _apart(W: np.ndarray) -> np.ndarray:
+def _off(W: Array) -> Array:
     return W - np.diag(np.diag(W))
 
 
-def _eigenvalues(M: np.ndarray) -> np.ndarray:
+def _eigenvalues(M: Array) -> Array:
     return np.sort(np.abs(np.linalg.eigvals(M)))[::-1]
 
 
@@ -54,8 +55,8 @@ METROPOLIS = Exercise(
     solution=metropolis,
     cases={"a triangle with a tail": (KITE,), "a star of four clients": (STAR,)},
     mistakes=(
-        Mistake(lambda a: _apart(metropolis(a)), "the diagonal is missing: what a row leaves of one, a client keeps for itself."),
-        Mistake(lambda a: _apart(metropolis(a)) + np.eye(len(a)), "the diagonal is 1, so the rows sum to more than one. A client "
+        Mistake(lambda a: _off(metropolis(a)), "the diagonal is missing: what a row leaves of one, a client keeps for itself."),
+        Mistake(lambda a: _off(metropolis(a)) + np.eye(len(a)), "the diagonal is 1, so the rows sum to more than one. A client "
                 "keeps what the others leave: 1 minus the rest of its row."),
         Mistake(lambda a: _filled(a / (1 + _degrees(a)[0])), "you used the client's own degree alone: rows sum to one, columns "
                 "do not, so the network's mean moves. Take the larger degree of the two."),

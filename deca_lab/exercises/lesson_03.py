@@ -27,7 +27,7 @@ def mean_gradient(A: Tensor, b: Tensor, X: Tensor) -> Tensor:
     return g.mean(0)
 
 
-def _apart(X: Tensor) -> Tensor:
+def _gaps(X: Tensor) -> Tensor:
     return X - X.mean(0)
 
 
@@ -41,12 +41,12 @@ CONSENSUS_DISTANCE = Exercise(
     solution=consensus_distance,
     cases={"four clients": (MODELS,), "two clients": (PAIR,)},
     mistakes=(
-        Mistake(lambda X: _apart(X).square().sum(), "you summed over the clients; divide by their number N."),
-        Mistake(lambda X: _apart(X).square().mean(), "you divided by all N x D entries. Sum over the columns: a model's distance "
+        Mistake(lambda X: _gaps(X).square().sum(), "you summed over the clients; divide by their number N."),
+        Mistake(lambda X: _gaps(X).square().mean(), "you divided by all N x D entries. Sum over the columns: a model's distance "
                 "is a length, and only clients are averaged."),
-        Mistake(lambda X: (_apart(X).square().sum() / len(X)).sqrt(), "you took a root at the end; the consensus distance is a "
+        Mistake(lambda X: (_gaps(X).square().sum() / len(X)).sqrt(), "you took a root at the end; the consensus distance is a "
                 "mean of squares."),
-        Mistake(lambda X: _apart(X).norm(dim=1).mean(), "you averaged lengths; square them first."),
+        Mistake(lambda X: _gaps(X).norm(dim=1).mean(), "you averaged lengths; square them first."),
         Mistake(lambda X: (X - X.mean()).square().sum() / len(X), "you subtracted the mean of all numbers. The mean model has an "
                 "entry for each column: X.mean(0)."),
         Mistake(lambda X: (X - X.mean(1, keepdim=True)).square().sum() / len(X), "you took means over the wrong axis: clients "

@@ -6,6 +6,7 @@ import torch
 from deca_lab import ledger, optimisers
 from deca_lab.blocks import sequence, visits, whole
 from deca_lab.exercises.exercise import Exercise, Mistake
+from deca_lab.graphs import Array
 from deca_lab.problems import Problem
 from deca_lab.topology import Topology, topology
 from deca_lab.train import Recipe, plan
@@ -20,14 +21,14 @@ def active_block(step: int, blocks: int, inner_steps: int) -> int:
     return next(visit.block for visit in table if visit.first <= step <= visit.last)
 
 
-def visit_bytes(W: np.ndarray, columns: int, inner_steps: int) -> int:
+def visit_bytes(W: Array, columns: int, inner_steps: int) -> int:
     """Return the bytes that all clients together send in one visit to a block of `columns` float32 numbers."""
     problem = Problem({"x": torch.zeros(len(W), columns)}, lambda params, batch: params["x"].sum(), lambda step: None)
     recipe = Recipe(1, inner_steps, lambda step: 0.0, optimisers.sgd())
     return int(ledger.traffic(plan(problem, whole(["x"]), Topology("given", (W,)), recipe)).sum())
 
 
-def _messages(W: np.ndarray) -> int:
+def _messages(W: Array) -> int:
     return int((W != 0).sum() - (np.diag(W) != 0).sum())
 
 

@@ -6,6 +6,7 @@ from deca_lab.doctor import diagnose
 from deca_lab.exercises.exercise import Exercise, Mistake
 from deca_lab.exercises.lesson_00 import DIRECTED
 from deca_lab.exercises.lesson_02 import KITE, metropolis
+from deca_lab.graphs import Array
 from deca_lab.spectrum import islands, spectrum
 from deca_lab.topology import topology
 
@@ -17,65 +18,68 @@ NEGATIVE = np.array([[0.6, 0.5, -0.1], [-0.1, 0.6, 0.5], [0.5, -0.1, 0.6]])
 PATIENT = np.array([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.5, 0.0, 0.5]])  # rho = 1, yet its powers tend to J
 
 
-def without_client(W: np.ndarray, dead: int) -> np.ndarray:
+def without_client(W: Array, dead: int) -> Array:
     """Return W (N, N), symmetric, once a client is dead: the others keep its share for themselves, and it only itself."""
     heard = W * ~np.eye(len(W), dtype=bool)
     heard[dead] = heard[:, dead] = 0
     return heard + np.diag(1 - heard.sum(1))
 
 
-def is_sound(W: np.ndarray) -> bool:
+def is_sound(W: Array) -> bool:
     """Say whether mixing with W (N, N) again and again brings every client to the mean of all."""
     return diagnose(W).verdict == "sound"
 
 
-def _cut(W: np.ndarray, dead: int) -> np.ndarray:
+def _cut(W: Array, dead: int) -> Array:
     """Return W with zeros in row and column of the dead client."""
     left = W.copy()
     left[dead] = left[:, dead] = 0
     return left
 
 
-def _alone(W: np.ndarray, dead: int) -> np.ndarray:
+def _alone(W: Array, dead: int) -> Array:
     left = _cut(W, dead)
     left[dead, dead] = 1
     return left
 
 
-def _only_unheard(W: np.ndarray, dead: int) -> np.ndarray:
+def _only_unheard(W: Array, dead: int) -> Array:
     left = W.copy()
     left[:, dead] = 0
     left[dead, dead] = W[dead, dead]
-    return left + np.diag(1 - left.sum(1)) * (np.arange(len(W)) != dead)
+    kept: Array = left + np.diag(1 - left.sum(1)) * (np.arange(len(W)) != dead)
+    return kept
 
 
-def _scaled(W: np.ndarray, dead: int) -> np.ndarray:
+def _scaled(W: Array, dead: int) -> Array:
     left = _alone(W, dead)
-    return left / left.sum(1, keepdims=True)
+    scaled: Array = left / left.sum(1, keepdims=True)
+    return scaled
 
 
-def _spread(W: np.ndarray, dead: int) -> np.ndarray:
+def _spread(W: Array, dead: int) -> Array:
     """Return the lost share of a row in equal parts on all entries that are left."""
     left = _alone(W, dead)
     there = left != 0
-    return left + there * ((1 - left.sum(1)) / there.sum(1))[:, None]
+    spread: Array = left + there * ((1 - left.sum(1)) / there.sum(1))[:, None]
+    return spread
 
 
-def _own_zero(W: np.ndarray, dead: int) -> np.ndarray:
+def _own_zero(W: Array, dead: int) -> Array:
     left = without_client(W, dead)
     left[dead, dead] = 0
     return left
 
 
-def _ones(sums: np.ndarray) -> bool:
+def _ones(sums: Array) -> bool:
     return bool(np.allclose(sums, 1, rtol=0, atol=1e-9))
 
 
-def _both(W: np.ndarray) -> bool:
+def _both(W: Array) -> bool:
     return _ones(W.sum(0)) and _ones(W.sum(1))
 
 
-def _agree(W: np.ndarray) -> bool:
+def _agree(W: Array) -> bool:
     return bool(np.ptp(np.linalg.matrix_power(W, 4096), axis=0).max() < 1e-6)
 
 

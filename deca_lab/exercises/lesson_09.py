@@ -4,13 +4,14 @@ import numpy as np
 
 from deca_lab.bounds.bound import Bound
 from deca_lab.exercises.exercise import Exercise, Mistake
+from deca_lab.graphs import Array
 
 LENGTHS = np.array([64.0, 128.0, 512.0, 4096.0])
 FALLING = np.array([0.9, 0.71, 0.3, 0.12])
 COSTS = (np.array([1.0, 3.0, 10.0]), np.array([2.0, 5.0, 40.0]))
 
 
-def slope(lengths: np.ndarray, values: np.ndarray) -> float:
+def slope(lengths: Array, values: Array) -> float:
     """Return the exponent of the power law (lengths, values) (k,): the least-squares slope in the logarithms."""
     from deca_lab.bounds.rates import Points, Squares, fit
 
@@ -18,12 +19,12 @@ def slope(lengths: np.ndarray, values: np.ndarray) -> float:
     return fit(Points(lengths, Squares(*[twice] * len(Squares._fields)))).slope
 
 
-def tightness(lhs: np.ndarray, rhs: np.ndarray) -> float:
+def tightness(lhs: Array, rhs: Array) -> float:
     """Return how near to equality a bound lhs <= rhs (k,) came at best: 1 is attained, above 1 is broken."""
     return Bound(lhs, rhs, "given", "given").tightness
 
 
-def _slope(x: np.ndarray, y: np.ndarray) -> float:
+def _slope(x: Array, y: Array) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deca_lab.exercises.exercise import Exercise, Mistake
+from deca_lab.graphs import Array
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,22 +17,22 @@ CLOSE, NOISY, FAR = (FIRST + np.array(gaps) for gaps in ([0.11, 0.05, 0.09, 0.02
 THREE, THREE_LOWER = np.array([1.0, 1.4, 1.9]), np.array([0.9, 1.32, 1.79])
 
 
-def paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+def paired_interval(first: Array, second: Array) -> tuple[float, float]:
     """Return low and high end of the 95 % interval of Student's t for the mean of first - second (k,), paired by seed."""
     from deca_lab.compare import difference
 
-    found = difference(_table(first, second), "first", "second", "loss")
-    return found.low, found.high
+    interval = difference(_table(first, second), "first", "second", "loss")
+    return interval.low, interval.high
 
 
-def better(first: np.ndarray, second: np.ndarray) -> str:
+def better(first: Array, second: Array) -> str:
     """Return "first", "second" or "undecided": which method's losses (k,), paired by seed, are lower beyond doubt."""
     from deca_lab.compare import paired
 
     return str(paired(_table(first, second), "loss")["verdict"].iloc[0]).removesuffix(" is better")
 
 
-def _table(first: np.ndarray, second: np.ndarray) -> "pd.DataFrame":
+def _table(first: Array, second: Array) -> "pd.DataFrame":
     """Return the losses as the table of a comparison."""
     import pandas as pd
 
@@ -46,19 +47,19 @@ def _t(freedom: float) -> float:
     return float(stdtrit(freedom, 0.975))
 
 
-def _around(gaps: np.ndarray, half: float) -> tuple[float, float]:
+def _around(gaps: Array, half: float) -> tuple[float, float]:
     return float(gaps.mean() - half), float(gaps.mean() + half)
 
 
-def _error(gaps: np.ndarray, ddof: int = 1) -> float:
+def _error(gaps: Array, ddof: int = 1) -> float:
     return float(gaps.std(ddof=ddof) / len(gaps) ** 0.5)
 
 
-def _unpaired(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+def _unpaired(a: Array, b: Array) -> tuple[float, float]:
     return _around(a - b, _t(2 * len(a) - 2) * (_error(a) ** 2 + _error(b) ** 2) ** 0.5)
 
 
-def _said(low: float, high: float) -> str:
+def _word(low: float, high: float) -> str:
     return "first" if high < 0 else "second" if low > 0 else "undecided"
 
 
@@ -101,14 +102,14 @@ BETTER = Exercise(
            "a first method that is higher on every one of three seeds": (THREE, THREE_LOWER),
            "a mean that three seeds cannot tell": (THREE, THREE - [0.3, 0.01, 0.05])},
     mistakes=(
-        Mistake(lambda a, b: _said(a.mean() - b.mean(), a.mean() - b.mean()), "you compared the means alone. A difference may be "
+        Mistake(lambda a, b: _word(a.mean() - b.mean(), a.mean() - b.mean()), "you compared the means alone. A difference may be "
                 "chance: the whole interval must lie on one side of zero."),
-        Mistake(lambda a, b: _said(*paired_interval(b, a)), "the wrong one: these are losses, so lower is better."),
-        Mistake(lambda a, b: _said(*_unpaired(a, b)), "you used an interval of unrelated runs. Paired by seed, what is hard for "
+        Mistake(lambda a, b: _word(*paired_interval(b, a)), "the wrong one: these are losses, so lower is better."),
+        Mistake(lambda a, b: _word(*_unpaired(a, b)), "you used an interval of unrelated runs. Paired by seed, what is hard for "
                 "both drops out, and smaller differences can be told."),
-        Mistake(lambda a, b: _said(float((a - b).min()), float((a - b).max())), "that all seeds agree in sign is not enough when "
+        Mistake(lambda a, b: _word(float((a - b).min()), float((a - b).max())), "that all seeds agree in sign is not enough when "
                 "there are few of them: ask whether the interval of the mean holds zero."),
-        Mistake(lambda a, b: _said(a.max() - b.min(), a.min() - b.max()), "you compared the extremes of each method. Take "
+        Mistake(lambda a, b: _word(a.max() - b.min(), a.min() - b.max()), "you compared the extremes of each method. Take "
                 "differences seed by seed, and the interval of their mean."),
         Mistake(lambda a, b: "undecided", "always undecided: where the whole interval lies on one side of zero, it is decided."),
     ),

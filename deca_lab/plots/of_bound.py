@@ -13,7 +13,7 @@ from deca_lab.plots.style import COLOURS, MARKERS, WIDTH, styled
 def draw_bounds(bounds: Mapping[str, Bound], ylabel: str, log: bool = False) -> Figure:
     """Return both sides of each bound along its axis: the left side with markers, the right side dashed in its colour.
 
-    `bounds` are named by what is said of each in the legend, which also tells its verdict and its tightness.
+    The names of `bounds` stand in the legend, with each one's verdict and tightness.
     """
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()

@@ -1,8 +1,10 @@
 """The picture of the examined claims: an interval a claim, and which side of its line it lies on."""
 
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deca_lab.plots.style import BLUE, GREY, RED, WIDTH, styled
@@ -28,7 +30,7 @@ def draw_claims(verdicts: pd.DataFrame) -> Figure:
     return figure
 
 
-def _interval(axes: Any, k: int, row: dict[str, Any]) -> None:  # noqa: ANN401 - matplotlib's axes
+def _interval(axes: Axes, k: int, row: Mapping[Hashable, Any]) -> None:
     colour, marker = LOOKS[row["verdict"]]
     axes.plot([row["low"], row["high"]], [k, k], color=colour, linewidth=1.8)
     axes.plot(row["gain"], k, color=colour, marker=marker, markersize=6)

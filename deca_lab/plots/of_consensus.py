@@ -1,4 +1,4 @@
-"""The picture of the consensus distance, and for LoRA of what mixing the factors apart adds to their products."""
+"""The picture of the consensus distance; for LoRA, also of what mixing the factors separately adds to their products."""
 
 import math
 
@@ -33,16 +33,16 @@ def draw_consensus(metrics: pd.DataFrame, visits: pd.DataFrame) -> Figure:
 
     Below it, where it was measured, the interference of LoRA's factors and its bound, in Frobenius norms.
     """
-    apart = "interference" in metrics
-    height = 4.8 + 0.18 * max(0, len(names_of(visits)) // 5 - 1) + 2 * apart
-    figure, panels, names = with_strip(visits, height, (10, 6) if apart else (1,))
+    factored = "interference" in metrics
+    height = 4.8 + 0.18 * max(0, len(names_of(visits)) // 5 - 1) + 2 * factored
+    figure, panels, names = with_strip(visits, height, (10, 6) if factored else (1,))
     for axes in panels:
         _shade(axes, visits, names)
     _draw_distances(panels[0], metrics, names)
-    if apart:
+    if factored:
         _draw_interference(panels[1], metrics)
     title(figure, said_consensus(metrics))
-    legend(figure, panels, 4 if apart else 6)
+    legend(figure, panels, 4 if factored else 6)
     return figure
 
 

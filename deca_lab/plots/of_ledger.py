@@ -79,10 +79,10 @@ def _draw_memory(axes: Axes, memory: Mapping[str, float]) -> None:
 
 def said_ledger(edges: pd.DataFrame, memory: Mapping[str, float]) -> str:
     """Return whether what was measured is what was predicted, in one sentence."""
-    sent, told = int(edges["measured"].sum()), int(edges["predicted"].sum())
+    sent, predicted = int(edges["measured"].sum()), int(edges["predicted"].sum())
     went = "went to and from the server" if served(edges) else "were sent"
-    traffic = "Nothing was sent" if sent == told == 0 else f"{size(sent)} {went}, exactly as predicted" if sent == told else \
-        f"{size(sent)} {went}, {size(told)} predicted"
+    beside = "exactly as predicted" if sent == predicted else f"{size(predicted)} predicted"
+    traffic = f"{size(sent)} {went}, {beside}" if sent or predicted else "Nothing was sent"
     share = number(memory["measured_peak"] / max(memory["full"], 1))
     return f"{traffic}; memory peaks at {share} of what Adam on all at once takes"
 

@@ -89,10 +89,10 @@ def _between(low: float, high: float) -> list[float]:
     """Return round values from low to high: 1, 2, 5 a decade where there is more than one decade."""
     if high > 8 * low:
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        found: Iterable[float] = (m * 10.0**p for p in powers for m in (1, 2, 5))
+        ticks: Iterable[float] = (m * 10.0**p for p in powers for m in (1, 2, 5))
     else:
-        found = MaxNLocator(6).tick_values(low, high)
-    return [float(v) for v in found if low <= v <= high and v > 0]
+        ticks = MaxNLocator(6).tick_values(low, high)
+    return [float(v) for v in ticks if low <= v <= high and v > 0]
 
 
 def said_losses(metrics: pd.DataFrame) -> str:

@@ -21,8 +21,8 @@ def draw_rates(points: Mapping[str, Points], measure: str = "block", floor: bool
     check(len(points) > 0, "points", dict(points), "one sweep or more")
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
-    for k, (name, found) in enumerate(points.items()):
-        _sweep(axes, name, found, measure, floor, k)
+    for k, (name, one) in enumerate(points.items()):
+        _sweep(axes, name, one, measure, floor, k)
     _guide(axes, points, measure)
     axes.set(xscale="log", yscale="log", xlabel="length of the run, T B R inner steps", ylabel=WORDS[measure])
     axes.grid(True)
@@ -39,21 +39,21 @@ WORDS = {
 
 def _sweep(axes: Axes, name: str, points: Points, measure: str, floor: bool, k: int) -> None:
     colour, line, squares = COLOURS[k % len(COLOURS)], LINES[k % len(LINES)], getattr(points.squares, measure)
-    found, mean = fit(points, measure), squares.mean(1)
+    fitted, mean = fit(points, measure), squares.mean(1)
     spread = np.stack([mean - squares.min(1), squares.max(1) - mean])
     axes.errorbar(points.lengths, mean, yerr=spread, color=colour, capsize=3, linestyle="none", marker=MARKERS[k % len(MARKERS)],
                   markersize=max(10 - 2 * k, 4), fillstyle="none",  # hollow and of several sizes: sweeps share points
-                  label=f"{name}: slope {found.slope:.2f} [{found.low:.2f}, {found.high:.2f}]")
+                  label=f"{name}: slope {fitted.slope:.2f} [{fitted.low:.2f}, {fitted.high:.2f}]")
     centre, level = np.log(points.lengths).mean(), np.log(squares).mean()
     ends = np.array([points.lengths.min(), points.lengths.max()])
-    axes.plot(ends, np.exp(level + found.slope * (np.log(ends) - centre)), color=colour, linestyle=line, linewidth=1.4)
-    if floor and found.floor_low > 0:
-        axes.axhline(found.floor, color=colour, linestyle=":", linewidth=1.2)
+    axes.plot(ends, np.exp(level + fitted.slope * (np.log(ends) - centre)), color=colour, linestyle=line, linewidth=1.4)
+    if floor and fitted.floor_low > 0:
+        axes.axhline(fitted.floor, color=colour, linestyle=":", linewidth=1.2)
 
 
 def _guide(axes: Axes, points: Mapping[str, Points], measure: str) -> None:
     """Draw the slope -1/2 from the first point of the highest sweep."""
-    highest = max(points.values(), key=lambda found: float(getattr(found.squares, measure).mean()))
-    first, last = highest.lengths.min(), max(found.lengths.max() for found in points.values())
+    highest = max(points.values(), key=lambda one: float(getattr(one.squares, measure).mean()))
+    first, last = highest.lengths.min(), max(one.lengths.max() for one in points.values())
     start = float(getattr(highest.squares, measure)[highest.lengths.argmin()].mean())
     axes.plot([first, last], [start, start * (last / first) ** CLAIMED], color=GREY, linewidth=1, label="slope -1/2")

@@ -60,7 +60,9 @@ def _draw_graph(axes: Axes, W: np.ndarray, small: bool = False) -> None:
     graph.add_edges_from(pairs)
     weights = np.array([off[i, j] for j, i in graph.edges], dtype=np.float64)
     widths = 0.6 + 2.6 * np.abs(weights) / max(np.abs(weights).max(initial=0), 1e-300)
-    look = {"edge_color": [RED if w < 0 else GREY for w in weights], "style": ["dashed" if w < 0 else "solid" for w in weights]}
+    colours = [RED if w < 0 else GREY for w in weights]
+    styles = ["dashed" if w < 0 else "solid" for w in weights]
+    look = {"edge_color": colours, "style": styles}
     arrows = {"arrows": True, "arrowsize": 9, "connectionstyle": "arc3,rad=0.08"} if directed and len(pairs) <= 300 else {}
     _draw_network(axes, graph, _circle(len(W)), small, {"width": widths.tolist(), "arrows": False, **look, **arrows})
 
@@ -83,8 +85,8 @@ def _draw_network(axes: Axes, graph: nx.Graph, places: dict[Any, Any], small: bo
     clients = [v for v in graph if v != "server"]
     dot = float(np.clip(3600 / len(clients), 110, 420)) * (0.45 if small else 1)
     if graph.number_of_edges():
-        held = {"node_size": dot} if look["arrows"] else {}
-        nx.draw_networkx_edges(graph, places, ax=axes, **look, **held)
+        ends = {"node_size": dot} if look["arrows"] else {}                  # arrows end at the edge of the dots
+        nx.draw_networkx_edges(graph, places, ax=axes, **look, **ends)
     nx.draw_networkx_nodes(graph, places, clients, ax=axes, node_size=dot, node_color=[tint(SKY, 0.6)], edgecolors=BLUE,
                            linewidths=1)
     letters = float(np.clip(dot**0.5 / 2, 5.5, 10))
@@ -133,19 +135,20 @@ def _draw_summary(W: np.ndarray, served: bool) -> Figure:
     return figure
 
 
-def said_topology(found: Diagnosis, name: str = "") -> str:
+def said_topology(diagnosis: Diagnosis, name: str = "") -> str:
     """Return how well this mixes, in one sentence."""
-    if found.clients == 1:
+    if diagnosis.clients == 1:
         return "One client: there is nobody to mix with"
     if name == SERVER:
-        return f"A server averages all {found.clients:,} clients: rho = 0, one mixing ends all disagreement"
-    who = f"{name}, {found.clients:,} clients" if name else f"{found.clients:,} clients"
-    if found.edges == 0:
+        return f"A server averages all {diagnosis.clients:,} clients: rho = 0, one mixing ends all disagreement"
+    who = f"{name}, {diagnosis.clients:,} clients" if name else f"{diagnosis.clients:,} clients"
+    if diagnosis.edges == 0:
         return f"{who}: no edges, so no client ever hears another (rho = 1)"
-    factor = f"1 - {number(1 - found.rho)}" if 0 < 1 - found.rho < 1e-3 else number(found.rho)
-    often = f"takes {found.rounds_1000:,.0f} mixings to shrink disagreement 1000-fold" if found.rounds_1000 < math.inf else \
+    factor = f"1 - {number(1 - diagnosis.rho)}" if 0 < 1 - diagnosis.rho < 1e-3 else number(diagnosis.rho)
+    rounds = diagnosis.rounds_1000
+    often = f"takes {rounds:,.0f} mixings to shrink disagreement 1000-fold" if rounds < math.inf else \
         "never shrinks disagreement 1000-fold"
-    return f"{who}: rho = {factor}, so it {often}" + (f"; {found.period} matrices in turn" if found.period > 1 else "")
+    return f"{who}: rho = {factor}, so it {often}" + (f"; {diagnosis.period} matrices in turn" if diagnosis.period > 1 else "")
 
 
 def topology(history: History) -> Figure:

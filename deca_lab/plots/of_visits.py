@@ -24,8 +24,8 @@ def draw_visits(visits: pd.DataFrame, blocks: pd.DataFrame) -> Figure:
         look: dict[str, Any] = {"facecolors": COLOURS[k % 7], "edgecolors": "white", "lw": 0.8 if len(visits) <= 120 else 0}
         frozen: dict[str, Any] = {"facecolors": "#EEEEEE", "edgecolors": "#B5B5B5", "hatch": "///", "lw": 0}
         axes.broken_barh(spans(mine) if len(mine) else [(0, end)], (k - 0.38, 0.76), **(look if len(mine) else frozen))
-        said = f"{count} {'visit' if count == 1 else 'visits'}" if len(mine) else "never trained"
-        axes.text(1.01 * end, k, said, va="center", size=9, color=INK if len(mine) else GREY)
+        beside = f"{count} {'visit' if count == 1 else 'visits'}" if len(mine) else "never trained"
+        axes.text(1.01 * end, k, beside, va="center", size=9, color=INK if len(mine) else GREY)
     starts = visits.groupby("round")["first"].min()
     if len(starts) <= 30:
         for start in starts:
@@ -71,5 +71,6 @@ def visits(history: History) -> Figure:
 
 def alt(history: History) -> str:
     """Return the picture in words."""
-    held, steps = history.visits, int(history.visits["last"].max()) + 1
-    return f"Timeline of {len(held)} visits over {steps:,} inner steps. {said_visits(held, history.blocks)}."
+    steps = int(history.visits["last"].max()) + 1
+    verdict = said_visits(history.visits, history.blocks)
+    return f"Timeline of {len(history.visits)} visits over {steps:,} inner steps. {verdict}."

@@ -41,8 +41,8 @@ def _draw_strip(axes: Axes, visits: pd.DataFrame, names: Sequence[str]) -> None:
     axes.broken_barh(when, (0, 1), facecolors=[tint(COLOURS[k % 7]) for k in order], edgecolors="white", lw=edge)
     room = 6.6 * 72 / max(a + w for a, w in when) / 5.2  # letters that fit in one inner step
     for (a, w), k in zip(when, order, strict=True):
-        said = next((s for s in (clean(names[k], 24), _short(names[k])) if len(s) + 1 <= w * room), "")
-        axes.text(a + w / 2, 0.45, said, ha="center", va="center", size=8)
+        label = next((s for s in (clean(names[k], 24), _short(names[k])) if len(s) + 1 <= w * room), "")
+        axes.text(a + w / 2, 0.45, label, ha="center", va="center", size=8)
     axes.set(ylim=(0, 1), yticks=[], xlabel="inner step")
     axes.set_ylabel("live block", rotation=0, ha="right", va="center", size=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -66,6 +66,6 @@ def mark_break(axes: Axes, metrics: pd.DataFrame) -> None:
     step = broken(metrics)
     if step is None:
         return
-    side, said = ("right", "no longer finite ") if step > 0 else ("left", " not finite from the start")
+    side, words = ("right", "no longer finite ") if step > 0 else ("left", " not finite from the start")
     axes.axvline(step, color=INK, lw=1.2, ls=":")
-    axes.annotate(said, (step, 0.96), xycoords=axes.get_xaxis_transform(), ha=side, va="top")
+    axes.annotate(words, (step, 0.96), xycoords=axes.get_xaxis_transform(), ha=side, va="top")

@@ -39,7 +39,7 @@ STYLE: dict[Any, Any] = {
 
 
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """Let a function draw in the house style, whatever style the reader has set."""
+    """Let a function draw in the house style, even if the reader has set another."""
 
     @wraps(draw)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -51,10 +51,10 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 def png(figure: Figure, dots: int = DPI) -> bytes:
     """Return the figure as PNG with so many dots an inch, the same bytes for the same figure."""
-    held = BytesIO()
+    out = BytesIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(held, format="png", dpi=dots, metadata={"Software": None})
-    return held.getvalue()
+        figure.savefig(out, format="png", dpi=dots, metadata={"Software": None})
+    return out.getvalue()
 
 
 # ---- words for people
@@ -112,16 +112,18 @@ def blank(height: float) -> Figure:
 
 def title(figure: Figure, text: str) -> None:
     """Write the sentence that the picture shows above it, from the left edge, in lines of about equal length."""
-    said = clean(text)
-    lines = math.ceil(len(said) / LINE)
-    even = fill(said, max(math.ceil(len(said) / lines) + 8, 30)) if lines > 1 else said
+    cleaned = clean(text)
+    lines = math.ceil(len(cleaned) / LINE)
+    even = fill(cleaned, max(math.ceil(len(cleaned) / lines) + 8, 30)) if lines > 1 else cleaned
     figure.suptitle(even, x=0.012, ha="left")
 
 
 def legend(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
     """Put one legend for all panels under the picture, so that it covers no data."""
     rows = [row for axes in panels for row in zip(*axes.get_legend_handles_labels(), strict=True)]
-    figure.legend([handle for handle, _ in rows], [words for _, words in rows], loc="outside lower center", ncols=columns)
+    handles = [handle for handle, _ in rows]
+    labels = [words for _, words in rows]
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def tint(colour: str, share: float = 0.45) -> tuple[float, float, float]:

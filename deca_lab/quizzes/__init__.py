@@ -1,5 +1,6 @@
 """The lessons' quizzes: five questions each, to be answered by prediction before an option is opened."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from deca_lab.errors import pick
@@ -44,4 +45,5 @@ def quiz(lesson: str) -> "HTML":
 
     from IPython.display import HTML
 
-    return HTML(page(questions, f"Quiz of lesson {int(lesson)}"))
+    make: Callable[[str], HTML] = HTML      # IPython has no types
+    return make(page(questions, f"Quiz of lesson {int(lesson)}"))

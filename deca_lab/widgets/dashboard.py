@@ -2,8 +2,9 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,12 +13,17 @@ from deca_lab.plots.style import BLUE, GREY, ORANGE, RED, STYLE, nats, number, s
 from deca_lab.runconfig import RunConfig
 from deca_lab.widgets.panel import Scene, headline, live, put, renderer, say, sheet, still
 
+if TYPE_CHECKING:
+    from IPython.display import Image
+    from ipywidgets import HTML, VBox
+    from matplotlib.axes import Axes
+
 PAUSE = 0.4                                  # seconds between two pictures of a live run
 LOWEST = 1e-6                                # of the disagreement's axis
-Rows = list[dict[str, Any]]                  # what a run's progress was told, a row an inner step
+Rows = list[dict[str, Any]]                  # what the run reported, a row for each inner step
 
 
-def training_dashboard(config: RunConfig, out: Path | str | None = None) -> Any:  # noqa: ANN401 - a box or an image
+def training_dashboard(config: RunConfig, out: Path | str | None = None) -> "VBox | Image":
     """Train in the background under a live picture with a stop button; return the box that holds them.
 
     Elsewhere than in a live front end the run is awaited, and its last picture returned as an IPython image. With `out`,
@@ -26,13 +32,13 @@ def training_dashboard(config: RunConfig, out: Path | str | None = None) -> Any:
     from deca_lab.lab import prepare
 
     if live():
-        prepare(config)                                # what does not fit is told at the door, not in the background
+        prepare(config)                                # so that errors come here, and not in the background
         return _live(config, out)
     rows = _follow(config, out, lambda rows: False)
     return still(scene(), {"rows": rows, "end": ""})
 
 
-def _follow(config: RunConfig, out: Path | str | None, seen: Any) -> Rows:  # noqa: ANN401 - Callable[[Rows], bool]
+def _follow(config: RunConfig, out: Path | str | None, seen: Callable[[Rows], bool]) -> Rows:
     """Run, and return what was known after each inner step; `seen` is shown the rows each time and may ask to stop."""
     from deca_lab.runs import run
 
@@ -40,55 +46,68 @@ def _follow(config: RunConfig, out: Path | str | None, seen: Any) -> Rows:  # no
 
     def progress(done: int, total: int, known: dict[str, Any]) -> bool:
         rows.append({**known, "done": done, "total": total})
-        return bool(seen(rows))
+        return seen(rows)
 
     run(config, out, progress)
     return rows
 
 
-def _live(config: RunConfig, out: Path | str | None) -> Any:  # noqa: ANN401 - a box
+def _live(config: RunConfig, out: Path | str | None) -> "VBox":
     import ipywidgets
 
-    shown, picture, asked = scene(), ipywidgets.HTML(), threading.Event()
-    render, update = renderer(shown.figure), styled(shown.update)
-    button = ipywidgets.Button(description="stop", icon="stop")
-    drawn, latest = [0.0], [Rows()]
-
-    def draw(end: str) -> None:
-        words = update(latest[0], end)
-        put(picture, render(), words)
+    picture, button = ipywidgets.HTML(), ipywidgets.Button(description="stop", icon="stop")
+    draw, stop = _painter(picture), threading.Event()
+    latest, drawn = Rows(), 0.0
 
     def seen(rows: Rows) -> bool:
-        latest[0] = rows
-        if time.monotonic() - drawn[0] > PAUSE:
-            draw("")
-            drawn[0] = time.monotonic()
-        return asked.is_set()
+        nonlocal latest, drawn
+        latest = rows
+        if time.monotonic() - drawn > PAUSE:
+            draw(latest, "")
+            drawn = time.monotonic()
+        return stop.is_set()
 
     def work() -> None:
-        try:
-            _follow(config, out, seen)
-            end = "done"
-        except (Stopped, Diverged, BadInput) as error:
-            end = str(error)
+        end = _ended(config, out, seen)
         button.disabled, button.description = True, "ended"
-        draw(end)
+        draw(latest, end)
 
-    button.on_click(lambda pressed: asked.set())
-    draw("")
+    button.on_click(lambda pressed: stop.set())
+    draw(latest, "")
     threading.Thread(target=work, daemon=True, name="training").start()
     return ipywidgets.VBox([button, picture])
 
 
+def _painter(picture: "HTML") -> Callable[[Rows, str], None]:
+    """Return the function that draws the rows so far, and how the run ended, into the picture."""
+    shown = scene()
+    render, update = renderer(shown.figure), styled(shown.update)
+
+    def draw(rows: Rows, end: str) -> None:
+        words = update(rows, end)
+        put(picture, render(), words)
+
+    return draw
+
+
+def _ended(config: RunConfig, out: Path | str | None, seen: Callable[[Rows], bool]) -> str:
+    """Run to the end, and return in words how it ended."""
+    try:
+        _follow(config, out, seen)
+    except (Stopped, Diverged, BadInput) as error:
+        return str(error)
+    return "done"
+
+
 def scene() -> Scene:
-    """Return the picture: losses on the left, on the right how far the clients are apart."""
+    """Return the picture: losses on the left, the clients' disagreement on the right."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
         figure = sheet(3.4)
-        losses, apart = figure.subplots(1, 2, width_ratios=(1.3, 1))
+        losses, distances = figure.subplots(1, 2, width_ratios=(1.3, 1))
         figure.subplots_adjust(left=0.085, right=0.985, bottom=0.3, top=0.83, wspace=0.3)
-        title, draw, follow = headline(losses), _losses(losses), _apart(apart)
+        title, draw, follow = headline(losses), _losses(losses), _distance(distances)
         figure.legend(*losses.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=3, handlelength=2)
 
     def update(rows: Rows, end: str) -> str:
@@ -108,7 +127,7 @@ def scene() -> Scene:
     return Scene(figure, update)
 
 
-def _losses(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
+def _losses(axes: "Axes") -> Callable[[Rows, Rows, list[int]], None]:
     """Return what draws the training batches' loss, and the test losses where they were measured."""
     batch = axes.plot([], [], color=GREY, lw=1, label="training batches", animated=True)[0]
     least = axes.plot([], [], color=ORANGE, lw=1.2, ls=":", label="clients, least and most", animated=True)[0]
@@ -118,7 +137,7 @@ def _losses(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
     axes.grid(visible=True)
 
     def update(rows: Rows, measured: Rows, at: list[int]) -> None:
-        batch.set_data([row["done"] for row in rows], [row["loss"] for row in rows])
+        batch.set_data(*np.array([(row["done"], row["loss"]) for row in rows]).T)
         for artist, name in ((mean, "test_loss"), (least, "client_test_loss_min"), (most, "client_test_loss_max")):
             artist.set_data(at, [row[name] for row in measured])
         top = 0.5 * np.ceil(2.2 * max(rows[0]["loss"], measured[0]["test_loss"]))
@@ -127,7 +146,7 @@ def _losses(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
     return update
 
 
-def _apart(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
+def _distance(axes: "Axes") -> Callable[[Rows, list[int]], None]:
     """Return what draws the consensus distance."""
     line = axes.plot([], [], color=RED, lw=1.6, ls="--", marker="s", ms=3.5, animated=True)[0]
     axes.set(yscale="log", ylim=(LOWEST, 10), xlabel="inner step", ylabel="consensus distance")

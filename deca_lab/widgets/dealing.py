@@ -1,9 +1,10 @@
-"""The shard picture: one way of dealing rows, its Dirichlet alpha under a slider, and how far the shards are apart."""
+"""The shard picture: one way of dealing rows, its Dirichlet alpha under a slider, and how much the shards differ."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 from math import log10
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,11 @@ from deca_lab.errors import check
 from deca_lab.heterogeneity import WORDS, jensen_shannon, share_of_most, total_variation
 from deca_lab.plots.style import BLUE, COLOURS, GREY, ORANGE, STYLE, clean, number
 from deca_lab.widgets.panel import Knob, Scene, headline, say, sheet, show
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+    from ipywidgets import VBox
+    from matplotlib.axes import Axes
 
 MOST, LABELS, MANY = 16, 8, 4000             # clients, labels that are drawn, rows that are dealt at most
 LEAST, LARGEST = -2.0, 2.0                   # of log10 alpha
@@ -26,7 +32,7 @@ KNOBS = {
 
 
 class Dealt(NamedTuple):
-    """Rows (N, L) that each client trains on, and how far they are apart: shares of the largest possible, 0 to 1."""
+    """Rows (N, L) that each client trains on, and how much they differ: shares of the largest possible, 0 to 1."""
 
     counts: np.ndarray
     js: float
@@ -38,7 +44,8 @@ class Dealt(NamedTuple):
         return next(word for limit, word in WORDS if self.js < limit)
 
 
-def shard_picture(corpus: Corpus, clients: int = 8, alpha: float = 0.25, split: str = "dirichlet", seed: int = 0) -> Any:  # noqa: ANN401
+def shard_picture(corpus: Corpus, clients: int = 8, alpha: float = 0.25, split: str = "dirichlet",
+                  seed: int = 0) -> "VBox | Image":
     """Return the rows of a corpus dealt to clients, with controls; elsewhere than in a live front end as an IPython image.
 
     `split` is one of `deca_lab.shards` but "shares"; `alpha`, from 0.01 to 100, is for "dirichlet" and "quantity". Of more
@@ -83,26 +90,28 @@ def scene(labels: tuple[int, ...], names: tuple[str, ...]) -> Scene:
         figure.legend(*bars.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=4, handlelength=1.6)
 
     def update(split: str, power: float, clients: int, seed: int) -> str:
-        found = dealt(labels, split, power, clients, seed)
-        draw(found.counts)
-        point(found)
-        sizes = found.counts.sum(1)
+        deal = dealt(labels, split, power, clients, seed)
+        draw(deal.counts)
+        point(deal)
+        sizes = deal.counts.sum(1)
         drawn = f" with alpha = {number(10**power, 2)}" if split in ("dirichlet", "quantity") else ""
-        held = f"{sizes.min():,} to {sizes.max():,} rows"
-        say(title, f"{found.words[0].upper()}{found.words[1:]}: {split}{drawn}; clients hold {held}")
-        return (f"Training rows of {clients} clients by label, dealt by {split}{drawn}: {found.words}. The labels show "
-                f"{found.js:.0%} of the largest possible divergence; {found.tv:.0%} of a client's rows would have to change "
-                f"label to give the mean mix; a client holds {held}.")
+        rows = f"{sizes.min():,} to {sizes.max():,} rows"
+        say(title, f"{deal.words[0].upper()}{deal.words[1:]}: {split}{drawn}; clients hold {rows}")
+        return (f"Training rows of {clients} clients by label, dealt by {split}{drawn}: {deal.words}. The labels show "
+                f"{deal.js:.0%} of the largest possible divergence; {deal.tv:.0%} of a client's rows would have to change "
+                f"label to give the mean mix; a client holds {rows}.")
 
     return Scene(figure, update)
 
 
-def _bars(axes: Any, names: tuple[str, ...]) -> Any:  # noqa: ANN401 - axes in, a function out
+def _bars(axes: "Axes", names: tuple[str, ...]) -> Callable[[np.ndarray], None]:
     """Return what stacks each client's rows, a colour and a hatch a label; heights are shares of the largest client's."""
     from matplotlib.collections import PolyCollection
 
-    stacks = [axes.add_collection(PolyCollection([], facecolors=COLOURS[k % len(COLOURS)], hatch=HATCHES[k], edgecolors="white",
-                                                 lw=0.4, label=clean(name, 16), animated=True)) for k, name in enumerate(names)]
+    stacks = [PolyCollection([], facecolors=COLOURS[k % len(COLOURS)], hatch=HATCHES[k], edgecolors="white", lw=0.4,
+                             label=clean(name, 16), animated=True) for k, name in enumerate(names)]
+    for stack in stacks:
+        axes.add_collection(stack)
     below = [axes.text(0, -0.03, "", ha="center", va="top", size=8, linespacing=1.4, animated=True) for _ in range(MOST)]
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[], ylabel="training rows\n(largest client = 1)")
     axes.set_xlabel("client, and its training rows", labelpad=34)
@@ -122,7 +131,7 @@ def _bars(axes: Any, names: tuple[str, ...]) -> Any:  # noqa: ANN401 - axes in, 
     return update
 
 
-def _gauge(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
+def _gauge(axes: "Axes") -> Callable[[Dealt], None]:
     """Return what moves two bars between the limits at which the words change."""
     bars = axes.barh([1, 0], [0, 0], 0.45, color=[BLUE, ORANGE], hatch=["", "///"], edgecolor="white")
     values = [axes.text(0, y, "", va="center", size=9, animated=True) for y in (1, 0)]
@@ -135,8 +144,8 @@ def _gauge(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
     axes.set(xlim=(0, 1.16), ylim=(-0.5, 1.85), yticks=[1, 0], yticklabels=["labels'\nJS", "rows to\nmove"],
              xlabel="share (0: all alike)")
 
-    def update(found: Dealt) -> None:
-        for part, text, value in zip(bars, values, (found.js, found.tv), strict=True):
+    def update(deal: Dealt) -> None:
+        for part, text, value in zip(bars, values, (deal.js, deal.tv), strict=True):
             part.set_width(value)
             text.set_x(value + 0.02)
             text.set_text(f"{value:.0%}")

@@ -1,8 +1,8 @@
 """The topology editor: a graph whose edges one adds and cuts, its W, the spectrum, and promised beside measured mixing."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import networkx as nx
 import numpy as np
@@ -15,6 +15,12 @@ from deca_lab.plots.of_topology import said_topology
 from deca_lab.plots.style import BLUE, GREY, INK, ORANGE, RED, SKY, STYLE, number, tint
 from deca_lab.topology import topology
 from deca_lab.widgets.panel import Knob, Scene, headline, live, mount, require, say, sheet, still
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+    from ipywidgets import VBox
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST, MIXINGS, COLUMNS = 16, 24, 4           # clients, mixings drawn, columns of X
 FLOOR = 1e-7                                 # below it a disagreement is drawn at the edge
@@ -38,7 +44,7 @@ class Mixing(NamedTuple):
     bound: Bound
 
 
-def topology_editor(clients: int = 8, graph: str = "ring", lazy: float = 0.0) -> Any:  # noqa: ANN401 - a box or an image
+def topology_editor(clients: int = 8, graph: str = "ring", lazy: float = 0.0) -> "VBox | Image":
     """Return the editor of a topology, on a graph of `deca_lab.graphs` with Metropolis weights.
 
     `lazy` is the share s that every client keeps to itself besides: W <- s I + (1 - s) W. Elsewhere than in a live front
@@ -47,12 +53,12 @@ def topology_editor(clients: int = 8, graph: str = "ring", lazy: float = 0.0) ->
     values = {"graph": graph, "clients": clients, "lazy": lazy, "start": STARTS[0], "first": 0, "second": clients // 2
               if isinstance(clients, int) else 0}
     require(KNOBS, values)
-    edited(graph, clients, ())                         # a graph that cannot be of this size is told at the door
+    edited(graph, clients, ())                         # so that a graph that cannot have this size is refused here
     return _live(values) if live() else still(scene(), values)
 
 
 def edited(name: str, clients: int, toggled: Collection[Pair]) -> nx.Graph:
-    """Return the named graph with these pairs of clients joined where they were apart, and apart where joined."""
+    """Return the named graph with the edges between these pairs of clients flipped: added where missing, else cut."""
     graph = nx.Graph(GRAPHS[name](clients, Knobs(degree=3 if clients % 2 == 0 and clients > 3 else min(2, clients - 1))))
     for i, j in toggled:
         (graph.remove_edge if graph.has_edge(i, j) else graph.add_edge)(i, j)
@@ -76,11 +82,12 @@ def _random(n: int) -> np.ndarray:
 
 def words(name: str, seen: Mixing) -> str:
     """Return in one sentence how well this mixes, or what the doctor has against it."""
-    return said_topology(seen.found, name) if seen.found.verdict == "sound" else \
-        f"Unsound, rho = {number(seen.found.rho)}. {seen.found.reasons[0]}"
+    if seen.found.verdict == "sound":
+        return said_topology(seen.found, name)
+    return f"Unsound, rho = {number(seen.found.rho)}. {seen.found.reasons[0]}"
 
 
-def _live(values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a box
+def _live(values: Mapping[str, Any]) -> "VBox":
     import ipywidgets
 
     toggled: dict[tuple[str, int], frozenset[Pair]] = {}              # of each graph that was edited
@@ -120,68 +127,86 @@ def scene() -> Scene:
         figure = sheet(3.5)
         places, values, curves = figure.subplots(1, 3, width_ratios=(1, 0.95, 1.25))
         figure.subplots_adjust(left=0.015, right=0.985, bottom=0.285, top=0.85, wspace=0.3)
-        title, parts = headline(places), (_graph(places), _spectrum(values), _curves(curves))
-        for axes, shift in ((values, 0.0), (curves, 0.0)):
-            figure.legend(*axes.get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(
-                axes.get_position().x0 + axes.get_position().width / 2, shift), ncols=1, handlelength=2.4, borderpad=0)
-    drawn: list[int] = []
+        title, graph_of, follow = headline(places), _graph(places), (_spectrum(values), _curves(curves))
+        for axes in (values, curves):
+            _legend_below(figure, axes)
 
     def update(graph: str, clients: int, lazy: float, start: str, first: int, second: int,
                toggled: Mapping[tuple[str, int], frozenset[Pair]] | None = None) -> str:
         pairs = (toggled or {}).get((graph, clients), frozenset())
         seen = mixing(edited(graph, clients, pairs), lazy, start)
-        if drawn != [clients]:
-            drawn[:] = [clients]
-            parts[0]["stand"](clients)
-        parts[0]["join"](seen.W, first, second)
-        parts[1](seen)
-        parts[2](seen)
-        said = words(graph + " (edited)" * bool(pairs), seen)
-        say(title, said)
-        left, promised = (float(np.atleast_1d(side)[-1]) for side in (seen.bound.lhs, seen.bound.rhs))
-        return (f"Graph of who hears whom, eigenvalues and singular values of W, and disagreement over {MIXINGS} mixings, "
-                f"measured beside rho^k. {said}. After {MIXINGS} mixings the part {number(left)} of the "
-                f"disagreement is left; rho^k promises at most {number(promised)}.")
+        graph_of(seen.W, first, second)
+        for draw in follow:
+            draw(seen)
+        headline_words = words(graph + " (edited)" * bool(pairs), seen)
+        say(title, headline_words)
+        return _in_words(headline_words, seen.bound)
 
     return Scene(figure, update)
 
 
-def _graph(axes: Any) -> dict[str, Any]:  # noqa: ANN401 - matplotlib's axes
-    """Return what places the clients on a circle, and what draws edges as thick as their share."""
+def _legend_below(figure: "Figure", axes: "Axes") -> None:
+    """Put the legend of one panel below its middle."""
+    box = axes.get_position()
+    figure.legend(*axes.get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(box.x0 + box.width / 2, 0.0), ncols=1,
+                  handlelength=2.4, borderpad=0)
+
+
+def _in_words(verdict: str, bound: Bound) -> str:
+    """Return the whole picture in words."""
+    left, promised = (float(np.atleast_1d(side)[-1]) for side in (bound.lhs, bound.rhs))
+    return (f"Graph of who hears whom, eigenvalues and singular values of W, and disagreement over {MIXINGS} mixings, "
+            f"measured beside rho^k. {verdict}. After {MIXINGS} mixings the part {number(left)} of the "
+            f"disagreement is left; rho^k promises at most {number(promised)}.")
+
+
+def _graph(axes: "Axes") -> Callable[[np.ndarray, int, int], None]:
+    """Return what draws W as clients on a circle, with edges as thick as their share, and the edge to be turned."""
     from matplotlib.collections import LineCollection
 
-    lines = axes.add_collection(LineCollection([], colors=GREY, zorder=1, animated=True))
+    stand = _clients(axes)
+    lines = LineCollection([], colors=GREY, zorder=1, animated=True)
+    axes.add_collection(lines)
     chosen = axes.plot([], [], color=ORANGE, lw=6, alpha=0.45, zorder=0.9, solid_capstyle="round", animated=True)[0]
     ends = axes.scatter([0], [0], s=330, color=ORANGE, alpha=0.6, zorder=0.95, animated=True)
-    dots = axes.scatter([0], [0], s=170, color=[tint(SKY, 0.6)], edgecolors=BLUE, zorder=2, animated=True)
-    names = [axes.text(0, 0, str(i), ha="center", va="center", size=8, zorder=3, animated=True) for i in range(MOST)]
     axes.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
     axes.axis("off")
     axes.text(0, -1.42, "line width: share $w_{ij}$", ha="center", va="top", size=9)
     axes.text(0, -1.68, "orange: the edge to be turned", ha="center", va="top", size=9, color=INK)
-    spots = np.zeros((1, 2))
 
-    def stand(n: int) -> None:
+    def join(W: np.ndarray, first: int, second: int) -> None:
+        spots, (i, j) = stand(len(W)), np.nonzero(np.triu(W, 1))
+        lines.set_segments(list(np.stack([spots[i], spots[j]], 1)))
+        lines.set_linewidth((0.6 + 5 * W[i, j]).tolist())
+        both = spots[[min(first, len(W) - 1), min(second, len(W) - 1)]]
+        chosen.set_data(both[:, 0], both[:, 1])
+        ends.set_offsets(both)
+
+    return join
+
+
+def _clients(axes: "Axes") -> Callable[[int], np.ndarray]:
+    """Return what places n numbered clients on a circle and returns their places (n, 2)."""
+    dots = axes.scatter([0], [0], s=170, color=[tint(SKY, 0.6)], edgecolors=BLUE, zorder=2, animated=True)
+    names = [axes.text(0, 0, str(i), ha="center", va="center", size=8, zorder=3, animated=True) for i in range(MOST)]
+    spots = np.zeros((0, 2))
+
+    def stand(n: int) -> np.ndarray:
         nonlocal spots
+        if len(spots) == n:                            # they stand there already: moving them takes time
+            return spots
         angle = np.pi / 2 - 2 * np.pi * np.arange(n) / n
         spots = np.stack([np.cos(angle), np.sin(angle)], 1)
         dots.set_offsets(spots)
         for i, text in enumerate(names):
             text.set_visible(i < n)
             text.set_position(tuple(spots[i]) if i < n else (0, 0))
+        return spots
 
-    def join(W: np.ndarray, first: int, second: int) -> None:
-        i, j = np.nonzero(np.triu(W, 1))
-        lines.set_segments(list(np.stack([spots[i], spots[j]], 1)))
-        lines.set_linewidths(0.6 + 5 * W[i, j])
-        both = spots[[min(first, len(W) - 1), min(second, len(W) - 1)]]
-        chosen.set_data(both[:, 0], both[:, 1])
-        ends.set_offsets(both)
-
-    return {"stand": stand, "join": join}
+    return stand
 
 
-def _spectrum(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
+def _spectrum(axes: "Axes") -> Callable[[Mixing], None]:
     """Return what draws eigenvalues, singular values and rho."""
     level = axes.axhline(0, color=ORANGE, lw=2, ls="--", label="rho", animated=True)
     axes.axhline(0, color=GREY, lw=0.8)
@@ -201,7 +226,7 @@ def _spectrum(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
     return update
 
 
-def _curves(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
+def _curves(axes: "Axes") -> Callable[[Mixing], None]:
     """Return what draws the promised and the measured disagreement."""
     k = np.arange(MIXINGS + 1)
     promised = axes.plot(k, k + 1.0, color=ORANGE, lw=2, ls="--", label="predicted: rho^k", animated=True)[0]

@@ -1,7 +1,8 @@
 """The moment microscope: one parameter of one client, step by step, and what the feedback h does to its moments."""
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,14 @@ from deca_lab.problems import Problem
 from deca_lab.topology import topology
 from deca_lab.train import Recipe, plan, train
 from deca_lab.widgets.panel import Knob, Scene, headline, say, sheet, show
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+    from ipywidgets import VBox
+    from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 CLIENTS, STEPS, FLOOR, TOP = 4, 24, 1e-6, 30.0
 DECAYS, START = Adam(0.9, 0.99), 3.0
@@ -43,7 +52,7 @@ class Seen(NamedTuple):
 
 
 def moment_microscope(feedback: str = "printed", scale: str = "raw", b1: float = 0.99, b2: float = 0.999, inner_steps: int = 12,
-                      apart: float = 2.0) -> Any:  # noqa: ANN401 - a box or an image
+                      apart: float = 2.0) -> "VBox | Image":
     """Return one parameter's moments over 24 inner steps, with controls; elsewhere than in a live front end as an image.
 
     Four clients on a ring minimise (x - w_i)^2 / 2 from x = 3, w_i from -apart to +apart, with Adam's decays 0.9 and 0.99;
@@ -57,8 +66,7 @@ def moment_microscope(feedback: str = "printed", scale: str = "raw", b1: float =
 @lru_cache(128)
 def seen(feedback: str, scale: str, b1: float, b2: float, inner_steps: int, power: float, apart: float, noise: float) -> Seen:
     """Return what the library's Adam and feedback do to client 0, read off inside its own `train`."""
-    fed = Feedback(SIGNALS[feedback], SCALES[scale], b1, b2)
-    inside, notes = optimisers.adam(DECAYS, fed), []
+    optimiser, notes = _noted(Feedback(SIGNALS[feedback], SCALES[scale], b1, b2))
     wish = apart * torch.linspace(-1, 1, CLIENTS, dtype=torch.float64)[:, None]
     shaken = noise * torch.from_numpy(np.random.default_rng(0xEE).standard_normal((STEPS, CLIENTS, 1)))
     lr = 10**power
@@ -66,26 +74,34 @@ def seen(feedback: str, scale: str, b1: float, b2: float, inner_steps: int, powe
     def exact(loss: Loss) -> Gradients:
         return lambda x, where, rest, batch: ((x - wish).square()[:, 0] / 2, x - wish + batch)
 
-    def watched(g: Tensor, state: Moments, x: Tensor, exchange: Mix) -> tuple[Tensor, Moments]:
-        first = float(g[0])
-        direction, state = inside.update(g, state, x, exchange)
-        m, v = (float(part[0]) / (1 - decay**state.steps) for part, decay in ((state.m, DECAYS.a1), (state.v, DECAYS.a2)))
-        notes.append([first, 0.0, m, v**0.5, float(direction[0])])
-        return direction, state
-
-    def feed(state: Moments, x: Tensor, x_new: Tensor, lr: float) -> Moments:
-        if fed.signal is not None:
-            notes[-1][1] = float(fed.scale(fed.signal(x, x_new), lr)[0])
-        return inside.feed(state, x, x_new, lr)
-
-    recipe = Recipe(-(-STEPS // inner_steps), inner_steps, lambda step: lr,
-                    inside._replace(update=watched, feed=feed))
+    recipe = Recipe(-(-STEPS // inner_steps), inner_steps, lambda step: lr, optimiser)
     problem = Problem({"x": torch.full((CLIENTS, 1), START, dtype=torch.float64)}, lambda params, batch: torch.zeros(()),
                       lambda step: shaken[step])
     steps = train(plan(problem, (Block("x", ("x",)),), topology("ring", CLIENTS), recipe), engine=exact)
     for _ in range(STEPS):
         next(steps)
     return Seen(*np.array(notes).T)
+
+
+def _noted(fed: Feedback) -> tuple[optimisers.Optimiser, list[list[float]]]:
+    """Return the library's Adam with this feedback, and the list in which it writes down a row of `Seen` each inner step."""
+    inside, notes = optimisers.adam(DECAYS, fed), []
+
+    def update(g: Tensor, state: Moments, x: Tensor, exchange: Mix) -> tuple[Tensor, Moments]:
+        first = float(g[0])                            # before Adam, which may use the gradient's memory
+        direction, state = inside.update(g, state, x, exchange)
+        m = float(state.m[0]) / (1 - DECAYS.a1**state.steps)
+        v = float(state.v[0]) / (1 - DECAYS.a2**state.steps)
+        notes.append([first, 0.0, m, v**0.5, float(direction[0])])
+        return direction, state
+
+    def feed(state: Moments, x: Tensor, x_new: Tensor, lr: float) -> Moments:
+        if fed.signal is not None:
+            notes[-1][1] = float(fed.scale(fed.signal(x, x_new), lr)[0])
+        new: Moments = inside.feed(state, x, x_new, lr)
+        return new
+
+    return inside._replace(update=update, feed=feed), notes
 
 
 def scene() -> Scene:
@@ -98,32 +114,44 @@ def scene() -> Scene:
         figure.subplots_adjust(left=0.075, right=0.99, bottom=0.29, top=0.82, wspace=0.33)
         title, lines, starts = headline(panels[0]), _lines(panels), _starts(panels)
         for axes in panels:
-            spot = axes.get_position()
-            figure.legend(*axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(spot.x0 - 0.03, 0.0), ncols=1,
-                          handlelength=2.2, borderpad=0)
+            _legend_below(figure, axes)
 
     def update(**values: Any) -> str:  # noqa: ANN401 - the knobs' values
-        found, plain = seen(**values), seen(**{**values, "feedback": "none"})
-        sizes = (found.g, found.m, *(np.clip(np.abs(part), FLOOR, TOP) for part in (found.g, found.h, found.root)))
-        for line, part in zip(lines, (*sizes, found.direction, plain.direction), strict=True):
+        fed, plain = seen(**values), seen(**{**values, "feedback": "none"})
+        sizes = (fed.g, fed.m, *(np.clip(np.abs(part), FLOOR, TOP) for part in (fed.g, fed.h, fed.root)))
+        for line, part in zip(lines, (*sizes, fed.direction, plain.direction), strict=True):
             line.set_ydata(part)
         at = np.arange(values["inner_steps"], STEPS, values["inner_steps"])
         for axis in starts:
             axis.set_segments([[(x - 0.5, 0), (x - 0.5, 1)] for x in at])
-        share = np.abs(found.h).mean() / max(np.abs(found.g).mean(), 1e-12)
-        change = np.abs(found.direction).sum() / max(np.abs(plain.direction).sum(), 1e-12) - 1
-        said = f"h ({values['feedback']}, {values['scale']}) has {number(share, 2)} of the gradient's size; steps are " \
-               f"{abs(change):.1%} {'longer' if change > 0 else 'shorter'}"
-        if values["feedback"] == "none":
-            said = f"No feedback: {len(at) + 1} {'visit' if len(at) == 0 else 'visits'}, moments restart at each"
-        say(title, said)
+        words = _without_feedback(len(at) + 1) if values["feedback"] == "none" else \
+            f"h ({values['feedback']}, {values['scale']}) has {_effect(fed, plain)}"
+        say(title, words)
         return (f"One parameter of client 0 over {STEPS} inner steps: gradient and corrected first moment, sizes of gradient, h "
-                f"and the root of v, and the direction with and without feedback. {said}.")
+                f"and the root of v, and the direction with and without feedback. {words}.")
 
     return Scene(figure, update)
 
 
-def _lines(panels: Any) -> list[Any]:  # noqa: ANN401 - axes in, lines out
+def _legend_below(figure: "Figure", axes: "Axes") -> None:
+    """Put the legend of one panel below it, from its left edge."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(axes.get_position().x0 - 0.03, 0.0),
+                  ncols=1, handlelength=2.2, borderpad=0)
+
+
+def _without_feedback(visits: int) -> str:
+    return f"No feedback: {visits} {'visit' if visits == 1 else 'visits'}, moments restart at each"
+
+
+def _effect(fed: Seen, plain: Seen) -> str:
+    """Return in words how large h is, and how much longer it makes the steps."""
+    share = np.abs(fed.h).mean() / max(np.abs(fed.g).mean(), 1e-12)
+    change = np.abs(fed.direction).sum() / max(np.abs(plain.direction).sum(), 1e-12) - 1
+    longer = "longer" if change > 0 else "shorter"
+    return f"{number(share, 2)} of the gradient's size; steps are {abs(change):.1%} {longer}"
+
+
+def _lines(panels: "Sequence[Axes]") -> "list[Line2D]":
     """Return the lines of the three panels, in the order of the values that they get."""
     k = np.arange(STEPS)
     first, second, third = panels
@@ -145,9 +173,12 @@ def _lines(panels: Any) -> list[Any]:  # noqa: ANN401 - axes in, lines out
     return lines
 
 
-def _starts(panels: Any) -> list[Any]:  # noqa: ANN401 - axes in, collections out
+def _starts(panels: "Sequence[Axes]") -> "list[LineCollection]":
     """Return, for each panel, the dotted lines at which a visit begins and moments restart."""
     from matplotlib.collections import LineCollection
 
     look: dict[str, Any] = {"colors": GREY, "linestyles": ":", "lw": 1, "animated": True}
-    return [axes.add_collection(LineCollection([], transform=axes.get_xaxis_transform(), **look)) for axes in panels]
+    starts = [LineCollection([], transform=axes.get_xaxis_transform(), **look) for axes in panels]
+    for axes, lines in zip(panels, starts, strict=True):
+        axes.add_collection(lines)
+    return starts

@@ -12,16 +12,20 @@ from html import escape
 from io import BytesIO
 from math import isfinite
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.jupyter import DOTS, shown
 from deca_lab.plots.style import GREY, LINE, STYLE, WIDTH, clean, styled
 
 if TYPE_CHECKING:
+    from IPython.display import Image
+    from ipywidgets import HTML, ValueWidget, VBox
     from matplotlib.axes import Axes
+    from matplotlib.backend_bases import RendererBase
     from matplotlib.figure import Figure
     from matplotlib.text import Text
+    from matplotlib.transforms import BboxBase
 
 Values = Mapping[str, Any]
 
@@ -31,6 +35,25 @@ class Scene(NamedTuple):
 
     figure: "Figure"
     update: Callable[..., str]
+
+
+class Canvas(Protocol):
+    """What is used of matplotlib's Agg canvas, whose functions have no types."""
+
+    def draw(self) -> None:
+        """Draw all that is not animated."""
+
+    def copy_from_bbox(self, bbox: "BboxBase") -> object:
+        """Return the pixels of a box."""
+
+    def restore_region(self, region: object) -> None:
+        """Put such pixels back."""
+
+    def get_renderer(self) -> "RendererBase":
+        """Return what artists draw with."""
+
+    def buffer_rgba(self) -> memoryview:
+        """Return all pixels, (height, width, 4)."""
 
 
 class Knob(NamedTuple):
@@ -46,8 +69,8 @@ class Knob(NamedTuple):
 class Mounted(NamedTuple):
     """A live picture: the box to show, its controls by name, and what draws it again."""
 
-    box: Any
-    controls: dict[str, Any]
+    box: "VBox"
+    controls: "dict[str, ValueWidget]"
     redraw: Callable[[], None]
 
 
@@ -57,7 +80,7 @@ def live() -> bool:
     return pick({"on": True, "off": False}, wish, "DECA_LAB_WIDGETS") if wish else "JPY_SESSION_NAME" in os.environ
 
 
-def show(scene: Callable[[], Scene], knobs: Mapping[str, Knob], values: Values) -> Any:  # noqa: ANN401 - a box or an image
+def show(scene: Callable[[], Scene], knobs: Mapping[str, Knob], values: Values) -> "VBox | Image":
     """Return the controls over the live picture, or the picture of these values as an IPython image with its text.
 
     Raises BadInput where a value lies outside its knob.
@@ -79,14 +102,14 @@ def require(knobs: Mapping[str, Knob], values: Values) -> None:
         check(number and knob.low <= value <= knob.high, name, value, f"{kind} from {knob.low:g} to {knob.high:g}")
 
 
-def still(scene: Scene, values: Values) -> Any:  # noqa: ANN401 - IPython.display.Image
+def still(scene: Scene, values: Values) -> "Image":
     """Return the picture of these values as an IPython image."""
     alt = styled(scene.update)(**values)
     return shown(scene.figure, alt)
 
 
 def mount(scene: Scene, knobs: Mapping[str, Knob], values: Values, held: Values | None = None) -> Mounted:
-    """Return the live picture; `held` is what its update is told besides the controls' values."""
+    """Return the live picture; `held` goes to its update together with the controls' values."""
     import ipywidgets
 
     controls = {name: control(knob, values[name]) for name, knob in knobs.items()}
@@ -108,14 +131,14 @@ def mount(scene: Scene, knobs: Mapping[str, Knob], values: Values, held: Values 
     return Mounted(ipywidgets.VBox([top, picture]), controls, redraw)
 
 
-def put(picture: Any, png: bytes, alt: str) -> None:  # noqa: ANN401 - ipywidgets.HTML
+def put(picture: "HTML", png: bytes, alt: str) -> None:
     """Show a PNG with its text, for those who do not see it, and the text below it as well: ipywidgets' Image has no alt."""
     words = escape(alt)
     picture.value = (f'<img alt="{words}" src="data:image/png;base64,{b64encode(png).decode()}" style="max-width: 100%">'
                      f'<div style="max-width: 630px; line-height: 1.3">{words}</div>')
 
 
-def control(knob: Knob, value: Any) -> Any:  # noqa: ANN401 - any value, any ipywidget
+def control(knob: Knob, value: object) -> "ValueWidget":
     """Return the widget of a knob."""
     import ipywidgets
 
@@ -137,7 +160,7 @@ def renderer(figure: "Figure") -> Callable[[], bytes]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure.set_dpi(DOTS)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Canvas = FigureCanvasAgg(figure)
     moving = sorted(figure.findobj(lambda artist: artist.get_animated()), key=lambda artist: artist.get_zorder())
     kept: dict[str, Any] = {}
 
@@ -155,14 +178,14 @@ def renderer(figure: "Figure") -> Callable[[], bytes]:
     return render
 
 
-def encoded(canvas: Any) -> bytes:  # noqa: ANN401 - FigureCanvasAgg, which is imported late
+def encoded(canvas: Canvas) -> bytes:
     """Return the canvas as PNG: lightly packed, for it only goes to the browser beside."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image as Pixels
 
-    held = BytesIO()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(held, "png", compress_level=1)
-    return held.getvalue()
+    out = BytesIO()
+    Pixels.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(out, "png", compress_level=1)
+    return out.getvalue()
 
 
 @lru_cache(64)
@@ -173,7 +196,7 @@ def refusal(words: str) -> bytes:
     figure = sheet(2.4)
     figure.set_dpi(DOTS)
     figure.text(0.5, 0.5, fill(clean(words, 600), LINE - 10), ha="center", va="center", color=GREY, size=10)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return encoded(canvas)
 

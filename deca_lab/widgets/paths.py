@@ -1,15 +1,16 @@
 """The clients' paths on a quadratic of two dimensions: what lr, b1, b2, the feedback and the clients' wishes do to them."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import log10
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deca_lab.blocks import Block, whole
-from deca_lab.clients import Gradients, Loss
+from deca_lab.clients import Batch, Gradients, Loss
 from deca_lab.errors import check
 from deca_lab.lab import recipe_of
 from deca_lab.methods import resolve
@@ -19,7 +20,13 @@ from deca_lab.problems import Problem
 from deca_lab.runconfig import RunConfig
 from deca_lab.topology import topology
 from deca_lab.train import begin, plan, train
+from deca_lab.tree import Layout, Params
 from deca_lab.widgets.panel import Knob, Scene, headline, say, sheet, show
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+    from ipywidgets import VBox
+    from matplotlib.axes import Axes
 
 CLIENTS, STEPS, EDGE = 4, 96, 2.4
 START = (-1.8, 1.3)
@@ -46,7 +53,7 @@ class Paths(NamedTuple):
 
 
 def quadratic_paths(method: str = "deca", lr: float = 0.1, inner_steps: int = 4, apart: float = 0.7, b1: float = 0.99,
-                    b2: float = 0.999) -> Any:  # noqa: ANN401 - a box or an image
+                    b2: float = 0.999) -> "VBox | Image":
     """Return four clients' paths on a ring, with controls; elsewhere than in a live front end as an IPython image.
 
     f_i(x) = (x - w_i)' A (x - w_i) / 2, exact gradients; the wishes w_i have mean zero, and their spread grows with
@@ -65,9 +72,9 @@ def paths(method: str, power: float, inner_steps: int, apart: float, feedback: s
     start = {name: torch.full((CLIENTS, 1), at, dtype=torch.float64) for name, at in zip("xy", START, strict=True)}
 
     def exact(loss: Loss) -> Gradients:
-        def gradients(x: Tensor, where: Any, rest: Any, batch: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - as an engine's
-            held = dict(zip(where.names, x.T, strict=True)) | {name: value[:, 0] for name, value in rest.items()}
-            off = torch.stack([held["x"], held["y"]], 1) - wish
+        def gradients(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+            at = dict(zip(where.names, x.T, strict=True)) | {name: value[:, 0] for name, value in rest.items()}
+            off = torch.stack([at["x"], at["y"]], 1) - wish
             slope = off @ A
             return (off * slope).sum(1) / 2, torch.stack([slope[:, "xy".index(name)] for name in where.names], 1)
 
@@ -98,21 +105,21 @@ def scene() -> Scene:
         figure.legend(*plane.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=4, handlelength=2)
 
     def update(**values: Any) -> str:  # noqa: ANN401 - the knobs' values
-        found = paths(**values)
-        draw(found.models, values["apart"])
-        follow(found.above)
-        last = found.models[-1]
+        shown = paths(**values)
+        draw(shown.models, values["apart"])
+        follow(shown.above)
+        last = shown.models[-1]
         spread = float(np.sqrt(((last - last.mean(0)) ** 2).sum(1).mean()))
-        said = (f"{values['method']}, lr {number(10**values['power'], 2)}: after {len(found.above) - 1} steps the mean is "
+        words = (f"{values['method']}, lr {number(10**values['power'], 2)}: after {len(shown.above) - 1} steps the mean is "
                 f"{number(float(np.linalg.norm(last.mean(0))), 2)} off, the clients {number(spread, 2)} apart")
-        say(title, said)
+        say(title, words)
         return (f"Paths of {CLIENTS} clients on a ring over the contours of f, each drawn to a minimum of its own, and f of the "
-                f"mean model above its lowest value, {number(float(found.above[-1]), 2)} at the end. {said}.")
+                f"mean model above its lowest value, {number(float(shown.above[-1]), 2)} at the end. {words}.")
 
     return Scene(figure, update)
 
 
-def _plane(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
+def _plane(axes: "Axes") -> Callable[[np.ndarray, float], None]:
     """Return what draws the paths over contours of f, which do not move: the wishes' mean is zero."""
     grid = np.linspace(-EDGE, EDGE, 81)
     x, y = np.meshgrid(grid, grid)
@@ -138,7 +145,7 @@ def _plane(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
     return update
 
 
-def _curve(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
+def _curve(axes: "Axes") -> Callable[[np.ndarray], None]:
     """Return what draws f of the mean model above its lowest value."""
     line = axes.plot([], [], color=INK, lw=1.8, animated=True)[0]
     axes.set(yscale="log", xlim=(0, STEPS), ylim=(1e-6, 10), xlabel="inner step", ylabel="f(mean model) above its lowest")

@@ -1,8 +1,8 @@
 """The block scheduler: how a model is cut, which block trains when, and what that costs in memory and in bytes sent."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -15,6 +15,11 @@ from deca_lab.problems import Problem
 from deca_lab.topology import topology
 from deca_lab.train import Plan, Recipe, plan
 from deca_lab.widgets.panel import Knob, Scene, headline, require, say, sheet, show
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+    from ipywidgets import VBox
+    from matplotlib.axes import Axes
 
 MODELS, DTYPES = ("tiny", "small", "medium"), {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CUTS = ("layers", "equal", "whole")
@@ -41,7 +46,7 @@ class Costs(NamedTuple):
 
 
 def block_scheduler(model: str = "small", blocks: str = "layers", fineness: int = 1, rounds: int = 2, inner_steps: int = 4,
-                    clients: int = 8) -> Any:  # noqa: ANN401 - a box or an image
+                    clients: int = 8) -> "VBox | Image":
     """Return the schedule of a run of DECA with its ledgers; elsewhere than in a live front end as an IPython image.
 
     `blocks`: "layers" with `fineness` layers a block, "equal" with so many blocks, or "whole". Raises BadInput.
@@ -49,7 +54,7 @@ def block_scheduler(model: str = "small", blocks: str = "layers", fineness: int 
     values = {"model": model, "cut": blocks, "fineness": fineness, "order": "sequence", "rounds": rounds,
               "inner_steps": inner_steps, "clients": clients, "dtype": "float32"}
     require(KNOBS, values)
-    cut_of(model, blocks, fineness)                    # a cut that this model does not allow is told at the door
+    cut_of(model, blocks, fineness)                    # so that a cut that this model does not allow is refused here
     return show(scene, KNOBS, values)
 
 
@@ -99,27 +104,29 @@ def scene() -> Scene:
         title, draw, fill = headline(lanes), _lanes(lanes), _bars(bars)
 
     def update(**values: Any) -> str:  # noqa: ANN401 - the knobs' values
-        found = costs(**values)
-        draw(found.plan)
-        fill(found)
-        many, steps = len(found.plan.blocks), found.plan.steps
-        held, sent = found.memory.peak / found.memory.full, found.sent / found.sent_full
+        cost = costs(**values)
+        draw(cost.plan)
+        fill(cost)
+        many, steps = len(cost.plan.blocks), cost.plan.steps
+        memory, sent = cost.memory.peak / cost.memory.full, cost.sent / cost.sent_full
         count = f"{many} {'block' if many == 1 else 'blocks'}"
-        said = f"{count}: {held:.0%} of the memory and {sent:.0%} of the bytes of training all at once"
-        say(title, said)
-        return (f"Time line of {count} over {steps} inner steps, and bars of memory and traffic. {said}. The weights take "
-                f"{size(found.memory.weights)}, the peak is {size(found.memory.peak)} of {size(found.memory.full)}; "
-                f"{size(found.sent)} are sent instead of {size(found.sent_full)}.")
+        words = f"{count}: {memory:.0%} of the memory and {sent:.0%} of the bytes of training all at once"
+        say(title, words)
+        return (f"Time line of {count} over {steps} inner steps, and bars of memory and traffic. {words}. The weights take "
+                f"{size(cost.memory.weights)}, the peak is {size(cost.memory.peak)} of {size(cost.memory.full)}; "
+                f"{size(cost.sent)} are sent instead of {size(cost.sent_full)}.")
 
     return Scene(figure, update)
 
 
-def _lanes(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
+def _lanes(axes: "Axes") -> Callable[[Plan], None]:
     """Return what draws a bar for each visit in its block's lane; the step axis always ends with the run."""
     from matplotlib.collections import PolyCollection
 
-    bars = axes.add_collection(PolyCollection([], lw=0.8, edgecolors="white", animated=True))
-    idle = axes.add_collection(PolyCollection([], lw=0, facecolors="#E4E4E4", zorder=0.5, animated=True))
+    bars = PolyCollection([], lw=0.8, edgecolors="white", animated=True)
+    idle = PolyCollection([], lw=0, facecolors="#E4E4E4", zorder=0.5, animated=True)
+    axes.add_collection(bars)
+    axes.add_collection(idle)
     names = [axes.text(-0.015, 0, "", ha="right", va="center", size=8.5, color=INK, transform=axes.get_yaxis_transform(),
                        animated=True) for _ in range(LANES)]
     end = axes.text(1, -0.035, "", ha="right", va="top", size=9, transform=axes.transAxes, animated=True)
@@ -131,7 +138,7 @@ def _lanes(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
         ends = [(v.first / plan.steps, (v.last + 1) / plan.steps, spots[v.block]) for v in plan.visits]
         half = min(0.42, 0.42 * tall)
         bars.set_verts([[(a, y - half), (b, y - half), (b, y + half), (a, y + half)] for a, b, y in ends])
-        bars.set_facecolors([COLOURS[v.block % len(COLOURS)] for v in plan.visits])
+        bars.set_facecolor([COLOURS[v.block % len(COLOURS)] for v in plan.visits])
         idle.set_verts([[(0, y - half), (1, y - half), (1, y + half), (0, y + half)] for y in spots])
         for k, text in enumerate(names):
             there = k < len(spots)
@@ -142,7 +149,7 @@ def _lanes(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
     return update
 
 
-def _bars(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
+def _bars(axes: "Axes") -> Callable[[Costs], None]:
     """Return what fills the bars of memory and of traffic, as shares of training all parameters at once."""
     axes.barh([1, 0], [1, 1], 0.5, color="white", edgecolor=GREY, lw=1)
     weights = axes.barh([1], [0], 0.5, color=SKY, edgecolor="white", animated=True)[0]
@@ -155,13 +162,13 @@ def _bars(axes: Any) -> Any:  # noqa: ANN401 - axes in, a function out
     axes.text(0, 0.33, "bytes sent in the run", size=9, va="bottom")
     axes.set(xlim=(0, 1.02), ylim=(-0.75, 2.05), yticks=[], xlabel="share of training all at once")
 
-    def update(found: Costs) -> None:
-        full = found.memory.full
-        weights.set_width(found.memory.weights / full)
-        state.set_x(found.memory.weights / full)
-        state.set_width((found.memory.peak - found.memory.weights) / full)
-        bytes_sent.set_width(found.sent / found.sent_full)
-        texts[0].set_text(f"{size(found.memory.peak)} of {size(full)}, all clients")
-        texts[1].set_text(f"{size(found.sent)} of {size(found.sent_full)}")
+    def update(cost: Costs) -> None:
+        full = cost.memory.full
+        weights.set_width(cost.memory.weights / full)
+        state.set_x(cost.memory.weights / full)
+        state.set_width((cost.memory.peak - cost.memory.weights) / full)
+        bytes_sent.set_width(cost.sent / cost.sent_full)
+        texts[0].set_text(f"{size(cost.memory.peak)} of {size(full)}, all clients")
+        texts[1].set_text(f"{size(cost.sent)} of {size(cost.sent_full)}")
 
     return update
