@@ -12,7 +12,7 @@ import deca_lab
 
 HOUSE = Path(deca_lab.__file__).parent
 LAYERS = [  # from the ground up: a module may import what stands above it in this list, and nothing below
-    "errors", "runconfig", "methods", "files",
+    "errors", "runconfig", "registry", "methods", "files",
     "hub", "tokens", "embedded", "markov", "instructions", "corpora", "shards",
     "gossip", "graphs", "weights", "topology", "spectrum", "doctor", "tree", "heterogeneity",
     "blocks", "moments", "clients", "problems", "models",
