@@ -5,7 +5,7 @@ from typing import Any
 
 from deca_lab.registry import KINDS, about, load_plugins, resolved
 
-NONE = {                                              # what the word means where a part may be left out
+NONE = {  # what the word means where a part may be left out
     "feedbacks": {"none": "The moments keep the local statistics alone."},
     "compressors": {"none": "Messages are whole."},
 }
@@ -13,7 +13,7 @@ SERVED = "No graph: a server averages all clients, the reference that the papers
 
 
 def tables() -> dict[str, dict[str, str]]:
-    """Return {table: {name: a few words}}, with the parts of plug-ins and those that were registered."""
+    """Return {table: {name: a few words}}; registered parts and those of plug-ins are among them."""
     from deca_lab import claims, topology
 
     load_plugins()

@@ -35,11 +35,11 @@ def _auto(name: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+        which: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(f"tokenizer {name!r} cannot be read: {shorten(line, 300)}") from None
-    return found
+    return which
 
 
 def is_bytes(which: "PreTrainedTokenizerBase") -> bool:

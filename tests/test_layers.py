@@ -13,7 +13,7 @@ import deca_lab
 HOUSE = Path(deca_lab.__file__).parent
 LAYERS = [  # from the ground up: a module may import what stands above it in this list, and nothing below
     "errors", "runconfig", "registry", "methods", "files",
-    "hub", "tokens", "embedded", "markov", "instructions", "corpora", "shards",
+    "hub", "tokens", "embedded", "markov", "instructions", "columns", "in_memory", "corpora", "shards",
     "gossip", "graphs", "weights", "topology", "spectrum", "doctor", "tree", "heterogeneity",
     "blocks", "moments", "clients", "problems", "models",
     "nf4", "adapters", "factors", "examples", "scores", "tasks", "optimisers", "messages", "faults", "lossy", "peers", "train",

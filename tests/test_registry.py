@@ -1,4 +1,4 @@
-"""Parts of one's own under a name: in a config, on the command line, in the list; from an installed package too."""
+"""Parts of one's own under a name: in a config, on the command line, from an installed package."""
 
 import functools
 import json
@@ -46,7 +46,9 @@ def hub_and_chain(n, knobs):
     return nx.compose(nx.path_graph(n), nx.star_graph(n - 1))
 
 
-def test_a_topology_of_ones_own_is_in_the_list_and_gives_the_same_run_as_its_matrix(capsys, tmp_path):
+def test_a_topology_of_ones_own_is_in_the_list_and_gives_the_same_run_as_its_matrix(
+    capsys, tmp_path
+):
     assert register("topology", "hub-and-chain", hub_and_chain) is hub_and_chain
     listed = deca_lab(capsys, "list", "topologies").out
     assert "hub-and-chain" in listed
@@ -55,10 +57,18 @@ def test_a_topology_of_ones_own_is_in_the_list_and_gives_the_same_run_as_its_mat
     W = topology(hub_and_chain(4, None)).at(0)
     np.testing.assert_array_equal(topology("hub-and-chain", 4).at(0), W)
     np.savetxt(tmp_path / "w.csv", W, delimiter=",", fmt="%.18e")
-    named, by_hand = (run(RunConfig(**{**TINY, "topology": t})) for t in ("hub-and-chain", str(tmp_path / "w.csv")))
+    named, by_hand = (
+        run(RunConfig(**{**TINY, "topology": t}))
+        for t in ("hub-and-chain", str(tmp_path / "w.csv"))
+    )
     assert named.summary["test_loss_end"] == by_hand.summary["test_loss_end"]
     assert run(RunConfig(**TINY)).summary["test_loss_end"] != named.summary["test_loss_end"]
-    assert deca_lab(capsys, "run", *options(out=tmp_path / "run", **TINY, topology="hub-and-chain")).code == 0
+    assert (
+        deca_lab(
+            capsys, "run", *options(out=tmp_path / "run", **TINY, topology="hub-and-chain")
+        ).code
+        == 0
+    )
     assert deca_lab(capsys, "doctor", "--topology", "hub-and-chain").code == 0
 
 
@@ -70,7 +80,7 @@ def twice(g):
 def shuffled(ask):
     """All rows of the corpus, in turn."""
     rows = np.arange(len(ask.labels))
-    return [rows[i::ask.clients] for i in range(ask.clients)], "in turn"
+    return [rows[i :: ask.clients] for i in range(ask.clients)], "in turn"
 
 
 def a_rule(graph):
@@ -136,7 +146,10 @@ OWN = {  # kind -> what is registered, the knobs that then name it
     "schedule": (root, {"lr_scheduler_type": "own-part"}),
     "engine": (one_by_one, {"engine": "own-part"}),
     "topology": (hub_and_chain, {"topology": "own-part"}),
-    "method": (Method("slow DECA", {"optimiser": "adam", "order": "reversed"}), {"method": "own-part"}),
+    "method": (
+        Method("slow DECA", {"optimiser": "adam", "order": "reversed"}),
+        {"method": "own-part"},
+    ),
     "model": (Preset("one layer", family="gpt2", layers=1, width=16), {"model": "own-part"}),
     "task": (Row("every next token, again", TASKS["lm"].build, {}), {"task": "own-part"}),
 }
@@ -147,7 +160,11 @@ def test_every_kind_is_listed_and_runs(kind):
     item, knobs = OWN[kind]
     method = {} if kind in ("method", "optimiser") else {"method": "deca"}
     if kind == "optimiser":
-        register("method", "own-method", Method("with an optimiser of its own", {"optimiser": "own-part"}))
+        register(
+            "method",
+            "own-method",
+            Method("with an optimiser of its own", {"optimiser": "own-part"}),
+        )
         method = {"method": "own-method"}
     register(kind, "own-part", item)
     assert tables()[KINDS[kind].title]["own-part"] == registry.about(item) != ""
@@ -200,39 +217,92 @@ def one_argument(n):
 
 
 def empty_first_line(n, knobs):
-    """   """  # noqa: D419
+    """ """
     return ring(n, knobs)
 
 
-@pytest.mark.parametrize(("kind", "name", "item", "words"), [
-    ("topolgy", "x", hub_and_chain, "unknown kind of part 'topolgy': did you mean 'topology'"),
-    (None, "x", hub_and_chain, "unknown kind of part None"),
-    ("topology", "ring", hub_and_chain, "name = 'ring' cannot be used: it must be a name that no topology has yet"),
-    ("topology", "random-matchings", hub_and_chain, "a name that no topology has yet"),
-    ("topology", "server", hub_and_chain, "a name that no topology has yet"),
-    ("sequence", "ring", shifted, "a name that no sequence has yet"),
-    ("compressor", "none", sign, "a name that no compressor has yet"),
-    ("feedback", "none", half, "a name that no feedback has yet"),
-    ("corpus", "imdb", lambda seed: None, "a name that no corpus has yet"),
-    *(("topology", name, hub_and_chain, "lower-case words joined by hyphens") for name in
-      ("My-Graph", "my_graph", "my graph", "", "-x", "x-", "a--b", "é", "x\n", 3, None, "../x")),
-    ("topology", "x", nx.path_graph(3), "topology 'x' cannot be registered: it = <networkx.*function of .clients, knobs."),
-    ("topology", "x", None, "it = None cannot be used: it must be a function of"),
-    ("topology", "x", one_argument, r"it takes \(n\), and must be a function of \(clients, knobs\)"),
-    ("topology", "x", nameless, "its description = None cannot be used"),
-    ("topology", "x", empty_first_line, "its description = None cannot be used"),
-    ("topology", "x", functools.partial(nameless), "its description = None cannot be used"),
-    ("weights", "x", hub_and_chain, r"it takes \(n, knobs\), and must be a function of \(graph\)"),
-    ("method", "x", hub_and_chain, r"must be a deca_lab.methods.Method"),
-    ("method", "x", Method("words", {"optimisr": "adam"}), "'x' cannot be registered: unknown knob 'optimisr': did you mean"),
-    ("method", "x", Method("words", {"rounds": 0}), "rounds = 0 cannot be used: it must be 1 or more"),
-    ("method", "x", Method("words", None), "fixed = None"),
-    ("method", "x", Method("", {}), "its description = None"),
-    ("model", "x", Preset("words"), r"source, family = \('', ''\)"),
-    ("task", "x", Row("words", shuffled, None), "scores = None"),
-    ("task", "x", Row("words", None, {}), r"build = None cannot be used: it must be a function of \(ask\)"),
-    ("task", "x", TASKS, "must be a deca_lab.tasks.Row"),
-])
+@pytest.mark.parametrize(
+    ("kind", "name", "item", "words"),
+    [
+        ("topolgy", "x", hub_and_chain, "unknown kind of part 'topolgy': did you mean 'topology'"),
+        (None, "x", hub_and_chain, "unknown kind of part None"),
+        (
+            "topology",
+            "ring",
+            hub_and_chain,
+            "name = 'ring' cannot be used: it must be a name that no topology has yet",
+        ),
+        ("topology", "random-matchings", hub_and_chain, "a name that no topology has yet"),
+        ("topology", "server", hub_and_chain, "a name that no topology has yet"),
+        ("sequence", "ring", shifted, "a name that no sequence has yet"),
+        ("compressor", "none", sign, "a name that no compressor has yet"),
+        ("feedback", "none", half, "a name that no feedback has yet"),
+        ("corpus", "imdb", lambda seed: None, "a name that no corpus has yet"),
+        *(
+            ("topology", name, hub_and_chain, "lower-case words joined by hyphens")
+            for name in (
+                "My-Graph",
+                "my_graph",
+                "my graph",
+                "",
+                "-x",
+                "x-",
+                "a--b",
+                "é",
+                "x\n",
+                3,
+                None,
+                "../x",
+            )
+        ),
+        (
+            "topology",
+            "x",
+            nx.path_graph(3),
+            "topology 'x' cannot be registered: it = <networkx.*function of .clients, knobs.",
+        ),
+        ("topology", "x", None, "it = None cannot be used: it must be a function of"),
+        (
+            "topology",
+            "x",
+            one_argument,
+            r"it takes \(n\), and must be a function of \(clients, knobs\)",
+        ),
+        ("topology", "x", nameless, "its description = None cannot be used"),
+        ("topology", "x", empty_first_line, "its description = None cannot be used"),
+        ("topology", "x", functools.partial(nameless), "its description = None cannot be used"),
+        (
+            "weights",
+            "x",
+            hub_and_chain,
+            r"it takes \(n, knobs\), and must be a function of \(graph\)",
+        ),
+        ("method", "x", hub_and_chain, r"must be a deca_lab.methods.Method"),
+        (
+            "method",
+            "x",
+            Method("words", {"optimisr": "adam"}),
+            "'x' cannot be registered: unknown knob 'optimisr': did you mean",
+        ),
+        (
+            "method",
+            "x",
+            Method("words", {"rounds": 0}),
+            "rounds = 0 cannot be used: it must be 1 or more",
+        ),
+        ("method", "x", Method("words", None), "fixed = None"),
+        ("method", "x", Method("", {}), "its description = None"),
+        ("model", "x", Preset("words"), r"source, family = \('', ''\)"),
+        ("task", "x", Row("words", shuffled, None), "scores = None"),
+        (
+            "task",
+            "x",
+            Row("words", None, {}),
+            r"build = None cannot be used: it must be a function of \(ask\)",
+        ),
+        ("task", "x", TASKS, "must be a deca_lab.tasks.Row"),
+    ],
+)
 def test_what_cannot_be_registered_is_one_line_and_leaves_nothing(kind, name, item, words):
     before = tables()
     with pytest.raises(BadInput, match=words) as caught:
@@ -243,10 +313,14 @@ def test_what_cannot_be_registered_is_one_line_and_leaves_nothing(kind, name, it
 
 def test_a_topology_that_returns_something_else():
     register("topology", "no-graph", _returning(torch.eye(3)))
-    with pytest.raises(BadInput, match="what topology 'no-graph' returns = tensor.* a networkx graph"):
+    with pytest.raises(
+        BadInput, match=r"what topology 'no-graph' returns = tensor.* a networkx graph"
+    ):
         topology("no-graph", 3)
     register("topology", "short", _short)
-    with pytest.raises(BadInput, match="clients = 5 cannot be used: it must be 4, the number of nodes"):
+    with pytest.raises(
+        BadInput, match="clients = 5 cannot be used: it must be 4, the number of nodes"
+    ):
         topology("short", 5)
     register("sequence", "ragged", _ragged)
     with pytest.raises(BadInput, match="ragged has 2 rows and 3 columns"):
@@ -323,20 +397,33 @@ def test_an_installed_package_brings_a_topology(tmp_path):
     knobs = " ".join(options(out="run", **TINY, topology="from-outside"))
     (tmp_path / "commands").write_text(f"run --help\nlist topologies\nrun {knobs}")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", COMMANDS], capture_output=True, text=True,
-                          env=env, cwd=tmp_path, timeout=280)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", COMMANDS],
+        capture_output=True,
+        text=True,
+        env=env,
+        cwd=tmp_path,
+        timeout=280,
+    )
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stdout.splitlines() if line.startswith("#")]
-    assert said == ["# run --help False", "# code 0", "# list topologies False", "# code 0",
-                    f"# run {knobs} True", "# code 0", "# once "]
+    assert said == [
+        "# run --help False",
+        "# code 0",
+        "# list topologies False",
+        "# code 0",
+        f"# run {knobs} True",
+        "# code 0",
+        "# once ",
+    ]
     assert "  from-outside           A ring that a package brought along.\n" in done.stdout
     summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert summary["test_loss_end"] == run(RunConfig(**TINY)).summary["test_loss_end"]   # a ring
+    assert summary["test_loss_end"] == run(RunConfig(**TINY)).summary["test_loss_end"]  # a ring
 
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Give a function that installs a distribution for this Python, which forgets it when the test ends."""
+    """Give a function that installs a distribution, which is forgotten when the test ends."""
 
     def give(body, value):
         install(tmp_path, body, value)
@@ -349,12 +436,12 @@ def installed(tmp_path, monkeypatch):
     registry._declared.cache_clear()
 
 
-AS_FUNCTION = '''
+AS_FUNCTION = """
 def enter():
     from deca_lab import register
     from deca_lab.methods import Method
     register("method", "their-method", Method("DECA from a package", {"optimiser": "adam"}))
-'''
+"""
 
 
 def test_an_entry_point_that_is_a_function_is_called(installed, capsys):
@@ -363,23 +450,37 @@ def test_an_entry_point_that_is_a_function_is_called(installed, capsys):
     assert "their-method           DECA from a package" in listed.out
 
 
-@pytest.mark.parametrize(("body", "value", "words"), [
-    ("import a_package_that_is_not_there", "brought_along", "ModuleNotFoundError: No module named 'a_package_that"),
-    ("1 / 0", "brought_along", "ZeroDivisionError: division by zero; mend it, or uninstall it"),
-    ("def (", "brought_along", "SyntaxError: "),
-    ("raise SystemExit(3)", "brought_along", "SystemExit: 3"),
-    ("x = 1", "brought_along:y", "AttributeError: "),
-    ("x = 1", "brought_along:x", r"it = 1 cannot be used: it must be a function of \(\)"),
-    ("def f(x): pass", "brought_along:f", r"it takes \(x\), and must be a function of \(\)"),
-    ("from deca_lab import register\nregister('topology', 'ring', print)", "brought_along", "name = 'ring' cannot be used"),
-])
-def test_a_broken_plug_in_is_one_line_that_names_it(installed, tmp_path, capsys, body, value, words):
+@pytest.mark.parametrize(
+    ("body", "value", "words"),
+    [
+        (
+            "import a_package_that_is_not_there",
+            "brought_along",
+            "ModuleNotFoundError: No module named 'a_package_that",
+        ),
+        ("1 / 0", "brought_along", "ZeroDivisionError: division by zero; mend it, or uninstall it"),
+        ("def (", "brought_along", "SyntaxError: "),
+        ("raise SystemExit(3)", "brought_along", "SystemExit: 3"),
+        ("x = 1", "brought_along:y", "AttributeError: "),
+        ("x = 1", "brought_along:x", r"it = 1 cannot be used: it must be a function of \(\)"),
+        ("def f(x): pass", "brought_along:f", r"it takes \(x\), and must be a function of \(\)"),
+        (
+            "from deca_lab import register\nregister('topology', 'ring', print)",
+            "brought_along",
+            "name = 'ring' cannot be used",
+        ),
+    ],
+)
+def test_a_broken_plug_in_is_one_line_that_names_it(
+    installed, tmp_path, capsys, body, value, words
+):
     installed(body, value)
     for typed in (("list",), ("run", *options(out=tmp_path / "new", **TINY)), ("doctor",)):
         sys.modules.pop("brought_along", None)
         said = deca_lab(capsys, *typed)
         line = said.err.strip().splitlines()[-1]
-        start = f"error: plug-in 'some-parts' ({value}, of the package brought-along 1.2) cannot be loaded: "
+        whose = f"'some-parts' ({value}, of the package brought-along 1.2)"
+        start = f"error: plug-in {whose} cannot be loaded: "
         assert (said.code, line.startswith(start)) == (2, True), said.err
         assert re.search(words, line)
         assert "Traceback" not in said.err
