@@ -154,6 +154,11 @@ def from_file(path: Path) -> "Dataset":
             _refuse(f"file {str(path)!r}", error)
 
 
+def is_a(value: object, module: str, kind: str) -> bool:
+    """Say whether a value is of a class of a module, which then is imported already."""
+    return isinstance(value, getattr(sys.modules.get(module), kind, ()))
+
+
 def from_frame(frame: "DataFrame") -> "Dataset":
     """Return the rows of a pandas DataFrame; BadInput where they cannot be those of a table."""
     names = list(frame.columns)

@@ -1,6 +1,5 @@
 """Rows that are in memory already, in the forms that people hold them in."""
 
-import sys
 from numbers import Integral
 from pathlib import Path
 from textwrap import shorten
@@ -21,18 +20,13 @@ ROWS = (
 
 def table_of(data: Any) -> "Dataset | None":  # noqa: ANN401 - anything
     """Return what has columns as a datasets.Dataset, and None for anything else."""
-    if _is_a(data, "datasets", "Dataset"):
+    if hub.is_a(data, "datasets", "Dataset"):
         return data
-    if _is_a(data, "pandas", "DataFrame"):
+    if hub.is_a(data, "pandas", "DataFrame"):
         return hub.from_frame(data)
     if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
         return hub.from_dicts(data)
     return None
-
-
-def _is_a(data: Any, package: str, kind: str) -> bool:  # noqa: ANN401 - anything
-    """Whether an object is of a class of a package, which is imported already if it is."""
-    return isinstance(data, getattr(sys.modules.get(package), kind, ()))
 
 
 def rows_of_list(data: Any) -> list[tuple[str, ...]]:  # noqa: ANN401 - anything
@@ -67,9 +61,9 @@ def _row_of(row: Any) -> tuple[str, ...]:  # noqa: ANN401 - a string, or a tuple
 
 def _no_rows(data: Any) -> NoReturn:  # noqa: ANN401 - anything
     """Refuse what holds no rows, with a hint for what nearly does."""
-    if _is_a(data, "datasets", "DatasetDict"):
+    if hub.is_a(data, "datasets", "DatasetDict"):
         _refuse(f"a DatasetDict of {', '.join(data)}", "; take one of its splits")
-    if _is_a(data, "datasets", "IterableDataset"):
+    if hub.is_a(data, "datasets", "IterableDataset"):
         _refuse("an IterableDataset", "; take what you need of it, list(data.take(1000))")
     if isinstance(data, str | Path):
         _refuse(shown(data), "; a name or a path is the corpus of a RunConfig")

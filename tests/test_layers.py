@@ -15,7 +15,7 @@ LAYERS = [  # from the ground up: a module may import what stands above it in th
     "errors", "runconfig", "registry", "methods", "files",
     "hub", "tokens", "embedded", "markov", "instructions", "columns", "in_memory", "corpora", "shards",
     "gossip", "graphs", "weights", "topology", "spectrum", "doctor", "tree", "heterogeneity",
-    "blocks", "moments", "clients", "problems", "models",
+    "blocks", "moments", "clients", "problems", "models", "own_model",
     "nf4", "adapters", "factors", "examples", "scores", "tasks", "optimisers", "messages", "faults", "lossy", "peers", "train",
     "metrics", "ledger", "clock", "checkpoint",
     "bounds",
