@@ -164,10 +164,9 @@ def from_frame(frame: "DataFrame") -> "Dataset":
     names = list(frame.columns)
     named = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
     check(named, "columns", names, "strings, each of them once")
-    plain = frame.astype({name: object for name in names if frame[name].dtype == "category"})
 
     def made(datasets: Any) -> "Dataset":  # noqa: ANN401 - the module
-        return datasets.Dataset.from_pandas(plain, preserve_index=False)
+        return datasets.Dataset.from_pandas(frame, preserve_index=False)
 
     return _converted(made, "a DataFrame")
 

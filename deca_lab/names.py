@@ -13,7 +13,7 @@ SERVED = "No graph: a server averages all clients, the reference that the papers
 
 
 def tables() -> dict[str, dict[str, str]]:
-    """Return {table: {name: a few words}}; registered parts and those of plug-ins are among them."""
+    """Return {table: {name: a few words}}; registered parts and plug-ins' are among them."""
     from deca_lab import claims, topology
 
     load_plugins()

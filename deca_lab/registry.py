@@ -102,7 +102,7 @@ KINDS: dict[str, Kind] = {
 def register(kind: str, name: str, item: Any = ...) -> Any:  # noqa: ANN401 - any kind's part
     """Give a part of your own a name that a RunConfig and the command line take; return the part.
 
-    `kind` is one of KINDS, such as "topology"; `name` is lower-case words joined by hyphens. Without
+    `kind` is one of KINDS, such as "topology"; `name` is lower-case words with hyphens. Without
     an `item` it is a decorator: `@register("topology", "my-graph")`. The first line of the item's
     docstring (a row's `about`) is its description in `deca-lab list`. Raises BadInput for a name
     that is taken and an item that does not fit. Defining and registering the same function again,

@@ -159,7 +159,7 @@ def fingerprint_of(which: "PreTrainedTokenizerBase | OwnTokenizer") -> str:
     ]
     if hasattr(which, "get_vocab"):
         parts.append(sorted(which.get_vocab().items()))
-    if getattr(which, "is_fast", False):
-        rules = json.loads(which.backend_tokenizer.to_str())  # type: ignore[union-attr]
-        parts.append({key: rules[key] for key in rules if key not in ("padding", "truncation")})
+    rules = getattr(which, "backend_tokenizer", None)
+    if rules is not None:
+        parts.append(rules.to_str())  # the sample put truncation and padding back
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

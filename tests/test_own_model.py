@@ -151,6 +151,8 @@ def test_without_a_gradient_too_and_in_a_task(name):
     wanted, _ = plain_loop(made(name), batch)
     assert torch.allclose(alone[0], wanted, atol=1e-6)
     assert torch.allclose(masked[0], wanted, atol=1e-6)
+    again = models.client_loss(model.train())(models.trainable(model), batch)
+    assert torch.allclose(again, wanted, atol=1e-6)  # no dropout is left in it
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -394,6 +396,14 @@ def test_what_cannot_train_is_one_line(case):
     assert "\n" not in str(caught.value)
 
 
+def test_a_refused_model_leaves_the_global_random_state_alone():
+    noisy = BAD["noise"][0]()
+    state = torch.random.get_rng_state()
+    with pytest.raises(BadInput, match="is random in eval mode"):
+        model_of(noisy, vocabulary=V)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
 def test_numbers_out_of_range():
     with pytest.raises(BadInput, match="context = 513 cannot be used: it must be at most 512"):
         model_of(models.load("tiny"), context=513)
@@ -442,8 +452,14 @@ def test_the_fingerprint_sees_name_shape_dtype_and_bytes():
     moved = made("scaled")
     moved.scale += 1e-7
     assert fingerprint_of(moved) != prints[0]
-    half = models.load("tiny", dtype=torch.bfloat16)
-    assert len(fingerprint_of(half)) == 64
+    halves = [_zeros().to(dtype) for dtype in (torch.float16, torch.bfloat16)]  # equal bytes
+    assert len({fingerprint_of(model) for model in halves}) == 2
+
+
+def _zeros():
+    model = Bigram()
+    nn.init.zeros_(model.table.weight)
+    return model
 
 
 def _renamed():

@@ -128,6 +128,12 @@ def test_class_names_categories_and_chosen_rows_of_a_dataset():
     same(corpus_of(frame), from_rows("x", [("a", "x"), ("b", "y")]), notes=False)
 
 
+def test_the_index_of_a_frame_is_no_column_and_the_likeliest_column_is_the_text():
+    frame = pd.DataFrame({"text": ["name"], "body": ["words"], "title": ["t"]}).set_index("text")
+    assert corpus_of(frame).texts == ("words",)
+    assert corpus_of([{"title": "t", "body": "words"}]).texts == ("words",)
+
+
 def test_nothing_that_was_given_is_changed():
     frame = pd.DataFrame({"text": ["a"], "label": pd.Categorical(["x"])})
     before = frame.copy()
@@ -228,6 +234,14 @@ def test_a_registered_corpus_may_return_any_rows(monkeypatch):
     assert load("letters").label_names == ("other", "vowel")
     assert load("letters", labels="vowel").texts == ("a", "e")
     assert load("letters").name == "letters"
+    whole = from_rows("another name", [("a", "b")])
+
+    def cell(seed):
+        """A corpus."""
+        return whole
+
+    register("corpus", "whole", cell)
+    assert load("whole") == whole._replace(name="whole")
     with pytest.raises(BadInput, match="what corpus 'letters' returns: dataset = None cannot"):
         load("letters", seed=9)
     with pytest.raises(BadInput, match="'letters' is embedded and has its own"):

@@ -151,6 +151,10 @@ def test_fingerprints_tell_tokenizers_apart():
     assert len(set(prints)) == len(prints)
     assert prints == [fingerprint_of(which) for which in given]
     assert all(len(digest) == 64 for digest in prints)
+    marked = [tokenizer("bytes"), tokenizer("bytes")]
+    marked[0].add_tokens(["<x>"])
+    marked[1].add_tokens(["<y>"])
+    assert fingerprint_of(marked[0]) != fingerprint_of(marked[1])
     used = fast()
     used(["a b c"], truncation=True, max_length=2)
     assert fingerprint_of(used) == prints[0]  # what a call left behind is no rule
