@@ -30,6 +30,7 @@ _HOME = {  # public name -> its module
     "resume": "runs",
     "export_model": "export",
     "prepare": "lab",
+    "register": "registry",
     "Topology": "topology",
     "diagnose": "doctor",
     "describe": "doctor",

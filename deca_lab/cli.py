@@ -19,7 +19,7 @@ from deca_lab.files import write_whole
 from deca_lab.runconfig import RunConfig
 
 if TYPE_CHECKING:
-    from deca_lab.judge import Judged
+    from deca_lab.judge import Verdict
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   help="Learn, run and check decentralised fine-tuning of language models. Start with [bold]deca-lab run[/bold].")
@@ -158,7 +158,7 @@ def _judge(folder: Path) -> None:
     typer.echo(f"bounds: {folder / 'bounds.csv'}, {folder / 'bounds.png'}")
 
 
-def _judged_row(one: "Judged") -> dict[str, Any]:
+def _judged_row(one: "Verdict") -> dict[str, Any]:
     """Return a claim's row of bounds.csv: both sides at the end of the run, where there are any."""
     import numpy as np
 

@@ -13,6 +13,7 @@ from deca_lab.errors import BadInput, Diverged, check, pick
 from deca_lab.files import write_whole
 from deca_lab.lab import Lab, prepare
 from deca_lab.methods import METHODS
+from deca_lab.registry import load_plugins
 from deca_lab.runconfig import RunConfig, defaults
 from deca_lab.tasks import TASKS
 
@@ -201,6 +202,7 @@ def curves(out: Path, table: pd.DataFrame) -> dict[str, list[history.History]]:
 
 def check_methods(names: str) -> tuple[str, ...]:
     """Return the methods of a text such as "deca,dec-lora"; raise BadInput at an unknown or repeated one."""
+    load_plugins()
     given: Sequence[str] = [name.strip() for name in names.split(",") if name.strip()]
     for name in given:
         pick(METHODS, name, "method")

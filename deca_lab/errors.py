@@ -45,8 +45,8 @@ def check(ok: bool, argument: str, got: object, allowed: str) -> None:
 
 
 def shown(value: object) -> str:
-    """Return the value as Python writes it."""
+    """Return what was given as Python writes it, on one line."""
     try:
-        return repr(value)
+        return " ".join(line.strip() for line in repr(value).splitlines())
     except ValueError:                                # Python does not write a number of thousands of digits
         return f"a {type(value).__name__} too long to write"

@@ -135,13 +135,13 @@ def spread(labels: Tensor, limit: int) -> np.ndarray:
     Where the limit allows, each label has one at least, in the place of one of the label that has most.
     """
     check(limit >= 1, "limit", limit, "at least 1")
-    held, kept = labels.cpu().numpy(), min(limit, len(labels))
-    order = np.argsort(held, kind="stable")
-    chosen = order[np.arange(kept) * len(held) // max(kept, 1)]
-    for rare in np.setdiff1d(held, held[chosen])[: max(kept - len(np.unique(held[chosen])), 0)]:
-        names, counts = np.unique(held[chosen], return_counts=True)
-        given_up = np.flatnonzero(held[chosen] == names[counts.argmax()])[-1]
-        chosen[given_up] = np.flatnonzero(held == rare)[0]
+    label_of, kept = labels.cpu().numpy(), min(limit, len(labels))
+    order = np.argsort(label_of, kind="stable")
+    chosen = order[np.arange(kept) * len(label_of) // max(kept, 1)]
+    for rare in np.setdiff1d(label_of, label_of[chosen])[: max(kept - len(np.unique(label_of[chosen])), 0)]:
+        names, counts = np.unique(label_of[chosen], return_counts=True)
+        given_up = np.flatnonzero(label_of[chosen] == names[counts.argmax()])[-1]
+        chosen[given_up] = np.flatnonzero(label_of == rare)[0]
     return np.sort(chosen)
 
 
@@ -152,11 +152,12 @@ def batch(clients: Sequence[Examples], batch_size: int, seed: int, step: int) ->
     """
     check(batch_size >= 1, "batch_size", batch_size, "at least 1")
     check(step >= 0 and seed >= 0, "seed, step", (seed, step), "non-negative")
-    sizes = np.array([len(one.tokens) for one in clients])
+    sizes = np.array([len(own.tokens) for own in clients])
     check(bool((sizes > 0).all()), "examples", sizes.tolist(), "one or more for each client")
-    widths = {one.tokens.shape[1] for one in clients}
+    widths = {own.tokens.shape[1] for own in clients}
     check(len(widths) == 1, "widths of the examples", sorted(widths), "equal for all clients")
     draws = np.random.default_rng([seed, step]).random((len(clients), batch_size))
     rows = torch.from_numpy((draws * sizes[:, None]).astype(np.int64)).to(clients[0].tokens.device)
-    pairs = list(zip(clients, rows, strict=True))
-    return torch.stack([one.tokens[at] for one, at in pairs]), torch.stack([one.counted[at] for one, at in pairs])
+    drawn = [(own.tokens[at], own.counted[at]) for own, at in zip(clients, rows, strict=True)]
+    tokens, counted = map(torch.stack, zip(*drawn, strict=True))
+    return tokens, counted

@@ -26,14 +26,14 @@ class Heterogeneity(NamedTuple):
     def words(self) -> str:
         """One plain sentence."""
         verdict = next(word for limit, word in WORDS if self.label_js_share < limit)
-        said = (
+        sentence = (
             f"{verdict}: on average {self.label_tv:.0%} of a client's rows would have to change label to give the mean "
             f"mix; of the largest possible divergence, the labels show {self.label_js_share:.0%}, the tokens "
             f"{self.token_js_share:.1%}"
         )
         if self.zeta2 is None or self.zeta2_share is None:
-            return said
-        return f"{said}; gradients spread by zeta^2 = {self.zeta2:.3g}, {self.zeta2_share:.2g} times the mean's square"
+            return sentence
+        return f"{sentence}; gradients spread by zeta^2 = {self.zeta2:.3g}, {self.zeta2_share:.2g} times the mean's square"
 
 
 def measure(shards: Shards, gradients: Params | None = None) -> Heterogeneity:

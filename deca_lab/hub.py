@@ -7,7 +7,7 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
@@ -19,6 +19,7 @@ from deca_lab.errors import BadInput, check
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from pandas import DataFrame
 
 KINDS = {".txt": "text", ".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 CANONICAL = {  # short names that everybody uses -> where the hub keeps them now; "glue/mnli" names a configuration
@@ -118,10 +119,10 @@ def is_cached(kind: str, name: str) -> bool:
 
 def dataset_name(name: str) -> tuple[str, str | None] | None:
     """Read "ag_news", "owner/name", "glue/mnli" or "owner/name:config": (name on the hub, configuration) or None."""
-    found = re.fullmatch(r"(\w[\w.-]*)(?:/(\w[\w.-]*))?(?::([\w.-]+))?", name)
-    if found is None:
+    parts = re.fullmatch(r"(\w[\w.-]*)(?:/(\w[\w.-]*))?(?::([\w.-]+))?", name)
+    if parts is None:
         return None
-    first, second, config = found.groups()
+    first, second, config = parts.groups()
     if first in CANONICAL:
         return (CANONICAL[first], second or config) if not (second and config) else None
     return (f"{first}/{second}", config) if second else None
@@ -151,6 +152,39 @@ def from_file(path: Path) -> "Dataset":
             return datasets.load_dataset(kind, **files, **whole)
         except (datasets.exceptions.DatasetsError, ValueError, OSError, RuntimeError) as error:
             _refuse(f"file {str(path)!r}", error)
+
+
+def is_a(value: object, module: str, kind: str) -> bool:
+    """Say whether a value is of a class of a module, which then is imported already."""
+    return isinstance(value, getattr(sys.modules.get(module), kind, ()))
+
+
+def from_frame(frame: "DataFrame") -> "Dataset":
+    """Return the rows of a pandas DataFrame; BadInput where they cannot be those of a table."""
+    names = list(frame.columns)
+    named = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+    check(named, "columns", names, "strings, each of them once")
+
+    def made(datasets: Any) -> "Dataset":  # noqa: ANN401 - the module
+        return datasets.Dataset.from_pandas(frame, preserve_index=False)
+
+    return _converted(made, "a DataFrame")
+
+
+def from_dicts(rows: Sequence[dict[str, Any]]) -> "Dataset":
+    """Return rows that are dicts as a Dataset, a key that a row lacks as None."""
+    names = dict.fromkeys(key for row in rows for key in row)
+    check(all(isinstance(name, str) for name in names), "keys of the rows", list(names), "strings")
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return _converted(lambda datasets: datasets.Dataset.from_dict(columns), "a list of dicts")
+
+
+def _converted(make: Callable[[Any], "Dataset"], what: str) -> "Dataset":
+    with _quiet() as datasets:
+        try:
+            return make(datasets)
+        except (datasets.exceptions.DatasetsError, ArithmeticError, TypeError, ValueError) as error:
+            _refuse(what, error)                        # Arrow's errors are among them
 
 
 def _inspect(path: Path) -> None:

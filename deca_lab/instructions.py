@@ -126,13 +126,13 @@ def instructions(seed: int = 0, rows: int = ROWS) -> Rows:
 
 def _distinct(name: str, wanted: int, rng: np.random.Generator) -> list[Pair]:
     """The first `wanted` pairs of a skill whose prompts differ."""
-    found: dict[str, str] = {}
+    answers: dict[str, str] = {}                        # of each prompt
     misses = 0
-    while len(found) < wanted and misses < TRIES:
+    while len(answers) < wanted and misses < TRIES:
         prompt, answer = SKILLS[name](rng)
-        misses = misses + 1 if prompt in found else 0
-        found[prompt] = answer
-    if len(found) < wanted:
-        raise BadInput(f"skill {name!r} has only about {len(found)} different prompts, and {wanted} are asked for: "
-                       f"take at most {len(found) * len(SKILLS)} rows")
-    return list(found.items())
+        misses = misses + 1 if prompt in answers else 0
+        answers[prompt] = answer
+    if len(answers) < wanted:
+        raise BadInput(f"skill {name!r} has only about {len(answers)} different prompts, and {wanted} are asked for: "
+                       f"take at most {len(answers) * len(SKILLS)} rows")
+    return list(answers.items())

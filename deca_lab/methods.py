@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from deca_lab.errors import BadInput, pick
+from deca_lab.registry import load_plugins
 from deca_lab.runconfig import RunConfig, defaults
 
 
@@ -58,6 +59,7 @@ def resolve(config: RunConfig) -> RunConfig:
 
     A pooled method takes the shards and batches of all the clients that were asked for.
     """
+    load_plugins()                                    # the method, or what another knob names, may be theirs
     method, usual = pick(METHODS, config.method, "method"), defaults()
     free = ("clients", "topology") if method.pooled else ()
     for name, value in method.fixed.items():

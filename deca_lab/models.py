@@ -1,28 +1,31 @@
-"""Any transformers causal language model, and what the lab needs of one.
+"""Any causal language model, and what the lab needs of one.
 
-Presets, directories and hub names become a model; a model becomes named tensors, a loss that is a function of them,
-and an anatomy that says where each name sits. Names follow `named_parameters`, so tied weights appear once.
+Presets, directories and hub names become a model of transformers; a model, or any module from token ids to logits,
+becomes named tensors, a loss that is a function of them, and an anatomy that says where each name sits. Names follow
+`named_parameters`, so tied weights appear once.
 """
 
 import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deca_lab.errors import BadInput, check, pick
-from deca_lab.hub import hub_or_offline
+from deca_lab.hub import hub_or_offline, is_a
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 BYTES = 259  # ByT5Tokenizer(extra_ids=0): pad 0, end 1, unknown 2, then the 256 bytes
 POSITIONS = 512  # the longest context of a random preset
+Model = TypeVar("Model", bound=nn.Module)
 Logits = Callable[[Mapping[str, Tensor], Tensor], Tensor]  # one client's parameters, tokens (B, T) -> (B, T, V)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 BASE = Path(__file__).with_name("base")
@@ -122,9 +125,16 @@ def shape(preset: Preset, vocabulary: int = BYTES, heads: int = 4) -> "Pretraine
     )
 
 
-def check_context(model: "PreTrainedModel", context: int) -> None:
-    """Raise BadInput unless the model has positions for `context` tokens."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def from_transformers(model: nn.Module) -> bool:
+    """Say whether a model is one of transformers, with a configuration and a key-value cache."""
+    return is_a(model, "transformers.modeling_utils", "PreTrainedModel")
+
+
+def check_context(model: nn.Module, context: int) -> None:
+    """Raise BadInput unless the model has positions for `context` tokens, as far as its configuration says."""
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if from_transformers(model) else None
+    limit = getattr(text, "max_position_embeddings", None)
     check(context >= 1, "context", context, "at least 1 token")
     check(limit is None or context <= limit, "context", context, f"at most {limit} tokens, the model's longest context")
 
@@ -151,15 +161,23 @@ def client_loss(model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor], Te
 
 def logits_of(model: nn.Module) -> Logits:
     """Return logits(params, tokens (B, T)) -> (B, T, V), in float32 at least; `params` as in `client_loss`."""
-    held = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
+    options = {"use_cache": False} if from_transformers(model) else {}
 
     def logits(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
-        own = {name: p.detach() for name, p in held.items()}  # now: the model may have changed device
+        own = {name: p.detach() for name, p in parameters.items()}  # now: the model may have changed device
         _check_names(params, own)
-        out: Tensor = functional_call(model, {**own, **params}, (tokens,), {"use_cache": False}).logits
+        with _batchable_attention(tokens.device):
+            given = functional_call(model, {**own, **params}, (tokens,), options)
+        out: Tensor = given if isinstance(given, Tensor) else given.logits
         return out.float() if out.dtype in (torch.float16, torch.bfloat16) else out
 
     return logits
+
+
+def _batchable_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Torch's attention in plain operations where its fused kernel cannot be stacked over clients: on a CPU."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def layer_of(name: str) -> int | None:
@@ -175,10 +193,11 @@ def depth(model: nn.Module) -> int:
     return 1 + max((layer for name, _ in model.named_parameters() if (layer := layer_of(name)) is not None), default=-1)
 
 
-def anatomy(model: "PreTrainedModel") -> dict[str, str | int]:
+def anatomy(model: nn.Module) -> dict[str, str | int]:
     """Return {name: layer number, or "embeddings", or "head"} for every trainable name.
 
-    Token and position embeddings, and a head tied to them, are "embeddings"; the final norm goes with the head.
+    Token and position embeddings, and a head tied to them, are "embeddings"; the final norm goes with the head. In a
+    module that does not say which its embeddings are, every nn.Embedding is one.
     """
     first = _embedding_ids(model)
 
@@ -189,10 +208,10 @@ def anatomy(model: "PreTrainedModel") -> dict[str, str | int]:
     return {name: place(name, p) for name, p in model.named_parameters() if p.requires_grad}
 
 
-def with_parameters(model: "PreTrainedModel", params: Mapping[str, Tensor]) -> "PreTrainedModel":
+def with_parameters(model: Model, params: Mapping[str, Tensor]) -> Model:
     """Return a deep copy of the model that holds `params` (cast to its dtype); tied weights stay tied.
 
-    Its `save_pretrained` writes what `AutoModelForCausalLM.from_pretrained` loads.
+    The `save_pretrained` of one of transformers writes what `AutoModelForCausalLM.from_pretrained` loads.
     """
     twin = copy.deepcopy(model)
     own = dict(twin.named_parameters())
@@ -245,10 +264,9 @@ def _read(source: str, dtype: torch.dtype, attention: str) -> "PreTrainedModel":
     try:
         config = _plain(AutoConfig.from_pretrained(source, trust_remote_code=False))
         with quiet():
-            found = AutoModelForCausalLM.from_pretrained(source, config=config, output_loading_info=True, **given)
+            model, info = AutoModelForCausalLM.from_pretrained(source, config=config, output_loading_info=True, **given)
     except Exception as error:  # transformers and safetensors raise a dozen kinds for a damaged or foreign model
-        raise BadInput(f"model {source!r} does not load as a causal LM: {_first_line(error)}") from error
-    model, info = found
+        raise BadInput(f"model {source!r} does not load as a causal LM: {first_line(error)}") from error
     missing = ", ".join(sorted(info["missing_keys"])[:3])
     check(not missing, f"model {source!r}", f"without weights for {missing}", "complete")
     return model.eval()
@@ -257,13 +275,18 @@ def _read(source: str, dtype: torch.dtype, attention: str) -> "PreTrainedModel":
 def _plain(config: "PretrainedConfig") -> "PretrainedConfig":
     """A copy of the configuration with every dropout 0 and no key-value cache."""
     plain = copy.deepcopy(config)
-    for part in {id(c): c for c in (plain, plain.get_text_config())}.values():
+    make_plain_(plain)
+    return plain
+
+
+def make_plain_(config: "PretrainedConfig") -> None:
+    """Set every dropout of a configuration to 0 and its key-value cache off."""
+    for part in (config, config.get_text_config()):       # often one and the same
         drops = [k for k, v in vars(part).items() if "drop" in k and isinstance(v, float) and v > 0]
         for key in drops:
             setattr(part, key, 0.0)
         part.use_cache = False
         part.pad_token_id = None  # with one, GPT-2 looks for padding in the data, which vmap cannot follow
-    return plain
 
 
 @contextmanager
@@ -282,11 +305,13 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _embedding_ids(model: "PreTrainedModel") -> set[int]:
+def _embedding_ids(model: nn.Module) -> set[int]:
     """Identities of the parameters that act before the first layer, the head's own left out unless tied."""
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+    if not hasattr(model, "get_input_embeddings"):
+        return _ids(tables)
     named = {id(p) for name, p in model.named_parameters() if "embed" in name.lower()}
-    tokens, head = _ids([model.get_input_embeddings()]), _ids([model.get_output_embeddings()])
+    tokens, head = _ids([model.get_input_embeddings()]), _ids([model.get_output_embeddings()])  # type: ignore[operator]
     return ((_ids(tables) | named) - head) | tokens
 
 
@@ -307,6 +332,6 @@ def _check_vocabulary(model: "PreTrainedModel", vocabulary: int | None) -> None:
     check((vocabulary or 1) <= rows, "vocabulary", vocabulary, f"at most {rows} tokens, what the model embeds")
 
 
-def _first_line(error: Exception) -> str:
-    """The first line of an error, short enough for one line of the terminal."""
+def first_line(error: Exception) -> str:
+    """Return the first line of an error, short enough for one line of the terminal."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -37,8 +37,9 @@ def accuracy(predictions: Tensor, truth: Tensor) -> Tensor:
 def macro_f1(predictions: Tensor, truth: Tensor) -> Tensor:
     """Mean (N,) over the labels in the truth (n,) of F1 = 2 hits / (predicted + true) of predictions (N, n)."""
     present = truth.unique()[:, None]                              # (L, 1)
-    said, so = predictions[:, None] == present, truth == present   # (N, L, n), (L, n)
-    return (2 * (said & so).sum(-1).double() / (said.sum(-1) + so.sum(-1))).mean(1)
+    predicted, true = predictions[:, None] == present, truth == present   # (N, L, n), (L, n)
+    hits = (predicted & true).sum(-1)
+    return (2 * hits.double() / (predicted.sum(-1) + true.sum(-1))).mean(1)
 
 
 def exact_match(logits: Logits, params: Params, examples: Examples) -> Tensor:

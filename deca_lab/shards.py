@@ -29,7 +29,7 @@ class Split(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """What a row of SPLITS is told. `labels` belong to the rows that are to be dealt, in corpus order."""
+    """What a row of SPLITS is given. `labels` belong to the rows that are to be dealt, in corpus order."""
 
     labels: np.ndarray  # (rows,) 0 ... L-1
     clients: int
@@ -39,7 +39,7 @@ class Ask(NamedTuple):
     rng: np.random.Generator
 
 
-Deal = tuple[list[np.ndarray], str]  # positions of each client's rows, and what is to be said
+Deal = tuple[list[np.ndarray], str]  # positions of each client's rows, and a note
 
 
 def iid(ask: Ask) -> Deal:
@@ -174,11 +174,12 @@ def split(
     rest = np.setdiff1d(np.arange(len(labels)), test)
     check(len(rest) > 0, "test_share", test_share, f"smaller: none of the {len(labels)} rows is left for the clients")
     ask = Ask(compact[rest], clients, alpha, least, shares, np.random.default_rng([seed, 1]))
-    parts, said = method(ask)
+    parts, note = method(ask)
     _all_served(parts, least, how)
     draws = (np.random.default_rng([seed, 2, i]) for i in range(clients))
     pairs = [_hold_out(rest[part], validation_share, rng) for part, rng in zip(parts, draws, strict=True)]
-    return Split(tuple(train for train, _ in pairs), tuple(held for _, held in pairs), test, (f"{how}: {said}",))
+    trains, validations = zip(*pairs, strict=True)
+    return Split(trains, validations, test, (f"{how}: {note}",))
 
 
 def _test_rows(labels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -205,9 +206,9 @@ def _all_served(parts: Sequence[np.ndarray], least: int, how: str) -> None:
 
 def _hold_out(rows: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A client's (training, validation) rows; at least one of each where share > 0."""
-    held = min(max(1, round(share * len(rows))), len(rows) - 1) if share > 0 else 0
+    count = min(max(1, round(share * len(rows))), len(rows) - 1) if share > 0 else 0
     order = rng.permutation(rows)
-    return np.sort(order[held:]), np.sort(order[:held])
+    return np.sort(order[count:]), np.sort(order[:count])
 
 
 class Shards(NamedTuple):

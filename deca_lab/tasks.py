@@ -68,7 +68,7 @@ def entropy_floor(corpus: Corpus, rows: np.ndarray | None = None) -> float | Non
 
 
 class Ask(NamedTuple):
-    """What a row of TASKS is told; all of it is `build`'s."""
+    """What a row of TASKS is given; all of it is `build`'s."""
 
     corpus: Corpus
     split: Split
@@ -139,8 +139,8 @@ def classify_task(ask: Ask) -> Task:
     logits, ids = logits_of(ask.model), torch.tensor(list(words.values()), device=ask.device)
 
     def score(params: Params, examples: Examples) -> dict[str, Tensor]:
-        said = classify(logits, params, examples, ids)
-        return {"accuracy": accuracy(said, examples.labels), "macro_f1": macro_f1(said, examples.labels)}
+        predicted = classify(logits, params, examples, ids)
+        return {"accuracy": accuracy(predicted, examples.labels), "macro_f1": macro_f1(predicted, examples.labels)}
 
     return _task(ask, sets, score)
 
@@ -200,27 +200,51 @@ class _Sets(NamedTuple):
 
 
 def _sets(ask: Ask, make: Callable[[np.ndarray], Examples]) -> _Sets:
-    """All examples of a split, equally wide, on the device, without training prompts that are held-out ones too.
+    """All examples of a split, equally wide, on the device, without training prompts that are held-out ones too."""
+    train, validation = list(map(make, ask.split.train)), list(map(make, ask.split.validation))
+    test = make(ask.split.test)
+    own_train, own_validation = _disjoint(train, validation, test)
+    _require_examples(own_train, own_validation, test, ask.context)
+    rows = sum(map(len, (*ask.split.train, *ask.split.validation, ask.split.test)))
+    long = rows - _count([*train, *validation, test])
+    repeated = _count([*train, *validation]) - _count([*own_train, *own_validation])
+    notes = _counted(long, f"left out: longer than the context of {ask.context} tokens")
+    notes += _counted(repeated, "dropped: cut to the context, their prompts are held-out ones")
+    width = max(examples.tokens.shape[1] for examples in (*own_train, *own_validation, test))
+    fit = partial(_fit, width, ask.device)
+    limited = take(test, spread(test.labels, ask.test_limit))
+    return _Sets(list(map(fit, own_train)), list(map(fit, own_validation)), fit(limited), notes)
+
+
+def _disjoint(
+    train: Sequence[Examples], validation: Sequence[Examples], test: Examples
+) -> tuple[list[Examples], list[Examples]]:
+    """The training and the validation sets without prompts that another set keeps.
 
     Cut to the context, two rows can become one prompt: then the test set keeps it, else the validation sets, and the
     others lose it.
     """
-    train, validation = [make(rows) for rows in ask.split.train], [make(rows) for rows in ask.split.validation]
-    test = make(ask.split.test)
     tested = _prompts([test])
-    apart = [_without(one, tested) for one in validation]
-    held_out = tested | _prompts(apart)
-    left = [_without(one, held_out) for one in train]
-    _none_empty({**{f"client {i}'s training set": one for i, one in enumerate(left)},
-                 **{f"client {i}'s validation set": one for i, one in enumerate(apart)}, "the test set": test}, ask.context)
-    short = sum(map(len, (*ask.split.train, *ask.split.validation, ask.split.test))) - _count([*train, *validation, test])
-    shared = _count([*train, *validation]) - _count([*left, *apart])
-    notes = ((f"{short} examples left out: longer than the context of {ask.context} tokens",) * (short > 0)
-             + (f"{shared} examples dropped: cut to the context, their prompts are held-out ones",) * (shared > 0))
-    width = max(one.tokens.shape[1] for one in (*left, *apart, test))
-    fit = partial(_fit, width, ask.device)
-    limited = take(test, spread(test.labels, ask.test_limit))
-    return _Sets(list(map(fit, left)), list(map(fit, apart)), fit(limited), notes)
+    own_validation = [_without(examples, tested) for examples in validation]
+    held_out = tested | _prompts(own_validation)
+    return [_without(examples, held_out) for examples in train], own_validation
+
+
+def _require_examples(train: Sequence[Examples], validation: Sequence[Examples], test: Examples, context: int) -> None:
+    """Raise BadInput where a set has no example, naming whose."""
+    sets: dict[str, Examples] = {}
+    for what, parts in (("training", train), ("validation", validation)):
+        sets |= {f"client {i}'s {what} set": examples for i, examples in enumerate(parts)}
+    sets["the test set"] = test
+    empty = [whose for whose, examples in sets.items() if not len(examples.tokens)]
+    if empty:
+        raise BadInput(f"no example in {listed(empty)}: its rows are none, longer than context {context}, or held-out prompts; "
+                       "take a larger context, fewer clients, a larger alpha, or larger shares for test and validation")
+
+
+def _counted(count: int, what: str) -> tuple[str, ...]:
+    """The note about so many examples; none about none."""
+    return (f"{count} examples {what}",) if count else ()
 
 
 def _fit(width: int, device: torch.device, examples: Examples) -> Examples:
@@ -228,11 +252,11 @@ def _fit(width: int, device: torch.device, examples: Examples) -> Examples:
 
 
 def _count(parts: Sequence[Examples]) -> int:
-    return sum(len(one.tokens) for one in parts)
+    return sum(len(examples.tokens) for examples in parts)
 
 
 def _prompts(parts: Sequence[Examples]) -> set[bytes]:
-    return {prompt for one in parts for prompt in _each_prompt(one)}
+    return {prompt for examples in parts for prompt in _each_prompt(examples)}
 
 
 def _each_prompt(examples: Examples) -> list[bytes]:
@@ -242,13 +266,6 @@ def _each_prompt(examples: Examples) -> list[bytes]:
 
 def _without(examples: Examples, prompts: set[bytes]) -> Examples:
     return take(examples, np.array([prompt not in prompts for prompt in _each_prompt(examples)], dtype=bool))
-
-
-def _none_empty(sets: Mapping[str, Examples], context: int) -> None:
-    empty = [whose for whose, examples in sets.items() if not len(examples.tokens)]
-    if empty:
-        raise BadInput(f"no example in {listed(empty)}: its rows are none, longer than context {context}, or held-out prompts; "
-                       "take a larger context, fewer clients, a larger alpha, or larger shares for test and validation")
 
 
 def _task(ask: Ask, sets: _Sets, score: Callable[[Params, Examples], dict[str, Tensor]]) -> Task:
@@ -267,6 +284,7 @@ def _task(ask: Ask, sets: _Sets, score: Callable[[Params, Examples], dict[str, T
 
 
 def _probe(parts: Sequence[Examples], most: int) -> Pair:
-    count = min(most, *(len(one.tokens) for one in parts))
-    chosen = [take(one, spread(one.labels, count)) for one in parts]
-    return torch.stack([one.tokens for one in chosen]), torch.stack([one.counted for one in chosen])
+    count = min(most, *(len(examples.tokens) for examples in parts))
+    chosen = [take(examples, spread(examples.labels, count)) for examples in parts]
+    tokens, counted, *_ = map(torch.stack, zip(*chosen, strict=True))
+    return tokens, counted

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from deca_lab.errors import BadInput, check, pick, shown
 from deca_lab.gossip import messages
 from deca_lab.graphs import GRAPHS, PERIOD, SEQUENCES, Array, Knobs
+from deca_lab.registry import load_plugins
 from deca_lab.weights import WEIGHTS
 
 SERVER = "server"  # no graph of clients: the reference that the papers do without
@@ -149,7 +150,7 @@ def topology(
     if isinstance(source, nx.Graph):
         return _of_graph(source, clients, rule, weights)
     if not isinstance(source, str | Path):
-        return _of_matrices("matrix", [M for W in _listed(source) for M in _stack(W, "matrix")], clients)
+        return _of_matrices("matrix", _matrices(source, "matrix"), clients)
     if isinstance(source, Path) or (source not in GRAPHS and any(mark in source for mark in "./\\,")):
         return _of_matrices(str(source), read_matrices(source), clients)
     return _of_name(source, clients, rule, weights, Knobs(probability, degree, int(seed)))
@@ -158,6 +159,7 @@ def topology(
 def _of_name(
     name: str, clients: int | None, rule: Callable[[nx.Graph], Array], weights: str, knobs: Knobs
 ) -> Topology:
+    load_plugins()
     pick({**GRAPHS, **SEQUENCES, SERVER: None}, name, "topology")
     if clients is None:
         raise BadInput(f"clients is missing: topology {name!r} needs to know how many there are")
@@ -165,10 +167,11 @@ def _of_name(
     if name == SERVER:
         return Topology(name, (np.full((clients, clients), 1 / clients),), "a server averages all clients", served=True)
     if name in SEQUENCES:
-        matrices = SEQUENCES[name](int(clients), knobs.seed)
-        return Topology(name, matrices, f"period {len(matrices)}, pairs average half and half")
+        given = _of_matrices(name, _matrices(SEQUENCES[name](int(clients), knobs.seed), name), clients)
+        return given._replace(note=f"period {given.period}")
     # one client has no neighbours in any graph
     graph = nx.empty_graph(1) if clients == 1 else GRAPHS[name](int(clients), knobs)
+    check(isinstance(graph, nx.Graph), f"what topology {name!r} returns", graph, "a networkx graph")
     return _of_graph(graph, clients, rule, weights)._replace(name=name)
 
 
@@ -204,6 +207,10 @@ def _of_matrices(name: str, matrices: Sequence[Array], clients: int | None) -> T
             raise BadInput(f"{which} holds {W[i, j]} in row {i}, column {j}: every entry must be finite")
     check(clients in (None, n), "clients", clients, f"{n}, the size of {name}")
     return Topology(name, tuple(matrices), "as given" if len(matrices) == 1 else f"{len(matrices)} matrices in turn")
+
+
+def _matrices(source: object, what: str) -> list[np.ndarray]:
+    return [W for part in _listed(source) for W in _stack(part, what)]
 
 
 def _listed(source: object) -> Sequence[object]:

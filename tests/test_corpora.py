@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from deca_lab import corpora, embedded, hub, markov, tokens
+from deca_lab import columns, corpora, embedded, hub, markov, tokens
 from deca_lab.errors import BadInput
 
 
@@ -334,7 +334,7 @@ def test_class_names_of_a_dataset_and_missing_labels():
         {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
     )
     table = datasets.Dataset.from_dict({"sentence": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
-    pairs, notes = corpora._columns(table, None, None)
+    pairs, notes = columns.rows(table, None, None)
     assert list(pairs) == [("a", "yes"), ("b", "no"), ("c", "unlabelled")]
     assert notes == ["text column sentence (guessed)", "label column label (guessed)"]
 

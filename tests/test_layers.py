@@ -12,10 +12,10 @@ import deca_lab
 
 HOUSE = Path(deca_lab.__file__).parent
 LAYERS = [  # from the ground up: a module may import what stands above it in this list, and nothing below
-    "errors", "runconfig", "methods", "files",
-    "hub", "tokens", "embedded", "markov", "instructions", "corpora", "shards",
+    "errors", "runconfig", "registry", "methods", "files",
+    "hub", "tokens", "embedded", "markov", "instructions", "columns", "in_memory", "corpora", "shards",
     "gossip", "graphs", "weights", "topology", "spectrum", "doctor", "tree", "heterogeneity",
-    "blocks", "moments", "clients", "problems", "channel", "schedules", "models",
+    "blocks", "moments", "clients", "problems", "channel", "schedules", "models", "own_model",
     "nf4", "adapters", "factors", "examples", "scores", "tasks", "optimisers", "train", "faults", "lossy", "messages", "peers",
     "metrics", "ledger", "clock", "checkpoint",
     "bounds",
