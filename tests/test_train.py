@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 from reference import deca_on_quadratics
 
 from deca_lab import train as tr
@@ -67,11 +68,9 @@ def vector(params):
     return torch.cat([params["a"], params["b"], params["c"]], 1)
 
 
-@pytest.mark.parametrize("topo", [ring, turned, uneven, in_turn, topology("complete", N), topology("star", N)],
-                         ids=lambda t: t.name)
-@pytest.mark.parametrize(("signal", "scale"),
-                         [("none", "raw"), *((s, c) for s in ("printed", "downhill", "zero") for c in SCALES)])
-@pytest.mark.parametrize("engine", [stacked, looped])
+@cases("topo", [ring, turned, uneven, in_turn, topology("complete", N), topology("star", N)])
+@cases(("signal", "scale"), [("none", "raw"), *((s, c) for s in ("printed", "downhill", "zero") for c in SCALES)])
+@cases("engine", [stacked, looped])
 def test_whole_trajectory_equals_plain_loops(topo, signal, scale, engine):
     prob, (A, b, x0) = problem()
     fed = Feedback(SIGNALS[signal], SCALES[scale], 0.8, 0.7)
@@ -81,8 +80,8 @@ def test_whole_trajectory_equals_plain_loops(topo, signal, scale, engine):
     torch.testing.assert_close(vector(got), torch.tensor(want, dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("mix_every", [2, 3])
-@pytest.mark.parametrize("keep", [False, True])
+@cases("mix_every", [2, 3])
+@cases("keep", [False, True])
 def test_rarer_mixing_and_kept_moments_equal_plain_loops(mix_every, keep):
     prob, (A, b, x0) = problem()
     fed = Feedback(SIGNALS["printed"], SCALES["raw"], 0.8, 0.7)
@@ -199,7 +198,7 @@ def test_bfloat16_mixes_and_steps_on_a_float32_master():
     torch.testing.assert_close(state.blocks[0], x.bfloat16(), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", list(tr.SCHEDULES))
+@cases("name", list(tr.SCHEDULES))
 def test_schedules_are_those_of_transformers(name):
     from transformers import get_scheduler
 
