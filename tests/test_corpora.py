@@ -446,7 +446,7 @@ def online(monkeypatch, tmp_path):
 def test_the_probe(online, monkeypatch, answers, reached):
     with _listening(answers) as url:
         monkeypatch.setenv("HF_ENDPOINT", url)
-        assert hub.reach_hub(0.5) is reached
+        assert hub.reach_hub(0.5 if answers is None else 60.0) is reached         # a busy machine answers late
 
 
 def test_the_offline_switch_spares_the_probe(monkeypatch):

@@ -305,7 +305,7 @@ def test_blocks_cover_every_trainable_name_once(anatomy, cut, granularity, count
 
 
 @cases("pattern", HOSTILE)
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)               # one that backtracks has no end at all
 def test_a_hostile_pattern_ends(pattern):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -251,4 +251,4 @@ def test_ten_thousand_inner_steps_leave_the_memory_flat():
             tensors = sum(type(thing) is torch.Tensor for thing in gc.get_objects())
             held.append((tensors, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
     assert held[1][0] <= held[0][0] + 2
-    assert held[1][1] - held[0][1] < 4000                # KiB; 8,000 states would be 40 MB
+    assert held[1][1] - held[0][1] < 16_000              # KiB; 8,000 states would be 40 MB
