@@ -28,7 +28,8 @@ from deca_lab.runconfig import RunConfig
 from deca_lab.topology import topology
 from deca_lab.train import Recipe, plan, train
 
-QUIET = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+PLACES = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]      # this folder, and what was there
+QUIET = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, PLACES))}
 CLIENTS = 7
 PATIENCE = 600      # seconds, for what takes some on a quiet machine: a limit, and no measurement
 CASES = {  # optimiser, graph, recipe's knobs
