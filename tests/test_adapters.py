@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from cases import cases
 from torch import nn
 
 from deca_lab import adapters, clients, models, nf4, tree
@@ -151,7 +152,7 @@ def test_the_map_by_hand():
     assert made(torch.tensor([3.0, 4.0])).tolist() == [55.0, 0.0, -55.0]                     # 5/1 (3 + 8)
 
 
-@pytest.mark.parametrize(("family", "targets", "first", "count"), [
+@cases(("family", "targets", "first", "count"), [
     ("tiny", "query-value", ["attn.c_attn"], 2),
     ("tiny", "attention", ["attn.c_attn", "attn.c_proj"], 4),
     ("tiny", "mlp", ["mlp.c_fc", "mlp.c_proj"], 4),
@@ -258,7 +259,7 @@ def test_bottlenecks_follow_the_output_projections(family, ends):
 # bad input
 
 
-@pytest.mark.parametrize(("options", "message"), [
+@cases(("options", "message"), [
     ({"targets": "q_porj"}, r"unknown target module 'q_porj': did you mean 'q_proj'.*allowed: all-linear, attention, down_"),
     ({"targets": "q_proj,c_attn"}, r"unknown target module 'c_attn':.*allowed: .*k_proj, mlp, o_proj, q_proj, query-value"),
     ({"targets": "lm_head"}, "unknown target module 'lm_head'"),
@@ -277,7 +278,7 @@ def test_what_lora_refuses(options, message):
         adapters.lora(models.load("llama-tiny"), **options)
 
 
-@pytest.mark.parametrize(("options", "message"), [
+@cases(("options", "message"), [
     ({"width": 0}, "width = 0 cannot be used: it must be 1 to 64, the model's own width"),
     ({"width": 65}, "width = 65"),
     ({"places": "attn"}, "unknown place 'attn': allowed: both, mlp"),

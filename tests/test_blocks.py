@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from cases import cases
 
 from deca_lab import blocks as bl
 from deca_lab.blocks import Block
@@ -18,13 +19,13 @@ def layer_names(*layers):
     return tuple(f"h.{i}.{p}" for i in layers for p in ("attn", "mlp"))
 
 
-@pytest.mark.parametrize(("granularity", "groups", "titles"), [
+@cases(("granularity", "groups", "titles"), [
     (1, [(0,), (1,), (2,), (3,), (4,)], ["layer 0", "layer 1", "layer 2", "layer 3", "layer 4"]),
     (2, [(0, 1), (2, 3), (4,)], ["layers 0-1", "layers 2-3", "layer 4"]),
     (3, [(0, 1, 2), (3, 4)], ["layers 0-2", "layers 3-4"]),
     (5, [(0, 1, 2, 3, 4)], ["layers 0-4"]),
 ])
-@pytest.mark.parametrize("ends", ["own", "joined", "frozen"])
+@cases("ends", ["own", "joined", "frozen"])
 def test_layers_of_each_granularity_with_each_kind_of_ends(granularity, groups, titles, ends):
     front = {"own": [Block("embeddings", ("wte", "wpe"))], "frozen": [],
              "joined": [Block("embeddings + head", ("wte", "wpe", "ln_f", "lm_head"))]}[ends]
@@ -43,7 +44,7 @@ def test_layers_keep_numeric_order_and_skip_frozen_ones():
     assert [b.name for b in bl.by_layers({"h.0": 0, "norm": "head"}, ends="joined")] == ["embeddings + head", "layer 0"]
 
 
-@pytest.mark.parametrize("granularity", [0, -1, 6, 50])
+@cases("granularity", [0, -1, 6, 50])
 def test_granularity_over_the_depth_is_refused(granularity):
     with pytest.raises(BadInput, match=f"granularity = {granularity} cannot be used: it must be 1 to 5, the model's layers"):
         bl.by_layers(DEPTH5, granularity)
@@ -92,7 +93,7 @@ def test_equal_blocks_are_equal_where_they_can_be_and_never_far_from_the_best_cu
         assert max(sum(sizes[int(n)] for n in b.names) for b in cut) <= 2 * best_largest(sizes, 3)
 
 
-@pytest.mark.parametrize("count", [0, -2, 4])
+@cases("count", [0, -2, 4])
 def test_too_many_or_no_equal_blocks_are_refused(count):
     with pytest.raises(BadInput, match=f"block_count = {count} cannot be used: it must be 1 to 3, the trainable names"):
         bl.of_equal_size({"a": 1, "b": 1, "c": 1}, count)
@@ -112,7 +113,7 @@ def test_a_pattern_that_matches_nothing_lists_the_names():
         bl.matching([f"n{i}" for i in range(30)], "x", "freeze")
 
 
-@pytest.mark.parametrize("pattern", ["(", "*a", "[a-", "a{2,1}", r"\8"])
+@cases("pattern", ["(", "*a", "[a-", "a{2,1}", r"\8"])
 def test_what_is_not_a_regular_expression_is_said(pattern):
     with pytest.raises(BadInput, match=re.escape(f"patterns: {pattern!r} is not a regular expression: ")):
         bl.by_patterns(["a"], [pattern])
@@ -170,7 +171,7 @@ def test_visits_by_hand():
     assert [tuple(v) for v in bl.visits(1, 2, 1, bl.ORDERS["sequence"])] == [(0, 0, 0, 0, 0), (1, 0, 0, 1, 1)]
 
 
-@pytest.mark.parametrize("order", list(bl.ORDERS))
+@cases("order", list(bl.ORDERS))
 def test_visits_tile_the_steps_and_each_round_visits_each_block_once(order):
     table = bl.visits(5, 4, 3, bl.ORDERS[order], seed=2)
     assert [s for v in table for s in range(v.first, v.last + 1)] == list(range(5 * 4 * 3))

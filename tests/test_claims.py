@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from cases import cases
 from command import SMALL, deca_lab, options
 
 from deca_lab import claims, models, plots
@@ -25,8 +26,8 @@ def table(first, second, gaps, score="test_loss"):
     return pd.DataFrame([*rows, *({"arm": a, "seed": 0, "lr": 9.0, "chosen": False, score: -99} for a in (first, second))])
 
 
-@pytest.mark.parametrize(("gaps", "verdict"), [([0.1, 0.11, 0.12], "agree"), ([-0.1, -0.11, -0.12], "disagree"),
-                                               ([0.1, -0.1, 0.02], "undecided"), ([0.0, 0.0, 0.0], "undecided")])
+@cases(("gaps", "verdict"), [([0.1, 0.11, 0.12], "agree"), ([-0.1, -0.11, -0.12], "disagree"),
+                             ([0.1, -0.1, 0.02], "undecided"), ([0.0, 0.0, 0.0], "undecided")])
 def test_verdicts_of_a_better_than_claim(gaps, verdict):
     found = judge("methods-lora", table("deca", "dec-lora", gaps))
     assert found["verdict"] == verdict
@@ -35,8 +36,8 @@ def test_verdicts_of_a_better_than_claim(gaps, verdict):
     assert (found["low"], found["high"]) == pytest.approx((np.mean(gaps) - half, np.mean(gaps) + half))
 
 
-@pytest.mark.parametrize(("gaps", "verdict"), [([-0.019, -0.018, -0.0185], "agree"), ([-0.021, -0.022, -0.0215], "disagree"),
-                                               ([-0.01, -0.03, -0.02], "undecided"), ([0.5, 0.51, 0.52], "agree")])
+@cases(("gaps", "verdict"), [([-0.019, -0.018, -0.0185], "agree"), ([-0.021, -0.022, -0.0215], "disagree"),
+                             ([-0.01, -0.03, -0.02], "undecided"), ([0.5, 0.51, 0.52], "agree")])
 def test_verdicts_of_an_as_good_as_claim_begin_at_minus_the_margin(gaps, verdict):
     assert judge("quantised", table("dec-lora-nf4", "dec-lora", gaps))["verdict"] == verdict
 
@@ -73,12 +74,12 @@ def steps():
     return count
 
 
-@pytest.mark.parametrize("name", ARMS)
+@cases("name", ARMS)
 def test_every_arm_has_the_same_inner_steps(name, steps):
     assert steps(config_of(name)) == 96
 
 
-@pytest.mark.parametrize("name", CLAIMS)
+@cases("name", CLAIMS)
 def test_the_arms_of_a_claim_share_task_seed_and_size(name):
     first, second = (config_of(arm) for arm in (CLAIMS[name].first, CLAIMS[name].second))
     for knob in ("task", "corpus", "labels", "batch", "context", "seed", "model", "clients", "eval_windows"):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from cases import cases
 from command import SMALL, deca_lab, options
 
 from deca_lab import compare, compare_report, ledger, runs
@@ -118,7 +119,7 @@ def test_bad_comparisons(asked, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@cases("method", list(METHODS))
 def test_an_arm_takes_its_fixed_knobs_whatever_the_base_says(method):
     from deca_lab.methods import resolve
 

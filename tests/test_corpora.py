@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import columns, corpora, embedded, hub, markov, tokens
 from deca_lab.errors import BadInput
@@ -58,7 +59,7 @@ def test_topics_keep_a_shared_paragraph_once():
     assert np.bincount(topics.labels).min() >= 10
 
 
-@pytest.mark.parametrize(
+@cases(
     ("topic", "group"),
     [("for", "statements"), ("t-strings", "strings"), ("typesnew", "built-in types"), ("brand-new", "other")],
 )
@@ -104,7 +105,7 @@ def test_labels_and_max_rows(stdlib):
     assert all(of[t] == few.label_names[i] for t, i in zip(few.texts, few.labels, strict=True))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "options", "says"),
     [
         ("stdlb", {}, r"unknown corpus 'stdlb': did you mean 'stdlib'.*allowed: .*markov.*owner/name"),
@@ -194,7 +195,7 @@ def test_chains_differ_by_label_and_follow_the_seed():
     assert many.label_names[2] == "chain 02"
 
 
-@pytest.mark.parametrize(
+@cases(
     ("options", "says"),
     [
         ({"sources": 0}, "sources = 0"),
@@ -339,7 +340,7 @@ def test_class_names_of_a_dataset_and_missing_labels():
     assert notes == ["text column sentence (guessed)", "label column label (guessed)"]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "raw", "says"),
     [
         ("a.txt", b"", "is empty"),
@@ -378,7 +379,7 @@ def test_without_the_package_datasets(monkeypatch, tmp_path):
 # the hub
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "means"),
     [
         ("ag_news", ("fancyzhx/ag_news", None)),
@@ -445,7 +446,7 @@ def online(monkeypatch, tmp_path):
 def test_the_probe(online, monkeypatch, answers, reached):
     with _listening(answers) as url:
         monkeypatch.setenv("HF_ENDPOINT", url)
-        assert hub.reach_hub(0.5) is reached
+        assert hub.reach_hub(0.5 if answers is None else 60.0) is reached         # a busy machine answers late
 
 
 def test_the_offline_switch_spares_the_probe(monkeypatch):

@@ -11,7 +11,7 @@ import deca_lab as deca_lab_package
 from deca_lab import course
 from deca_lab.errors import BadInput
 
-pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(1800)]
 
 
 def notebook(path, *sources, parameters="profile = 'fast'\nnumber = 1"):

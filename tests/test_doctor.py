@@ -5,6 +5,7 @@ from functools import reduce
 import networkx as nx
 import numpy as np
 import pytest
+from cases import cases
 
 from deca_lab.doctor import describe, diagnose, require_sound
 from deca_lab.errors import BadInput
@@ -27,14 +28,14 @@ def birkhoff(rng, n, terms=4):
 # ---- rho
 
 
-@pytest.mark.parametrize("n", [4, 5, 8, 13, 64, 1024])
+@cases("n", [4, 5, 8, 13, 64, 1024])
 def test_rho_of_the_ring_is_its_closed_form(n):
     found = diagnose(topology("ring", n))
     assert abs(found.rho - (1 + 2 * np.cos(2 * np.pi / n)) / 3) < 1e-12
     assert found.lambda2 == found.rho
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 5])
+@cases("bits", [1, 2, 3, 5])
 def test_rho_of_the_hypercube_is_its_closed_form(bits):
     # metropolis: eigenvalues 1 - 2 k / (bits + 1), k = 0 .. bits
     expected = max(abs(1 - 2 / (bits + 1)), abs(1 - 2 * bits / (bits + 1)))
@@ -46,7 +47,7 @@ def test_the_complete_graph_agrees_in_one_mixing():
     assert (found.rho, found.rounds_1000, found.edges, found.verdict) == (0, 1, 42, "sound")
 
 
-@pytest.mark.parametrize("name", sorted(set(GRAPHS) - {"none"}))
+@cases("name", sorted(set(GRAPHS) - {"none"}))
 def test_rho_of_named_graphs_is_the_dense_one_and_all_are_sound(name):
     for rule in ("metropolis", "lazy", "laplacian"):
         W = topology(name, 16, weights=rule).at(0)
@@ -115,7 +116,7 @@ def test_a_product_over_the_edges_is_the_denseproduct():
 # ---- what rho promises, measured
 
 
-@pytest.mark.parametrize("W", [topology("ring", 8).at(0), topology("star", 5).at(0), SKEW])
+@cases("W", [topology("ring", 8).at(0), topology("star", 5).at(0), SKEW])
 def test_measured_contraction_never_exceeds_rho_and_attains_it(W):
     n, rho = len(W), diagnose(W).rho
     x = np.random.default_rng([9]).standard_normal((n, 6))
@@ -128,7 +129,7 @@ def test_measured_contraction_never_exceeds_rho_and_attains_it(W):
     assert abs(np.linalg.norm(W @ witness) - rho * np.linalg.norm(witness)) < 1e-12
 
 
-@pytest.mark.parametrize(
+@cases(
     "subject",
     [
         topology("ring", 8),
@@ -140,7 +141,6 @@ def test_measured_contraction_never_exceeds_rho_and_attains_it(W):
         topology([np.kron(np.eye(2), np.full((2, 2), 0.5)), np.kron(np.full((2, 2), 0.5), np.eye(2))]),
         topology(FOLDED),
     ],
-    ids=lambda subject: f"{subject.name}-{subject.n}-{subject.period}",
 )
 def test_the_promised_mixings_do_shrink_disagreement_1000_fold(subject):
     promised = int(diagnose(subject).rounds_1000)
@@ -275,8 +275,8 @@ def test_a_matrix_that_shrinks_only_in_two_steps_is_sound_with_a_remark():
     assert "one mixing may shrink nothing" in found.remarks[1]
 
 
-@pytest.mark.parametrize("allow", [False, True])
-@pytest.mark.parametrize(
+@cases("allow", [False, True])
+@cases(
     ("W", "message"),
     [
         (np.ones((2, 3)), "not square: 2 x 3"),
@@ -292,7 +292,7 @@ def test_what_is_no_matrix_is_refused_even_with_the_flag(W, message, allow):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("nonsense", [[], "ring", 3, [["a", "b"], ["c", "d"]], None])
+@cases("nonsense", [[], "ring", 3, [["a", "b"], ["c", "d"]], None])
 def test_nonsense_is_named(nonsense):
     with pytest.raises(BadInput, match="the doctor was given"):
         diagnose(nonsense)
@@ -326,11 +326,10 @@ def test_the_description_of_a_sound_ring():
     assert "connected at draw" in describe(topology("erdos-renyi", 8))
 
 
-@pytest.mark.parametrize(
+@cases(
     "subject",
     [topology("ring", 8), topology("none", 20), topology("random-matchings", 9), SKEW, FOLDED, LOPSIDED,
      np.ones((2, 3)), np.full((2, 2), np.nan), np.zeros((3, 3)), 3 * topology("ring", 6).at(0) - 2 * np.eye(6)],
-    ids=range(10),
 )  # fmt: skip
 def test_every_description_is_short_and_ends_with_its_verdict(subject):
     found = diagnose(subject)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import exercises as ex
 from deca_lab.errors import BadInput
@@ -13,7 +14,7 @@ from deca_lab.runconfig import defaults
 from deca_lab.topology import topology
 
 TABLE = list(ex.EXERCISES.values())
-every = pytest.mark.parametrize("exercise", TABLE, ids=lambda e: e.name)
+every = cases("exercise", TABLE)
 MISTAKES = [(e, m) for e in TABLE for m in e.mistakes]
 
 
@@ -89,7 +90,7 @@ def test_the_unsolved_stub_is_told_what_to_do(exercise):
         "Not yet: replace the line that raises NotImplementedError, and run the cell again."
 
 
-@pytest.mark.parametrize(("exercise", "mistake"), MISTAKES, ids=lambda x: x.name if isinstance(x, Exercise) else x.words[:40])
+@cases(("exercise", "mistake"), MISTAKES)
 def test_each_mistake_is_told_by_its_words_and_no_other_s(exercise, mistake):
     said = ex.check(named(exercise.name, mistake.computes))
     assert said.startswith("Not yet, on ")
@@ -117,8 +118,8 @@ def test_no_answer_makes_a_check_raise(exercise):
 
 
 @every
-@pytest.mark.parametrize("error", [ValueError("odd"), AngryError(), SystemExit(1), ValueError("long" * 999), RecursionError(),
-                                   StopIteration()], ids=lambda error: type(error).__name__)
+@cases("error", [ValueError("odd"), AngryError(), SystemExit(1), ValueError("long" * 999), RecursionError(),
+                 StopIteration()])
 def test_an_exception_is_told_by_its_type(exercise, error):
     def stops(*args):
         raise error
@@ -174,7 +175,7 @@ def test_arguments_changed_in_place_are_told(exercise):
 # ---- the words, one by one
 
 
-@pytest.mark.parametrize(("yours", "words"), [
+@cases(("yours", "words"), [
     (lambda W, X: W @ X[:, 0], "has shape (5,); it must be an array of shape (5, 2)"),
     (lambda W, X: W @ X + np.eye(5, 2) * [1, 3], "entry [1, 1] of the answer is"),
     (lambda W, X: W @ X * np.nan, "some entries of the answer are not finite"),
@@ -206,7 +207,7 @@ def test_a_wrong_case_behind_a_right_one_is_named():
     assert "on a path of five clients: entry [" in said
 
 
-@pytest.mark.parametrize(("got", "wanted", "words"), [
+@cases(("got", "wanted", "words"), [
     ({"a": 1}, {"a": 1, "b": 2}, "the answer has the keys 'a'; it must have 'a', 'b'."),
     ([1], {"a": 1}, "the answer is of type list; it must be a dict with the keys 'a'."),
     ({"a": [1, 2]}, {"a": (1, 3)}, "entry ['a'][1] of the answer is 2, and it should be 3."),
@@ -227,7 +228,7 @@ def test_the_worst_difference_in_words(got, wanted, words):
     assert gap(got, wanted).words == words
 
 
-@pytest.mark.parametrize(("got", "wanted"), [
+@cases(("got", "wanted"), [
     (0.1 + 0.2, 0.3), (torch.tensor(0.3), 0.3), (np.float32(1 / 3), 1 / 3), (3.0, 3), ([1, 2], np.array([1.0, 2.0])),
     (torch.tensor([1, 2]), (1, 2)), ({"b": [1], "a": 2}, {"a": 2.0, "b": (1,)}), (np.zeros(0), np.zeros(0)), (np.True_, True),
     (torch.ones(2, requires_grad=True), np.ones(2)),
@@ -301,7 +302,7 @@ def test_solutions_give_what_is_known_in_closed_form():
     torch.testing.assert_close(solve["adam_direction"](0.1 * g, 0.001 * g * g, 1, 0.9, 0.999, 1e-8), g.sign())
 
 
-@pytest.mark.parametrize(("name", "plain"), [
+@cases(("name", "plain"), [
     ("mix", lambda W, X: W @ X),
     ("metropolis", lambda a: (W := a / (1 + np.maximum.outer(a.sum(1), a.sum(1)))) + np.diag(1 - W.sum(1))),
     ("rho", lambda W: np.linalg.norm(W - 1 / len(W), 2)),

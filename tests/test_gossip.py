@@ -4,6 +4,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import gossip
 from deca_lab.topology import topology
@@ -34,7 +35,7 @@ def path_of(W, like):
     return "dense" if any(t.shape == W.shape for t in held) else "sparse"
 
 
-@pytest.mark.parametrize("name", list(MATRICES))
+@cases("name", list(MATRICES))
 def test_mixing_is_the_product_from_the_left(name):
     W = MATRICES[name]
     x = x_of(len(W))
@@ -51,8 +52,8 @@ def test_rows_without_edges_and_columns_out_of_order_are_mixed_too(dtype):
     assert gossip.mixer(W, x)(x[:, :0]).shape == (200, 0)
 
 
-@pytest.mark.parametrize(("name", "path"), [("ring 8", "dense"), ("directed 5", "dense"), ("ring 128", "sparse"),
-                                            ("ring 1024", "sparse"), ("directed 128", "sparse"), ("directed 1024", "sparse")])
+@cases(("name", "path"), [("ring 8", "dense"), ("directed 5", "dense"), ("ring 128", "sparse"),
+                          ("ring 1024", "sparse"), ("directed 128", "sparse"), ("directed 1024", "sparse")])
 def test_both_ways_of_mixing_are_among_these(name, path):
     assert path_of(MATRICES[name], x_of(1)) == path
 
@@ -66,7 +67,7 @@ def test_a_client_hears_its_row_not_its_column(name):
     assert np.argwhere(gossip.messages(W)[:, 3])[:, 0].tolist() == [2]
 
 
-@pytest.mark.parametrize("name", ["ring 8", "ring 128", "ring 1024", "directed 5", "directed 128", "star 9", "one-peer 64"])
+@cases("name", ["ring 8", "ring 128", "ring 1024", "directed 5", "directed 128", "star 9", "one-peer 64"])
 def test_doubly_stochastic_mixing_keeps_the_mean_and_never_spreads(name):
     W = MATRICES[name]
     x = x_of(len(W))
@@ -87,8 +88,8 @@ def test_mixing_is_linear_and_changes_no_argument(name):
     assert mix(x).data_ptr() != x.data_ptr()
 
 
-@pytest.mark.parametrize("name", ["ring 8", "ring 128"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@cases("name", ["ring 8", "ring 128"])
+@cases("dtype", [torch.float32, torch.float64])
 def test_the_result_has_the_dtype_of_the_parameters(name, dtype):
     W = MATRICES[name]
     x = x_of(len(W), dtype=dtype)
@@ -118,8 +119,8 @@ def test_messages_and_bytes_by_hand():
     assert gossip.messages(np.array([[1.5, -0.5], [-0.5, 1.5]])).sum() == 2        # a negative weight is a message too
 
 
-@pytest.mark.parametrize(("name", "n", "edges"), [("ring", 8, 16), ("star", 8, 14), ("complete", 8, 56), ("path", 8, 14),
-                                                  ("hypercube", 8, 24), ("none", 8, 0), ("one-peer-exponential", 8, 8)])
+@cases(("name", "n", "edges"), [("ring", 8, 16), ("star", 8, 14), ("complete", 8, 56), ("path", 8, 14),
+                                ("hypercube", 8, 24), ("none", 8, 0), ("one-peer-exponential", 8, 8)])
 def test_number_of_messages_of_known_graphs(name, n, edges):
     W = topology(name, n).matrices[0]
     assert gossip.messages(W).sum() == edges

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import ledger, optimisers
 from deca_lab import train as tr
@@ -41,9 +42,9 @@ def sent(plan):
     return state.sent
 
 
-@pytest.mark.parametrize("mix_every", [1, 2, 3, 5, 24, 25])
-@pytest.mark.parametrize("topo", ["ring", "star", "one-peer-exponential", "random-matchings", SHIFT], ids=str)
-@pytest.mark.parametrize("mix_all", [False, True])
+@cases("mix_every", [1, 2, 3, 5, 24, 25])
+@cases("topo", ["ring", "star", "one-peer-exponential", "random-matchings", SHIFT])
+@cases("mix_all", [False, True])
 def test_bytes_on_every_edge_are_the_formulas(mix_every, topo, mix_all):
     plan = laid(topo=topo, mix_every=mix_every, mix_all=mix_all)
     got = sent(plan)
@@ -51,11 +52,10 @@ def test_bytes_on_every_edge_are_the_formulas(mix_every, topo, mix_all):
     assert bool(got.any()) == (mix_every <= plan.steps)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("mix_all", [False, True])
-@pytest.mark.parametrize("knobs", [{}, {"order": ORDERS["reshuffled"], "seed": 5, "mix_every": 3},
-                                   {"blocks": (Block("all", tuple(UNEVEN)),), "mix_every": 3}],
-                         ids=["in turn", "shuffled", "K=1"])
+@cases("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@cases("mix_all", [False, True])
+@cases("knobs", [{}, {"order": ORDERS["reshuffled"], "seed": 5, "mix_every": 3},
+                 {"blocks": (Block("all", tuple(UNEVEN)),), "mix_every": 3}])
 def test_bytes_in_every_dtype_and_order(dtype, mix_all, knobs):
     plan = laid(dtype=dtype, topo="random-matchings", mix_all=mix_all, **knobs)
     assert sent(plan).tolist() == ledger.traffic(plan).tolist()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cases import cases
 from command import SMALL
 
 from deca_lab import channel as ch
@@ -51,7 +52,7 @@ def test_random_k_keeps_others_each_time_and_its_share_on_average():
     assert made("random-k").size(1000, 4) == 400
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+@cases("bits", [2, 4, 8, 16])
 def test_quantised_rounds_to_the_nearest_of_its_levels(bits):
     z, levels = row(), 2 ** (bits - 1) - 1
     left = made("quantised", bits=bits).short(z, np.random.default_rng(0)).numpy()
@@ -63,7 +64,7 @@ def test_quantised_rounds_to_the_nearest_of_its_levels(bits):
 
 
 @pytest.mark.parametrize("name", ms.COMPRESSORS)
-@pytest.mark.parametrize("seed", range(10))
+@cases("seed", range(10))
 def test_what_is_left_out_is_shorter_than_the_row(name, seed):
     z, rng = row(200, seed), np.random.default_rng(seed)
     short = made(name, bits=2)

@@ -3,13 +3,14 @@
 from dataclasses import asdict, fields
 
 import pytest
+from cases import cases
 
 from deca_lab.errors import BadInput
 from deca_lab.methods import METHODS, resolve
 from deca_lab.runconfig import RunConfig, defaults
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@cases("name", list(METHODS))
 def test_every_method_sets_its_knobs_and_no_other(name):
     done = asdict(resolve(RunConfig(method=name)))
     fixed = dict(METHODS[name].fixed)
@@ -19,7 +20,7 @@ def test_every_method_sets_its_knobs_and_no_other(name):
     assert METHODS[name].about
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@cases("name", list(METHODS))
 def test_resolving_twice_is_resolving_once_and_changes_no_argument(name):
     config = RunConfig(method=name, lr=0.25, rounds=7)
     once = resolve(config)
@@ -31,8 +32,8 @@ def test_resolving_twice_is_resolving_once_and_changes_no_argument(name):
 OTHER = {"blocks": "equal", "feedback": "downhill", "moments": "other", "topology": "star"}
 
 
-@pytest.mark.parametrize(("name", "knob"), [(n, k) for n, row in METHODS.items() for k in row.fixed
-                                              if k in OTHER and not (row.pooled and k == "topology")])
+@cases(("name", "knob"), [(n, k) for n, row in METHODS.items() for k in row.fixed
+       if k in OTHER and not (row.pooled and k == "topology")])
 def test_a_knob_that_contradicts_its_method_is_refused(name, knob):
     want = METHODS[name].fixed[knob]
     with pytest.raises(BadInput) as caught:
@@ -40,7 +41,7 @@ def test_a_knob_that_contradicts_its_method_is_refused(name, knob):
     assert str(caught.value) == f"{knob} = {OTHER[knob]!r} contradicts method {name!r}, which is {knob} = {want!r}"
 
 
-@pytest.mark.parametrize(("name", "knob"), [(n, k) for n, row in METHODS.items() for k in row.fixed])
+@cases(("name", "knob"), [(n, k) for n, row in METHODS.items() for k in row.fixed])
 def test_a_knob_that_agrees_with_its_method_is_taken(name, knob):
     value = METHODS[name].fixed[knob]
     assert getattr(resolve(RunConfig(method=name, **{knob: value})), knob) == value
@@ -56,7 +57,7 @@ def test_what_each_method_is():
     assert (local.topology, local.allow_unsound, local.blocks) == ("none", True, "layers")
 
 
-@pytest.mark.parametrize(("given", "near"), [("decca", "deca"), ("d-adm", "d-adam"), ("DECA-no-feedback", "deca-no-feedback")])
+@cases(("given", "near"), [("decca", "deca"), ("d-adm", "d-adam"), ("DECA-no-feedback", "deca-no-feedback")])
 def test_an_unknown_method_names_the_nearest(given, near):
     with pytest.raises(BadInput) as caught:
         resolve(RunConfig(method=given))

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from cases import cases
 from torch.nn.functional import cross_entropy
 
 from deca_lab import metrics, models, tree
@@ -115,8 +116,8 @@ def test_measuring_leaves_no_gradient_and_changes_nothing():
     assert all(torch.equal(params[name], before[name]) and not params[name].requires_grad for name in params)
 
 
-@pytest.mark.parametrize(("value", "want"), [(0.0, 1.0), (math.log(7), 7.0), (700.0, math.inf), (1e6, math.inf),
-                                             (math.inf, math.inf), (-1.0, math.exp(-1))])
+@cases(("value", "want"), [(0.0, 1.0), (math.log(7), 7.0), (700.0, math.inf), (1e6, math.inf),
+                           (math.inf, math.inf), (-1.0, math.exp(-1))])
 def test_perplexity_is_the_exponential_and_never_an_error(value, want):
     assert metrics.perplexity(value) == pytest.approx(want)
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from cases import cases
 from safetensors.torch import load_file, save_file
 
 from deca_lab import corpora, models, pretrain, shards
@@ -126,7 +127,7 @@ def test_anatomy_of_other_families():
     assert places["model.decoder.layers.0.fc1.weight"] == 0
 
 
-@pytest.mark.parametrize(("name", "layer"), [
+@cases(("name", "layer"), [
     ("transformer.h.3.attn.c_attn.weight", 3), ("model.layers.11.mlp.up_proj.weight", 11), ("model.norm.weight", None),
     ("gpt_neox.layers.0.attention.dense.bias", 0), ("model.decoder.layers.7.fc1.weight", 7), ("lm_head.weight", None),
     ("model.layers.2.mlp.experts.5.w1.weight", 2), ("model.layer2norm.weight", None),
@@ -266,7 +267,7 @@ def test_the_rate_warms_up_and_comes_down():
     assert rates[-1] == pytest.approx(0.2, abs=0.01)
 
 
-@pytest.mark.parametrize(("name", "message"), [
+@cases(("name", "message"), [
     ("tny", "unknown model preset 'tny': did you mean 'tiny'"),
     ("tny", "or a hub name such as"),
     ("./no/such", "there is no such directory"),

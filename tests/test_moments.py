@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import moments as mo
 from deca_lab.moments import SCALES, SIGNALS, Adam, Feedback, Moments
@@ -89,8 +90,8 @@ def test_no_gradients_make_a_step_longer_than_the_bound(a1, a2):
             assert step <= bound(t, a1, a2) * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("t", [1, 2, 10, 48, 300])
-@pytest.mark.parametrize(("a1", "a2"), [(0.9, 0.999), (0.9, 0.99), (0.5, 0.9)])
+@cases("t", [1, 2, 10, 48, 300])
+@cases(("a1", "a2"), [(0.9, 0.999), (0.9, 0.99), (0.5, 0.9)])
 def test_the_bound_is_attained_by_geometric_gradients(t, a1, a2):
     gradients = [row((a1 / a2) ** (t - s)) for s in range(1, t + 1)]
     assert longest(gradients, Adam(a1, a2, 0.0))[-1] == pytest.approx(bound(t, a1, a2), rel=1e-6)
@@ -106,7 +107,7 @@ H = {("printed", "raw"): (3, 4), ("printed", "lr"): (6, 8), ("printed", "unit"):
      ("zero", "raw"): (0, 0), ("zero", "lr"): (0, 0), ("zero", "unit"): (0, 0)}
 
 
-@pytest.mark.parametrize(("signal", "scale"), list(H))
+@cases(("signal", "scale"), list(H))
 def test_feedback_by_hand(signal, scale):
     held = Moments(row(8.0, -8.0), row(16.0, 32.0), 7)
     a, b = H[signal, scale]
@@ -132,7 +133,7 @@ def test_no_signal_leaves_the_moments_alone_whatever_b1_and_b2():
     assert (got.m.item(), got.v.item(), got.steps) == (1.0, 2.0, 3)
 
 
-@pytest.mark.parametrize(("signal", "scale"), list(H))
+@cases(("signal", "scale"), list(H))
 def test_decays_of_one_leave_the_moments_alone_to_the_bit(signal, scale):
     m, v = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1)).unbind(0)
     x, x_new = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(2)).unbind(0)
@@ -148,7 +149,7 @@ def test_decays_of_zero_keep_the_signal_alone():
     close(got.v, row(9.0, 16.0))
 
 
-@pytest.mark.parametrize("signal", ["printed", "downhill", "zero"])
+@cases("signal", ["printed", "downhill", "zero"])
 def test_a_learning_rate_of_zero_divides_by_nothing(signal):
     held = mo.feed_(Moments(row(1.0, 1.0), row(1.0, 1.0), 1), X, X_NEW, 0.0, Feedback(SIGNALS[signal], SCALES["lr"], 0.5, 0.5))
     assert torch.isfinite(held.m).all()

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from cases import cases
 from torch import nn
 
 from deca_lab import models, nf4
@@ -50,8 +51,8 @@ def test_the_levels_are_the_papers():
     assert nf4.levels()[0] == -1
 
 
-@pytest.mark.parametrize("block", [64, 128])
-@pytest.mark.parametrize("shape", [(96, 64), (33, 7), (5, 200), (1, 1)])
+@cases("block", [64, 128])
+@cases("shape", [(96, 64), (33, 7), (5, 200), (1, 1)])
 def test_codes_scales_and_values_are_those_of_bitsandbytes(bits, shape, block):
     weight = draw(*shape)
     row = weight.view(1, -1)  # its CPU kernel (0.50) unpacks wrongly where a block crosses the rows of a matrix
@@ -73,7 +74,7 @@ def test_our_values_of_their_codes_are_their_values(bits):
     assert torch.allclose(ours, bits.dequantize_4bit(codes, state), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("shape", "block"), [((8, 64), 64), ((3, 5), 64), ((13, 17), 16), ((7,), 3), ((2, 3, 5), 4)])
+@cases(("shape", "block"), [((8, 64), 64), ((3, 5), 64), ((13, 17), 16), ((7,), 3), ((2, 3, 5), 4)])
 def test_every_weight_goes_to_the_nearest_level_of_its_block(shape, block):
     weight = draw(*shape)
     back, flat = nf4.dequantise(nf4.quantise(weight, block)).view(-1), weight.view(-1)
@@ -101,7 +102,7 @@ def test_other_precisions_go_through_float32(dtype):
     assert nf4.dequantise(packed, dtype).dtype == dtype
 
 
-@pytest.mark.parametrize(("n", "block"), [(4096, 64), (15, 64), (65, 64), (1, 1)])
+@cases(("n", "block"), [(4096, 64), (15, 64), (65, 64), (1, 1)])
 def test_four_bits_a_weight_and_a_scale_a_block(n, block):
     packed = nf4.quantise(draw(n), block)
     assert packed.codes.dtype == torch.uint8

@@ -30,8 +30,10 @@ from deca_lab.runconfig import RunConfig
 from deca_lab.topology import topology
 from deca_lab.train import Recipe, plan, train
 
-QUIET = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+PLACES = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]      # this folder, and what was there
+QUIET = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, PLACES))}
 CLIENTS = 7
+PATIENCE = 600      # seconds, for what takes some on a quiet machine: a limit, and no measurement
 CASES = {  # optimiser, graph, recipe's knobs
     "deca": ("adam", "ring", {}),
     "deca, exponential": ("adam", "exponential", {}),
@@ -90,8 +92,8 @@ def torchrun(ranks, *words, **more):
     return subprocess.Popen(command, env=QUIET, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **more)
 
 
-def finished(process, seconds=240):
-    out, err = process.communicate(timeout=seconds)
+def finished(process):
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err[-3000:]
     return out, err
 
@@ -142,8 +144,8 @@ def test_a_run_over_three_ranks_tells_what_one_process_tells(one_process, tmp_pa
     assert said[0]["heterogeneity"]["zeta2"] == pytest.approx(said[1]["heterogeneity"]["zeta2"], rel=1e-9)
 
 
-def waited_for(path, process, seconds=120):
-    end = time.monotonic() + seconds
+def waited_for(path, process):
+    end = time.monotonic() + PATIENCE
     while not path.exists():
         assert process.poll() is None, process.stderr.read()[-3000:]
         assert time.monotonic() < end
@@ -164,9 +166,7 @@ def test_a_rank_that_is_killed_stops_the_others_and_the_run_goes_on_from_its_che
     process = torchrun(4, *command(folder, **knobs))
     waited_for(folder / "checkpoint.safetensors", process)
     os.kill(children(process)[2], signal.SIGKILL)
-    began = time.monotonic()
-    err = process.communicate(timeout=60)[1]
-    assert time.monotonic() - began < 60
+    err = process.communicate(timeout=PATIENCE)[1]                                  # torch alone would wait for half an hour
     assert process.returncode != 0
     assert "another rank is gone" in err
     assert "--resume" in err

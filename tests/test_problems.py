@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import tree
 from deca_lab.clients import ENGINES, stacked
@@ -84,10 +85,10 @@ def test_dtype_follows_the_constants():
     assert losses.dtype == g.dtype == torch.float32
 
 
-@pytest.mark.parametrize("wrong", [
+@cases("wrong", [
     lambda A, b, x: (A[:3], b, x), lambda A, b, x: (A[:, :4], b, x), lambda A, b, x: (A, b[:, :4], x),
     lambda A, b, x: (A, b, x[:3]), lambda A, b, x: (A, b, x[0]), lambda A, b, x: (A[0], b, x), lambda A, b, x: (A, b[0], x),
-], ids=["A few", "A flat", "b short", "start few", "start 1-d", "A of one", "b 1-d"])
+])
 def test_shapes_that_do_not_fit_are_refused(wrong):
     with pytest.raises(BadInput, match=r"A, b, start = .* cannot be used: it must be of shapes"):
         quadratics(*wrong(*constants()))

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import cases
 from command import SMALL, deca_lab
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
@@ -184,8 +185,8 @@ def test_a_matrix_file_of_any_bytes(tmp_path, suffix, data):
         assert W.ndim == 2
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".npy", ".txt", ".jsonl", ""])
-@pytest.mark.parametrize("name", NAMES)
+@cases("suffix", [".csv", ".npy", ".txt", ".jsonl", ""])
+@cases("name", NAMES)
 def test_hostile_names_of_input_files(tmp_path, monkeypatch, name, suffix):
     monkeypatch.chdir(tmp_path)
     for read in (read_matrices, corpora.load, history.load, runs.read_config, runs.resume):
@@ -303,8 +304,8 @@ def test_blocks_cover_every_trainable_name_once(anatomy, cut, granularity, count
         assert all(len(held) <= granularity for held in depths)
 
 
-@pytest.mark.parametrize("pattern", HOSTILE)
-@pytest.mark.timeout(20)
+@cases("pattern", HOSTILE)
+@pytest.mark.timeout(120)               # one that backtracks has no end at all
 def test_a_hostile_pattern_ends(pattern):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -522,7 +523,7 @@ def test_a_sweep_goes_on_behind_its_own_rows_only(tmp_path, data):
 CLIENTS = ["..", "../../evil", "/tmp/evil", "-1", "²", "٣", "9" * 5000, "", "4", "0\0", " 0", "1.0", "mean/../..", "\ud800"]
 
 
-@pytest.mark.parametrize("client", CLIENTS)
+@cases("client", CLIENTS)
 def test_export_writes_nothing_for_a_hostile_client(finished, client):
     before = tree(finished.parent)
     assert kept(export.export_model, finished, client, export.default_out(finished, client)) is None

@@ -9,6 +9,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import moments as mo
 from deca_lab.bounds.adam_step import constants, limit, quoted, steps_taken, witness
@@ -19,7 +20,6 @@ from deca_lab.quizzes import QUIZZES, quiz
 from deca_lab.quizzes.quiz import Question, page
 from deca_lab.topology import topology
 
-EVERY = [pytest.param(question, id=f"{lesson}-{k + 1}") for lesson, held in QUIZZES.items() for k, question in enumerate(held)]
 QUESTIONS = [question for held in QUIZZES.values() for question in held]
 
 
@@ -62,7 +62,7 @@ def test_twelve_lessons_of_five_questions():
     assert len({question.asks for question in QUESTIONS}) == 60
 
 
-@pytest.mark.parametrize("question", EVERY)
+@cases("question", QUESTIONS)
 def test_a_question_is_well_formed(question):
     texts, reasons = zip(*question.options, strict=True)
     assert 3 <= len(question.options) <= 4
@@ -74,7 +74,7 @@ def test_a_question_is_well_formed(question):
     assert all(len(reason) > 25 and reason.endswith(".") for reason in reasons)
 
 
-@pytest.mark.parametrize("question", EVERY)
+@cases("question", QUESTIONS)
 def test_texts_are_plain(question):
     """No Markdown, no dollar or backslash that a page's mathematics would take for a formula, nothing outside ASCII."""
     for text in said(question):
@@ -128,7 +128,7 @@ def test_the_right_option_is_the_one_that_answer_names():
         ("a", "Not this one", "x"), ("b", "Not this one", "y"), ("c", "Right", "z")]
 
 
-@pytest.mark.parametrize("lesson", ["12", "2", "", "gossip", 2, None])
+@cases("lesson", ["12", "2", "", "gossip", 2, None])
 def test_an_unknown_lesson_is_told_what_there_is(lesson):
     with pytest.raises(BadInput, match=r"unknown lesson .*allowed: 00, 01, 02, .*, 11"):
         quiz(lesson)

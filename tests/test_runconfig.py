@@ -6,6 +6,7 @@ import re
 from dataclasses import FrozenInstanceError, asdict, fields, replace
 
 import pytest
+from cases import cases
 
 from deca_lab.errors import BadInput
 from deca_lab.runconfig import RunConfig, defaults, from_json, from_mapping
@@ -36,19 +37,19 @@ def test_every_number_has_its_range_here():
     assert {f.type for f in KNOBS.values()} == {int, float, str, bool}
 
 
-@pytest.mark.parametrize(("name", "value"), [(n, v) for n, (good, _) in RANGES.items() for v in good])
+@cases(("name", "value"), [(n, v) for n, (good, _) in RANGES.items() for v in good])
 def test_values_in_range_are_taken(name, value):
     assert getattr(RunConfig(**{name: value}), name) == value
 
 
-@pytest.mark.parametrize(("name", "value"), [(n, v) for n, (_, bad) in RANGES.items() for v in bad])
+@cases(("name", "value"), [(n, v) for n, (_, bad) in RANGES.items() for v in bad])
 def test_values_out_of_range_are_refused(name, value):
     with refused(name, value):
         RunConfig(**{name: value})
 
 
-@pytest.mark.parametrize("name", [n for n, f in KNOBS.items() if f.type is float])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@cases("name", [n for n, f in KNOBS.items() if f.type is float])
+@cases("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_refused(name, value):
     with refused(name, value):
         RunConfig(**{name: value})
@@ -58,7 +59,7 @@ WRONG = {int: [True, False, 1.0, "1", None, [1], math.nan], float: [True, "0.5",
          str: [1, None, True, 0.5, b"deca", ["deca"]], bool: [0, 1, "true", None, 1.0]}
 
 
-@pytest.mark.parametrize(("name", "value"), [(n, v) for n, f in KNOBS.items() for v in WRONG[f.type]], ids=repr)
+@cases(("name", "value"), [(n, v) for n, f in KNOBS.items() for v in WRONG[f.type]])
 def test_wrong_types_are_refused_with_the_type_that_is_meant(name, value):
     with pytest.raises(BadInput) as caught:
         RunConfig(**{name: value})
@@ -99,7 +100,7 @@ FULL = {"method": "d-adam", "lr": 3.3e-5, "eps": 1e-300, "clients": 5, "allow_un
         "patterns": r"h\.\d+ wte", "alpha": 0.1 + 0.2, "seed": 2**40}
 
 
-@pytest.mark.parametrize("knobs", [{}, FULL, {"lr": 1}, {"a1": 0, "b1": 1}])
+@cases("knobs", [{}, FULL, {"lr": 1}, {"a1": 0, "b1": 1}])
 def test_json_there_and_back(knobs):
     config = RunConfig(**knobs)
     text = config.to_json()
@@ -110,8 +111,8 @@ def test_json_there_and_back(knobs):
     assert list(json.loads(text)) == list(KNOBS)
 
 
-@pytest.mark.parametrize(("name", "whole"), [(n, int(v)) for n, f in KNOBS.items() if f.type is float
-                                             for v in (0, 1) if v in RANGES[n][0]])
+@cases(("name", "whole"), [(n, int(v)) for n, f in KNOBS.items() if f.type is float
+                           for v in (0, 1) if v in RANGES[n][0]])
 def test_an_integer_where_a_float_is_meant_is_the_same_config(name, whole):
     one, two = RunConfig(**{name: whole}), RunConfig(**{name: float(whole)})
     assert one == two
@@ -124,14 +125,14 @@ def test_a_mapping_of_a_few_knobs_fills_the_rest():
     assert from_mapping({}) == RunConfig()
 
 
-@pytest.mark.parametrize(("name", "near"), [("round", "rounds"), ("mix-every", "mix_every"), ("learning_rate", None)])
+@cases(("name", "near"), [("round", "rounds"), ("mix-every", "mix_every"), ("learning_rate", None)])
 def test_an_unknown_knob_names_the_nearest(name, near):
     with pytest.raises(BadInput, match=f"^unknown knob {name!r}: ") as caught:
         from_mapping({name: 1})
     assert (f"did you mean {near!r}" in str(caught.value)) or near is None
 
 
-@pytest.mark.parametrize(("text", "message"), [
+@cases(("text", "message"), [
     ("", "^run.json is not JSON: "), ("{", "^run.json is not JSON: "), ("{'lr': 1}", "^run.json is not JSON: "),
     ("[]", "^run.json = 'list' cannot be used: it must be a JSON object of knobs"), ("null", "'NoneType' cannot be used"),
     ("3", "'int' cannot be used"), ('{"lr": NaN}', "^lr = nan cannot be used: it must be a finite number"),
@@ -139,7 +140,7 @@ def test_an_unknown_knob_names_the_nearest(name, near):
     ('{"rounds": true}', "^rounds = True cannot be used"), ('{"method": null}', "^method = None cannot be used"),
     ('{"nosuch": 1}', "^unknown knob 'nosuch'"), ('{"rounds": 0}', "^rounds = 0 cannot be used: it must be 1 or more"),
     ('{"seed": ' + "9" * 5000 + "}", "^run.json is not JSON|^seed = "),
-], ids=lambda v: v[:12])
+])
 def test_damaged_json_is_named_and_refused(text, message):
     with pytest.raises(BadInput, match=message):
         from_json(text, "run.json")

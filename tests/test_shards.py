@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import corpora, shards, tokens
 from deca_lab.errors import BadInput
@@ -44,8 +45,8 @@ def built(corpus, which):
     return shards.build(corpus, shards.split(corpus.labels, 4, seed=2), which, 16)
 
 
-@pytest.mark.parametrize("how", sorted(shards.SPLITS))
-@pytest.mark.parametrize("seed", range(3))
+@cases("how", sorted(shards.SPLITS))
+@cases("seed", range(3))
 def test_every_split_is_disjoint_complete_and_seeded(how, seed):
     parts = _split(how, seed=seed)
     assert len(_overlaps(parts)) == 0
@@ -62,7 +63,7 @@ def test_every_split_is_disjoint_complete_and_seeded(how, seed):
     assert not np.array_equal(parts.test, _split(how, seed=seed + 1).test)
 
 
-@pytest.mark.parametrize("how", sorted(shards.SPLITS))
+@cases("how", sorted(shards.SPLITS))
 def test_without_validation_and_with_one_client(how):
     parts = _split(how, clients=1, validation_share=0.0)
     assert [len(part) for part in parts.validation] == [0]
@@ -155,7 +156,7 @@ def test_shares_give_the_table():
     assert len(_overlaps(parts)) == 0
 
 
-@pytest.mark.parametrize(
+@cases(
     ("clients", "options", "says"),
     [
         (401, {}, r"clients = 401.*from 1 to 200: 400 rows, at least 2 a client"),
@@ -244,7 +245,7 @@ def test_one_place_only():
     assert drawn.tolist() == [[list(range(9))] * 2]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("options", "says"),
     [
         ({"batch_size": 0}, "batch_size = 0"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import corpora, markov, models, scores, shards, tasks, tree
 from deca_lab import examples as examples_
@@ -224,7 +225,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(which, told):
     assert len(seen) == len(parts[2].tokens)  # every example is drawn sooner or later
 
 
-@pytest.mark.parametrize(("change", "says"), [
+@cases(("change", "says"), [
     ({"batch_size": 0}, "batch_size = 0"),
     ({"step": -1}, r"seed, step = \(0, -1\)"),
     ({"clients": "narrow"}, r"widths of the examples = \[30, 36\] cannot be used: it must be equal"),

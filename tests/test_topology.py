@@ -6,6 +6,7 @@ from functools import reduce
 import networkx as nx
 import numpy as np
 import pytest
+from cases import cases
 
 from deca_lab.errors import BadInput
 from deca_lab.graphs import DRAWS, GRAPHS, SEQUENCES
@@ -23,8 +24,8 @@ def shape(name, n):
     return graph
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("name", GRAPHS)
+@cases("rule", RULES)
+@cases("name", GRAPHS)
 def test_every_graph_with_every_rule_is_symmetric_and_doubly_stochastic(name, rule):
     for n in SIZES.get(name, (1, 2, 3, 8, 9)):
         W = topology(name, n, weights=rule, degree=2).at(0)
@@ -37,7 +38,7 @@ def test_every_graph_with_every_rule_is_symmetric_and_doubly_stochastic(name, ru
             assert W.tolist() == [[1.0]]
 
 
-@pytest.mark.parametrize("name", sorted(set(GRAPHS) - {"none"}))
+@cases("name", sorted(set(GRAPHS) - {"none"}))
 def test_the_edges_of_w_are_the_edges_of_a_connected_graph(name):
     n = SIZES.get(name, (8,))[-1]
     assert nx.is_connected(shape(name, n))
@@ -46,7 +47,7 @@ def test_the_edges_of_w_are_the_edges_of_a_connected_graph(name):
         assert edges.tolist() == topology(name, n, degree=2).edges().tolist()
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "n", "reference"),
     [
         ("ring", 8, nx.cycle_graph(8)),
@@ -94,7 +95,7 @@ def test_laplacian_rule_against_the_spectrum_of_networkx():
     assert np.abs(topology(graph, weights="laplacian").at(0) - expected).max() < 1e-14
 
 
-@pytest.mark.parametrize("name", ["ring", "path", "star", "torus", "hypercube", "exponential", "bipartite"])
+@cases("name", ["ring", "path", "star", "torus", "hypercube", "exponential", "bipartite"])
 def test_metropolis_and_max_degree_agree_with_mixingmatrix(name):
     oracle = pytest.importorskip("mixingmatrix")
     graph = nx.convert_node_labels_to_integers(shape(name, 16))
@@ -167,8 +168,8 @@ def test_one_peer_exponential_averages_with_one_peer_and_returns_to_the_mean():
     assert not np.array_equal(W, W.T)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 9])
-@pytest.mark.parametrize("name", SEQUENCES)
+@cases("n", [1, 2, 3, 5, 6, 9])
+@cases("name", SEQUENCES)
 def test_sequences_are_doubly_stochastic_for_any_number_of_clients(name, n):
     for W in topology(name, n).matrices:
         assert np.abs(W.sum(0) - 1).max() == np.abs(W.sum(1) - 1).max() == 0
@@ -246,7 +247,7 @@ def test_reading_leaves_judgement_to_the_doctor(tmp_path):
 # ---- errors
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "options", "message"),
     [
         (("rnig", 8), {}, "did you mean 'ring'"),
@@ -292,7 +293,7 @@ def test_bad_input_is_named(arguments, options, message):
         topology(*arguments, **options)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("content", "message"),
     [
         (b"", "is empty"),

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from cases import cases
 from reference import deca_on_quadratics
 
 from deca_lab import optimisers as op
@@ -70,11 +71,9 @@ def vector(params):
     return torch.cat([params["a"], params["b"], params["c"]], 1)
 
 
-@pytest.mark.parametrize("topo", [ring, turned, uneven, in_turn, topology("complete", N), topology("star", N)],
-                         ids=lambda t: t.name)
-@pytest.mark.parametrize(("signal", "scale"),
-                         [("none", "raw"), *((s, c) for s in ("printed", "downhill", "zero") for c in SCALES)])
-@pytest.mark.parametrize("engine", [stacked, looped])
+@cases("topo", [ring, turned, uneven, in_turn, topology("complete", N), topology("star", N)])
+@cases(("signal", "scale"), [("none", "raw"), *((s, c) for s in ("printed", "downhill", "zero") for c in SCALES)])
+@cases("engine", [stacked, looped])
 def test_whole_trajectory_equals_plain_loops(topo, signal, scale, engine):
     prob, (A, b, x0) = problem()
     fed = Feedback(SIGNALS[signal], SCALES[scale], 0.8, 0.7)
@@ -84,8 +83,8 @@ def test_whole_trajectory_equals_plain_loops(topo, signal, scale, engine):
     torch.testing.assert_close(vector(got), torch.tensor(want, dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("mix_every", [2, 3])
-@pytest.mark.parametrize("keep", [False, True])
+@cases("mix_every", [2, 3])
+@cases("keep", [False, True])
 def test_rarer_mixing_and_kept_moments_equal_plain_loops(mix_every, keep):
     prob, (A, b, x0) = problem()
     fed = Feedback(SIGNALS["printed"], SCALES["raw"], 0.8, 0.7)
@@ -256,7 +255,7 @@ def test_bfloat16_mixes_and_steps_on_a_float32_master():
     torch.testing.assert_close(state.blocks[0], x.bfloat16(), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", list(sc.SCHEDULES))
+@cases("name", list(sc.SCHEDULES))
 def test_schedules_are_those_of_transformers(name):
     from transformers import get_scheduler
 
@@ -309,4 +308,4 @@ def test_ten_thousand_inner_steps_leave_the_memory_flat():
             tensors = sum(type(thing) is torch.Tensor for thing in gc.get_objects())
             held.append((tensors, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
     assert held[1][0] <= held[0][0] + 2
-    assert held[1][1] - held[0][1] < 4000                # KiB; 8,000 states would be 40 MB
+    assert held[1][1] - held[0][1] < 16_000              # KiB; 8,000 states would be 40 MB

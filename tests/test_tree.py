@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import tree
 
@@ -14,8 +15,8 @@ def params(seed=0, dtype=torch.float64):
     return {name: torch.randn(N, *shape, generator=g, dtype=torch.float64).to(dtype) for name, shape in SHAPES.items()}
 
 
-@pytest.mark.parametrize("names", [list(SHAPES), list(SHAPES)[::-1], ["scalar"], ["kernel", "scalar", "bias"]], ids="-".join)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@cases("names", [list(SHAPES), list(SHAPES)[::-1], ["scalar"], ["kernel", "scalar", "bias"]])
+@cases("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_flatten_and_unflatten_are_inverse(names, dtype):
     held = params(dtype=dtype)
     where = tree.layout(held, names)

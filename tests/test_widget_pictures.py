@@ -181,7 +181,7 @@ def test_a_block_moves_alone():
     assert moved[4:8].any(0).tolist() == [False, True]
 
 
-def wait(done, seconds=60):
+def wait(done, seconds=600):
     end = time.monotonic() + seconds
     while not done() and time.monotonic() < end:
         time.sleep(0.02)

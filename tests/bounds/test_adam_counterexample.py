@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import optimisers
 from deca_lab.bounds import adam_counterexample as ac
@@ -66,7 +67,7 @@ def test_examples_hold():
     assert all(bound.holds() for bound in ac.examples().values())
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.6])
+@cases("alpha", [0.0, 0.6])
 def test_bad_input(alpha):
     with pytest.raises(BadInput, match=r"alpha = 0\."):
         ac.adam_counterexample([alpha])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab.bounds import adam_rate as ar
 from deca_lab.bounds.landscape import quadratics, valleys
@@ -11,8 +12,8 @@ from deca_lab.errors import BadInput
 
 @pytest.mark.parametrize("a2", [0.5, 0.9, 0.999])
 @pytest.mark.parametrize("alpha", [0.001, 0.1])
-@pytest.mark.parametrize("noise", [0.0, 1.0])
-@pytest.mark.parametrize("seed", range(3))
+@cases("noise", [0.0, 1.0])
+@cases("seed", range(3))
 def test_random_problems_hold_and_are_finite(a2, alpha, noise, seed):
     found = ar.adam_rate(valleys(1, 5, seed=seed), alpha, a2, 60, lam=0.01, noise=noise, copies=8, seed=seed)
     assert (found.finite, found.verdict) == (True, "holds")
@@ -34,7 +35,7 @@ def test_the_measured_slack():
     assert 0.002 < found["alpha and a2 by N"].tightness < 0.05
 
 
-@pytest.mark.parametrize("seed", range(20))
+@cases("seed", range(20))
 def test_the_sum_of_squared_directions_obeys_line_5_of_the_proof(seed):
     rng = np.random.default_rng(seed)
     g, a2, lam = rng.uniform(-2, 2, 200), rng.uniform(0.3, 0.99), rng.uniform(0.01, 1)
@@ -77,14 +78,14 @@ def test_the_slopes_of_run_and_bound():
     assert (points.squares.full.mean(1) < level).all()
 
 
-@pytest.mark.parametrize(("d", "steps", "copies"), [(1, 1, 1), (1, 2, 1), (2, 1, 3)])
+@cases(("d", "steps", "copies"), [(1, 1, 1), (1, 2, 1), (2, 1, 3)])
 def test_edge_sizes(d, steps, copies):
     found = ar.adam_rate(valleys(1, d), 0.1, 0.9, steps, copies=copies)
     assert found.holds()
     assert len(found.lhs) == steps
 
 
-@pytest.mark.parametrize(("call", "words"), [
+@cases(("call", "words"), [
     (lambda: ar.adam_rate(valleys(2), 0.1, 0.9, 5), "of one client"),
     (lambda: ar.adam_rate(quadratics(1), 0.1, 0.9, 5), "bounded gradients"),
     (lambda: ar.adam_rate(valleys(1), 0.1, 1.0, 5), "a2 = 1.0"),

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab.bounds.adam_step import adam_step, constants, limit, quoted, steps_taken, witness
 from deca_lab.errors import BadInput
@@ -19,8 +20,8 @@ def by_hand(t, a1, a2):
     return math.sqrt(first * (1 - a2**t)) / (1 - a1**t)
 
 
-@pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize(("a1", "a2"), DECAYS)
+@cases("seed", range(10))
+@cases(("a1", "a2"), DECAYS)
 def test_random_gradients_hold_and_are_finite(a1, a2, seed):
     rng = np.random.default_rng([seed, 1])
     t, n, d = 40, int(rng.integers(1, 5)), int(rng.integers(1, 9))
@@ -29,7 +30,7 @@ def test_random_gradients_hold_and_are_finite(a1, a2, seed):
     assert (found.finite, found.holds(), found.verdict) == (True, True, "holds"), found.ratios
 
 
-@pytest.mark.parametrize(("a1", "a2"), DECAYS)
+@cases(("a1", "a2"), DECAYS)
 def test_the_witness_attains_it_at_every_step(a1, a2):
     steps = 60 if a1 else 1  # with a1 = 0 the witness is one gradient after zeros, and 0 / 0 has no direction
     found = adam_step(witness(steps, Adam(a1, a2)), Adam(a1, a2, eps=0.0))
@@ -55,13 +56,13 @@ def test_the_known_numbers():
     assert round(quoted(), 3) == 3.162
 
 
-@pytest.mark.parametrize(("a1", "a2"), DECAYS[:5])
+@cases(("a1", "a2"), DECAYS[:5])
 def test_the_limit_bounds_every_step(a1, a2):
     assert (constants(5000, Adam(a1, a2)) <= limit(Adam(a1, a2)) * (1 + 1e-12)).all()
 
 
-@pytest.mark.parametrize(("a1", "a2"), DECAYS)
-@pytest.mark.parametrize("t", [1, 2, 7, 30])
+@cases(("a1", "a2"), DECAYS)
+@cases("t", [1, 2, 7, 30])
 def test_the_constant_is_the_sum_by_hand(a1, a2, t):
     assert constants(t, Adam(a1, a2))[-1] == pytest.approx(by_hand(t, a1, a2), rel=1e-12)
 
@@ -90,7 +91,7 @@ def test_broken_feedback_in_the_moments():
     assert adam_step(ones, h=ones, b1=1.0, b2=1.0).holds()  # b1 = b2 = 1 is no feedback
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 3), (2, 1, 1), (5, 1, 1), (5, 2, 1)])
+@cases("shape", [(1, 1, 1), (1, 2, 3), (2, 1, 1), (5, 1, 1), (5, 2, 1)])
 def test_edge_sizes(shape):
     found = adam_step(np.full(shape, -3.0), Adam(eps=0.0))
     assert found.holds()
@@ -116,14 +117,14 @@ def test_the_left_side_is_the_step_of_torchs_own_adam(a1, a2):
     np.testing.assert_allclose(adam_step(g, Adam(a1, a2)).lhs, moved, rtol=1e-10)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e200])
+@cases("bad", [np.nan, np.inf, 1e200])
 def test_what_is_not_finite_or_overflows_is_never_said_to_hold(bad):
     g = np.ones((4, 1, 2))
     g[2, 0, 1] = bad
     assert adam_step(g).verdict == "not finite"
 
 
-@pytest.mark.parametrize(("changed", "message"), [
+@cases(("changed", "message"), [
     ({"gradients": np.ones((3, 2))}, r"gradients = \(3, 2\) cannot be used: it must be of shape \(steps, clients, columns\)"),
     ({"gradients": np.ones((0, 2, 2))}, "gradients"),
     ({"h": np.ones((2, 1, 1))}, r"h = \(2, 1, 1\) cannot be used: it must be of the gradients' shape \(3, 1, 1\)"),

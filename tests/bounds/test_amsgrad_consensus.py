@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab.bounds import amsgrad_consensus as ac
 from deca_lab.bounds.landscape import as_problem, quadratics, tug_of_war, valleys
@@ -13,7 +14,7 @@ from deca_lab.topology import topology
 
 @pytest.mark.parametrize("graph", ["ring", "star", "complete"])
 @pytest.mark.parametrize("make", [quadratics, valleys])
-@pytest.mark.parametrize("seed", range(3))
+@cases("seed", range(3))
 def test_random_runs_hold_and_are_finite(make, graph, seed):
     for sharper in (False, True):
         found = ac.amsgrad_consensus(make(6, 4, seed=seed), topology(graph, 6), 0.02, 25, 1e-4 * 10**seed,
@@ -56,13 +57,13 @@ def test_broken_a_smaller_floor_and_larger_gradients():
     assert not told._replace(lhs=ac.amsgrad_consensus(steep, pair, 0.01, 80, floor=4.0).lhs).holds()
 
 
-@pytest.mark.parametrize(("clients", "d", "steps"), [(1, 1, 1), (2, 1, 1), (1, 3, 4)])
+@cases(("clients", "d", "steps"), [(1, 1, 1), (2, 1, 1), (1, 3, 4)])
 def test_edge_sizes(clients, d, steps):
     assert ac.amsgrad_consensus(quadratics(clients, d), topology("complete", clients), 0.1, steps).holds()
 
 
-@pytest.mark.parametrize(("changed", "words"), [({"alpha": 0.0}, "alpha = 0.0"), ({"floor": 0.0}, "floor = 0.0"),
-                                                ({"topology": topology("none", 2)}, "rho below 1")])
+@cases(("changed", "words"), [({"alpha": 0.0}, "alpha = 0.0"), ({"floor": 0.0}, "floor = 0.0"),
+                              ({"topology": topology("none", 2)}, "rho below 1")])
 def test_bad_input(changed, words):
     given = {"landscape": tug_of_war(), "topology": topology("complete", 2), "alpha": 0.1, "steps": 2}
     with pytest.raises(BadInput, match=words):

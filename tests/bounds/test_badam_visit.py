@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab.bounds import badam_visit as bv
 from deca_lab.bounds.landscape import quadratics, tug_of_war, valleys
 from deca_lab.errors import BadInput
 
 
-@pytest.mark.parametrize("steps", [1, 3, 12])
+@cases("steps", [1, 3, 12])
 @pytest.mark.parametrize("lam", [0.01, 0.1, 1.0])
 @pytest.mark.parametrize("make", [quadratics, valleys])
-@pytest.mark.parametrize("seed", range(3))
+@cases("seed", range(3))
 def test_random_problems_hold_and_are_finite(make, lam, steps, seed):
     land = make(1, 5, seed=seed)
     G = min(land.steepest, 5.0 * 5)
@@ -35,7 +36,7 @@ def test_the_measured_slack():
     assert found["quadratics, (9) of the paper"].tightness < 0.13
 
 
-@pytest.mark.parametrize("seed", range(30))
+@cases("seed", range(30))
 def test_ours_implies_the_papers_where_lambda_is_at_most_the_gradient(seed):
     rng = np.random.default_rng(seed)
     L, G, steps = 10 ** rng.uniform(-2, 2), 10 ** rng.uniform(-2, 2), int(rng.integers(1, 60))
@@ -72,7 +73,7 @@ def test_broken_a_smoothness_that_is_too_small():
     assert not bv.badam_visit(land, alpha, 6).holds()
 
 
-@pytest.mark.parametrize(("d", "blocks", "steps", "rounds"), [(1, 1, 1, 1), (2, 2, 1, 1), (3, 1, 2, 1)])
+@cases(("d", "blocks", "steps", "rounds"), [(1, 1, 1, 1), (2, 2, 1, 1), (3, 1, 2, 1)])
 def test_edge_sizes(d, blocks, steps, rounds):
     found = bv.badam_visit(quadratics(1, d), 1e-5, steps, blocks, rounds)
     assert found.holds()
@@ -97,7 +98,7 @@ def test_the_decrease_is_that_of_torchs_adam_on_the_block():
     np.testing.assert_allclose(found.rhs, -np.diff(at), rtol=1e-9)
 
 
-@pytest.mark.parametrize(("call", "words"), [
+@cases(("call", "words"), [
     (lambda: bv.badam_visit(tug_of_war(2), 0.1, 2), "of one client"),
     (lambda: bv.badam_visit(bv.level(), 0.1, 2, lam=0.0), "lam = 0.0"),
     (lambda: bv.largest_step(1.0, 0.0, 5, 0.1), "above 0"),

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import moments as mo
 from deca_lab.bounds.block_consensus import block_consensus, broken, disagreement, examples, others_kept
@@ -20,7 +21,7 @@ FEEDS = {"none": mo.Feedback(None, mo.raw, 1.0, 1.0), "printed": mo.Feedback(mo.
 
 @pytest.mark.parametrize("feed", FEEDS)
 @pytest.mark.parametrize("graph", ["ring", "path", "star", "complete"])
-@pytest.mark.parametrize("seed", range(3))
+@cases("seed", range(3))
 def test_random_runs_hold_and_are_finite(graph, seed, feed):
     setting = RING._replace(topology=topology(graph, 6), feedback=FEEDS[feed], noise=0.3, seed=seed)
     found = block_consensus([quadratics, valleys][seed % 2](6, 5, seed=seed), setting)
@@ -75,7 +76,7 @@ def test_broken_larger_steps_and_a_w_that_does_not_mix_what_it_should():
     assert not told._replace(lhs=block_consensus(tug_of_war(), pair).lhs).holds()
 
 
-@pytest.mark.parametrize(("clients", "d", "steps"), [(1, 1, 1), (1, 3, 4), (2, 1, 1), (3, 2, 1)])
+@cases(("clients", "d", "steps"), [(1, 1, 1), (1, 3, 4), (2, 1, 1), (3, 2, 1)])
 def test_edge_sizes(clients, d, steps):
     found = block_consensus(quadratics(clients, d), RING._replace(topology=topology("complete", clients), blocks=1,
                                                                   inner_steps=steps))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import cases
 from command import SMALL
 
 from deca_lab import optimisers, runs
@@ -18,7 +19,7 @@ FED = optimisers.adam(Adam(), Feedback(printed, raw, 0.9, 0.9))
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("graph", ["ring", "star", "complete"])
-@pytest.mark.parametrize("seed", range(3))
+@cases("seed", range(3))
 def test_random_layouts_cost_what_the_closed_forms_say(seed, graph, half):
     rng = np.random.default_rng(seed)
     sizes = rng.integers(2000, 9000, int(rng.integers(1, 5))).tolist()
@@ -76,7 +77,7 @@ def test_broken_unequal_blocks_in_the_formula_of_equal_ones_and_a_lost_message()
     assert cs.costs(plan, lambda run: run._replace(edges=run.edges - 1)).verdict == "fails at entry 1"
 
 
-@pytest.mark.parametrize(("clients", "sizes"), [(1, [5000]), (2, [4000, 1]), (3, [3000])])
+@cases(("clients", "sizes"), [(1, [5000]), (2, [4000, 1]), (3, [3000])])
 def test_edge_sizes(clients, sizes):
     found = cs.costs(cs.laid_out(*cs.blocks_of(sizes), topology("complete", clients), PLAIN, rounds=1, inner_steps=1))
     assert found.holds()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab.bounds.d_sgd import (
     STEEPEST,
@@ -31,7 +32,7 @@ def step(case, W, first=False):
 
 @pytest.mark.parametrize("first", [False, True], ids=["adapt then combine", "combine then adapt"])
 @pytest.mark.parametrize("kind", ["quadratic", "tilted", "shifted"])
-@pytest.mark.parametrize("seed", range(3))
+@cases("seed", range(3))
 def test_random_cases_hold_without_noise(kind, first, seed):
     rng = np.random.default_rng([seed, 1])
     n, d = int(rng.integers(2, 9)), int(rng.integers(1, 6))
@@ -106,8 +107,8 @@ def test_broken_zeta_of_the_start_alone():
     assert not disagreement(alike, topology("complete", 8), 0.5, 20, combine_first=True).holds()
 
 
-@pytest.mark.parametrize(("n", "d", "steps"), [(1, 1, 1), (1, 3, 5), (2, 1, 1), (3, 2, 2)])
-@pytest.mark.parametrize("first", [False, True])
+@cases(("n", "d", "steps"), [(1, 1, 1), (1, 3, 5), (2, 1, 1), (3, 2, 2)])
+@cases("first", [False, True])
 def test_edge_sizes(n, d, steps, first):
     for kind in ("quadratic", "tilted", "shifted"):
         case, W = usual(kind, n, d, 0.0), topology("complete", n)
@@ -199,7 +200,7 @@ def test_all_examples_hold_and_the_broken_one_fails():
     assert broken(seed=1).verdict.startswith("fails at step")
 
 
-@pytest.mark.parametrize(("changed", "message"), [
+@cases(("changed", "message"), [
     ({"W": np.eye(8)}, "W = 1.0 cannot be used: it must be a doubly stochastic matrix with rho below 1"),
     ({"gamma": 0.0}, "gamma = 0.0 cannot be used: it must be above 0"),
     ({"steps": 0}, "steps = 0 cannot be used: it must be a whole number from 1 up"),

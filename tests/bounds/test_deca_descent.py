@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import moments as mo
 from deca_lab.bounds import deca_descent as dd
@@ -20,7 +21,7 @@ HILLS = {"quadratics": quadratics, "valleys": valleys}
 
 @pytest.mark.parametrize("feed", FEEDS)
 @pytest.mark.parametrize("hills", HILLS)
-@pytest.mark.parametrize("seed", range(3))
+@cases("seed", range(3))
 def test_every_line_of_the_proof_and_the_theorem_hold_along_random_runs(hills, feed, seed):
     setting = SMALL._replace(feedback=FEEDS[feed], topology=topology(["ring", "path", "complete"][seed], 4))
     land = HILLS[hills](4, 5, seed=seed)
@@ -77,7 +78,7 @@ def test_the_turns_constants_are_sums(b1, b2):
     assert b1 < 1 or (t.omega == pytest.approx(1) and not t.chi.any())
 
 
-@pytest.mark.parametrize("seed", range(50))
+@cases("seed", range(50))
 def test_theta_is_the_most_that_denominators_can_vary(seed):
     rng = np.random.default_rng(seed)
     low, high = sorted(10.0 ** rng.uniform(-3, 1, 2))
@@ -118,7 +119,7 @@ def test_broken_a_smaller_smoothness_fails_in_its_line():
     assert not lines["3 descent"].holds()
 
 
-@pytest.mark.parametrize(("clients", "d", "blocks", "steps"), [(1, 1, 1, 1), (1, 2, 2, 3), (2, 1, 1, 1)])
+@cases(("clients", "d", "blocks", "steps"), [(1, 1, 1, 1), (1, 2, 2, 3), (2, 1, 1, 1)])
 def test_edge_sizes(clients, d, blocks, steps):
     setting = SMALL._replace(topology=topology("complete", clients), blocks=blocks, inner_steps=steps)
     assert dd.deca_descent(valleys(clients, d), setting).holds()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import moments as mo
 from deca_lab.bounds import deca_mixed as dm
@@ -18,7 +19,7 @@ SMALL = Setting(topology("ring", 5), 2, 3, 4, 0.03)
 
 @pytest.mark.parametrize("graph", ["ring", "star", "complete"])
 @pytest.mark.parametrize("make", [quadratics, valleys])
-@pytest.mark.parametrize("seed", range(3))
+@cases("seed", range(3))
 def test_random_runs_hold_and_are_finite(make, graph, seed):
     land, setting = make(5, 5, seed=seed), SMALL._replace(topology=topology(graph, 5), noise=0.2 * seed, seed=seed)
     for found in (dm.agreement(land, setting), dm.deca_mixed(land, setting, seeds=3 if seed else 1)):
@@ -78,7 +79,7 @@ def test_a_longer_run_with_smaller_steps_has_a_smaller_right_side_on_a_complete_
     assert rhs[1] / rhs[0] == pytest.approx(0.5, abs=0.03)                 # no floor: clients differ, all divide alike
 
 
-@pytest.mark.parametrize(("clients", "d", "steps"), [(1, 1, 1), (1, 2, 3), (2, 1, 1)])
+@cases(("clients", "d", "steps"), [(1, 1, 1), (1, 2, 3), (2, 1, 1)])
 def test_edge_sizes(clients, d, steps):
     setting = SMALL._replace(topology=topology("complete", clients), blocks=1, inner_steps=steps)
     assert dm.deca_mixed(valleys(clients, d), setting).holds()

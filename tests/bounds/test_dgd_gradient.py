@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab.bounds import dgd_gradient as dg
 from deca_lab.bounds.landscape import quadratics, valleys
@@ -12,7 +13,7 @@ from deca_lab.topology import topology
 
 @pytest.mark.parametrize("graph", ["ring", "path", "star", "complete"])
 @pytest.mark.parametrize("make", [quadratics, valleys])
-@pytest.mark.parametrize("seed", range(3))
+@cases("seed", range(3))
 def test_random_runs_hold_and_are_finite_up_to_the_largest_step(make, graph, seed):
     land, W = make(6, 5, seed=seed), topology(graph, 6)
     for share in (0.1, 1.0):
@@ -60,7 +61,7 @@ def test_broken_a_step_that_is_too_large_and_clients_that_never_meet():
     assert not told._replace(lhs=np.array([float((x - x.mean(0)).norm()) for x in apart[1:]])).holds()
 
 
-@pytest.mark.parametrize(("clients", "d", "steps"), [(1, 1, 1), (2, 1, 1), (1, 4, 3)])
+@cases(("clients", "d", "steps"), [(1, 1, 1), (2, 1, 1), (1, 4, 3)])
 def test_edge_sizes(clients, d, steps):
     land, W = quadratics(clients, d), topology("complete", clients)
     assert dg.dgd_gradient(land, W, 0.3, steps).holds()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import cases
 
 from deca_lab.bounds import dgd_quadratics as module
 from deca_lab.bounds.dgd_quadratics import (
@@ -41,8 +42,18 @@ def by_hand(W, A, b, x, alpha, first):
     return [[mixed[i][c] - alpha * g[i][c] for c in range(d)] for i in range(n)] if first else mixed
 
 
+def attained(found):
+    """Both sides are equal at every step, to the rounding that the bound itself allows, which is far below the start.
+
+    The sides shrink geometrically and rounding does not: late steps may differ in the eighth digit of a small number.
+    """
+    assert found._replace(equal=True).verdict == "holds", found.ratios
+    assert found.ratios[0] == pytest.approx(1, rel=1e-9)
+    assert np.max(found.rounding) < 1e-12 * np.max(found.rhs)
+
+
 @ORDERS
-@pytest.mark.parametrize("seed", range(12))
+@cases("seed", range(12))
 def test_random_inputs_hold_and_are_finite(seed, first):
     rng = np.random.default_rng([seed, 1])
     n, d = int(rng.integers(2, 9)), int(rng.integers(1, 5))
@@ -54,7 +65,7 @@ def test_random_inputs_hold_and_are_finite(seed, first):
     assert found.at.tolist() == list(range(1, 41))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@cases("seed", range(6))
 def test_random_inputs_hold_in_the_weighted_norm_and_its_factor_is_the_rate_itself(seed):
     rng = np.random.default_rng([seed, 2])
     A, b, X0 = drawn(6, 3, seed)
@@ -66,17 +77,16 @@ def test_random_inputs_hold_in_the_weighted_norm_and_its_factor_is_the_rate_itse
 
 
 @pytest.mark.parametrize(("first", "weighted"), [(True, False), (False, True)])
-@pytest.mark.parametrize("name", ["ring", "path", "star", "complete"])
+@cases("name", ["ring", "path", "star", "complete"])
 def test_the_witness_attains_it_at_every_step(name, first, weighted):
     W, (A, b, _) = topology(name, 6).at(0), drawn(6, 2, 3)
     X0 = fixed_point(W, A, b, 0.4, first) + witness(W, A, 0.4, first, weighted)
     found = dgd_quadratics(W, A, b, X0, 0.4, 25, first, weighted)
-    np.testing.assert_allclose(found.ratios, 1, rtol=1e-9)
-    assert found.holds()
+    attained(found)
 
 
 @ORDERS
-@pytest.mark.parametrize("seed", range(4))
+@cases("seed", range(4))
 def test_the_witness_attains_it_at_the_first_step_without_symmetry(seed, first):
     W, (A, b, _) = doubly_stochastic(np.random.default_rng([seed, 3]), 6, 3), drawn(6, 2, seed)
     found = dgd_quadratics(W, A, b, fixed_point(W, A, b, 0.4, first) + witness(W, A, 0.4, first), 0.4, 8, first)
@@ -85,7 +95,7 @@ def test_the_witness_attains_it_at_the_first_step_without_symmetry(seed, first):
 
 
 @ORDERS
-@pytest.mark.parametrize("seed", range(8))
+@cases("seed", range(8))
 def test_it_contracts_below_the_largest_step(seed, first):
     W, (A, _, _) = topology("erdos-renyi", 7, seed=seed).at(0), drawn(7, 2, seed)
     A[0, 0], A[0, :, 0] = 0, 0  # semidefinite: the sum alone is definite
@@ -158,7 +168,7 @@ def test_broken_a_step_too_long_is_no_contraction():
 
 
 @ORDERS
-@pytest.mark.parametrize(("n", "d", "steps"), [(1, 1, 1), (1, 3, 4), (2, 1, 3), (5, 1, 1)])
+@cases(("n", "d", "steps"), [(1, 1, 1), (1, 3, 4), (2, 1, 3), (5, 1, 1)])
 def test_edge_sizes(n, d, steps, first):
     W, (A, b, X0) = topology("ring", n).at(0), drawn(n, d, 5)
     found = dgd_quadratics(W, A, b, X0, 0.5, steps, first)
@@ -199,15 +209,15 @@ def test_block_diagonal_and_root_by_loops():
     np.testing.assert_allclose(S, S.T, atol=1e-15)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@cases("seed", range(4))
 def test_examples_all_hold(seed):
     found = examples(seed)
     assert {name: bound.verdict for name, bound in found.items()} == dict.fromkeys(found, "holds")
-    assert [round(found[f"{order} then {other}, witness"].tightness, 8)
-            for order, other in (("combine", "adapt"), ("adapt", "combine"))] == [1, 1]
+    for order in ("combine then adapt", "adapt then combine"):
+        attained(found[f"{order}, witness"])
 
 
-@pytest.mark.parametrize(("changed", "message"), [
+@cases(("changed", "message"), [
     ({"W": np.ones((2, 3))}, r"W = \(2, 3\) cannot be used: it must be square, \(N, N\)"),
     ({"A": np.ones((2, 3, 3))}, r"A = \(2, 3, 3\) cannot be used: it must be of shape \(2, 2, 2\), each A_i symmetric"),
     ({"A": np.array([[[1, 1], [0, 1]]] * 2)}, "each A_i symmetric"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab.bounds import dgd_worst_case as dw
 from deca_lab.errors import BadInput
@@ -11,7 +12,7 @@ from deca_lab.topology import topology
 pytestmark = pytest.mark.filterwarnings("ignore")          # cvxpy and its solvers warn of their own
 
 
-@pytest.mark.parametrize("seed", range(5))
+@cases("seed", range(5))
 @pytest.mark.parametrize(("steps", "clients", "rho"), [(1, 2, 0.0), (3, 2, 0.8), (5, 4, 0.5), (10, 3, 0.9)])
 def test_random_runs_stay_below_the_theorem(steps, clients, rho, seed):
     found = dw.simulated(steps, clients, rho, runs=6, seed=seed)
@@ -64,7 +65,7 @@ def test_a_run_is_a_plain_loop():
     assert dw.simulated(4, 3, 0.7, runs=1, seed=3)[0] == pytest.approx(want, rel=1e-10)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@cases("seed", range(10))
 def test_random_w_is_what_the_claim_asks_for(seed):
     W = dw.random_w(5, 0.6, np.random.default_rng(seed))
     np.testing.assert_allclose([W.sum(0), W.sum(1)], 1)
@@ -81,7 +82,7 @@ def test_without_pepit_it_says_what_to_install(monkeypatch):
     assert dw.examples()["runs against the theorem"].holds()
 
 
-@pytest.mark.parametrize(("call", "words"), [
+@cases(("call", "words"), [
     (lambda: dw.theorem(0, 0.5), "steps = 0"), (lambda: dw.theorem(5, 1.0), r"rho = 1\.0"),
     (lambda: dw.simulated(5, 3, 0.5, runs=0), "runs = 0"),
 ])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import factors
 from deca_lab.bounds import factor_averaging as fa
@@ -134,7 +135,7 @@ def test_broken_signed_weights_in_the_bound():
     assert min(signed) < 0                                                  # no root: |w| is needed
 
 
-@pytest.mark.parametrize(("n", "rank", "inner", "outer"), [(1, 1, 1, 1), (1, 2, 3, 2), (2, 1, 1, 4), (5, 1, 3, 1)])
+@cases(("n", "rank", "inner", "outer"), [(1, 1, 1, 1), (1, 2, 3, 2), (2, 1, 1, 4), (5, 1, 3, 1)])
 def test_edge_sizes(n, rank, inner, outer):
     W = topology("complete", n).at(0)
     A, B = fa.random_factors(n, rank, inner, outer)
@@ -145,20 +146,20 @@ def test_edge_sizes(n, rank, inner, outer):
     np.testing.assert_allclose(fa.factor_averaging(A[:1].repeat(n, 0), B[:1].repeat(n, 0), W).lhs, 0, atol=1e-14)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@cases("seed", range(3))
 def test_examples_hold_and_broken_fails(seed):
     found = fa.examples(seed)
     assert {name: bound.verdict for name, bound in found.items()} == dict.fromkeys(found, "holds")
     assert fa.broken(seed).verdict == "fails at mixing 1"
 
 
-@pytest.mark.parametrize(("changed", "message"), [
+@cases(("changed", "message"), [
     ({"A": np.ones((2, 3))}, r"A = \(2, 3\) cannot be used: it must be of shape \(N, r, in\)"),
     ({"B": np.ones((2, 3, 2))}, r"B = \(2, 3, 2\) cannot be used: it must be \(2, out, 1\)"),
     ({"W": np.eye(3)}, r"W = \(3, 3\) cannot be used: it must be \(2, 2\)"),
     ({"W": np.ones((2, 2))}, r"W = 'row sums \[2.0, 2.0\]' cannot be used: it must be rows that sum to 1"),
 ])  # fmt: skip
-@pytest.mark.parametrize("claim", [fa.factor_averaging, fa.identity, fa.cut, fa.best])
+@cases("claim", [fa.factor_averaging, fa.identity, fa.cut, fa.best])
 def test_bad_input(changed, message, claim):
     with pytest.raises(BadInput, match=message):
         claim(**{"A": np.ones((2, 1, 4)), "B": np.ones((2, 3, 1)), "W": np.eye(2), **changed})

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from cases import cases
 
 from deca_lab.bounds import adam_step
 from deca_lab.bounds.feedback_step import broken, constants, examples, feedback_step, weights, witness
@@ -23,8 +24,8 @@ def loop(g, h, adam, b1, b2):
         m, v = b1 * m + (1 - b1) * displaced, b2 * v + (1 - b2) * displaced**2
 
 
-@pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize(("a1", "a2", "b1", "b2"), DECAYS)
+@cases("seed", range(10))
+@cases(("a1", "a2", "b1", "b2"), DECAYS)
 def test_random_entries_hold_and_are_finite(a1, a2, b1, b2, seed):
     rng = np.random.default_rng([seed, 3])
     shape = (30, int(rng.integers(1, 5)), int(rng.integers(1, 9)))
@@ -33,8 +34,8 @@ def test_random_entries_hold_and_are_finite(a1, a2, b1, b2, seed):
     assert (found.finite, found.holds()) == (True, True), found.ratios
 
 
-@pytest.mark.parametrize("t", [1, 2, 3, 10, 48])
-@pytest.mark.parametrize(("a1", "a2", "b1", "b2"), DECAYS)
+@cases("t", [1, 2, 3, 10, 48])
+@cases(("a1", "a2", "b1", "b2"), DECAYS)
 def test_the_witness_attains_it_at_its_step(a1, a2, b1, b2, t):
     adam = Adam(a1, a2, 0.0)
     g, h = witness(t, adam, b1, b2)
@@ -45,14 +46,14 @@ def test_the_witness_attains_it_at_its_step(a1, a2, b1, b2, t):
     assert found.ratios[-1] == pytest.approx(1, rel=1e-9)
 
 
-@pytest.mark.parametrize(("a1", "a2", "b1", "b2"), DECAYS)
+@cases(("a1", "a2", "b1", "b2"), DECAYS)
 def test_the_left_side_is_a_plain_loop(a1, a2, b1, b2):
     g, h = np.random.default_rng(5).standard_normal((2, 20))
     found = feedback_step(g[:, None, None], h[:, None, None], b1, b2, Adam(a1, a2))
     np.testing.assert_allclose(found.lhs, list(loop(g, h, Adam(a1, a2), b1, b2)), rtol=1e-10)
 
 
-@pytest.mark.parametrize(("a1", "a2", "b1", "b2"), DECAYS)
+@cases(("a1", "a2", "b1", "b2"), DECAYS)
 def test_the_weights_are_those_of_the_recursion(a1, a2, b1, b2):
     adam, steps = Adam(a1, a2), 6
     w = weights(steps, adam, b1, b2)
@@ -81,7 +82,7 @@ def test_broken_a_discrepancy_that_counts_in_m_and_not_in_v():
         constants(5, b1=0.9, b2=1.0)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 1), (1, 3, 2)])
+@cases("shape", [(1, 1, 1), (2, 1, 1), (1, 3, 2)])
 def test_edge_sizes(shape):
     found = feedback_step(np.ones(shape), np.zeros(shape), adam=EXACT)
     assert found.holds()
@@ -92,7 +93,7 @@ def test_examples_hold():
     assert all(bound.holds() for bound in examples().values())
 
 
-@pytest.mark.parametrize(("changed", "words"), [
+@cases(("changed", "words"), [
     ({"gradients": np.ones((3, 2))}, "gradients"), ({"h": np.ones((2, 1, 1))}, "h = "), ({"b1": 0.0}, "b1 = 0.0"),
     ({"b2": 0.0}, "b2 = 0.0"), ({"adam": Adam(1.0)}, "a1 = 1.0"), ({"adam": Adam(0.9, 1.0)}, "a2 = 1.0"),
 ])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import cases
 
 from deca_lab import tree
 from deca_lab.bounds.bound import Bound
@@ -23,7 +24,7 @@ def doubly_stochastic(rng, n, terms=5):
     return sum(w * np.eye(n)[rng.permutation(n)] for w in shares)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@cases("seed", range(20))
 def test_random_inputs_hold_and_are_finite(seed):
     rng = np.random.default_rng([seed, 1])
     n, d = int(rng.integers(2, 12)), int(rng.integers(1, 6))
@@ -38,7 +39,7 @@ def test_random_inputs_hold_and_are_finite(seed):
         assert lhs == pytest.approx(np.linalg.norm(x - X.mean(0)), rel=1e-9, abs=1e-12 * np.linalg.norm(X))
 
 
-@pytest.mark.parametrize("name", sorted(set(GRAPHS) - {"torus", "none"}))
+@cases("name", sorted(set(GRAPHS) - {"torus", "none"}))
 def test_the_second_singular_vector_attains_it_at_every_mixing_for_symmetric_w(name):
     W = topology(name, 8, degree=3).at(0)
     found = gossip_contraction(W, witness(W, 3), 6)
@@ -47,7 +48,7 @@ def test_the_second_singular_vector_attains_it_at_every_mixing_for_symmetric_w(n
         np.testing.assert_allclose(found.ratios, 1, rtol=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@cases("seed", range(5))
 def test_the_witness_attains_it_at_the_first_mixing_without_symmetry(seed):
     W = doubly_stochastic(np.random.default_rng([seed, 2]), 7, terms=3)
     found = gossip_contraction(W, witness(W), 3)
@@ -56,7 +57,7 @@ def test_the_witness_attains_it_at_the_first_mixing_without_symmetry(seed):
     assert witness(W).sum() == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("n", [3, 4, 5, 8, 31, 100])
+@cases("n", [3, 4, 5, 8, 31, 100])
 def test_the_ring_in_closed_form(n):
     assert ring_rho(n) == pytest.approx(second_singular_value(topology("ring", n).at(0)), abs=1e-12)
     dense = np.linalg.svd(topology("ring", n).at(0) - 1 / n, compute_uv=False)[0]
@@ -90,7 +91,7 @@ def test_broken_a_directed_star_fails_although_its_eigenvalues_look_well():
     assert found.lhs[-1] == pytest.approx(2 * 3**0.5)
 
 
-@pytest.mark.parametrize("n", [1, 2])
+@cases("n", [1, 2])
 def test_edge_sizes(n):
     W = topology("ring", n).at(0)
     found = gossip_contraction(W, np.arange(n * 2.0).reshape(n, 2), 3)
@@ -123,7 +124,7 @@ def test_matrices_in_turn_multiply_their_factors():
     assert found.lhs[2] < 1e-14 < found.rhs[2]
 
 
-@pytest.mark.parametrize(("W", "X", "rounds", "message"), [
+@cases(("W", "X", "rounds", "message"), [
     (np.ones((2, 3)), np.ones((2, 1)), 1, r"W = \(2, 3\) cannot be used: it must be square"),
     (np.eye(2), np.ones((3, 1)), 1, r"X = \(3, 1\) cannot be used: it must be of shape \(2, D\)"),
     (np.eye(2), np.ones(2), 1, r"X = \(2,\) cannot be used"),
@@ -145,7 +146,7 @@ def test_arguments_stay_as_they_were():
 # the form that all claims share
 
 
-@pytest.mark.parametrize(("lhs", "rhs", "verdict"), [
+@cases(("lhs", "rhs", "verdict"), [
     ([1.0, 2.0], [1.0, 2.0], "holds"),
     ([1.0, 2.0 + 1e-8], [1.0, 2.0], "fails at step 2"),
     ([1.0, 2.0 + 1e-10], [1.0, 2.0], "holds"),

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab import moments as mo
 from deca_lab.bounds import rates as ra
@@ -28,7 +29,7 @@ def line(lengths, exponent, floor=0.0, seeds=4, noise=0.0, seed=0):
 # the fit, against lines that are known
 
 
-@pytest.mark.parametrize("seed", range(10))
+@cases("seed", range(10))
 def test_random_lines_give_their_slope_and_the_verdict_that_follows(seed):
     exponent = np.random.default_rng([seed, 1]).uniform(-1.2, 0.5)
     found = fit(line([10, 50, 200, 3000], exponent, seed=seed))
@@ -273,7 +274,7 @@ def test_zeta_and_skew_are_what_they_say():
 # bad input
 
 
-@pytest.mark.parametrize(("call", "message"), [
+@cases(("call", "message"), [
     (lambda: sweep(quadratic(2), "clients", (1, 2)), "knob = 'clients' cannot be used: it must be rounds, blocks or inner_steps"),
     (lambda: sweep(quadratic(2), "rounds", (2, 2)), r"values = \[2, 2\] cannot be used: it must be two or more different ones"),
     (lambda: sweep(quadratic(2, d=4), "blocks", (1, 5)), "blocks = 5 cannot be used: it must be 1 to 4, the columns of x"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import cases
 
 from deca_lab.bounds import tracking_consensus as tc
 from deca_lab.bounds.landscape import as_problem, quadratics, tug_of_war, valleys
@@ -12,7 +13,7 @@ from deca_lab.topology import topology
 
 @pytest.mark.parametrize("combine_first", [False, True])
 @pytest.mark.parametrize("graph", ["ring", "star", "complete", "path"])
-@pytest.mark.parametrize("seed", range(3))
+@cases("seed", range(3))
 def test_random_runs_hold_and_are_finite(graph, seed, combine_first):
     land = [quadratics, valleys][seed % 2](6, 4, seed=seed)
     problem = as_problem(land, 1, noise=0.5 * seed, seed=seed)[0]
@@ -58,7 +59,7 @@ def test_both_sides_are_a_plain_loop(combine_first):
         assert found.rhs[k] == pytest.approx(rhs, rel=1e-9)
 
 
-@pytest.mark.parametrize(("clients", "d", "steps"), [(1, 1, 1), (2, 1, 1), (2, 3, 4)])
+@cases(("clients", "d", "steps"), [(1, 1, 1), (2, 1, 1), (2, 3, 4)])
 def test_edge_sizes(clients, d, steps):
     problem = as_problem(quadratics(clients, d), 1)[0]
     assert tc.tracking_consensus(problem, topology("complete", clients), 0.1, steps).holds()
@@ -70,7 +71,7 @@ def test_examples_hold_and_the_measured_slack():
     assert 0.1 < found["combine then adapt"].tightness < 0.6
 
 
-@pytest.mark.parametrize(("changed", "words"), [({"alpha": 0.0}, "alpha = 0.0"), ({"W": np.eye(2)}, "singular value below")])
+@cases(("changed", "words"), [({"alpha": 0.0}, "alpha = 0.0"), ({"W": np.eye(2)}, "singular value below")])
 def test_bad_input(changed, words):
     given = {"problem": as_problem(tug_of_war(), 1)[0], "W": topology("complete", 2), "alpha": 0.1, "steps": 2}
     with pytest.raises(BadInput, match=words):

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from cases import cases
 
 from deca_lab.bounds import tracking_rate as tk
 from deca_lab.errors import BadInput
 
 
 @pytest.mark.parametrize("combine_first", [False, True])
-@pytest.mark.parametrize("seed", range(6))
+@cases("seed", range(6))
 def test_random_problems_hold_exactly_and_are_finite(seed, combine_first):
     found = tk.tracking_rate(*tk.usual(2 + seed, 1 + seed % 4, seed), 0.03, 60, combine_first)
     assert (found.finite, found.verdict) == (True, "holds")
@@ -55,7 +56,7 @@ def test_broken_the_other_order_and_a_start_that_is_not_the_gradients():
     assert tk.tracking_rate(W, A, b, X0, 0.05, 30, claimed=tk.matrix(W, A, 0.05)).holds()
 
 
-@pytest.mark.parametrize(("clients", "d", "steps"), [(1, 1, 1), (1, 3, 5), (2, 1, 1), (3, 1, 2)])
+@cases(("clients", "d", "steps"), [(1, 1, 1), (1, 3, 5), (2, 1, 1), (3, 1, 2)])
 def test_edge_sizes(clients, d, steps):
     assert tk.tracking_rate(*tk.usual(clients, d), 0.05, steps).holds()
 
@@ -67,12 +68,12 @@ def test_one_client_is_gradient_descent():
     assert tk.tracking_rate(np.ones((1, 1)), A, b, X0, 0.1, 10).holds()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@cases("seed", range(3))
 def test_examples_hold_for_other_seeds_too(seed):
     assert all(bound.holds() for bound in tk.examples(seed).values())
 
 
-@pytest.mark.parametrize(("call", "words"), [
+@cases(("call", "words"), [
     (lambda: tk.matrix(np.eye(3), np.ones((2, 1, 1)), 0.1), "W, A"),
     (lambda: tk.matrix(np.eye(2), np.ones((2, 1, 1)), 0), "alpha"),
     (lambda: tk.solution(np.zeros((2, 1, 1)), np.ones((2, 1))), "one minimum"),
