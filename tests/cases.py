@@ -3,6 +3,8 @@
 import inspect
 from functools import wraps
 
+import pytest
+
 
 def cases(names, values):
     """Decorate like pytest.mark.parametrize(names, values), but run all cases in one test; a failure names its case.
@@ -27,3 +29,9 @@ def cases(names, values):
         return one_test
 
     return over_all
+
+
+def quick(values, first=1):
+    """Return values for pytest.mark.parametrize, all but the first few marked slow: each is a whole run, of one more kind."""
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*row, marks=[pytest.mark.slow] * (number >= first)) for number, row in enumerate(rows)]

@@ -2,6 +2,14 @@
 
 import math
 
+# What two float64 computations of the same numbers, of size 1 to 10, may differ by. A sum of n products depends on its order
+# and on the processor by up to n eps of its largest, and eps is 2.2e-16: this is room for some hundred operations.
+ROUNDING = 1e-13
+# The same where an iteration, a decomposition or a solution of equations stands between, each with its condition number.
+LONG_ROUNDING = 1e-12
+# The same for float32, eps = 1.2e-7: logits, losses and gradients of a small model.
+SINGLE = 1e-5
+
 
 def deca_on_quadratics(A, b, x0, W_at, blocks, rounds, inner_steps, lr, a1, a2, eps,
                        feedback="none", scale="raw", b1=1.0, b2=1.0, mix_every=1, keep=False):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cases import cases
+from reference import SINGLE
 from torch import nn
 
 from deca_lab import adapters, clients, models, nf4, tree
@@ -65,7 +66,7 @@ def test_stacked_clients_are_the_loop_and_the_base_stays_out(family, kind):
         logits = alone(batch[i, :, :-1]).logits
         value = nn.functional.cross_entropy(logits.flatten(0, 1), batch[i, :, 1:].flatten())
         value.backward()
-        assert losses[i] == pytest.approx(float(value.detach()), abs=2e-6)
+        assert losses[i] == pytest.approx(float(value.detach()), abs=SINGLE)
         for name, p in alone.named_parameters():
             assert (p.grad is not None) == (name in params), name
         own = {name: p.grad for name, p in alone.named_parameters() if p.grad is not None}
@@ -130,7 +131,7 @@ def test_logits_and_gradients_are_pefts(peft, family, targets):
     logits = theirs(batch[:, :-1]).logits
     nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).backward()
     mine = models.with_parameters(ours, values)
-    assert torch.allclose(mine(batch[:, :-1]).logits, logits, rtol=0, atol=1e-6)
+    assert torch.allclose(mine(batch[:, :-1]).logits, logits, rtol=0, atol=SINGLE)
     leaves = {k: v.requires_grad_() for k, v in values.items()}
     grads = torch.autograd.grad(models.client_loss(ours)(leaves, batch), list(leaves.values()))
     for name, g in zip(leaves, grads, strict=True):
@@ -202,7 +203,7 @@ def test_merged_is_a_plain_model_with_the_same_logits(family, packed, dtype):
     adapted = adapters.lora(nf4.quantise_base(model) if packed else model, 4, targets="attention")
     params = moved(models.trainable(adapted))
     merged, want = adapters.merge(adapted, params), models.with_parameters(adapted, params)(batch).logits
-    digits = {torch.float32: 2e-6, torch.float64: 1e-6 if family == "llama-tiny" else 1e-12, torch.bfloat16: 0.05}[dtype]
+    digits = {torch.float32: SINGLE, torch.float64: SINGLE if family == "llama-tiny" else 1e-12, torch.bfloat16: 0.05}[dtype]
     assert (merged(batch).logits - want).abs().max() < digits                                # Llama's norms are in float32
     assert (adapted(batch).logits - want).abs().max() > digits                               # the factors did something
     assert [(k, p.shape, p.dtype, p.requires_grad) for k, p in merged.named_parameters()] == [
@@ -216,7 +217,7 @@ def test_merged_goes_through_a_directory(tmp_path):
     merged = adapters.merge(adapted, params)
     merged.save_pretrained(tmp_path)
     again = models.load(str(tmp_path))(batch).logits
-    assert torch.allclose(again, models.with_parameters(adapted, params)(batch).logits, rtol=0, atol=2e-6)
+    assert torch.allclose(again, models.with_parameters(adapted, params)(batch).logits, rtol=0, atol=SINGLE)
 
 
 # bottlenecks
@@ -232,7 +233,7 @@ def test_the_bottleneck_by_hand(activation):
     made.up.weight.data += 1.0
     made.up.bias.data += 0.25
     hidden = getattr(nn, {"gelu": "GELU", "relu": "ReLU"}[activation])()(base(x) @ made.down.weight.T)
-    assert torch.allclose(made(x), base(x) + hidden.sum(1, keepdim=True) + 0.25, rtol=0, atol=1e-6)
+    assert torch.allclose(made(x), base(x) + hidden.sum(1, keepdim=True) + 0.25, rtol=0, atol=SINGLE)
 
 
 def test_gradients_reach_the_layers_below_through_both_ways():

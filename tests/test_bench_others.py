@@ -14,6 +14,7 @@ def test_what_is_not_installed_is_left_out(monkeypatch):
     assert not [*ot.beside_badam(), *ot.beside_decent_dp()]
 
 
+@pytest.mark.slow
 def test_ours_over_processes_gives_seconds_of_a_step(monkeypatch):
     monkeypatch.setattr(ot, "CLIENTS", 2)
     monkeypatch.setattr(ot, "STEPS", 3)

@@ -51,6 +51,7 @@ KILLER = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 def test_killed_50_times_and_resumed_gives_the_same_bits(tmp_path):
     knobs = {**KNOBS, "checkpoint_every": 3, "clients": 2, "context": 16, "batch": 1, "rounds": 30, "eval_windows": 2,
              "eval_every": 60}
@@ -76,6 +77,7 @@ def started(folder, knobs):
     return process
 
 
+@pytest.mark.slow
 def test_a_second_process_on_a_run_folder_is_refused_and_the_first_goes_on_and_ctrl_c_checkpoints(tmp_path):
     folder = tmp_path / "run"
     with started(folder, {**KNOBS, "rounds": 400, "eval_every": 100, "checkpoint_every": 100}) as first:

@@ -94,6 +94,7 @@ def done(tmp_path_factory):
         return examine(out, ["methods-lora", "feedback"], 2, (1e-3, 1e-2), TINY), out
 
 
+@pytest.mark.slow
 def test_an_examination_runs_the_arms_that_its_claims_need(done):
     verdicts, out = done
     runs = pd.read_csv(out / "runs.csv")
@@ -105,6 +106,7 @@ def test_an_examination_runs_the_arms_that_its_claims_need(done):
     pd.testing.assert_frame_equal(pd.read_csv(out / "claims.csv", keep_default_na=False), verdicts, check_dtype=False)
 
 
+@pytest.mark.slow
 def test_page_and_picture_say_the_same(done):
     verdicts, _ = done
     text = claims.page(verdicts)

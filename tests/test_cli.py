@@ -153,6 +153,7 @@ def test_only_this_folder_is_written(capsys, tmp_path, monkeypatch):
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_tasks_run_from_the_command_line_with_their_own_columns_and_words(capsys, tmp_path):
     rows = [{"instruction": f"say {k}", "output": str(k), "kind": "ab"[k % 2]} for k in range(120)]
     (tmp_path / "say.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from reference import SINGLE
 from torch.nn.functional import cross_entropy
 
 from deca_lab import models, tree
@@ -33,8 +34,8 @@ def test_stacked_is_looped_for_each_block_alone(family):
     for block in by_layers(models.anatomy(model)):
         x, where, rest = split(params, block.names)
         one, many = looped(loss)(x, where, rest, tokens), stacked(loss)(x, where, rest, tokens)
-        torch.testing.assert_close(many[0], one[0], rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(many[1], one[1], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(many[0], one[0], rtol=SINGLE, atol=SINGLE)
+        torch.testing.assert_close(many[1], one[1], rtol=SINGLE, atol=1e-6)
         assert many[1].shape == x.shape
         assert bool((many[1].norm(dim=1) > 1e-4).all()), block.name
         assert not many[0].requires_grad
@@ -53,8 +54,8 @@ def test_both_are_transformers_own_backward(family):
         value.backward()
         held = dict(twin.named_parameters())
         want = torch.cat([held[name].grad.flatten() for name in names])
-        assert float(found[i]) == pytest.approx(value.item(), rel=1e-6)
-        torch.testing.assert_close(g[i], want, rtol=1e-5, atol=1e-6)
+        assert float(found[i]) == pytest.approx(value.item(), rel=SINGLE)
+        torch.testing.assert_close(g[i], want, rtol=SINGLE, atol=1e-6)
 
 
 def test_frozen_names_stay_the_models_own(family):
@@ -64,8 +65,8 @@ def test_frozen_names_stay_the_models_own(family):
     frozen = {n: p for n, p in tree.replicate(models.trainable(model), N).items() if n not in names}
     loss = models.client_loss(model)
     given, left = stacked(loss)(x, where, frozen, tokens), stacked(loss)(x, where, {}, tokens)
-    torch.testing.assert_close(left[0], given[0], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(left[1], given[1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(left[0], given[0], rtol=SINGLE, atol=SINGLE)
+    torch.testing.assert_close(left[1], given[1], rtol=SINGLE, atol=1e-6)
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
@@ -86,8 +87,8 @@ def test_losses_without_gradients_own_and_common(family):
     loss = models.client_loss(model)
     own = torch.stack([loss(tree.client(params, i), tokens[i]) for i in range(N)])
     common = torch.stack([loss(tree.client(params, i), tokens[0]) for i in range(N)])
-    torch.testing.assert_close(losses(loss, params, tokens), own.detach(), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(losses(loss, params, tokens[0], common=True), common.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(losses(loss, params, tokens), own.detach(), rtol=SINGLE, atol=SINGLE)
+    torch.testing.assert_close(losses(loss, params, tokens[0], common=True), common.detach(), rtol=SINGLE, atol=SINGLE)
     assert not losses(loss, params, tokens).requires_grad
 
 
@@ -122,7 +123,7 @@ def test_nested_tuple_batches_and_scalar_parameters(names):
             y[i, 0] += sign * 1e-6
             moved.append(stacked(affine)(y, where, rest, batch)[0])
         slope = (moved[0] - moved[1]) / 2e-6
-        assert float(slope[i]) == pytest.approx(float(many[1][i, 0]), rel=1e-6, abs=1e-8)
+        assert float(slope[i]) == pytest.approx(float(many[1][i, 0]), rel=SINGLE, abs=1e-8)
         assert torch.equal(slope[[j for j in range(N) if j != i]], torch.zeros(N - 1, dtype=torch.float64))
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cases import quick
 from command import SMALL
 
 from deca_lab import checkpoint, runs
@@ -15,6 +16,7 @@ from deca_lab.runconfig import RunConfig
 
 LR = {"d-sgd": 0.3, "gradient-tracking": 0.1, "qg-sgdm": 0.03, "dec-lora": 0.02, "dlora-fa": 0.02, "decaf": 0.02,
       "centralised-lora": 0.02, "dec-adapter": 0.01}
+ORDER = sorted(METHODS, key=lambda method: method not in ("deca", "gradient-tracking", "dec-lora"))     # the quick tests' first
 ROUGH = {"decaf"}       # its singular value decompositions need memory of their own beside X
 
 
@@ -35,8 +37,8 @@ def told():
     return once
 
 
-@pytest.mark.parametrize("topology", ["ring", "complete"])
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("topology", quick(["ring", "complete"]))
+@pytest.mark.parametrize("method", quick(ORDER, 3))
 def test_it_learns_and_its_ledger_is_right(method, topology, told):
     got = told(method, topology)
     losses = got.metrics["test_loss"]
@@ -47,7 +49,7 @@ def test_it_learns_and_its_ledger_is_right(method, topology, told):
     assert method in ROUGH or memory["measured_peak"] == pytest.approx(memory["peak"], rel=0.1)
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", quick(ORDER))
 def test_it_repeats_itself_and_resumes_to_the_bit(method, told, tmp_path):
     class Stop(Exception):
         pass
@@ -63,7 +65,7 @@ def test_it_repeats_itself_and_resumes_to_the_bit(method, told, tmp_path):
     assert resumed.metrics.equals(told(method, "ring").metrics)
 
 
-@pytest.mark.parametrize("method", ["dec-lora", "decaf", "dlora-fa", "dec-adapter", "centralised-lora"])
+@pytest.mark.parametrize("method", quick(["dec-lora", "decaf", "dlora-fa", "dec-adapter", "centralised-lora"]))
 def test_adapters_leave_the_base_alone_and_share_it(method, told):
     got = told(method, "ring")
     clients = resolve(config(method, "ring")).clients

@@ -32,6 +32,7 @@ def test_the_course_is_found_and_in_order():
     assert course.installed() == ("site-packages" in deca_lab_package.__file__)
 
 
+@pytest.mark.slow
 def test_notebooks_run_side_by_side_with_parameters_and_a_failure_shows_its_cell(tmp_path):
     good = notebook(tmp_path / "notebooks" / "good.ipynb", "print(profile, number * 2)")
     bad = notebook(tmp_path / "notebooks" / "bad.ipynb", "x = 1\nx / 0", "print('never')")
@@ -101,6 +102,7 @@ def test_the_real_lessons_become_student_copies(tmp_path):
         nbformat.validate(nbformat.read(path, 4))
 
 
+@pytest.mark.slow
 def test_the_pages_hold_the_course_and_their_links_lead_somewhere(tmp_path):
     pages = course.html(tmp_path / "pages")
     assert len(pages) == len(course.notebooks()) + 1

@@ -6,6 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 from cases import cases
+from reference import LONG_ROUNDING, ROUNDING
 
 from deca_lab.doctor import describe, diagnose, require_sound
 from deca_lab.errors import BadInput
@@ -110,7 +111,7 @@ def test_a_product_over_the_edges_is_the_denseproduct():
     rng = np.random.default_rng([8])
     X = rng.standard_normal((96, 96))
     for W in (topology("ring", 96).at(0), topology("one-peer-exponential", 96).at(3), birkhoff(rng, 96)):
-        assert np.abs(product(W, X) - W @ X).max() < 1e-13
+        assert np.abs(product(W, X) - W @ X).max() < LONG_ROUNDING
 
 
 # ---- what rho promises, measured
@@ -123,7 +124,7 @@ def test_measured_contraction_never_exceeds_rho_and_attains_it(W):
     mean, start = x.mean(0), np.linalg.norm(x - x.mean(0))
     for k in range(1, 30):
         x = W @ x
-        assert np.abs(x.mean(0) - mean).max() < 1e-14
+        assert np.abs(x.mean(0) - mean).max() < ROUNDING
         assert np.linalg.norm(x - mean) <= rho**k * start * (1 + 1e-12)
     witness = np.linalg.svd(W - 1 / n)[2][0]
     assert abs(np.linalg.norm(W @ witness) - rho * np.linalg.norm(witness)) < 1e-12
@@ -344,5 +345,5 @@ def test_every_description_is_short_and_ends_with_its_verdict(subject):
 def test_a_factor_just_below_one_is_not_called_one():
     found = diagnose(topology("ring", 2048))
     assert "1 - 3.14e-06" in describe(found)
-    assert abs(found.rho - (1 + 2 * np.cos(2 * np.pi / 2048)) / 3) < 1e-13
+    assert abs(found.rho - (1 + 2 * np.cos(2 * np.pi / 2048)) / 3) < LONG_ROUNDING
     assert found.verdict == "sound"

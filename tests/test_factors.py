@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from reference import LONG_ROUNDING, ROUNDING
 
 from deca_lab import factors, gossip, tree
 from deca_lab.errors import BadInput, Diverged
@@ -99,7 +100,7 @@ def test_interference_where_the_neighbours_differ_little_is_not_lost_in_rounding
 
 def test_equal_clients_half_pairs_and_no_mixing_have_no_interference():
     params = tree.replicate(tree.client(random_params(1), 0), 6)
-    assert factors.interference(params, GRAPHS["ring"]).total < 1e-13
+    assert factors.interference(params, GRAPHS["ring"]).total < LONG_ROUNDING
     assert factors.interference(random_params(5), np.eye(5)).total == 0
     only_b = {"m.lora_B": torch.ones(6, 3, 2)}
     assert factors.interference(only_b, GRAPHS["ring"]) == ({}, 0.0, 0.0)
@@ -120,7 +121,7 @@ def test_decaf_is_numpys_truncated_svd_of_the_dense_mean_of_products(graph, shar
             best, tail = dense_best(np.tensordot(w, P, 1), rank)
             assert np.abs(products(new, module)[i] - best).max() < 1e-10
             assert float(lost[module][i]) == pytest.approx(tail, rel=1e-10, abs=1e-20)
-    assert torch.allclose(new["h.0.norm"], torch.from_numpy(W) @ params["h.0.norm"], rtol=0, atol=1e-15)
+    assert torch.allclose(new["h.0.norm"], torch.from_numpy(W) @ params["h.0.norm"], rtol=0, atol=ROUNDING)
 
 
 def test_the_shares_are_what_they_say():
@@ -146,15 +147,15 @@ def test_it_is_exact_where_the_rank_suffices():
     params["h.0.q.lora_A"][:, 1:] = 0                              # rank 1 each, and all in the same row space
     params["h.0.q.lora_A"][:, :1] = params["h.0.q.lora_A"][:1, :1].clone()
     mean = products(params, "h.0.q").mean(0)
-    assert np.abs(products(mixed(params, GRAPHS["complete"]), "h.0.q") - mean).max() < 1e-13
-    assert factors.truncation_error(params, GRAPHS["complete"])["h.0.q"].max() < 1e-25
+    assert np.abs(products(mixed(params, GRAPHS["complete"]), "h.0.q") - mean).max() < LONG_ROUNDING
+    assert factors.truncation_error(params, GRAPHS["complete"])["h.0.q"].max() < LONG_ROUNDING**2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_equal_factors_on_the_complete_graph_are_a_fixed_point_in_the_product(dtype):
     params = tree.replicate(tree.client(random_params(1, dtype), 0), 4)
     once = mixed(params, GRAPHS["complete"])
-    digits = {torch.float32: 1e-5, torch.float64: 1e-13, torch.bfloat16: 0.2}[dtype]
+    digits = {torch.float32: 1e-5, torch.float64: LONG_ROUNDING, torch.bfloat16: 0.2}[dtype]
     for module in ("h.0.q", "h.1.v"):
         assert np.abs(products(once, module) - products(params, module)).max() < digits
     assert all(p.dtype == dtype and not p.requires_grad for p in once.values())
@@ -185,7 +186,7 @@ def test_loras_start_stays_and_can_still_learn(dtype):
     assert all(p.isfinite().all() for p in new.values())
     assert (new["h.0.q.lora_A"].norm(dim=2) > 0.5).all()           # no row died
     want = np.tensordot(GRAPHS["ring"], products(one, "h.0.q"), 1)
-    assert np.abs(products(new, "h.0.q") - want).max() < (1e-5 if dtype == torch.float32 else 1e-13)
+    assert np.abs(products(new, "h.0.q") - want).max() < (1e-5 if dtype == torch.float32 else LONG_ROUNDING)
 
 
 def test_single_precision_follows_double():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from cases import cases
+from reference import SINGLE
 
 from deca_lab import gossip
 from deca_lab.topology import topology
@@ -95,7 +96,7 @@ def test_the_result_has_the_dtype_of_the_parameters(name, dtype):
     x = x_of(len(W), dtype=dtype)
     y = gossip.mixer(W, x)(x)
     assert y.dtype == dtype
-    torch.testing.assert_close(y.double(), torch.from_numpy(W) @ x.double(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(y.double(), torch.from_numpy(W) @ x.double(), rtol=SINGLE, atol=SINGLE)
 
 
 def test_1024_clients_on_a_ring_come_together_at_the_rate_of_the_ring():

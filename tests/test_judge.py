@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import quick
 from command import SMALL, deca_lab, options
 
 from deca_lab import runs
@@ -43,25 +44,25 @@ def test_a_block_that_drifts_farther_than_it_can_is_found(told):
     assert beside(replace(told, summary={**told.summary, "memory": memory}))["memory"].verdict.startswith("fails")
 
 
-@pytest.mark.parametrize("knobs", [
+@pytest.mark.parametrize("knobs", quick([
     {"method": "deca-no-feedback", "topology": "star"}, {"combine": "before"}, {"mix_every": 2}, {"mixed": "all"},
     {"moments": "keep", "rounds": 2}, {"method": "d-adam", "topology": "one-peer-exponential"}, {"dtype": "bfloat16"},
     {"lr_scheduler_type": "cosine", "feedback": "downhill", "feedback_scale": "lr", "b1": 0.9, "b2": 0.9}, {"dtype": "float64"},
-])
+]))
 def test_disagreement_is_bounded_whatever_the_recipe(knobs):
     judged = beside(runs.run(replace(BASE, **knobs)))
     assert judged["consensus"].verdict == "holds"
     assert judged["traffic"].verdict == "holds"
 
 
-@pytest.mark.parametrize(("knobs", "claim", "words"), [
+@pytest.mark.parametrize(("knobs", "claim", "words"), quick([
     ({"weight_decay": 0.1}, "consensus", "weight decay"), ({"b2": 1.0, "b1": 0.5}, "consensus", "b2 = 1 with b1 < 1"),
     ({"method": "qg-adam"}, "consensus", "qg-adam"), ({"moments": "keep"}, "gradient", "kept between visits"),
     ({"mix_every": 2}, "gradient", "less often"), ({"combine": "before"}, "gradient", "combine then adapt"),
     ({"feedback": "downhill", "feedback_scale": "lr"}, "gradient", "not raw"), ({"method": "local"}, "traffic", "nobody sends"),
     ({"method": "local"}, "gradient", "rho = 1"), ({"method": "d-sgd", "lr": 5.0}, "gradient", "learning rate is above"),
     ({"method": "d-sgd", "momentum": 0.9}, "gradient", "momentum"),
-])
+], 2))
 def test_a_broken_hypothesis_is_named(knobs, claim, words):
     judged = beside(runs.run(replace(BASE, **knobs)))[claim]
     assert judged.verdict.startswith("hypothesis broken: ")

@@ -207,6 +207,7 @@ def test_the_base_is_small_and_whole():
     assert {p.name for p in models.BASE.iterdir()} == {"config.json", "model.safetensors", "README.md"}
 
 
+@pytest.mark.slow
 def test_the_base_knows_its_language():
     """Far below byte frequencies on text that it never saw, and what its card says on rows held out."""
     card = (models.BASE / "README.md").read_text()

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from cases import cases
+from reference import ROUNDING
 
 from deca_lab import moments as mo
 from deca_lab.moments import SCALES, SIGNALS, Adam, Feedback, Moments
@@ -14,7 +15,7 @@ def row(*values):
     return torch.tensor([values], dtype=torch.float64)
 
 
-def close(got, want, tol=1e-15):
+def close(got, want, tol=ROUNDING):
     torch.testing.assert_close(got, want, rtol=tol, atol=tol)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import quick
 
 from deca_lab import ledger
 from deca_lab import optimisers as opt
@@ -180,12 +181,13 @@ def where_it_ends(optimiser, lr, steps, **knobs):
     return np.mean(means[-steps // 5:])
 
 
-@pytest.mark.parametrize("lr", [0.05, 0.01])
+@pytest.mark.parametrize("lr", quick([0.05, 0.01]))
 def test_decentralised_adam_stops_short_of_the_minimum(lr):
     end = where_it_ends(opt.local_amsgrad(Adam(0.0, 0.0, 1e-8)), lr, round(60 / lr), combine_first=True)
     assert end == pytest.approx(0.5, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal", ["none", "printed", "downhill"])
 def test_mixed_second_moments_go_to_the_minimum_where_deca_stops_short(signal):
     fed = Feedback(SIGNALS[signal], SCALES["raw"], 0.99, 0.999)
@@ -197,7 +199,7 @@ def test_mixed_second_moments_go_to_the_minimum_where_deca_stops_short(signal):
 
 
 @pytest.mark.parametrize("late", [True, False])
-@pytest.mark.parametrize(("lr", "end"), [(0.2, 0.357), (0.05, 0.340), (0.01, 0.3347)])
+@pytest.mark.parametrize(("lr", "end"), quick([(0.2, 0.357), (0.05, 0.340), (0.01, 0.3347)], 2))
 def test_amsgrad_with_a_tracked_second_moment_goes_to_the_minimum(lr, end, late):
     optimiser = opt.amsgrad(Adam(0.0, 0.0, 1e-8), late=late, floor=1.0 if late else 1e-8)
     got = where_it_ends(optimiser, lr, round(60 / lr), combine_first=True)

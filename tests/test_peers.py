@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import quick
 from command import SMALL, options
+from reference import SINGLE
 
 from deca_lab import checkpoint, runs
 from deca_lab import faults as fl
@@ -98,10 +100,10 @@ def finished(process):
     return out, err
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", quick([2, 4]))
 def test_loop_stacked_and_distributed_are_equal(ranks, tmp_path):
     finished(torchrun(ranks, Path(__file__), tmp_path / "found"))
-    for dtype, digits in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+    for dtype, digits in ((torch.float64, 1e-12), (torch.float32, SINGLE)):
         for k, name in enumerate(CASES):
             held = np.load(tmp_path / f"found-{k}-{dtype}.npz")
             for engine in (None, looped):
@@ -131,6 +133,7 @@ def one_process(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_over_three_ranks_tells_what_one_process_tells(one_process, tmp_path):
     finished(torchrun(3, *command(tmp_path / "run", **KNOBS)))
     one, many = (pd.read_csv(folder / "metrics.csv") for folder in (one_process, tmp_path / "run"))
@@ -159,6 +162,7 @@ def children(process):
     return [int(number) for number in listed.stdout.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ps --ppid is Linux's")
 def test_a_rank_that_is_killed_stops_the_others_and_the_run_goes_on_from_its_checkpoint(one_process, tmp_path):
     folder, knobs = tmp_path / "run", {**KNOBS, "checkpoint_every": 4, "inner_steps": 12, "eval_every": 24,
@@ -178,6 +182,7 @@ def test_a_rank_that_is_killed_stops_the_others_and_the_run_goes_on_from_its_che
     np.testing.assert_array_equal(pd.read_csv(folder / "metrics.csv")["bytes_sent"], whole.metrics["bytes_sent"])
 
 
+@pytest.mark.slow
 def test_what_one_process_stopped_goes_on_over_two(one_process, tmp_path):
     """At the end of a visit, where no moments and no earlier messages are kept."""
     visit = RunConfig(**KNOBS).inner_steps

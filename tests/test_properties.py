@@ -18,6 +18,7 @@ from command import SMALL, deca_lab
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
+from reference import ROUNDING
 
 from deca_lab import blocks, checkpoint, clock, corpora, export, faults, files, history, messages, models, runs, shards, sweep
 from deca_lab.doctor import describe, diagnose
@@ -62,7 +63,7 @@ def assert_mixing(W, symmetric, nonnegative=True):
     assert W.dtype == np.float64
     assert np.isfinite(W).all()
     if symmetric:
-        np.testing.assert_allclose(W, W.T, rtol=0, atol=1e-15)
+        np.testing.assert_allclose(W, W.T, rtol=0, atol=ROUNDING)
     if nonnegative:
         assert (W >= -1e-12).all()
 
@@ -605,7 +606,7 @@ def test_whatever_fails_what_remains_is_sound_and_keeps_the_mean(drop, stale, de
     there, out = told.present(turn), told.lost(turn)
     left = faults.remaining(topology(graph, 6, seed=seed).at(0), out | ~there[:, None] | ~there)
     assert_mixing(left, symmetric=True)
-    np.testing.assert_allclose(left[~there], np.eye(6)[~there], atol=1e-15)
+    np.testing.assert_allclose(left[~there], np.eye(6)[~there], atol=ROUNDING)
     ages = told.ages(turn)
     assert (ages.diagonal() == 0).all()
     assert 0 <= ages.min() <= ages.max() <= delay

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pandas as pd
 import pytest
+from cases import quick
 from command import SMALL, options
 
 from deca_lab import checkpoint, history, runs
@@ -70,7 +71,7 @@ def test_measured_peak_is_the_ledgers_within_a_tenth(unbroken):
     assert memory["measured_peak"] == pytest.approx(memory["peak"], rel=0.1)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 5, 11])
+@pytest.mark.parametrize("stop", quick([1, 2, 3, 5, 11]))
 def test_stopped_anywhere_and_resumed_gives_the_same_bits(unbroken, tmp_path, stop):
     class Stop(Exception):
         pass
@@ -89,6 +90,7 @@ def test_stopped_anywhere_and_resumed_gives_the_same_bits(unbroken, tmp_path, st
     assert all(a.equal(b) for a, b in zip(state.blocks, want.blocks, strict=True))
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_bits(tmp_path):
     knobs = {**SMALL, "inner_steps": 24, "checkpoint_every": 1}      # far from its end when it is killed
     runs.run(RunConfig(**knobs), tmp_path / "whole")
@@ -192,12 +194,13 @@ def test_no_test_row_is_in_any_shard():
         assert shown not in bytes((stream - 3).clamp(min=0).tolist())
 
 
-@pytest.mark.parametrize("knobs", [{"topology": "none", "allow_unsound": True}, {"clients": 1, "topology": "complete"},
+@pytest.mark.parametrize("knobs", quick([{"topology": "none", "allow_unsound": True}, {"clients": 1, "topology": "complete"},
                                    {"blocks": "whole", "moments": "keep"}, {"blocks": "equal", "block_count": 3},
                                    {"blocks": "patterns", "patterns": "wte|wpe|ln_f h\\.0 h\\.1"}, {"ends": "frozen"},
                                    {"freeze": "wpe", "mixed": "all"}, {"dtype": "bfloat16"}, {"dtype": "float64"},
                                    {"engine": "loop"}, {"model": "llama-tiny"}, {"model": "qwen2-tiny"},
                                    {"topology": "one-peer-exponential", "order": "reshuffled", "lr_scheduler_type": "cosine"}],
+                                  3),
                          ids=lambda k: "-".join(map(str, k.values()))[:40])
 def test_every_kind_of_run_ends_and_its_ledger_is_right(knobs):
     told = runs.run(replace(CONFIG, **{"inner_steps": 2, **knobs}))

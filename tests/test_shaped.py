@@ -86,6 +86,7 @@ def test_latency_is_real_or_refused(rights):
         assert all(("tbf" in held and "netem" in held) == there for held in queues(names))
 
 
+@pytest.mark.slow
 def test_the_bytes_of_the_ledger_go_over_the_wire_and_a_rank_that_dies_is_told(rights):
     two = replace(CONFIG, clients=2)
     cases = sh.measured([("path", 50.0), ("complete", math.inf)], two, repeats=1)

@@ -12,6 +12,7 @@ BASE = RunConfig(**{**SMALL, "inner_steps": 1})
 GRID = {"lr": [1e-3, 1e-2], "feedback": ["none"]}
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_separate_runs_and_a_broken_sweep_goes_on(tmp_path, monkeypatch):
     table = sweep.sweep(BASE, GRID, 2, tmp_path / "whole")
     assert table[["lr", "seed"]].to_numpy().tolist() == [[1e-3, 0], [1e-3, 1], [1e-2, 0], [1e-2, 1]]

@@ -7,6 +7,7 @@ import networkx as nx
 import numpy as np
 import pytest
 from cases import cases
+from reference import ROUNDING
 
 from deca_lab.errors import BadInput
 from deca_lab.graphs import DRAWS, GRAPHS, SEQUENCES
@@ -32,8 +33,8 @@ def test_every_graph_with_every_rule_is_symmetric_and_doubly_stochastic(name, ru
         assert W.shape == (n, n)
         assert W.dtype == np.float64
         assert np.array_equal(W, W.T)
-        assert np.abs(W.sum(0) - 1).max() < 1e-14
-        assert W.min() >= -1e-16
+        assert np.abs(W.sum(0) - 1).max() < ROUNDING
+        assert W.min() >= -ROUNDING
         if n == 1:
             assert W.tolist() == [[1.0]]
 
@@ -72,17 +73,17 @@ def test_two_clients_on_a_ring_share_one_edge():
 def test_metropolis_by_hand_on_a_path_of_three():
     W = topology("path", 3).at(0)
     third = 1 / 3
-    assert np.allclose(W, [[2 * third, third, 0], [third, third, third], [0, third, 2 * third]], atol=1e-15, rtol=0)
+    assert np.allclose(W, [[2 * third, third, 0], [third, third, third], [0, third, 2 * third]], atol=ROUNDING, rtol=0)
 
 
 def test_the_complete_graph_with_metropolis_is_the_plain_mean():
     for n in (1, 2, 3, 7, 8, 33):
-        assert np.abs(topology("complete", n).at(0) - 1 / n).max() < 1e-15
+        assert np.abs(topology("complete", n).at(0) - 1 / n).max() < ROUNDING
 
 
 def test_the_other_rules_by_hand_on_a_star():
     hub = topology("star", 4, weights="max-degree").at(0)
-    assert np.allclose(hub, np.array([[0, 1, 1, 1], [1, 2, 0, 0], [1, 0, 2, 0], [1, 0, 0, 2]]) / 3, atol=1e-16)
+    assert np.allclose(hub, np.array([[0, 1, 1, 1], [1, 2, 0, 0], [1, 0, 2, 0], [1, 0, 0, 2]]) / 3, atol=ROUNDING)
     assert np.allclose(2 * topology("star", 4, weights="lazy").at(0), np.eye(4) + topology("star", 4).at(0))
     lap = topology("star", 4, weights="laplacian").at(0)  # lambda_max of a star is N = 4: shares 2 / 12
     assert np.allclose(np.diag(lap), [1 / 2, 5 / 6, 5 / 6, 5 / 6])
@@ -92,7 +93,7 @@ def test_laplacian_rule_against_the_spectrum_of_networkx():
     graph = nx.random_regular_graph(3, 10, seed=1)
     lap = nx.laplacian_matrix(graph, nodelist=range(10)).toarray().astype(float)
     expected = np.eye(10) - 2 * lap / (3 * np.linalg.eigvalsh(lap).max())
-    assert np.abs(topology(graph, weights="laplacian").at(0) - expected).max() < 1e-14
+    assert np.abs(topology(graph, weights="laplacian").at(0) - expected).max() < ROUNDING
 
 
 @cases("name", ["ring", "path", "star", "torus", "hypercube", "exponential", "bipartite"])
@@ -100,7 +101,7 @@ def test_metropolis_and_max_degree_agree_with_mixingmatrix(name):
     oracle = pytest.importorskip("mixingmatrix")
     graph = nx.convert_node_labels_to_integers(shape(name, 16))
     for ours, theirs in (("metropolis", oracle.metropolis_hastings), ("max-degree", oracle.max_degree)):
-        assert np.abs(topology(graph, weights=ours).at(0) - theirs(graph).toarray()).max() < 1e-14
+        assert np.abs(topology(graph, weights=ours).at(0) - theirs(graph).toarray()).max() < ROUNDING
 
 
 def test_fastest_is_at_least_as_fast_as_mixingmatrix_and_the_rest():
@@ -108,7 +109,7 @@ def test_fastest_is_at_least_as_fast_as_mixingmatrix_and_the_rest():
     for name, n in (("path", 6), ("star", 6), ("ring", 8), ("none", 3), ("complete", 4)):
         W = topology(name, n, weights="fastest").at(0)
         assert np.array_equal(W, W.T)
-        assert np.abs(W.sum(1) - 1).max() < 1e-14
+        assert np.abs(W.sum(1) - 1).max() < ROUNDING
         assert not (W * (topology(name, n).at(0) == 0)).any()
         rho = np.linalg.norm(W - 1 / n, 2)
         assert all(rho <= np.linalg.norm(topology(name, n, weights=rule).at(0) - 1 / n, 2) + 1e-6 for rule in RULES)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import cases
+from reference import ROUNDING
 
 from deca_lab import tree
 
@@ -65,7 +66,7 @@ def test_gradient_through_unflatten_is_the_gradient_of_each_name():
     leaves = {n: held[n].clone().requires_grad_() for n in names}
     each = torch.autograd.grad(loss(leaves), [leaves[n] for n in names])
     for name, got in tree.unflatten(whole, where).items():
-        torch.testing.assert_close(got, each[names.index(name)], rtol=1e-14, atol=1e-14)
+        torch.testing.assert_close(got, each[names.index(name)], rtol=ROUNDING, atol=ROUNDING)
 
 
 def test_replicate_makes_equal_copies_that_share_nothing():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from pictured import seen
+from reference import ROUNDING
 
 from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.errors import BadInput
@@ -69,7 +70,7 @@ def test_live_is_told_by_the_server_and_overruled_by_the_reader(monkeypatch):
 @pytest.mark.parametrize("graph", ["ring", "path", "star", "complete"])
 def test_the_numbers_are_the_librarys(graph):
     seen = ed.mixing(ed.edited(graph, 8, ()), 0.0, ed.STARTS[1])
-    np.testing.assert_allclose(seen.W, topology(graph, 8).at(0), atol=1e-15)
+    np.testing.assert_allclose(seen.W, topology(graph, 8).at(0), atol=ROUNDING)
     assert seen.found.rho == pytest.approx(second_singular_value(seen.W), abs=1e-9)
     assert seen.bound.holds()
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cases import cases
+from reference import ROUNDING
 
 from deca_lab import optimisers
 from deca_lab.bounds import adam_counterexample as ac
@@ -21,7 +22,7 @@ def test_both_ends_are_exact_for_any_step(alpha):
 def test_the_known_numbers():
     assert [round(ac.tracked_end(alpha), 4) for alpha in (0.2, 0.05, 0.01)] == [0.3574, 0.3401, 0.3347]
     assert ac.slope(0.5) == 0.5
-    assert ac.slope(1 / 3) == pytest.approx(0, abs=1e-15)
+    assert ac.slope(1 / 3) == pytest.approx(0, abs=ROUNDING)
 
 
 def test_both_recursions_in_a_plain_loop():
@@ -54,6 +55,7 @@ def test_broken_clients_of_one_size_and_a_shared_second_moment():
     assert abs(ac.slope(shared)) < 0.05                                  # not 1/2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal", [None, printed, downhill])
 def test_deca_itself_stops_short_and_mixed_second_moments_do_not(signal):
     fed = Feedback(signal, raw, 0.99, 0.999)

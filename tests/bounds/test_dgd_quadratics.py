@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from cases import cases
+from reference import ROUNDING
 
 from deca_lab.bounds import dgd_quadratics as module
 from deca_lab.bounds.dgd_quadratics import (
@@ -183,7 +184,7 @@ def test_a_start_at_the_fixed_point_stays_within_rounding():
     A, b, _ = drawn(5, 2, 6)
     found = dgd_quadratics(RING, A, b, fixed_point(RING, A, b, 0.5), 0.5, 20)
     assert found.holds()
-    assert found.lhs.max() < 1e-13
+    assert found.lhs.max() < 1e-11      # the fixed point is the solution of equations, of condition up to some hundred
 
 
 @ORDERS
@@ -205,8 +206,8 @@ def test_block_diagonal_and_root_by_loops():
         want[2 * i:2 * i + 2, 2 * i:2 * i + 2] = A[i]
     assert np.array_equal(block_diagonal(A), want)
     S = root(topology("ring", 3).at(0), A, 0.7)
-    np.testing.assert_allclose(S @ S, np.eye(6) - 0.7 * want, atol=1e-14)
-    np.testing.assert_allclose(S, S.T, atol=1e-15)
+    np.testing.assert_allclose(S @ S, np.eye(6) - 0.7 * want, atol=ROUNDING)
+    np.testing.assert_allclose(S, S.T, atol=ROUNDING)
 
 
 @cases("seed", range(4))

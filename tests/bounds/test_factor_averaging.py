@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cases import cases
+from reference import LONG_ROUNDING, ROUNDING
 
 from deca_lab import factors
 from deca_lab.bounds import factor_averaging as fa
@@ -47,14 +48,14 @@ def test_both_sides_are_those_of_a_loop(graph):
         matrix, limit = by_hand(A, B, w)
         assert bound.lhs[i] == pytest.approx(np.linalg.norm(matrix), rel=1e-12)
         assert bound.rhs[i] == pytest.approx(limit, rel=1e-12)
-        np.testing.assert_allclose(same.lhs.reshape(len(W), 7, 5)[i], matrix, rtol=0, atol=1e-13)
-        np.testing.assert_allclose(same.rhs.reshape(len(W), 7, 5)[i], matrix, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(same.lhs.reshape(len(W), 7, 5)[i], matrix, rtol=0, atol=LONG_ROUNDING)
+        np.testing.assert_allclose(same.rhs.reshape(len(W), 7, 5)[i], matrix, rtol=0, atol=LONG_ROUNDING)
 
 
 def test_the_identity_to_rounding():
     A, B = fa.random_factors(8, 4, 32, 32)
     found = fa.identity(A, B, topology("ring", 8).at(0))
-    assert np.abs(found.lhs - found.rhs).max() < 6e-15 * np.abs(found.rhs).max()
+    assert np.abs(found.lhs - found.rhs).max() < ROUNDING * np.abs(found.rhs).max()
 
 
 @pytest.mark.parametrize("rank", [1, 3])
@@ -115,13 +116,13 @@ def test_the_left_sides_are_the_libraries():
 def test_broken_truncated_gossip_keeps_the_mean_of_plain_products_only_without_a_cut():
     W, (A, B) = GRAPHS["ring"], fa.random_factors(6, 2, 7, 5)
     assert fa.drift(A, B, W, 3).lhs[0] > 0.5                                       # cut: the mean moves
-    np.testing.assert_allclose(fa.drift(A[:, :, :2], B, W, 3).lhs, 0, atol=1e-13)  # the rank suffices: it stays
+    np.testing.assert_allclose(fa.drift(A[:, :, :2], B, W, 3).lhs, 0, atol=LONG_ROUNDING)  # the rank suffices: it stays
 
 
 def test_broken_columns_that_do_not_sum_to_one():
     found = fa.broken()
     assert found.verdict == "fails at mixing 1"
-    np.testing.assert_allclose(found.rhs, 0, atol=1e-13)                    # nothing is cut
+    np.testing.assert_allclose(found.rhs, 0, atol=LONG_ROUNDING)                    # nothing is cut
     A, B = fa.random_factors(4, 2, 6, 5)
     assert found.lhs[0] == pytest.approx(np.linalg.norm(B[0] @ A[0] - (B @ A).mean(0)))
 
@@ -142,8 +143,8 @@ def test_edge_sizes(n, rank, inner, outer):
     for name, claim in CLAIMS.items():
         assert claim(A, B, W).verdict == "holds", name
     if n == 1:
-        np.testing.assert_allclose(fa.factor_averaging(A, B, W).lhs, 0, atol=1e-15)
-    np.testing.assert_allclose(fa.factor_averaging(A[:1].repeat(n, 0), B[:1].repeat(n, 0), W).lhs, 0, atol=1e-14)
+        np.testing.assert_allclose(fa.factor_averaging(A, B, W).lhs, 0, atol=ROUNDING)
+    np.testing.assert_allclose(fa.factor_averaging(A[:1].repeat(n, 0), B[:1].repeat(n, 0), W).lhs, 0, atol=ROUNDING)
 
 
 @cases("seed", range(3))

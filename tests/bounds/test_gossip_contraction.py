@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from cases import cases
+from reference import ROUNDING
 
 from deca_lab import tree
 from deca_lab.bounds.bound import Bound
@@ -97,7 +98,7 @@ def test_edge_sizes(n):
     found = gossip_contraction(W, np.arange(n * 2.0).reshape(n, 2), 3)
     assert found.holds()
     assert found.lhs.shape == (3,)
-    np.testing.assert_allclose(found.lhs, 0, atol=1e-15)  # one client is its own mean; two with half each meet at once
+    np.testing.assert_allclose(found.lhs, 0, atol=ROUNDING)  # one client is its own mean; two with half each meet at once
     assert gossip_contraction(W, witness(W, 2), 3).holds()
     halfway = gossip_contraction(topology("ring", n, weights="lazy").at(0), witness(W), 3)
     assert halfway.holds()
@@ -121,7 +122,7 @@ def test_matrices_in_turn_multiply_their_factors():
     rhos = [second_singular_value(W) for W in sequence.matrices]
     np.testing.assert_allclose(found.rhs, np.linalg.norm(X - X.mean(0)) * np.cumprod([*rhos, *rhos]), rtol=1e-12)
     assert found.holds()
-    assert found.lhs[2] < 1e-14 < found.rhs[2]
+    assert found.lhs[2] < ROUNDING < found.rhs[2]
 
 
 @cases(("W", "X", "rounds", "message"), [

@@ -69,6 +69,7 @@ def test_the_floor_and_where_the_line_ends():
 # the claim
 
 
+@pytest.mark.slow
 def test_the_examples_hold_and_the_broken_one_does_not():
     found = ra.examples()
     assert {name: bound.verdict for name, bound in found.items()} == dict.fromkeys(found, "holds")

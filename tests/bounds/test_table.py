@@ -12,6 +12,7 @@ from deca_lab.errors import BadInput
 evaluated = cache(lambda name: table.evaluate([name]))      # some examples are whole studies: once each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", table.claims())
 def test_every_claim_holds_in_its_examples_and_fails_when_broken(name):
     rows = evaluated(name)
@@ -46,6 +47,7 @@ def test_an_unknown_claim(capsys):
     assert deca_lab(capsys, "bounds", "adam_stepp").code == 2
 
 
+@pytest.mark.slow
 def test_an_exponent_below_zero_has_no_tightness():
     row = evaluated("rates")[0]
     assert row.rhs == -0.5
