@@ -9,15 +9,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deca_lab.doctor import describe, diagnose
+    from deca_lab.algorithm.problems import Problem, quadratics
     from deca_lab.errors import BadInput, Diverged
-    from deca_lab.export import export_model
-    from deca_lab.history import History
-    from deca_lab.lab import prepare
-    from deca_lab.problems import Problem, quadratics
+    from deca_lab.lab.export import export_model
+    from deca_lab.lab.history import History
+    from deca_lab.lab.prepare import prepare
+    from deca_lab.lab.runs import resume, run
+    from deca_lab.mixing.doctor import describe, diagnose
+    from deca_lab.mixing.topology import Topology
     from deca_lab.runconfig import RunConfig
-    from deca_lab.runs import resume, run
-    from deca_lab.topology import Topology
 
 __version__ = version("deca-lab")
 
@@ -25,17 +25,17 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")    # torch's big tensors in b
 
 _HOME = {  # public name -> its module
     "RunConfig": "runconfig",
-    "History": "history",
-    "run": "runs",
-    "resume": "runs",
-    "export_model": "export",
-    "prepare": "lab",
+    "History": "lab.history",
+    "run": "lab.runs",
+    "resume": "lab.runs",
+    "export_model": "lab.export",
+    "prepare": "lab.prepare",
     "register": "registry",
-    "Topology": "topology",
-    "diagnose": "doctor",
-    "describe": "doctor",
-    "Problem": "problems",
-    "quadratics": "problems",
+    "Topology": "mixing.topology",
+    "diagnose": "mixing.doctor",
+    "describe": "mixing.doctor",
+    "Problem": "algorithm.problems",
+    "quadratics": "algorithm.problems",
     "BadInput": "errors",
     "Diverged": "errors",
 }

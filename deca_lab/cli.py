@@ -19,7 +19,7 @@ from deca_lab.files import write_whole
 from deca_lab.runconfig import RunConfig
 
 if TYPE_CHECKING:
-    from deca_lab.judge import Verdict
+    from deca_lab.bounds.beside_a_run import Verdict
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   help="Learn, run and check decentralised fine-tuning of language models. Start with [bold]deca-lab run[/bold].")
@@ -102,7 +102,7 @@ def _was_given(ctx: typer.Context, name: str) -> bool:
 
 
 def _require_as_stored(folder: Path, given: dict[str, Value]) -> None:
-    from deca_lab.runs import read_config
+    from deca_lab.lab.runs import read_config
 
     stored = asdict(read_config(folder))
     for name, value in given.items():
@@ -119,9 +119,11 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
     """Run or resume, then write the report and say where it is; return whether this process has the history."""
     if os.environ.get("RANK", "0") == "0":
         typer.echo("preparing text, shards and model ...", err=True)
-    from deca_lab import peers, progress, report, runs
+    from deca_lab.lab import progress, runs
+    from deca_lab.network import processes
+    from deca_lab.pictures import report
 
-    with peers.joined() as world, progress.bar() as shown, progress.interruptible() as asked:
+    with processes.joined() as world, progress.bar() as shown, progress.interruptible() as asked:
         def watch(done: int, total: int, known: dict[str, Any]) -> bool:
             if world.rank == 0:
                 shown(done, total, known)
@@ -143,15 +145,16 @@ def _judge(folder: Path) -> None:
     import numpy as np
     import pandas as pd
 
-    from deca_lab import history, plots
-    from deca_lab.judge import beside
+    from deca_lab import pictures
+    from deca_lab.bounds.beside_a_run import beside
+    from deca_lab.lab import history
 
     judged = beside(history.load(folder))
     drawn = {name: one.bound for name, one in judged.items() if one.bound is not None and np.size(one.bound.lhs) > 1}
     rows = [_judged_row(one) for one in judged.values()]
     write_whole(folder / "bounds.csv", pd.DataFrame(rows).to_csv(index=False))
     if drawn:
-        write_whole(folder / "bounds.png", plots.png(plots.draw_judged(drawn)))
+        write_whole(folder / "bounds.png", pictures.png(pictures.draw_judged(drawn)))
     for row in rows:
         typer.echo(f"{row['claim']}: {row['verdict']}" + (f", tightness {row['tightness']:.3g}" if row["tightness"] else "")
                    + (f"\n    rests on: {row['rests on']}" if row["rests on"] else ""))
@@ -181,8 +184,8 @@ def compare(
     **knobs: Any,  # noqa: ANN401 - each has its own knob's type
 ) -> None:
     """Run several methods with equal budgets on the same seeds, and write a table, curves and a page."""
-    from deca_lab import compare as cp
-    from deca_lab import compare_report
+    from deca_lab.pictures import compare_report
+    from deca_lab.studies import compare as cp
 
     grid = tuple(dict.fromkeys(numbers(rates, "rates")))
     asked = cp.Comparison(RunConfig(**knobs), cp.check_methods(methods), seeds, grid, budget, amount)
@@ -213,13 +216,13 @@ def claims(
 
     All of them take an hour or two on a laptop; finished runs are kept, so that it may be broken off.
     """
-    from deca_lab import claims as cl
-    from deca_lab import plots
+    from deca_lab import pictures
+    from deca_lab.studies import papers as cl
 
     chosen = [name.strip() for name in only.split(",") if name.strip()] or list(cl.CLAIMS)
     grid = tuple(dict.fromkeys(numbers(rates, "rates")))
     verdicts = cl.examine(out, chosen, seeds, grid, say=lambda line: typer.echo(line, err=True))
-    write_whole(out / "claims.png", plots.png(plots.draw_claims(verdicts)))
+    write_whole(out / "claims.png", pictures.png(pictures.draw_claims(verdicts)))
     write_whole(out / "claims.md", cl.page(verdicts))
     for row in verdicts.itertuples():
         typer.echo(f"{row.verdict:<10} {row.gain:+.4f} ({row.low:+.4f} to {row.high:+.4f})  {row.says}")
@@ -235,15 +238,15 @@ def sweep(
     **knobs: Any,  # noqa: ANN401 - each has its own knob's type
 ) -> None:
     """Vary knobs over seeds, all combinations; print the table, the best by validation loss first, and draw it."""
-    from deca_lab import sweep as sw
+    from deca_lab.studies import sweep as sw
 
     grid = sw.parse_grid(vary)
     table = sw.sweep(RunConfig(**knobs), grid, seeds, out, lambda line: typer.echo(line, err=True))
     typer.echo(sw.summary(table, list(grid)).to_string(index=False))
     if len(grid) <= 2:
-        from deca_lab import plots
+        from deca_lab import pictures
 
-        write_whole(out / "sweep.png", plots.png(plots.draw_sweep(table, list(grid))))
+        write_whole(out / "sweep.png", pictures.png(pictures.draw_sweep(table, list(grid))))
         typer.echo(f"picture: {out / 'sweep.png'}")
 
 
@@ -263,14 +266,14 @@ def doctor(
     With --machine: at this computer, before a class, in half a minute.
     """
     if machine:
-        from deca_lab import machine as here
+        from deca_lab.course import machine as here
 
         findings = here.examine()
         typer.echo(here.describe(findings))
         raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
-    from deca_lab import doctor as doc
-    from deca_lab.topology import read_matrices
-    from deca_lab.topology import topology as build
+    from deca_lab.mixing import doctor as doc
+    from deca_lab.mixing.topology import read_matrices
+    from deca_lab.mixing.topology import topology as build
 
     subject = read_matrices(matrix) if matrix is not None else build(
         topology, clients, weights=weights, probability=edge_probability, degree=degree, seed=seed)
@@ -300,9 +303,9 @@ def clock(
     slow: Annotated[str, typer.Option(help="clients that are slower in both, CLIENT@TIMES: '3@4'")] = "",
 ) -> None:
     """Say how long a finished run would have taken on clients that are joined by such links: a model, not a measurement."""
-    from deca_lab import clock as ck
-    from deca_lab import history
-    from deca_lab.lab import prepare
+    from deca_lab.lab import clock as ck
+    from deca_lab.lab import history
+    from deca_lab.lab.prepare import prepare
 
     finished = history.load(folder)
     taken = float(finished.timings["seconds"].iloc[-1] - finished.timings["seconds"].iloc[0])
@@ -320,7 +323,7 @@ def bench(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Measure how fast this machine runs the lab, beside loops, copies and floors: medians of five, taken in turns."""
-    from deca_lab import bench as be
+    from deca_lab.bench import bench as be
 
     typer.echo(f"{be.machine(device)}\n{be.HEAD}")
     for row in be.bench(parts or (), device):
@@ -334,7 +337,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="new directory; inside the run folder when not given")] = None,
 ) -> None:
     """Write a model of a run as a directory that transformers' AutoModelForCausalLM loads."""
-    from deca_lab import export as ex
+    from deca_lab.lab import export as ex
 
     typer.echo(f"written: {ex.export_model(folder, client, out or ex.default_out(folder, client))}")
 
@@ -342,8 +345,8 @@ def export(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="a finished run's folder")]) -> None:
     """Draw a finished run's pictures and write its report again."""
-    from deca_lab import history
-    from deca_lab import report as rep
+    from deca_lab.lab import history
+    from deca_lab.pictures import report as rep
 
     typer.echo(f"report: {rep.write(history.load(folder), folder)}")
 

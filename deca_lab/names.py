@@ -14,7 +14,8 @@ SERVED = "No graph: a server averages all clients, the reference that the papers
 
 def tables() -> dict[str, dict[str, str]]:
     """Return {table: {name: a few words}}; registered parts and plug-ins' are among them."""
-    from deca_lab import claims, topology
+    from deca_lab.mixing import topology
+    from deca_lab.studies import papers
 
     load_plugins()
     listed: dict[str, dict[str, str]] = {}
@@ -22,7 +23,7 @@ def tables() -> dict[str, dict[str, str]]:
         words = listed.setdefault(kind.title, dict(NONE.get(kind.title, {})))
         words.update(_described(resolved(kind.table)))
     listed["topologies"][topology.SERVER] = SERVED
-    listed["claims"] = {name: claim.says for name, claim in claims.CLAIMS.items()}
+    listed["claims"] = {name: claim.says for name, claim in papers.CLAIMS.items()}
     return listed
 
 

@@ -29,7 +29,7 @@ def _sound_method(method: Any) -> None:  # noqa: ANN401 - a methods.Method
     from_mapping(method.fixed)
 
 
-def _sound_preset(preset: Any) -> None:  # noqa: ANN401 - a models.Preset
+def _sound_preset(preset: Any) -> None:  # noqa: ANN401 - a causal_lm.Preset
     check(
         bool(preset.source) != bool(preset.family),
         "source, family",
@@ -65,37 +65,37 @@ KINDS: dict[str, Kind] = {
         "methods", "deca_lab.methods:METHODS", row="deca_lab.methods:Method", examine=_sound_method
     ),
     "model": Kind(
-        "models", "deca_lab.models:PRESETS", row="deca_lab.models:Preset", examine=_sound_preset
+        "models", "deca_lab.models.causal_lm:PRESETS", row="deca_lab.models.causal_lm:Preset", examine=_sound_preset
     ),
-    "task": Kind("tasks", "deca_lab.tasks:TASKS", row="deca_lab.tasks:Row", examine=_sound_task),
+    "task": Kind("tasks", "deca_lab.text.tasks:TASKS", row="deca_lab.text.tasks:Row", examine=_sound_task),
     "corpus": Kind(
-        "corpora", "deca_lab.corpora:CORPORA", ("seed",), others=("deca_lab.hub:CANONICAL",)
+        "corpora", "deca_lab.text.corpora:CORPORA", ("seed",), others=("deca_lab.models.hub:CANONICAL",)
     ),
-    "split": Kind("splits", "deca_lab.shards:SPLITS", ("ask",)),
+    "split": Kind("splits", "deca_lab.text.shards:SPLITS", ("ask",)),
     "topology": Kind(
         "topologies",
-        "deca_lab.graphs:GRAPHS",
+        "deca_lab.mixing.graphs:GRAPHS",
         ("clients", "knobs"),
-        others=("deca_lab.graphs:SEQUENCES",),
+        others=("deca_lab.mixing.graphs:SEQUENCES",),
         reserved=("server",),
     ),
     "sequence": Kind(
         "topologies",
-        "deca_lab.graphs:SEQUENCES",
+        "deca_lab.mixing.graphs:SEQUENCES",
         ("clients", "seed"),
-        others=("deca_lab.graphs:GRAPHS",),
+        others=("deca_lab.mixing.graphs:GRAPHS",),
         reserved=("server",),
     ),
-    "weights": Kind("weights", "deca_lab.weights:WEIGHTS", ("graph",)),
-    "order": Kind("orders", "deca_lab.blocks:ORDERS", ("round", "count", "seed")),
-    "optimiser": Kind("optimisers", "deca_lab.optimisers:OPTIMISERS", ("knobs",)),
-    "feedback": Kind("feedbacks", "deca_lab.moments:SIGNALS", ("x", "x_new")),
-    "feedback-scale": Kind("feedback-scales", "deca_lab.moments:SCALES", ("h", "lr")),
+    "weights": Kind("weights", "deca_lab.mixing.weights:WEIGHTS", ("graph",)),
+    "order": Kind("orders", "deca_lab.algorithm.blocks:ORDERS", ("round", "count", "seed")),
+    "optimiser": Kind("optimisers", "deca_lab.algorithm.optimisers:OPTIMISERS", ("knobs",)),
+    "feedback": Kind("feedbacks", "deca_lab.algorithm.moments:SIGNALS", ("x", "x_new")),
+    "feedback-scale": Kind("feedback-scales", "deca_lab.algorithm.moments:SCALES", ("h", "lr")),
     "compressor": Kind(
-        "compressors", "deca_lab.messages:COMPRESSORS", ("share", "bits"), reserved=("none",)
+        "compressors", "deca_lab.network.compression:COMPRESSORS", ("share", "bits"), reserved=("none",)
     ),
-    "schedule": Kind("schedules", "deca_lab.schedules:SCHEDULES", ("progress",)),
-    "engine": Kind("engines", "deca_lab.clients:ENGINES", ("loss",)),
+    "schedule": Kind("schedules", "deca_lab.algorithm.schedules:SCHEDULES", ("progress",)),
+    "engine": Kind("engines", "deca_lab.algorithm.gradients:ENGINES", ("loss",)),
 }
 
 

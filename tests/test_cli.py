@@ -105,7 +105,7 @@ def test_exported_mean_model_has_the_loss_that_the_run_reported(capsys, tmp_path
     import torch
     from transformers import AutoModelForCausalLM
 
-    from deca_lab.lab import prepare
+    from deca_lab.lab.prepare import prepare
 
     deca_lab(capsys, "run", *options(out=tmp_path / "run", **SMALL))
     deca_lab(capsys, "export", tmp_path / "run", "--out", tmp_path / "mean")

@@ -10,7 +10,7 @@ import pytest
 from cases import quick
 from command import SMALL
 
-from deca_lab import checkpoint, runs
+from deca_lab.lab import checkpoint, runs
 from deca_lab.methods import METHODS, resolve
 from deca_lab.runconfig import RunConfig
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from deca_lab import runs
-from deca_lab import train as tr
-from deca_lab.blocks import Block
+from deca_lab.algorithm import loop as tr
+from deca_lab.algorithm.blocks import Block
+from deca_lab.algorithm.optimisers import sgd
+from deca_lab.algorithm.problems import Problem
 from deca_lab.errors import BadInput, Diverged, check, pick
-from deca_lab.optimisers import sgd
-from deca_lab.problems import Problem
-from deca_lab.topology import topology
+from deca_lab.lab import runs
+from deca_lab.mixing.topology import topology
 
 TABLE = {"ring": 1, "star": 2, "complete": 3, "torus": None}
 

@@ -20,15 +20,21 @@ from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 from reference import ROUNDING
 
-from deca_lab import blocks, checkpoint, clock, corpora, export, faults, files, history, messages, models, runs, shards, sweep
-from deca_lab.doctor import describe, diagnose
+from deca_lab import files
+from deca_lab.algorithm import blocks
 from deca_lab.errors import BadInput
-from deca_lab.graphs import GRAPHS, SEQUENCES
-from deca_lab.lab import blocks_of
+from deca_lab.lab import checkpoint, clock, export, history, runs
+from deca_lab.lab.prepare import blocks_of
+from deca_lab.mixing.doctor import describe, diagnose
+from deca_lab.mixing.graphs import GRAPHS, SEQUENCES
+from deca_lab.mixing.topology import read_matrices, topology
+from deca_lab.mixing.weights import WEIGHTS
+from deca_lab.models import causal_lm
+from deca_lab.network import compression, faults
 from deca_lab.runconfig import RunConfig, defaults, from_json, from_mapping
-from deca_lab.tokens import tokenizer
-from deca_lab.topology import read_matrices, topology
-from deca_lab.weights import WEIGHTS
+from deca_lab.studies import sweep
+from deca_lab.text import corpora, shards
+from deca_lab.text.tokens import tokenizer
 
 set_hypothesis_home_dir(os.environ["HF_HOME"])           # what it stores of its own goes with the tests' other caches
 settings.register_profile("deca_lab", deadline=None, derandomize=True, max_examples=50, database=None,
@@ -199,7 +205,7 @@ def test_hostile_names_of_input_files(tmp_path, monkeypatch, name, suffix):
 def test_hostile_names_of_models_and_tokenizers(tmp_path, monkeypatch, name):
     (tmp_path / "in").mkdir()
     monkeypatch.chdir(tmp_path / "in")
-    assert kept(tokenizer, name) is kept(models.load, name) is None
+    assert kept(tokenizer, name) is kept(causal_lm.load, name) is None
     assert tree(tmp_path) == {"in": b""}
 
 
@@ -613,10 +619,10 @@ def test_whatever_fails_what_remains_is_sound_and_keeps_the_mean(drop, stale, de
     assert (told.ages(turn + 1) <= ages + 1).all()
 
 
-@given(name=st.sampled_from(sorted(messages.COMPRESSORS)), share=st.floats(0.001, 1), bits=st.integers(2, 16),
+@given(name=st.sampled_from(sorted(compression.COMPRESSORS)), share=st.floats(0.001, 1), bits=st.integers(2, 16),
        row=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40), seed=st.integers(0, 9))
 def test_a_short_message_is_never_farther_off_than_silence(name, share, bits, row, seed):
-    how, z = messages.compression(name, share, bits, 1.0), torch.tensor(row, dtype=torch.float32)
+    how, z = compression.compression(name, share, bits, 1.0), torch.tensor(row, dtype=torch.float32)
     left = how.short(z, np.random.default_rng(seed))
     assert left.shape == z.shape
     assert ((left - z).abs() <= z.abs() * (1 + 1e-5)).all()

@@ -16,13 +16,13 @@ from command import SMALL, deca_lab, options
 
 from deca_lab import RunConfig, register, registry, run
 from deca_lab.errors import BadInput
-from deca_lab.graphs import ring
 from deca_lab.methods import Method
-from deca_lab.models import Preset
+from deca_lab.mixing.graphs import ring
+from deca_lab.mixing.topology import topology
+from deca_lab.models.causal_lm import Preset
 from deca_lab.names import tables
 from deca_lab.registry import KINDS, resolved
-from deca_lab.tasks import TASKS, Row
-from deca_lab.topology import topology
+from deca_lab.text.tasks import TASKS, Row
 
 TINY = {**SMALL, "rounds": 1, "inner_steps": 1, "eval_windows": 2}
 
@@ -85,7 +85,7 @@ def shuffled(ask):
 
 def a_rule(graph):
     """Metropolis, under another name."""
-    from deca_lab.weights import metropolis
+    from deca_lab.mixing.weights import metropolis
 
     return metropolis(graph)
 
@@ -102,7 +102,7 @@ def sign(share, bits):
 
 def plain(knobs):
     """Gradient descent."""
-    from deca_lab.optimisers import sgd
+    from deca_lab.algorithm.optimisers import sgd
 
     return sgd()
 
@@ -129,7 +129,7 @@ def root(progress):
 
 def one_by_one(loss):
     """The loop, under another name."""
-    from deca_lab.clients import looped
+    from deca_lab.algorithm.gradients import looped
 
     return looped(loss)
 
@@ -300,7 +300,7 @@ def empty_first_line(n, knobs):
             Row("words", None, {}),
             r"build = None cannot be used: it must be a function of \(ask\)",
         ),
-        ("task", "x", TASKS, "must be a deca_lab.tasks.Row"),
+        ("task", "x", TASKS, "must be a deca_lab.text.tasks.Row"),
     ],
 )
 def test_what_cannot_be_registered_is_one_line_and_leaves_nothing(kind, name, item, words):

@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deca_lab import optimisers
-from deca_lab import train as tr
-from deca_lab.blocks import whole
+from deca_lab.algorithm import loop as tr
+from deca_lab.algorithm import optimisers
+from deca_lab.algorithm.blocks import whole
+from deca_lab.algorithm.gradients import Batch, looped
+from deca_lab.algorithm.moments import Adam
+from deca_lab.algorithm.optimisers import Optimiser
+from deca_lab.algorithm.problems import Problem
+from deca_lab.algorithm.stacking import Params
 from deca_lab.bounds.bound import Bound
-from deca_lab.clients import Batch, looped
 from deca_lab.errors import check
-from deca_lab.moments import Adam
-from deca_lab.optimisers import Optimiser
-from deca_lab.problems import Problem
-from deca_lab.topology import topology
-from deca_lab.tree import Params
+from deca_lab.mixing.topology import topology
 
 SOURCE = "arXiv 2109.03194, Theorem 1"
 STILL = Adam(0.0, 0.0, 0.0)      # no momentum: m is the gradient, v its square

@@ -17,14 +17,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deca_lab import moments as mo
+from deca_lab.algorithm import moments as mo
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.landscape import Landscape, valleys
 from deca_lab.bounds.rates import Fit, Points, Squares, fit
 from deca_lab.bounds.trace import Setting, trace
 from deca_lab.errors import check
-from deca_lab.graphs import Array
-from deca_lab.topology import Topology
+from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.topology import Topology
 
 SOURCE = "arXiv 2003.02395, its theorem without momentum, re-derived"
 

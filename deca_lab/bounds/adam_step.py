@@ -13,10 +13,10 @@ Proof       theory/adam_step.ipynb.
 import numpy as np
 import torch
 
-from deca_lab import moments as mo
+from deca_lab.algorithm import moments as mo
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
-from deca_lab.graphs import Array
+from deca_lab.mixing.graphs import Array
 
 SOURCE = "derived, Cauchy and Schwarz"
 USUAL = mo.Adam()  # a1 = 0.9, a2 = 0.999, eps = 1e-8

@@ -14,18 +14,18 @@ Proof       theory/amsgrad_consensus.ipynb.
 import numpy as np
 from torch import Tensor
 
-from deca_lab import optimisers
-from deca_lab import train as tr
+from deca_lab.algorithm import loop as tr
+from deca_lab.algorithm import optimisers
+from deca_lab.algorithm.moments import Adam
+from deca_lab.algorithm.optimisers import OptState
+from deca_lab.algorithm.stacking import consensus_distance
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, as_problem, quadratics, tug_of_war, valleys
 from deca_lab.errors import check
-from deca_lab.gossip import Mix
-from deca_lab.graphs import Array
-from deca_lab.moments import Adam
-from deca_lab.optimisers import OptState
-from deca_lab.topology import Topology, topology
-from deca_lab.tree import consensus_distance
+from deca_lab.mixing.gossip import Mix
+from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "arXiv 2109.03194"
 USUAL = Adam()

@@ -14,12 +14,12 @@ Proof       theory/badam_visit.ipynb.
 
 import numpy as np
 
-from deca_lab import moments as mo
+from deca_lab.algorithm import moments as mo
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.landscape import Landscape, quadratics, tug_of_war, valleys
 from deca_lab.bounds.trace import Setting, Step, trace
 from deca_lab.errors import check
-from deca_lab.topology import topology
+from deca_lab.mixing.topology import topology
 
 SOURCE = "derived, in the form of arXiv 2404.02827 (9)"
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deca_lab import moments as mo
+from deca_lab.algorithm import moments as mo
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.feedback_step import constants
 from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, quadratics, tug_of_war
 from deca_lab.bounds.trace import Setting, trace
-from deca_lab.topology import Topology, topology
+from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "derived here"
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deca_lab.graphs import Array
+from deca_lab.mixing.graphs import Array
 
 
 class Bound(NamedTuple):

@@ -23,17 +23,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deca_lab import train as tr
-from deca_lab.blocks import Block, whole
+from deca_lab.algorithm import loop as tr
+from deca_lab.algorithm.blocks import Block, whole
+from deca_lab.algorithm.gradients import Batch, Gradients, Loss, stacked
+from deca_lab.algorithm.moments import Adam, Feedback, raw
+from deca_lab.algorithm.optimisers import Optimiser, adam, mixed_adam, tensors
+from deca_lab.algorithm.problems import Problem
+from deca_lab.algorithm.stacking import Layout, Params
 from deca_lab.bounds.bound import Bound
-from deca_lab.clients import Batch, Gradients, Loss, stacked
 from deca_lab.errors import check
-from deca_lab.ledger import Meter
-from deca_lab.moments import Adam, Feedback, raw
-from deca_lab.optimisers import Optimiser, adam, mixed_adam, tensors
-from deca_lab.problems import Problem
-from deca_lab.topology import Topology, topology
-from deca_lab.tree import Layout, Params
+from deca_lab.lab.ledger import Meter
+from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "derived"
 SMALL_TENSORS = 0.01                                       # of the peak: counts, scalars, indices

@@ -22,15 +22,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from deca_lab import optimisers, tree
-from deca_lab import train as tr
-from deca_lab.blocks import whole
+from deca_lab.algorithm import loop as tr
+from deca_lab.algorithm import optimisers, stacking
+from deca_lab.algorithm.blocks import whole
+from deca_lab.algorithm.problems import Problem, quadratics
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.errors import check
-from deca_lab.graphs import Array
-from deca_lab.problems import Problem, quadratics
-from deca_lab.topology import Topology, topology
+from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "derived, complete proof"
 STEEPEST = 9 / (8 * 3**0.5)  # the largest slope of u^2 / (1 + u^2), at u^2 = 1/3
@@ -98,7 +98,7 @@ def runs(case: Case, W: Array | Topology, gamma: float, steps: int, seeds: Seque
         plan = tr.plan(problem, whole(list(problem.start)), _topology(W), recipe)
         states = [tr.begin(plan), *(state for state, _ in tr.train(plan))][:steps]
         squared[i] = [np.square(case.gradient(state.blocks[0].mean(0).numpy())).sum() for state in states]
-        distances[i] = [tree.consensus_distance(state.blocks[0]) for state in states]
+        distances[i] = [stacking.consensus_distance(state.blocks[0]) for state in states]
         size[i] = [float(state.blocks[0].square().sum()) / problem.clients for state in states]
     return squared, distances, size
 
@@ -140,7 +140,7 @@ def _bumps(a: Array, b: Array, x0: Array, noise: float, seed: int) -> Problem:
         xi = np.random.default_rng([seed, step, 0xB0]).standard_normal(b.shape)
         return centres, tilts + noise * torch.from_numpy(xi)                    # a random tilt is additive noise
 
-    def loss(params: tree.Params, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def loss(params: stacking.Params, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         u = (params["x"] - batch[0]).square()
         return (u / (1 + u)).sum() + batch[1] @ params["x"]
 

@@ -24,15 +24,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from deca_lab import moments as mo
+from deca_lab.algorithm import moments as mo
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.feedback_step import constants, weights
 from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, quadratics, valleys
 from deca_lab.bounds.trace import Setting, Step, trace
 from deca_lab.errors import check
-from deca_lab.graphs import Array
-from deca_lab.topology import topology
+from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.topology import topology
 
 SOURCE = "derived here"
 

@@ -17,7 +17,8 @@ Proof       theory/deca_mixed.ipynb.
 import numpy as np
 import torch
 
-from deca_lab import moments as mo
+from deca_lab.algorithm import moments as mo
+from deca_lab.algorithm.optimisers import Optimiser, mixed_adam
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.deca_descent import Turns, assembled, known, lag, left_side, theta, turns
 from deca_lab.bounds.feedback_step import weights
@@ -25,9 +26,8 @@ from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, quadratics, tug_of_war
 from deca_lab.bounds.trace import Setting, trace
 from deca_lab.errors import check
-from deca_lab.graphs import Array
-from deca_lab.optimisers import Optimiser, mixed_adam
-from deca_lab.topology import topology
+from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.topology import topology
 
 SOURCE = "derived here"
 

@@ -15,13 +15,13 @@ import math
 import numpy as np
 import torch
 
-from deca_lab import optimisers
-from deca_lab import train as tr
+from deca_lab.algorithm import loop as tr
+from deca_lab.algorithm import optimisers
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, as_problem, quadratics, valleys
 from deca_lab.errors import check
-from deca_lab.topology import Topology, topology
+from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "Yuan, Ling and Yin 2016, arXiv 1310.7063"
 

@@ -21,14 +21,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from deca_lab import train as tr
-from deca_lab.blocks import whole
+from deca_lab.algorithm import loop as tr
+from deca_lab.algorithm.blocks import whole
+from deca_lab.algorithm.optimisers import sgd
+from deca_lab.algorithm.problems import quadratics
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
-from deca_lab.graphs import Array
-from deca_lab.optimisers import sgd
-from deca_lab.problems import quadratics
-from deca_lab.topology import Topology, topology
+from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "derived; Yuan, Ling and Yin 2016"
 Factor = Callable[[Array], float]  # M (Nd, Nd) -> the factor of one step

@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deca_lab import optimisers
-from deca_lab import train as tr
-from deca_lab.blocks import whole
+from deca_lab.algorithm import loop as tr
+from deca_lab.algorithm import optimisers
+from deca_lab.algorithm.blocks import whole
+from deca_lab.algorithm.problems import Problem
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import BadInput, check
-from deca_lab.graphs import Array
-from deca_lab.problems import Problem
-from deca_lab.topology import topology
+from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.topology import topology
 
 if TYPE_CHECKING:
     from PEPit import PEP, Expression, Function, Point

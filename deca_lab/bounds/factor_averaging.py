@@ -18,13 +18,13 @@ Proof       theory/factor_averaging.ipynb.
 import numpy as np
 import torch
 
-from deca_lab import factors
+from deca_lab.algorithm.stacking import Layout, Params, flatten, layout, unflatten
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
-from deca_lab.gossip import mixer
-from deca_lab.graphs import Array
-from deca_lab.topology import topology
-from deca_lab.tree import Layout, Params, flatten, layout, unflatten
+from deca_lab.mixing.gossip import mixer
+from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.topology import topology
+from deca_lab.models import factor_mixing
 
 SOURCE = "derived; Eckart and Young 1936 for the cut"
 NAMES = ("m.lora_A", "m.lora_B")
@@ -32,12 +32,12 @@ EPS = float(np.finfo(float).eps)
 
 
 def factor_averaging(A: Array, B: Array, W: Array) -> Bound:
-    """Return the norm bound client by client, the left side by `factors.interference`.
+    """Return the norm bound client by client, the left side by `factor_mixing.interference`.
 
     Raises BadInput for shapes that do not fit, or rows of W that do not sum to 1.
     """
     A, B, W = _checked(A, B, W)
-    lhs = [factors.interference(_pair(A, B), np.tile(w, (len(W), 1))).total for w in W]
+    lhs = [factor_mixing.interference(_pair(A, B), np.tile(w, (len(W), 1))).total for w in W]
     dA, dB = (f[None] - np.tensordot(W, f, 1)[:, None] for f in (A, B))        # [i, j]: neighbour j from i's mean
     spread = [np.einsum("ij,ijxy,ijxy->i", np.abs(W), f, f) for f in (dA, dB)]
     return Bound(np.array(lhs), np.sqrt(spread[0] * spread[1]), "averaged factors", SOURCE, "client", 0)
@@ -69,7 +69,7 @@ def cut(A: Array, B: Array, W: Array) -> Bound:
 def best(A: Array, B: Array, W: Array) -> Bound:
     """Return the error of the library's cut beside that of averaging factors, another product of the same rank."""
     A, B, W = _checked(A, B, W)
-    lhs = factors.truncation_error(_pair(A, B), W)["m"].sqrt().numpy()
+    lhs = factor_mixing.truncation_error(_pair(A, B), W)["m"].sqrt().numpy()
     mean = np.tensordot(W, B @ A, 1)
     rhs = np.linalg.norm(mean - np.tensordot(W, B, 1) @ np.tensordot(W, A, 1), axis=(1, 2))
     return Bound(lhs, rhs, "cut against averaged factors", SOURCE, "client", 0, _rounding(A, B, W))
@@ -96,7 +96,7 @@ def decaf_once(A: Array, B: Array, W: Array) -> tuple[Array, Array]:
     params = _pair(A, B)
     where: Layout = layout(params, NAMES)
     x = flatten(params, NAMES)
-    new = unflatten(factors.decaf([W], where, x)((x,)), where)
+    new = unflatten(factor_mixing.decaf([W], where, x)((x,)), where)
     return new[NAMES[0]].numpy(), new[NAMES[1]].numpy()
 
 

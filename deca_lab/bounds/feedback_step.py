@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deca_lab import moments as mo
+from deca_lab.algorithm import moments as mo
 from deca_lab.bounds.adam_step import steps_taken
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
-from deca_lab.graphs import Array
+from deca_lab.mixing.graphs import Array
 
 SOURCE = "derived, Cauchy and Schwarz"
 USUAL = mo.Adam()

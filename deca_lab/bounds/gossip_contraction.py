@@ -17,10 +17,10 @@ import torch
 
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
-from deca_lab.gossip import mixer
-from deca_lab.graphs import Array
-from deca_lab.spectrum import spectrum
-from deca_lab.topology import Topology, topology
+from deca_lab.mixing.gossip import mixer
+from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.spectrum import spectrum
+from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "Xiao and Boyd 2004, equations 6 to 10"
 Factor = Callable[[Array], float]  # W (N, N) -> the factor of one mixing

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deca_lab.blocks import Block
-from deca_lab.clients import Batch
+from deca_lab.algorithm.blocks import Block
+from deca_lab.algorithm.gradients import Batch
+from deca_lab.algorithm.problems import Problem
+from deca_lab.algorithm.stacking import Params
 from deca_lab.errors import check
-from deca_lab.problems import Problem
-from deca_lab.tree import Params
 
 Shape = Callable[[Tensor, Tensor], Tensor]   # (x (d,), one client's data (d,)) -> f_i(x)
 

@@ -23,17 +23,17 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from deca_lab import moments as mo
-from deca_lab import optimisers, tree
-from deca_lab.blocks import Block, whole
+from deca_lab.algorithm import moments as mo
+from deca_lab.algorithm import optimisers, stacking
+from deca_lab.algorithm.blocks import Block, whole
+from deca_lab.algorithm.gradients import Batch
+from deca_lab.algorithm.loop import Plan, Recipe, State, begin, params_of, plan, train
+from deca_lab.algorithm.problems import Problem, quadratics
 from deca_lab.bounds.bound import Bound
-from deca_lab.clients import Batch
 from deca_lab.errors import check, pick
-from deca_lab.graphs import Array
-from deca_lab.metrics import gradient_norm
-from deca_lab.problems import Problem, quadratics
-from deca_lab.topology import Topology, topology
-from deca_lab.train import Plan, Recipe, State, begin, params_of, plan, train
+from deca_lab.lab.metrics import gradient_norm
+from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "DECA, arXiv 2606.03209; Dec-LoRA, arXiv 2501.15361"
 CLAIMED = -0.5
@@ -246,10 +246,10 @@ def of_plan(laid: Plan, data: Batch) -> Squares:
 
 
 def _at_visit(laid: Plan, state: State, data: Batch) -> tuple[float, float]:
-    centre, block = tree.mean(params_of(laid, state)), laid.visits[state.step // laid.recipe.inner_steps].block
+    centre, block = stacking.mean(params_of(laid, state)), laid.visits[state.step // laid.recipe.inner_steps].block
     active = {name: centre[name] for name in laid.blocks[block].names}
 
-    def loss(params: tree.Params, batch: Batch) -> Tensor:
+    def loss(params: stacking.Params, batch: Batch) -> Tensor:
         return laid.problem.loss({**centre, **params}, batch)
 
     return gradient_norm(loss, centre, data) ** 2, gradient_norm(loss, active, data) ** 2
@@ -270,7 +270,7 @@ def cut(problem: Problem, count: int) -> tuple[Problem, tuple[Block, ...]]:
     names = [f"x{k}" for k in range(count)]
     start = dict(zip(names, problem.start["x"].tensor_split(count, 1), strict=True))
 
-    def loss(params: tree.Params, batch: Batch) -> Tensor:
+    def loss(params: stacking.Params, batch: Batch) -> Tensor:
         return problem.loss({"x": torch.cat([params[name] for name in names])}, batch)
 
     return Problem(start, loss, problem.batches), tuple(Block(name, (name,)) for name in names)
@@ -348,7 +348,7 @@ def logistic(seeds: int, skew: float = 0.0, distance: float = 3.0, rows: int = 1
     return Case(Problem({"x": start.flatten(0, 1)}, _logistic_loss, batches), gradient, seeds)
 
 
-def _logistic_loss(params: tree.Params, batch: Batch) -> Tensor:
+def _logistic_loss(params: stacking.Params, batch: Batch) -> Tensor:
     return torch.nn.functional.softplus(-batch @ params["x"]).mean()
 
 
@@ -388,7 +388,7 @@ def factorised(seeds: int, zeta: float = 1.0, sigma: float = 0.5, size: int = 6,
     return Case(Problem(start, _factorised_loss, batches), gradient, seeds)
 
 
-def _factorised_loss(params: tree.Params, batch: Batch) -> Tensor:
+def _factorised_loss(params: stacking.Params, batch: Batch) -> Tensor:
     error: Tensor = params["w.lora_B"] @ params["w.lora_A"] - batch
     return error.square().sum() / 2
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deca_lab import moments as mo
+from deca_lab.algorithm import moments as mo
+from deca_lab.algorithm.loop import Recipe, plan, train
+from deca_lab.algorithm.optimisers import Optimiser, adam
 from deca_lab.bounds.landscape import Landscape, as_problem
-from deca_lab.gossip import Mix
-from deca_lab.optimisers import Optimiser, adam
-from deca_lab.topology import Topology
-from deca_lab.train import Recipe, plan, train
+from deca_lab.mixing.gossip import Mix
+from deca_lab.mixing.topology import Topology
 
 NO_FEEDBACK = mo.Feedback(None, mo.raw, 1.0, 1.0)
 

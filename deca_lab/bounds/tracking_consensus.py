@@ -15,20 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deca_lab import optimisers
-from deca_lab import train as tr
-from deca_lab.blocks import whole
+from deca_lab.algorithm import loop as tr
+from deca_lab.algorithm import optimisers
+from deca_lab.algorithm.blocks import whole
+from deca_lab.algorithm.optimisers import OptState
+from deca_lab.algorithm.problems import Problem
+from deca_lab.algorithm.stacking import flatten
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.gossip_contraction import witness as singular_vector
 from deca_lab.bounds.landscape import Landscape, as_problem, quadratics, valleys
 from deca_lab.errors import check
-from deca_lab.gossip import Mix
-from deca_lab.graphs import Array
-from deca_lab.optimisers import OptState
-from deca_lab.problems import Problem
-from deca_lab.topology import Topology, topology
-from deca_lab.tree import flatten
+from deca_lab.mixing.gossip import Mix
+from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "derived; usual with 2 in place of 1 + l^2"
 

@@ -15,14 +15,14 @@ Proof       theory/tracking_rate.ipynb.
 import numpy as np
 import torch
 
-from deca_lab import optimisers
-from deca_lab import train as tr
-from deca_lab.blocks import whole
+from deca_lab.algorithm import loop as tr
+from deca_lab.algorithm import optimisers
+from deca_lab.algorithm.blocks import whole
+from deca_lab.algorithm.problems import quadratics
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
-from deca_lab.graphs import Array
-from deca_lab.problems import quadratics
-from deca_lab.topology import topology
+from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.topology import topology
 
 SOURCE = "derived"
 FIT = 1e-3   # what a rate read off a finite run may miss by

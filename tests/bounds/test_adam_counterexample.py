@@ -6,10 +6,10 @@ import torch
 from cases import cases
 from reference import ROUNDING
 
-from deca_lab import optimisers
+from deca_lab.algorithm import optimisers
+from deca_lab.algorithm.moments import Adam, Feedback, downhill, printed, raw
 from deca_lab.bounds import adam_counterexample as ac
 from deca_lab.errors import BadInput
-from deca_lab.moments import Adam, Feedback, downhill, printed, raw
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.31, 0.2, 0.05])

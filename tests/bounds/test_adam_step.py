@@ -7,9 +7,9 @@ import pytest
 import torch
 from cases import cases
 
+from deca_lab.algorithm.moments import Adam
 from deca_lab.bounds.adam_step import adam_step, constants, limit, quoted, steps_taken, witness
 from deca_lab.errors import BadInput
-from deca_lab.moments import Adam
 
 DECAYS = [(0.9, 0.999), (0.0, 0.5), (0.5, 0.9), (0.9, 0.95), (0.95, 0.99), (0.9, 0.81), (0.9, 0.5)]
 

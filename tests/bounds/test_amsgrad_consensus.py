@@ -5,11 +5,11 @@ import pytest
 import torch
 from cases import cases
 
+from deca_lab.algorithm.moments import Adam
 from deca_lab.bounds import amsgrad_consensus as ac
 from deca_lab.bounds.landscape import as_problem, quadratics, tug_of_war, valleys
 from deca_lab.errors import BadInput
-from deca_lab.moments import Adam
-from deca_lab.topology import topology
+from deca_lab.mixing.topology import topology
 
 
 @pytest.mark.parametrize("graph", ["ring", "star", "complete"])

@@ -7,12 +7,12 @@ import pytest
 import torch
 from cases import cases
 
-from deca_lab import moments as mo
+from deca_lab.algorithm import moments as mo
 from deca_lab.bounds.block_consensus import block_consensus, broken, disagreement, examples, others_kept
 from deca_lab.bounds.feedback_step import constants
 from deca_lab.bounds.landscape import as_problem, quadratics, tug_of_war, valleys
 from deca_lab.bounds.trace import Setting, trace
-from deca_lab.topology import topology
+from deca_lab.mixing.topology import topology
 
 RING = Setting(topology("ring", 6), 2, 2, 5, 0.05)
 FEEDS = {"none": mo.Feedback(None, mo.raw, 1.0, 1.0), "printed": mo.Feedback(mo.printed, mo.raw, 0.9, 0.99),

@@ -5,13 +5,14 @@ import pytest
 from cases import cases, quick
 from command import SMALL
 
-from deca_lab import optimisers, runs
-from deca_lab.blocks import whole
+from deca_lab.algorithm import optimisers
+from deca_lab.algorithm.blocks import whole
+from deca_lab.algorithm.moments import Adam, Feedback, printed, raw
 from deca_lab.bounds import costs as cs
 from deca_lab.errors import BadInput
-from deca_lab.moments import Adam, Feedback, printed, raw
+from deca_lab.lab import runs
+from deca_lab.mixing.topology import topology
 from deca_lab.runconfig import RunConfig
-from deca_lab.topology import topology
 
 PLAIN = optimisers.adam(Adam(), Feedback(None, raw, 1.0, 1.0))
 FED = optimisers.adam(Adam(), Feedback(printed, raw, 0.9, 0.9))
@@ -63,7 +64,7 @@ def test_half_the_mixings_are_half_the_bytes_and_tracking_is_twice():
 @pytest.mark.parametrize("knobs", quick([{}, {"method": "d-adam"}, {"method": "dec-lora", "rank": 4}, {"method": "deca-mixed"},
                                    {"blocks": "equal", "block_count": 3}]))
 def test_the_closed_forms_fit_real_runs_of_a_gpt(knobs):
-    from deca_lab.lab import prepare
+    from deca_lab.lab.prepare import prepare
 
     config = RunConfig(**{**SMALL, "inner_steps": 2, **knobs})
     told, run = runs.run(config), cs.facts(prepare(config).plan)

@@ -21,7 +21,7 @@ from deca_lab.bounds.d_sgd import (
 )
 from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.errors import BadInput
-from deca_lab.topology import topology
+from deca_lab.mixing.topology import topology
 
 RING = topology("ring", 8)
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from cases import cases
 
-from deca_lab import moments as mo
+from deca_lab.algorithm import moments as mo
 from deca_lab.bounds import deca_descent as dd
 from deca_lab.bounds.feedback_step import constants
 from deca_lab.bounds.landscape import as_problem, quadratics, valleys
 from deca_lab.bounds.trace import Setting, trace
 from deca_lab.errors import BadInput
-from deca_lab.topology import topology
+from deca_lab.mixing.topology import topology
 
 SMALL = Setting(topology("ring", 4), 2, 3, 4, 0.03)
 FEEDS = {"none": mo.Feedback(None, mo.raw, 1.0, 1.0), "printed": mo.Feedback(mo.printed, mo.raw, 0.9, 0.99),

@@ -5,14 +5,14 @@ import pytest
 import torch
 from cases import cases
 
-from deca_lab import moments as mo
+from deca_lab.algorithm import moments as mo
+from deca_lab.algorithm.optimisers import mixed_adam
 from deca_lab.bounds import deca_mixed as dm
 from deca_lab.bounds.feedback_step import constants
 from deca_lab.bounds.landscape import quadratics, valleys
 from deca_lab.bounds.trace import Setting, trace
 from deca_lab.errors import BadInput
-from deca_lab.optimisers import mixed_adam
-from deca_lab.topology import topology
+from deca_lab.mixing.topology import topology
 
 SMALL = Setting(topology("ring", 5), 2, 3, 4, 0.03)
 

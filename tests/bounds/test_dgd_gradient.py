@@ -8,7 +8,7 @@ from cases import cases
 from deca_lab.bounds import dgd_gradient as dg
 from deca_lab.bounds.landscape import quadratics, valleys
 from deca_lab.errors import BadInput
-from deca_lab.topology import topology
+from deca_lab.mixing.topology import topology
 
 
 @pytest.mark.parametrize("graph", ["ring", "path", "star", "complete"])

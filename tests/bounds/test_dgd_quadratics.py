@@ -22,7 +22,7 @@ from deca_lab.bounds.dgd_quadratics import (
     witness,
 )
 from deca_lab.errors import BadInput
-from deca_lab.topology import topology
+from deca_lab.mixing.topology import topology
 
 RING = topology("ring", 5).at(0)
 ORDERS = pytest.mark.parametrize("first", [True, False], ids=["combine then adapt", "adapt then combine"])

@@ -8,7 +8,7 @@ from reference import ROUNDING
 
 from deca_lab.bounds import dgd_worst_case as dw
 from deca_lab.errors import BadInput
-from deca_lab.topology import topology
+from deca_lab.mixing.topology import topology
 
 pytestmark = pytest.mark.filterwarnings("ignore")          # cvxpy and its solvers warn of their own
 

@@ -6,10 +6,10 @@ import torch
 from cases import cases
 from reference import LONG_ROUNDING, ROUNDING
 
-from deca_lab import factors
 from deca_lab.bounds import factor_averaging as fa
 from deca_lab.errors import BadInput
-from deca_lab.topology import topology
+from deca_lab.mixing.topology import topology
+from deca_lab.models import factor_mixing
 
 GRAPHS = {"ring": topology("ring", 6).at(0), "star": topology("star", 5).at(0), "complete": topology("complete", 4).at(0),
           "directed": sum(w * np.roll(np.eye(5), k, 1) for k, w in enumerate((0.5, 0.3, 0.2))),
@@ -106,10 +106,10 @@ def test_the_left_sides_are_the_libraries():
     W = GRAPHS["ring"]
     A, B = fa.random_factors(6, 2, 7, 5, seed=4)
     params = {"m.lora_A": torch.from_numpy(A), "m.lora_B": torch.from_numpy(B)}
-    found = factors.interference(params, W)
+    found = factor_mixing.interference(params, W)
     assert found.total == pytest.approx(np.sqrt(np.mean(fa.factor_averaging(A, B, W).lhs ** 2)), rel=1e-12)
     assert found.bound == pytest.approx(np.sqrt(np.mean(fa.factor_averaging(A, B, W).rhs ** 2)), rel=1e-12)
-    np.testing.assert_allclose(fa.cut(A, B, W).lhs, factors.truncation_error(params, W)["m"], rtol=1e-9)
+    np.testing.assert_allclose(fa.cut(A, B, W).lhs, factor_mixing.truncation_error(params, W)["m"], rtol=1e-9)
     np.testing.assert_allclose(fa.best(A, B, W).lhs, np.sqrt(fa.cut(A, B, W).rhs), rtol=1e-9)
 
 

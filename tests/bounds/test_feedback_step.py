@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from cases import cases
 
+from deca_lab.algorithm.moments import Adam
 from deca_lab.bounds import adam_step
 from deca_lab.bounds.feedback_step import broken, constants, examples, feedback_step, weights, witness
 from deca_lab.errors import BadInput
-from deca_lab.moments import Adam
 
 EXACT = Adam(eps=0.0)
 DECAYS = [(0.9, 0.999, 0.9, 0.999), (0.9, 0.999, 0.99, 0.999), (0.5, 0.9, 0.3, 0.6), (0.9, 0.95, 0.1, 0.9), (0.0, 0.5, 0.5, 0.5)]

@@ -5,7 +5,7 @@ import pytest
 from cases import cases
 from reference import ROUNDING
 
-from deca_lab import tree
+from deca_lab.algorithm import stacking
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.gossip_contraction import (
     disagreements,
@@ -16,7 +16,7 @@ from deca_lab.bounds.gossip_contraction import (
     witness,
 )
 from deca_lab.errors import BadInput
-from deca_lab.topology import GRAPHS, topology
+from deca_lab.mixing.topology import GRAPHS, topology
 
 
 def doubly_stochastic(rng, n, terms=5):
@@ -111,7 +111,7 @@ def test_the_left_side_is_the_labs_own_consensus_distance():
     import torch
 
     x = torch.from_numpy(np.linalg.matrix_power(W, 4) @ X)
-    assert disagreements((W,), X, 4)[-1] == pytest.approx((80 * tree.consensus_distance(x)) ** 0.5, rel=1e-9)
+    assert disagreements((W,), X, 4)[-1] == pytest.approx((80 * stacking.consensus_distance(x)) ** 0.5, rel=1e-9)
     assert gossip_contraction(W, X, 400).holds()
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from cases import cases
 
-from deca_lab import moments as mo
+from deca_lab.algorithm import moments as mo
 from deca_lab.bounds import rates as ra
 from deca_lab.bounds.rates import Points, Setting, Squares, dec_lora, deca, factorised, fit, logistic, quadratic, stall, sweep
 from deca_lab.errors import BadInput
-from deca_lab.topology import topology
+from deca_lab.mixing.topology import topology
 
 SHORT = Setting(rounds=8, inner_steps=8)
 DOWNHILL = mo.Feedback(mo.downhill, mo.per_lr_, 0.9, 0.8)
@@ -230,8 +230,8 @@ def rows_of(case):
 
 def test_a_models_plan_is_measured_at_its_visits():
     """`of_plan` against `measured` where they must agree: quadratics without noise, one inner step a visit."""
-    from deca_lab import optimisers
-    from deca_lab.train import Recipe, plan
+    from deca_lab.algorithm import optimisers
+    from deca_lab.algorithm.loop import Recipe, plan
 
     case = quadratic(1, zeta=1.0, sigma=0.0, d=6)
     problem, blocks = ra.cut(case.problem, 3)
@@ -298,8 +298,8 @@ def test_bad_input(call, message):
 
 
 def test_the_picture_shows_points_lines_guide_and_floor():
-    from deca_lab.plots import png
-    from deca_lab.plots.of_rates import draw_rates
+    from deca_lab.pictures import png
+    from deca_lab.pictures.of_rates import draw_rates
 
     points = {"a": line([16, 64, 256], -0.5, floor=0.5), "b": line([16, 64, 256], -0.7)}
     figure = draw_rates(points, "full", floor=True)

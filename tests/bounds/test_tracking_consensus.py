@@ -8,7 +8,7 @@ from cases import cases
 from deca_lab.bounds import tracking_consensus as tc
 from deca_lab.bounds.landscape import as_problem, quadratics, tug_of_war, valleys
 from deca_lab.errors import BadInput
-from deca_lab.topology import topology
+from deca_lab.mixing.topology import topology
 
 
 @pytest.mark.parametrize("combine_first", [False, True])

@@ -1,0 +1,153 @@
+"""A channel: what carries a block to the neighbours and back. Of all that is on the wire, the loop knows `exchange` alone.
+
+The plain channel mixes with the topology's W. Faults and short messages are channels that wrap it (network/): each has its
+own memory in the `Wire`, counts what it sends, and predicts it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from deca_lab.algorithm.stacking import Layout
+from deca_lab.mixing.gossip import mixer, row_bytes
+from deca_lab.mixing.topology import Topology
+
+Rows = Iterable[Tensor]                                  # (n_p, D), as many as there are shares
+Carrier = Callable[[Sequence[np.ndarray], Layout, Tensor], Callable[[Rows], Tensor]]  # (shares, columns, like) -> rows -> X
+Size = int | np.ndarray                                  # bytes of one message, or (N, N) of each
+NOBODY = np.zeros(0, np.int64)
+
+
+def gossip(shares: Sequence[np.ndarray], where: Layout, like: Tensor) -> Callable[[Rows], Tensor]:
+    """Mix every column alike: x_new_i = sum_p sum_j share_p[i, j] rows_p[j]; the papers' mixing has one part, W and X."""
+    first, *others = [mixer(share, like) for share in shares]
+    if not others:
+        return lambda rows: first(*rows)
+
+    def mix(rows: Rows) -> Tensor:
+        arriving = iter(rows)                            # parts of other processes may still be on their way
+        x_new = first(next(arriving))
+        for part, row in zip(others, arriving, strict=True):
+            x_new += part(row)
+        return x_new
+
+    return mix
+
+
+class Site(NamedTuple):
+    """Whose rows of X this process holds, and how a small tensor is summed over processes."""
+
+    mine: slice
+    total: Callable[[Tensor], Tensor] = lambda x: x
+
+    def local(self, clients: np.ndarray) -> np.ndarray:
+        """Return the rows of X (n, D) that belong to these clients, of those that are here."""
+        if not len(clients):
+            return clients
+        return clients[(clients >= self.mine.start) & (clients < self.mine.stop)] - self.mine.start
+
+
+class Call(NamedTuple):
+    """One tensor of one mixing."""
+
+    step: int        # inner step
+    turn: int        # number of the mixing
+    block: int
+    number: int      # among the tensors of this block that the mixing carries: the optimiser's, then X
+    first: bool      # whether the mixing is the first of its visit
+
+    @property
+    def key(self) -> str:
+        """Name under which a channel keeps what belongs to this tensor."""
+        return f"{self.block}.{self.number}"
+
+
+class Wire(NamedTuple):
+    """What a channel remembers between mixings: a part of the state, and so of the checkpoint.
+
+    `sent`: the bytes (N, N) that i received from j, in the rows of this process's clients. `letters`: earlier messages and
+    replicas (n, D). `tables`: whole numbers (N, N), and `tallies`: sums, both equal in all processes. Letters and tables end
+    with the visit; their names begin with `Call.key`.
+    """
+
+    sent: np.ndarray
+    letters: dict[str, Tensor]
+    tables: dict[str, np.ndarray]
+    tallies: dict[str, float]
+
+
+def silence(clients: int) -> Wire:
+    """Return the memory of a channel that has carried nothing."""
+    return Wire(np.zeros((clients, clients), np.int64), {}, {}, {})
+
+
+def copied(wire: Wire) -> Wire:
+    """Return a copy that can be written to."""
+    letters = {name: letter.clone() for name, letter in wire.letters.items()}
+    return Wire(wire.sent.copy(), letters, dict(wire.tables), dict(wire.tallies))
+
+
+def ended(wire: Wire) -> Wire:
+    """Return what is left of the memory when a visit ends."""
+    return wire._replace(letters={}, tables={})
+
+
+class Channel(NamedTuple):
+    """How a tensor X (n, D) reaches the neighbours and comes back mixed, in this process.
+
+    `exchange(call, x, wire, size)` returns X_new and writes the channel's memory; `size` is the bytes of a message where it
+    is not a row of x. `predicted(call, width, item, wire, size)` returns the bytes (N, N) of the same exchange without
+    doing it, of so many columns of so many bytes, and remembers what it must in the tables of `wire`. `messages(turn)` is
+    the table (N, N) of messages sent, i from j; `failed(turn)` bool (N, N) where a channel loses some; `absent(step)` the
+    clients that neither train nor talk at an inner step. `copies`: tensors like X that it keeps, for the memory ledger.
+    `exact` says whether what is heard is what was said, now or earlier.
+    """
+
+    topology: Topology
+    layouts: tuple[Layout, ...]
+    like: Tensor                                         # an empty tensor: device and working precision
+    carrier: Carrier
+    site: Site
+    exchange: Callable[[Call, Tensor, Wire, Size | None], Tensor]
+    predicted: Callable[[Call, int, int, Wire, Size | None], np.ndarray]
+    messages: Callable[[int], np.ndarray]
+    failed: Callable[[int], np.ndarray | None] = lambda turn: None
+    absent: Callable[[int], np.ndarray] = lambda step: NOBODY
+    copies: int = 0
+    exact: bool = True
+
+
+Wrap = Callable[[Channel], Channel]
+
+
+def plain(topology: Topology, layouts: tuple[Layout, ...], like: Tensor, carrier: Carrier = gossip,
+          site: Site | None = None) -> Channel:
+    """Return the channel of the papers: every message arrives whole, at once, as it was sent."""
+    here = site or Site(slice(0, topology.n))
+
+    mixings = [[carrier([W], where, like) for where in layouts] for W in topology.matrices]
+    heard = [edges(topology.messages(number), here.mine) for number in range(topology.period)]
+
+    def exchange(call: Call, x: Tensor, wire: Wire, size: Size | None = None) -> Tensor:
+        number = call.turn % topology.period
+        count(wire, heard[number], row_bytes(x) if size is None else size)
+        return mixings[number][call.block]((x,))
+
+    def predicted(call: Call, width: int, item: int, wire: Wire, size: Size | None = None) -> np.ndarray:
+        return topology.messages(call.turn) * (width * item if size is None else size)
+
+    return Channel(topology, layouts, like, carrier, here, exchange, predicted, topology.messages)
+
+
+def edges(messages: np.ndarray, mine: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the messages of a table (N, N) to these clients are, in the flattened table, and how many there."""
+    at = np.flatnonzero(messages[mine]) + mine.start * len(messages)
+    return at, messages.ravel()[at]
+
+
+def count(wire: Wire, heard: tuple[np.ndarray, np.ndarray], size: Size) -> None:
+    """Add the bytes of messages, at the places that `edges` returns."""
+    at, times = heard
+    wire.sent.ravel()[at] += times * (size if isinstance(size, int) else size.ravel()[at])

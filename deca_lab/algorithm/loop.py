@@ -1,0 +1,235 @@
+"""The loop: rounds over blocks over inner steps, every client at once, exactly in the order of DECA's paper.
+
+It is the loop of every method and of every engine. All that it knows of the network is `exchange`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deca_lab.algorithm import channel as ch
+from deca_lab.algorithm import optimisers as op
+from deca_lab.algorithm.blocks import ORDERS, Block, Order, Visit, require_cover, visits
+from deca_lab.algorithm.channel import Channel, Wire
+from deca_lab.algorithm.gradients import Engine, Gradients, stacked
+from deca_lab.algorithm.optimisers import Optimiser, OptState
+from deca_lab.algorithm.problems import Problem
+from deca_lab.algorithm.stacking import Layout, Params, flatten, layout, unflatten
+from deca_lab.errors import check
+from deca_lab.mixing.gossip import Mix
+from deca_lab.mixing.topology import Topology
+
+
+class Recipe(NamedTuple):
+    """What one run does: the algorithm's knobs, resolved to functions. `RunConfig` is its form for people."""
+
+    rounds: int                                      # T
+    inner_steps: int                                 # R, of one visit
+    lr: Callable[[int], float]                       # inner step -> learning rate
+    optimiser: Optimiser
+    keep_moments: bool = False                       # else they restart at each visit, and only the active block has any
+    mix_every: int = 1                               # inner steps between mixings
+    mix_all: bool = False                            # mix every block, not only the active one
+    combine_first: bool = False                      # x_new = W x - lr d, where the papers have W (x - lr d)
+    order: Order = ORDERS["sequence"]
+    clip: float = 0.0                                # longest gradient of a client's active block; 0 = no clipping
+    weight_decay: float = 0.0                        # decoupled, on tensors with two axes or more
+    seed: int = 0
+
+
+class State(NamedTuple):
+    """Everything that the next inner step depends on, besides the fixed plan."""
+
+    step: int                                        # inner steps done
+    blocks: tuple[Tensor, ...]                       # X_k (N, D_k), one a block
+    master: Tensor | None                            # float32 copy of the active block of a half-precision model
+    moments: dict[int, OptState]                     # optimiser's state of the active block, or of all visited where kept
+    wire: Wire                                       # what the channel remembers
+
+    @property
+    def sent(self) -> np.ndarray:
+        """Bytes (N, N) that client i received from j so far."""
+        return self.wire.sent
+
+
+class Plan(NamedTuple):
+    """A run laid out before it starts: what is trained, when, and with whom it is mixed."""
+
+    problem: Problem
+    blocks: tuple[Block, ...]
+    layouts: tuple[Layout, ...]
+    topology: Topology
+    recipe: Recipe
+    visits: list[Visit]
+    optimisers: tuple[Optimiser, ...]                # the recipe's, one a block, with its clipping and weight decay
+    channel: Channel
+
+    @property
+    def steps(self) -> int:
+        """Inner steps of the whole run, T K R."""
+        return len(self.visits) * self.recipe.inner_steps
+
+    def first(self, turn: int) -> bool:
+        """Say whether a mixing is the first of its visit."""
+        every, each = self.recipe.mix_every, self.recipe.inner_steps
+        return (turn * every - 1) // each != ((turn + 1) * every - 1) // each
+
+
+def plan(problem: Problem, blocks: Sequence[Block], topology: Topology, recipe: Recipe, *wraps: ch.Wrap,
+         carrier: ch.Carrier = ch.gossip, site: ch.Site | None = None) -> Plan:
+    """Return the plan of a run; raise BadInput where its parts do not fit one another.
+
+    `wraps` are channels around the plain one, the innermost first: faults, then short messages. `carrier` applies W to the
+    rows of X; `site` says which of the topology's clients `problem` holds, where other processes hold the others.
+    """
+    require_cover(blocks, list(problem.start))
+    sizes = {len(tensor) for tensor in problem.start.values()}
+    check(len(sizes) == 1, "problem.start", sorted(sizes), "tensors with one number of clients on axis 0")
+    mine = site.mine if site else slice(0, topology.n)
+    check(mine.stop - mine.start == problem.clients, "topology", f"{topology.n} clients", f"for the problem's {problem.clients}")
+    for name in ("rounds", "inner_steps", "mix_every"):
+        check(getattr(recipe, name) >= 1, name, getattr(recipe, name), "1 or more")
+    layouts = tuple(layout(problem.start, block.names) for block in blocks)
+    like = working(next(iter(problem.start.values())).flatten()[:0])
+    channel = ch.plain(topology, layouts, like, carrier, site)
+    for wrap in wraps:
+        channel = wrap(channel)
+    table = visits(len(blocks), recipe.rounds, recipe.inner_steps, recipe.order, recipe.seed)
+    return Plan(problem, tuple(blocks), layouts, topology, recipe, table, _dressed(recipe, layouts, like), channel)
+
+
+def begin(plan: Plan) -> State:
+    """Return the state before the first inner step."""
+    xs = tuple(flatten(plan.problem.start, block.names) for block in plan.blocks)
+    return State(0, xs, None, {}, ch.silence(plan.topology.n))
+
+
+def train(plan: Plan, state: State | None = None, engine: Engine = stacked,
+          donate: bool = False) -> Iterator[tuple[State, Tensor]]:
+    """Run the plan from `state` on; after each inner step yield the state and the clients' losses (N,) before it.
+
+    A state is a value: it may be kept, compared, and continued from as often as one likes. With `donate` a step uses up the
+    state before it, the given one too, so that moments are held once: for who looks at the newest state only.
+    """
+    exact = plan.problem.exact if engine is stacked else None
+    return loop(plan, begin(plan) if state is None else state, exact or engine(plan.problem.loss), donate)
+
+
+# fmt: off
+def loop(plan: Plan, state: State, gradients: Gradients, donate: bool) -> Iterator[tuple[State, Tensor]]:
+    """Yield what `train` does. Matrices have a row for each client, and the columns of the active block."""
+    recipe = plan.recipe
+    for visit in plan.visits[state.step // recipe.inner_steps:]:         # rounds t, and in each the blocks k
+        for s in range(max(state.step, visit.first), visit.last + 1):    # inner steps r; s counts them all
+            x, moments, wire = opened(plan, state, visit, s, donate)     # m = v = 0 where a visit begins
+            optimiser, exchange = training(plan, visit, s), mixing(plan, visit.block, s, wire)
+            before, after = (exchange, stay) if recipe.combine_first else (stay, exchange)
+
+            losses, g = fresh(plan, state, visit, x, gradients)          # g: gradient of a new local batch
+            d, moments = optimiser.update(g, moments, x, exchange)       # m+, v+; d = m_hat / (sqrt(v_hat) + eps)
+            del g                                                        # its memory becomes the mixing's
+            x_plus = torch.sub(before(x), d, alpha=recipe.lr(s), out=d)  # Eq. 6: adapt,   x+ = x - lr d
+            x_new = after(x_plus)                                        # Eq. 7: combine, x_new_i = sum_j w_ij x+_j
+            del d, x_plus
+            if exchange is not stay:                                     # BMA: m = b1 m+ + (1 - b1) h,
+                moments = optimiser.feed(moments, x, x_new, recipe.lr(s))         # v = b2 v+ + (1 - b2) h*h
+
+            state = closed(plan, state, visit, s, x_new, moments, wire)
+            yield state, losses
+# fmt: on
+
+
+def stay(x: Tensor) -> Tensor:
+    """Stand in for the exchange at an inner step without one."""
+    return x
+
+
+def opened(plan: Plan, state: State, visit: Visit, s: int, donate: bool) -> tuple[Tensor, OptState, Wire]:
+    """Return the active block in working precision, its optimiser's state, and what the channel remembers, all to be used up."""
+    k = visit.block
+    x = working(state.blocks[k]) if state.master is None else state.master
+    moments = state.moments[k] if k in state.moments else plan.optimisers[k].init(x)
+    if donate:
+        return x, moments, state.wire
+    return x, op.copied(moments) if k in state.moments else moments, ch.copied(state.wire) if mixes(plan, s) else state.wire
+
+
+def mixes(plan: Plan, s: int) -> bool:
+    """Say whether a mixing follows an inner step."""
+    return (s + 1) % plan.recipe.mix_every == 0
+
+
+def training(plan: Plan, visit: Visit, s: int) -> Optimiser:
+    """Return the optimiser of the active block, under which clients that are absent at this inner step stand still."""
+    return op.attending(plan.optimisers[visit.block], plan.channel.site.local(plan.channel.absent(s)))
+
+
+def mixing(plan: Plan, k: int, s: int, wire: Wire) -> Mix:
+    """Return the exchange of a block after an inner step: what it carries is counted and remembered in `wire`."""
+    if not mixes(plan, s):
+        return stay
+    turn, numbers = s // plan.recipe.mix_every, count()
+    first = plan.first(turn)
+    return lambda x: plan.channel.exchange(ch.Call(s, turn, k, next(numbers), first), x, wire, None)
+
+
+def fresh(plan: Plan, state: State, visit: Visit, x: Tensor, gradients: Gradients) -> tuple[Tensor, Tensor]:
+    """Return losses (N,) and the gradient of the active block, in the working precision of x, at a fresh batch."""
+    k = visit.block
+    rest = params_of(plan, state, without=k)
+    losses, g = gradients(state.blocks[k], plan.layouts[k], rest, plan.problem.batches(state.step))
+    return losses, g if g.dtype == x.dtype else g.to(x.dtype)
+
+
+def closed(plan: Plan, state: State, visit: Visit, s: int, x_new: Tensor, moments: OptState, wire: Wire) -> State:
+    """Return the state after an inner step; where the visit ends, moments, master and letters end with it, unless kept."""
+    k, over = visit.block, s == visit.last
+    blocks = tuple(stored(plan, state.blocks[j], j, k, x_new, s, wire) for j in range(len(state.blocks)))
+    master = None if over or x_new.dtype == blocks[k].dtype else x_new
+    held = {**state.moments, k: moments} if plan.recipe.keep_moments else {} if over else {k: moments}
+    return State(s + 1, blocks, master, held, ch.ended(wire) if over else wire)
+
+
+def stored(plan: Plan, block: Tensor, j: int, k: int, x_new: Tensor, s: int, wire: Wire) -> Tensor:
+    """Return block j after an inner step on block k, in its storage precision: mixed as well, where all blocks are."""
+    if j == k:
+        return x_new.to(block.dtype)
+    if not plan.recipe.mix_all or not mixes(plan, s):
+        return block
+    return mixing(plan, j, s, wire)(working(block)).to(block.dtype)
+
+
+def params_of(plan: Plan, state: State, without: int | None = None) -> Params:
+    """Return all clients' parameters as views (N, ...), but for the block `without`."""
+    params: Params = {}
+    for k, (x, where) in enumerate(zip(state.blocks, plan.layouts, strict=True)):
+        if k != without:
+            params.update(unflatten(x, where))
+    return params
+
+
+def working(x: Tensor) -> Tensor:
+    """Return x itself, or in float32 where it is stored in half precision.
+
+    A step is often smaller than the spacing of half-precision numbers around x, so moments, mixing and a master copy of the
+    active block need the digits.
+    """
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _dressed(recipe: Recipe, layouts: Sequence[Layout], like: Tensor) -> tuple[Optimiser, ...]:
+    """Return each block's optimiser: with clipping, and with weight decay but on biases and norms, which have one axis."""
+    inner = op.clipped(recipe.optimiser, recipe.clip) if recipe.clip > 0 else recipe.optimiser
+    if recipe.weight_decay == 0:
+        return (inner,) * len(layouts)
+    return tuple(op.decayed(inner, _decay(where, recipe.weight_decay, like)) for where in layouts)
+
+
+def _decay(where: Layout, rate: float, like: Tensor) -> Tensor:
+    """Return the weight decay of each column (D,)."""
+    rates = like.new_tensor([rate if len(shape) > 1 else 0.0 for shape in where.shapes])
+    return rates.repeat_interleave(torch.tensor(where.sizes, device=like.device))

@@ -1,0 +1,58 @@
+"""What the clients minimise: any differentiable problem is its start, one client's loss and a source of batches."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deca_lab.algorithm.gradients import Batch, Gradients, Loss
+from deca_lab.algorithm.stacking import Layout, Params
+from deca_lab.errors import check
+
+
+class Problem(NamedTuple):
+    """N clients' start (stacked), the loss of one of them, and fresh batches for all at every inner step.
+
+    `batches(step)` is a pure function of the step, so that a resumed run sees what an unbroken one would have seen.
+    `exact` gives losses and gradients in closed form where there is one; else they are differentiated.
+    """
+
+    start: Params                       # name -> (N, ...)
+    loss: Loss                          # (one client's parameters, one client's batch) -> scalar
+    batches: Callable[[int], Batch]     # inner step -> tensors with axis 0 = N
+    exact: Gradients | None = None
+
+    @property
+    def clients(self) -> int:
+        """N."""
+        return len(next(iter(self.start.values())))
+
+
+def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: int = 0) -> Problem:
+    """Return f_i(x) = x' A_i x / 2 - b_i' x with gradient noise of standard deviation `noise` per coordinate.
+
+    A (N, d, d) symmetric, b (N, d), start (N, d): the problems on which every constant of a theorem is exact.
+    """
+    n, d = b.shape if b.dim() == 2 else (0, 0)
+    fits = b.dim() == 2 and A.shape == (n, d, d) and start.shape == (n, d)
+    check(fits, "A, b, start", (*map(tuple, (A.shape, b.shape, start.shape)),), "of shapes (N, d, d), (N, d), (N, d)")
+    check(noise >= 0, "noise", noise, "0 or more")
+
+    def batches(step: int) -> Batch:
+        if noise == 0:
+            return A, b
+        xi = np.random.default_rng([seed, step, 0xA11]).standard_normal((n, d))
+        return A, b + noise * torch.from_numpy(xi).to(b)
+
+    def loss(params: Params, batch: Batch) -> Tensor:
+        hessian, linear = batch
+        return params["x"] @ hessian @ params["x"] / 2 - linear @ params["x"]
+
+    def exact(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        hessian, linear = batch
+        g = torch.bmm(hessian, x.unsqueeze(2)).squeeze(2).sub_(linear)
+        return torch.linalg.vecdot(x, g - linear).div_(2), g
+
+    return Problem({"x": start}, loss, batches, exact)

@@ -1,0 +1,1 @@
+"""How fast this machine runs the lab, beside loops, floors, other packages and slow links."""

@@ -1,0 +1,198 @@
+"""Checks a machine before a class meets on it: versions, cores, memory, disk, a small training and a notebook kernel.
+
+Every finding that is not right says what to do about it. Nothing is downloaded, and nothing stays on the disk.
+"""
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module, metadata
+from pathlib import Path
+from shutil import disk_usage
+from typing import NamedTuple
+
+from deca_lab.errors import check
+
+PYTHON = (3, 11)
+MEMORY, DISK = 2.0, 1.0                    # GB free: two kernels with a small model each; run folders of a course
+MODULES = {"pillow": "PIL"}                   # where the name to import is another than the name to install
+
+
+class Finding(NamedTuple):
+    """One thing looked at: whether it will do, what was found, and what to do where it will not."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str
+
+
+def examine(folder: Path | str = ".") -> list[Finding]:
+    """Return what a course needs of this machine and what it has; `folder` is where the user will work."""
+    place = Path(folder)
+    check(place.is_dir(), "folder", str(place), "a folder that exists")
+    looks: list[tuple[str, Callable[[], list[Finding]]]] = [
+        ("python", lambda: [python(sys.version_info[:3])]), ("packages", lambda: packages(requirements())),
+        ("cores", lambda: [cores()]), ("gpu", lambda: [gpu()]), ("free memory", lambda: [memory()]),
+        ("free disk", lambda: [disk(place)]), ("writing", lambda: [writing(place)]),
+        ("two-client run", lambda: [two_clients()]), ("notebook kernel", lambda: [notebook_kernel()])]
+    return [finding for name, look in looks for finding in _guarded(name, look)]
+
+
+def _guarded(name: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    """Return what a look found; a look that stops with an error becomes a finding itself, so that the others are still made."""
+    try:
+        return look()
+    except Exception as error:             # anything may be broken on this machine, and our task is to report it
+        return [Finding(name, False, f"stopped with {type(error).__name__}: {error}",
+                        "reinstall deca-lab in a fresh environment (README.md, Two commands); if it stays, report this line")]
+
+
+def describe(findings: list[Finding]) -> str:
+    """Return a line for each finding, with advice below those that are not right, and a last line that sums up."""
+    lines = [f"{'ok ' if f.ok else 'NO '} {f.name:<18} {f.found}" + ("" if f.ok else f"\n{'':23}-> {f.advice}") for f in findings]
+    bad = [f.name for f in findings if not f.ok]
+    return "\n".join([*lines, f"not ready: {', '.join(bad)}" if bad else "ready for the course"])
+
+
+def python(version: tuple[int, ...]) -> Finding:
+    """Judge the version of Python."""
+    return Finding("python", version >= PYTHON, f"{'.'.join(map(str, version))} at {sys.executable}",
+                   f"install Python {'.'.join(map(str, PYTHON))} or newer, and make the environment with it")
+
+
+def requirements() -> list[str]:
+    """Return what deca-lab needs, as in pyproject.toml: of a checkout that file, else what is installed with the package."""
+    import tomllib
+
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    if project.is_file():
+        dependencies: list[str] = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+        return dependencies
+    return [line for line in metadata.requires("deca-lab") or [] if "extra ==" not in line]
+
+
+def packages(needed: list[str]) -> list[Finding]:
+    """Judge each package: installed, new enough and importable. Those that are right share one line."""
+    findings = [_package(line) for line in needed]
+    well = ", ".join(f"{f.name} {f.found}" for f in findings if f.ok)
+    return [*([Finding("packages", True, well, "")] if well else []), *(f for f in findings if not f.ok)]
+
+
+def _package(line: str) -> Finding:
+    """Judge one requirement such as "torch>=2.6"."""
+    from packaging.requirements import Requirement
+
+    need = Requirement(line)
+    repair = f"{sys.executable} -m pip install --upgrade {str(need).split(';')[0]!r}"
+    if need.marker is not None and not need.marker.evaluate():
+        return Finding(need.name, True, "not needed here", "")
+    try:
+        version = metadata.version(need.name)
+    except metadata.PackageNotFoundError:
+        return Finding(need.name, False, "not installed", repair)
+    if not need.specifier.contains(version, prereleases=True):
+        return Finding(need.name, False, f"{version}, and {need.specifier} is needed", repair)
+    try:
+        import_module(MODULES.get(need.name, re.sub(r"[-.]", "_", need.name)))
+    except Exception as error:             # a broken binary may raise anything
+        return Finding(need.name, False, f"{version}, which cannot be imported: {error}",
+                       repair.replace("--upgrade", "--force-reinstall"))
+    return Finding(need.name, True, version, "")
+
+
+def cores() -> Finding:
+    """Say how many cores there are; one is enough, two run notebooks side by side."""
+    from deca_lab.course.running import cores as count
+
+    return Finding("cores", True, f"{count()}{'' if count() > 1 else ', so that every lesson takes about twice its minutes'}", "")
+
+
+def gpu() -> Finding:
+    """Say what GPU torch can use; none is needed."""
+    import torch
+
+    if torch.cuda.is_available():
+        p = torch.cuda.get_device_properties(0)
+        return Finding("gpu", True, f"{p.name}, {p.total_memory / 1e9:.0f} GB, of {torch.cuda.device_count()}", "")
+    if torch.backends.mps.is_available():
+        return Finding("gpu", True, "Apple's, through mps; the lessons use the CPU", "")
+    return Finding("gpu", True, "none that torch can use, and none is needed", "")
+
+
+def memory() -> Finding:
+    """Judge the free memory, if the system reports it."""
+    free = free_memory()
+    if free is None:
+        return Finding("free memory", True, "not reported by this system", "")
+    return Finding("free memory", free >= MEMORY, f"{free:.1f} GB",
+                   f"close other programs until {MEMORY:g} GB are free, or run notebooks one at a time (--jobs 1)")
+
+
+def free_memory() -> float | None:
+    """Return the free memory in GB, also within a container's limit; None where nothing tells."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    free = float(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):    # no such limit: "max", or another system
+        free = min(free, float((group / "memory.max").read_text()) - float((group / "memory.current").read_text()))
+    return free / 1e9
+
+
+def disk(folder: Path) -> Finding:
+    """Judge the free disk of a folder."""
+    free = disk_usage(folder).free / 1e9
+    return Finding("free disk", free >= DISK, f"{free:.1f} GB in {folder.resolve()}",
+                   f"make {DISK:g} GB free, or work in a folder on another disk")
+
+
+def writing(folder: Path) -> Finding:
+    """Judge whether files can be written in a folder."""
+    advice = "work in a folder of your own, such as your home, or ask for the right to write in this one"
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".deca-lab-") as file:
+            file.write(b"deca-lab")
+    except OSError as error:
+        return Finding("writing", False, f"{folder.resolve()}: {error.strerror or error}", advice)
+    return Finding("writing", True, f"files can be written in {folder.resolve()}", advice)
+
+
+def two_clients() -> Finding:
+    """Judge a training of two clients on generated text: whether they learn."""
+    from deca_lab.lab.runs import run
+    from deca_lab.runconfig import RunConfig
+
+    losses = run(RunConfig(clients=2, model="tiny", corpus="markov", context=32, batch=4, rounds=1, inner_steps=6, lr=3e-3,
+                         eval_windows=8)).metrics["test_loss"]
+    return judged(float(losses.iloc[0]), float(losses.iloc[-1]))
+
+
+def judged(before: float, after: float) -> Finding:
+    """Judge a training by its test loss before and after, in nats a token."""
+    return Finding("two-client run", after < before - 0.05, f"test loss {before:.3f} -> {after:.3f} nats a token",
+                   "the clients did not learn: another torch may help (pip install --force-reinstall torch); report this line")
+
+
+def notebook_kernel() -> Finding:
+    """Judge whether a notebook's kernel starts, imports deca_lab and answers, as the lessons will need it."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    from deca_lab.course.kernel import QUIET, environment, kernel
+
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import sys, deca_lab; print(sys.executable)")])
+    advice = f"{sys.executable} -m pip install --force-reinstall ipykernel; a firewall must let a program talk to 127.0.0.1"
+    client = NotebookClient(nb, km=kernel(), timeout=20, startup_timeout=20, extra_arguments=QUIET)
+    try:
+        client.execute(env=environment(threads=1), cleanup_kc=True)
+    except (CellExecutionError, RuntimeError, TimeoutError, OSError) as error:
+        return Finding("notebook kernel", False, str(error).strip().splitlines()[-1], advice)
+    answer = "".join(output.get("text", "") for output in nb.cells[0].outputs).strip()
+    return Finding("notebook kernel", os.path.samefile(answer, sys.executable), f"answers, with {answer}", advice)

@@ -1,0 +1,242 @@
+"""The topology editor: a graph whose edges one adds and cuts, its W, the spectrum, and promised beside measured mixing."""
+
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import networkx as nx
+import numpy as np
+
+from deca_lab.bounds.bound import Bound
+from deca_lab.bounds.gossip_contraction import gossip_contraction, witness
+from deca_lab.course.widgets.panel import Knob, Scene, headline, live, mount, require, say, sheet, still
+from deca_lab.mixing.doctor import Diagnosis, diagnose
+from deca_lab.mixing.graphs import GRAPHS, Knobs
+from deca_lab.mixing.topology import topology
+from deca_lab.pictures.of_topology import said_topology
+from deca_lab.pictures.style import BLUE, GREY, INK, ORANGE, RED, SKY, STYLE, number, tint
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+    from ipywidgets import VBox
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST, MIXINGS, COLUMNS = 16, 24, 4           # clients, mixings drawn, columns of X
+FLOOR = 1e-7                                 # below it a disagreement is drawn at the edge
+Pair = tuple[int, int]
+STARTS = ("random", "worst for this W")
+KNOBS = {
+    "graph": Knob("graph", options=tuple(GRAPHS)),
+    "clients": Knob("clients N", 2, MOST, 1),
+    "lazy": Knob("lazy share s", 0, 0.95, 0.05),
+    "start": Knob("models X at first", options=STARTS),
+    "first": Knob("edge from client", 0, MOST - 1, 1),
+    "second": Knob("to client", 0, MOST - 1, 1),
+}
+
+
+class Mixing(NamedTuple):
+    """What the editor shows: W (N, N), the doctor's findings, and disagreement promised and measured, 1 at first."""
+
+    W: np.ndarray
+    found: Diagnosis
+    bound: Bound
+
+
+def topology_editor(clients: int = 8, graph: str = "ring", lazy: float = 0.0) -> "VBox | Image":
+    """Return the editor of a topology, on a graph of `deca_lab.mixing.graphs` with Metropolis weights.
+
+    `lazy` is the share s that every client keeps to itself besides: W <- s I + (1 - s) W. Elsewhere than in a live front
+    end, the picture as an IPython image. Raises BadInput.
+    """
+    values = {"graph": graph, "clients": clients, "lazy": lazy, "start": STARTS[0], "first": 0, "second": clients // 2
+              if isinstance(clients, int) else 0}
+    require(KNOBS, values)
+    edited(graph, clients, ())                         # so that a graph that cannot have this size is refused here
+    return _live(values) if live() else still(scene(), values)
+
+
+def edited(name: str, clients: int, toggled: Collection[Pair]) -> nx.Graph:
+    """Return the named graph with the edges between these pairs of clients flipped: added where missing, else cut."""
+    graph = nx.Graph(GRAPHS[name](clients, Knobs(degree=3 if clients % 2 == 0 and clients > 3 else min(2, clients - 1))))
+    for i, j in toggled:
+        (graph.remove_edge if graph.has_edge(i, j) else graph.add_edge)(i, j)
+    return graph
+
+
+def mixing(graph: nx.Graph, lazy: float, start: str) -> Mixing:
+    """Return W by Metropolis weights, made lazy, and both sides of the gossip contraction over the first mixings."""
+    n = len(graph)
+    W = lazy * np.eye(n) + (1 - lazy) * topology(graph).at(0)
+    X = _random(n) if start == STARTS[0] else witness(W, COLUMNS)
+    bound = gossip_contraction(W, X, MIXINGS)
+    first = float(np.linalg.norm(X - X.mean(0)))
+    return Mixing(W, diagnose(W), bound._replace(lhs=bound.lhs / first, rhs=bound.rhs / first))
+
+
+@lru_cache
+def _random(n: int) -> np.ndarray:
+    return np.random.default_rng([n, 0xED6E]).standard_normal((n, COLUMNS))
+
+
+def words(name: str, seen: Mixing) -> str:
+    """Return in one sentence how well this mixes, or what the doctor has against it."""
+    if seen.found.verdict == "sound":
+        return said_topology(seen.found, name)
+    return f"Unsound, rho = {number(seen.found.rho)}. {seen.found.reasons[0]}"
+
+
+def _live(values: Mapping[str, Any]) -> "VBox":
+    import ipywidgets
+
+    toggled: dict[tuple[str, int], frozenset[Pair]] = {}              # of each graph that was edited
+    panel = mount(scene(), KNOBS, values, {"toggled": toggled})
+    wide = {"width": "220px"}
+    turn, back = ipywidgets.Button(layout=wide), ipywidgets.Button(description="undo all edits", layout=wide)
+    parts = panel.controls
+
+    def label(change: object = None) -> None:
+        key, most = (parts["graph"].value, parts["clients"].value), parts["clients"].value - 1
+        parts["first"].max = parts["second"].max = most
+        a, b = sorted((parts["first"].value, parts["second"].value))
+        turn.disabled, back.disabled = a == b, not toggled.get(key)
+        turn.description = "an edge needs two clients" if a == b else f"add or cut edge {a}-{b}"
+
+    def flip(button: object) -> None:
+        a, b = sorted((parts["first"].value, parts["second"].value))
+        key = parts["graph"].value, parts["clients"].value
+        toggled[key] = toggled.get(key, frozenset()) ^ {(a, b)} if button is turn and a != b else frozenset()
+        panel.redraw()
+        label()
+
+    for part in parts.values():
+        part.observe(label, "value")
+    turn.on_click(flip)
+    back.on_click(flip)
+    label()
+    panel.box.children = (panel.box.children[0], ipywidgets.HBox([turn, back]), *panel.box.children[1:])
+    return panel.box
+
+
+def scene() -> Scene:
+    """Return the editor's picture: graph, spectrum of W, disagreement over mixings."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        figure = sheet(3.5)
+        places, values, curves = figure.subplots(1, 3, width_ratios=(1, 0.95, 1.25))
+        figure.subplots_adjust(left=0.015, right=0.985, bottom=0.285, top=0.85, wspace=0.3)
+        title, graph_of, follow = headline(places), _graph(places), (_spectrum(values), _curves(curves))
+        for axes in (values, curves):
+            _legend_below(figure, axes)
+
+    def update(graph: str, clients: int, lazy: float, start: str, first: int, second: int,
+               toggled: Mapping[tuple[str, int], frozenset[Pair]] | None = None) -> str:
+        pairs = (toggled or {}).get((graph, clients), frozenset())
+        seen = mixing(edited(graph, clients, pairs), lazy, start)
+        graph_of(seen.W, first, second)
+        for draw in follow:
+            draw(seen)
+        headline_words = words(graph + " (edited)" * bool(pairs), seen)
+        say(title, headline_words)
+        return _in_words(headline_words, seen.bound)
+
+    return Scene(figure, update)
+
+
+def _legend_below(figure: "Figure", axes: "Axes") -> None:
+    """Put the legend of one panel below its middle."""
+    box = axes.get_position()
+    figure.legend(*axes.get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(box.x0 + box.width / 2, 0.0), ncols=1,
+                  handlelength=2.4, borderpad=0)
+
+
+def _in_words(verdict: str, bound: Bound) -> str:
+    """Return the whole picture in words."""
+    left, promised = (float(np.atleast_1d(side)[-1]) for side in (bound.lhs, bound.rhs))
+    return (f"Graph of who hears whom, eigenvalues and singular values of W, and disagreement over {MIXINGS} mixings, "
+            f"measured beside rho^k. {verdict}. After {MIXINGS} mixings the part {number(left)} of the "
+            f"disagreement is left; rho^k promises at most {number(promised)}.")
+
+
+def _graph(axes: "Axes") -> Callable[[np.ndarray, int, int], None]:
+    """Return what draws W as clients on a circle, with edges as thick as their share, and the edge to be turned."""
+    from matplotlib.collections import LineCollection
+
+    stand = _clients(axes)
+    lines = LineCollection([], colors=GREY, zorder=1, animated=True)
+    axes.add_collection(lines)
+    chosen = axes.plot([], [], color=ORANGE, lw=6, alpha=0.45, zorder=0.9, solid_capstyle="round", animated=True)[0]
+    ends = axes.scatter([0], [0], s=330, color=ORANGE, alpha=0.6, zorder=0.95, animated=True)
+    axes.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
+    axes.axis("off")
+    axes.text(0, -1.42, "line width: share $w_{ij}$", ha="center", va="top", size=9)
+    axes.text(0, -1.68, "orange: the edge to be turned", ha="center", va="top", size=9, color=INK)
+
+    def join(W: np.ndarray, first: int, second: int) -> None:
+        spots, (i, j) = stand(len(W)), np.nonzero(np.triu(W, 1))
+        lines.set_segments(list(np.stack([spots[i], spots[j]], 1)))
+        lines.set_linewidth((0.6 + 5 * W[i, j]).tolist())
+        both = spots[[min(first, len(W) - 1), min(second, len(W) - 1)]]
+        chosen.set_data(both[:, 0], both[:, 1])
+        ends.set_offsets(both)
+
+    return join
+
+
+def _clients(axes: "Axes") -> Callable[[int], np.ndarray]:
+    """Return what places n numbered clients on a circle and returns their places (n, 2)."""
+    dots = axes.scatter([0], [0], s=170, color=[tint(SKY, 0.6)], edgecolors=BLUE, zorder=2, animated=True)
+    names = [axes.text(0, 0, str(i), ha="center", va="center", size=8, zorder=3, animated=True) for i in range(MOST)]
+    spots = np.zeros((0, 2))
+
+    def stand(n: int) -> np.ndarray:
+        nonlocal spots
+        if len(spots) == n:                            # they stand there already: moving them takes time
+            return spots
+        angle = np.pi / 2 - 2 * np.pi * np.arange(n) / n
+        spots = np.stack([np.cos(angle), np.sin(angle)], 1)
+        dots.set_offsets(spots)
+        for i, text in enumerate(names):
+            text.set_visible(i < n)
+            text.set_position(tuple(spots[i]) if i < n else (0, 0))
+        return spots
+
+    return stand
+
+
+def _spectrum(axes: "Axes") -> Callable[[Mixing], None]:
+    """Return what draws eigenvalues, singular values and rho."""
+    level = axes.axhline(0, color=ORANGE, lw=2, ls="--", label="rho", animated=True)
+    axes.axhline(0, color=GREY, lw=0.8)
+    single = axes.plot([], [], "D", color="none", markeredgecolor=RED, ms=8, label="singular value", animated=True)[0]
+    eigen = axes.plot([], [], "o", color=BLUE, ms=4.5, label="eigenvalue", animated=True)[0]
+    axes.set(ylim=(-1.08, 1.08), xlabel="number, largest first", ylabel="value (no unit)")
+    axes.grid(visible=True)
+
+    def update(seen: Mixing) -> None:
+        n = len(seen.W)
+        k = np.arange(1, n + 1)
+        eigen.set_data(k, np.linalg.eigvalsh(seen.W)[::-1])
+        single.set_data(k, np.linalg.svd(seen.W, compute_uv=False))
+        level.set_ydata([seen.found.rho] * 2)
+        axes.set_xlim(0, MOST // 2 + 1 if n <= MOST // 2 else MOST + 1)       # two axes only: a new one is slow
+
+    return update
+
+
+def _curves(axes: "Axes") -> Callable[[Mixing], None]:
+    """Return what draws the promised and the measured disagreement."""
+    k = np.arange(MIXINGS + 1)
+    promised = axes.plot(k, k + 1.0, color=ORANGE, lw=2, ls="--", label="predicted: rho^k", animated=True)[0]
+    measured = axes.plot(k, k + 1.0, color=BLUE, lw=1.5, marker="o", ms=3.5, label="measured by gossip", animated=True)[0]
+    axes.set(yscale="log", ylim=(FLOOR, 2), xlim=(-0.5, MIXINGS + 0.5), xlabel="mixing k",
+             ylabel="disagreement\n(share of the first)")
+    axes.grid(visible=True)
+
+    def update(seen: Mixing) -> None:
+        for line, values in ((promised, seen.bound.rhs), (measured, seen.bound.lhs)):
+            line.set_ydata(np.maximum(np.concatenate([[1.0], values]), FLOOR))
+
+    return update

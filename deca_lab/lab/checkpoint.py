@@ -1,0 +1,99 @@
+"""Checkpoints: one safetensors file with the whole state and its checksum, replaced in one step, never unpickled."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deca_lab.algorithm import optimisers as op
+from deca_lab.algorithm.channel import Wire
+from deca_lab.algorithm.loop import State
+from deca_lab.errors import BadInput, check
+from deca_lab.files import write_whole
+
+FORMAT = 2                                               # of the file: state and names as below
+Init = Callable[[int, Tensor], op.OptState]
+
+
+def save(path: Path, state: State, record: Mapping[str, Any]) -> None:
+    """Write the state and the `record` (anything JSON can hold; floats survive to the bit)."""
+    from safetensors.torch import save as serialise
+
+    tensors = {name: t.detach().contiguous().cpu() for name, t in _tensors(state).items()}
+    counts = {str(k): op.numbers(held) for k, held in state.moments.items()}
+    text = json.dumps({"step": state.step, "counts": counts, "tallies": state.wire.tallies, "record": record})
+    sealed = json.dumps({"format": FORMAT, "sha256": _digest(FORMAT, text, tensors), "state": text})
+    write_whole(path, serialise(tensors, metadata={"deca_lab": sealed}))  # one key: equal states are equal bytes
+
+
+def load(path: Path, init: Init | None = None, device: torch.device | str = "cpu") -> tuple[State, dict[str, Any]]:
+    """Return the state on `device` and the record; raise BadInput, naming the file, where it is missing or damaged.
+
+    `init(k, x)` is a fresh state of the optimiser for block k; without it the optimiser's state is left out.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is not an ordinary file")
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {})["deca_lab"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if meta["sha256"] != _digest(meta.get("format"), meta["state"], tensors):
+            raise ValueError("its checksum does not match its content")
+        known = json.loads(meta["state"])
+        if meta.get("format") == FORMAT:
+            state, record = _state(known, {n: t.to(device) for n, t in tensors.items()}, init), dict(known["record"])
+    except FileNotFoundError:
+        raise BadInput(f"there is no checkpoint {str(path)!r}") from None
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, StopIteration) as error:
+        raise BadInput(f"checkpoint {str(path)!r} is damaged and refused: {error}") from None
+    check(meta.get("format") == FORMAT, "checkpoint", str(path), "one of this version of deca_lab; another version wrote it, so "
+          "start its run again from its config.json")
+    return state, record
+
+
+def _tensors(state: State) -> dict[str, Tensor]:
+    """Return every tensor of the state under a name of its own."""
+    named = {f"block.{k}": x for k, x in enumerate(state.blocks)}
+    for k, held in state.moments.items():
+        named.update({f"moments.{k}.{i}": part for i, part in enumerate(op.tensors(held))})
+    named.update({f"letter.{name}": letter for name, letter in state.wire.letters.items()})
+    named.update({f"table.{name}": torch.from_numpy(table) for name, table in state.wire.tables.items()})
+    return {**named, **({} if state.master is None else {"master": state.master}), "sent": torch.from_numpy(state.sent)}
+
+
+def _state(known: Mapping[str, Any], tensors: Mapping[str, Tensor], init: Init | None) -> State:
+    """Return the state of a file's numbers and tensors."""
+    blocks = tuple(tensors[f"block.{k}"] for k in range(sum(name.startswith("block.") for name in tensors)))
+    counts = known["counts"] if init else {}
+    moments = {int(k): _moments(init(int(k), blocks[int(k)]), numbers, k, tensors) for k, numbers in counts.items() if init}
+    wire = Wire(tensors["sent"].cpu().numpy(), _beginning("letter.", tensors),
+                {name: table.cpu().numpy() for name, table in _beginning("table.", tensors).items()}, known["tallies"])
+    return State(known["step"], blocks, tensors.get("master"), moments, wire)
+
+
+def _moments(template: op.OptState, numbers: list[Any], k: str, tensors: Mapping[str, Tensor]) -> op.OptState:
+    """Return an optimiser's state in the shape of a fresh one."""
+    parts, rest = (tensors[f"moments.{k}.{i}"] for i in count()), iter(numbers)
+    return op.with_leaves(template, iter([next(parts) if isinstance(leaf, Tensor) else next(rest)
+                                          for leaf in op.leaves(template)]))
+
+
+def _beginning(start: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def _digest(version: int | None, text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of format, record, and every tensor's name, type, shape and bytes."""
+    sha = hashlib.sha256(f"{'' if version is None else version}{text}".encode())
+    for name in sorted(tensors):
+        t = tensors[name]
+        sha.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
+        sha.update(t.contiguous().flatten().view(torch.uint8).numpy().data)
+    return sha.hexdigest()

@@ -1,0 +1,79 @@
+"""A finished or interrupted run becomes a directory that `AutoModelForCausalLM.from_pretrained` loads."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deca_lab.algorithm import stacking
+from deca_lab.algorithm.blocks import Block
+from deca_lab.algorithm.stacking import Layout, Params
+from deca_lab.errors import BadInput, check
+from deca_lab.files import new_folder
+from deca_lab.lab import checkpoint
+from deca_lab.lab.metrics import mean_model
+from deca_lab.lab.prepare import blocks_of, load_model
+from deca_lab.lab.runs import read_config
+from deca_lab.methods import resolve
+from deca_lab.models import adapters, causal_lm
+from deca_lab.runconfig import RunConfig
+from deca_lab.text.tokens import tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def export_model(folder: Path | str, client: str = "mean", out: Path | str = "exported") -> Path:
+    """Write the mean model, or client "0" ... "N-1", of a run's last checkpoint with its tokenizer; return the directory.
+
+    Raises BadInput where the run has no whole checkpoint, the client does not exist, or `out` is not empty.
+    """
+    config = resolve(read_config(folder))
+    which = tokenizer(config.tokenizer)
+    model = load_model(config, len(which))
+    stacked = _stacked(config, model, Path(folder) / "checkpoint.safetensors")
+    chosen = mean_model(stacked) if client == "mean" else stacking.client(stacked, _index(client, config.clients))
+    target = new_folder(Path(out))
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as written:
+        with causal_lm.quiet():
+            plain_model(config, model, chosen).save_pretrained(written)
+            which.save_pretrained(written)
+        for file in Path(written).iterdir():
+            shutil.move(file, target / file.name)
+    return target
+
+
+def plain_model(config: RunConfig, model: "PreTrainedModel", params: Params) -> "PreTrainedModel":
+    """Return the model of one client as transformers knows it: LoRA's factors are folded into the weights."""
+    check(config.adapter != "bottleneck", "adapter", config.adapter, "lora or none: a bottleneck is no part of transformers")
+    return adapters.merge(model, params) if config.adapter == "lora" else causal_lm.with_parameters(model, params)
+
+
+def _stacked(config: RunConfig, model: "PreTrainedModel", path: Path) -> Params:
+    """Return all clients' parameters (N, ...) of a checkpoint, under the model's names."""
+    values = causal_lm.trainable(model)
+    cut = blocks_of(config, causal_lm.anatomy(model), {n: p.numel() for n, p in values.items()})
+    state, _ = checkpoint.load(path)
+    try:
+        parts = [stacking.unflatten(x, _layout(b, values)) for x, b in zip(state.blocks, cut, strict=True)]
+    except (ValueError, RuntimeError):
+        raise BadInput(f"checkpoint {str(path)!r} does not fit config.json beside it: one of them is of another run") from None
+    return {name: tensor for part in parts for name, tensor in part.items()}
+
+
+def _layout(block: Block, values: Params) -> Layout:
+    """Return where each name of a block stands, of parameters without a client axis."""
+    return Layout(block.names, tuple(tuple(values[name].shape) for name in block.names))
+
+
+def _index(client: str, clients: int) -> int:
+    known = client.isascii() and client.isdecimal() and len(client) < 10 and int(client) < clients
+    check(known, "client", client, f"'mean' or a number from 0 to {clients - 1}")
+    return int(client)
+
+
+def default_out(folder: Path | str, client: str) -> Path:
+    """Return where an export goes when nobody says: inside the run folder."""
+    if not Path(folder).is_dir():
+        raise BadInput(f"there is no run folder {str(folder)!r}")
+    return Path(folder) / f"export-{client}"

@@ -1,0 +1,194 @@
+"""What a run leaves: tables, ledger and summary, in memory and as a folder that can be read back."""
+
+import json
+from dataclasses import dataclass, field, fields
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from deca_lab.algorithm.loop import State
+from deca_lab.errors import BadInput
+from deca_lab.files import read_text, write_whole
+from deca_lab.lab import ledger
+from deca_lab.lab.prepare import Lab
+from deca_lab.methods import resolve
+from deca_lab.models.four_bit import stored_bytes
+from deca_lab.network.faults import told_in_words
+from deca_lab.runconfig import RunConfig, from_json
+from deca_lab.text.tasks import entropy_floor
+
+COLUMNS = {                                            # of each table, those that no run is without
+    "metrics": {"step", "round", "block", "test_loss", "validation_loss", "consensus"},
+    "clients": {"step", "client", "test_loss", "own_loss"}, "train": {"step", "block", "lr", "loss"},
+    "visits": {"round", "position", "block", "first", "last"}, "blocks": {"block", "parameters", "visits", "names"},
+    "shards": set(), "edges": {"receiver", "sender", "measured", "predicted"}, "timings": {"step", "seconds"},
+}
+TABLES = tuple(COLUMNS)
+
+
+@dataclass(frozen=True)
+class History:
+    """One run. All losses in nats per token, all sizes in bytes.
+
+    `metrics`: a row a measurement: step, round, block, losses of the mean model and of the clients', consensus
+    distances, gradient norm, bytes sent, peak bytes. `clients`: step, client, test_loss, own_loss. `train`: a row an
+    inner step: step, block, lr, loss (mean of the clients' batch losses). `visits`: round, position, block, first and
+    last inner step. `blocks`: names, parameters, visits; what is frozen has no visits. `shards`: training rows, client x
+    label. `edges`: receiver, sender, bytes measured and predicted. `timings`: seconds and process memory, the one
+    table that differs between two equal runs. `W`: the mixing matrices (period, N, N).
+    """
+
+    config: RunConfig
+    metrics: pd.DataFrame
+    clients: pd.DataFrame
+    train: pd.DataFrame
+    visits: pd.DataFrame
+    blocks: pd.DataFrame
+    shards: pd.DataFrame
+    edges: pd.DataFrame
+    timings: pd.DataFrame
+    W: np.ndarray
+    summary: dict[str, Any]
+    folder: Path | None = None
+
+
+@dataclass
+class Record:
+    """What a run has noted so far; it travels in the checkpoint, so that a resumed run ends with the same bits."""
+
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    clients: list[dict[str, Any]] = field(default_factory=list)
+    train: list[dict[str, Any]] = field(default_factory=list)
+    timings: list[dict[str, Any]] = field(default_factory=list)
+    peak_bytes: int = 0
+    fingerprint: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def lasting(self) -> dict[str, Any]:
+        """Return what equal runs share to the bit, for the checkpoint: all but the timings, which have their own file."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "timings"}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of running up to the last measurement, over all parts of an interrupted run."""
+        return float(self.timings[-1]["seconds"]) if self.timings else 0.0
+
+
+def save(history: History, folder: Path) -> None:
+    """Write every table of the history into the run folder."""
+    for name in TABLES:
+        write_whole(folder / f"{name}.csv", getattr(history, name).to_csv(index=name == "shards"))
+    write_whole(folder / "topology.csv", "\n".join(matrix_text(W) for W in history.W))
+    write_whole(folder / "summary.json", json.dumps(history.summary, indent=1) + "\n")
+
+
+def save_timings(folder: Path, record: Record) -> None:
+    """Write the timings noted so far."""
+    write_whole(folder / "timings.csv", pd.DataFrame(record.timings).to_csv(index=False))
+
+
+def read_timings(folder: Path, step: int) -> list[dict[str, Any]]:
+    """Return the timings noted up to an inner step; none where there is no such file."""
+    try:
+        table = _table(folder / "timings.csv").astype({"step": int, "seconds": float})
+    except (OSError, ValueError, KeyError, OverflowError):
+        return []
+    return [{str(k): v for k, v in row.items()} for row in table[table["step"] <= step].to_dict("records")]
+
+
+def matrix_text(W: np.ndarray) -> str:
+    """Return W as CSV text, a line a row, that reads back to the bit."""
+    return "".join(",".join(map(repr, row)) + "\n" for row in W.tolist())
+
+
+def load(folder: Path | str) -> History:
+    """Return the history of a finished run's folder; raise BadInput where a file is missing or damaged."""
+    folder = Path(folder)
+    config = resolve(from_json(read_text(folder / "config.json", "the run folder's"), str(folder / "config.json")))
+    try:
+        tables = {name: _table(folder / f"{name}.csv", 0 if name == "shards" else None) for name in TABLES}
+        rows = read_text(folder / "topology.csv", "the run folder's").splitlines()
+        W = np.array([[float(share) for share in row.split(",")] for row in rows]).reshape(-1, config.clients, config.clients)
+        summary = json.loads(read_text(folder / "summary.json", "the run folder's"))
+        lacking = [f"{name}.csv" for name, table in tables.items() if not set(table) >= COLUMNS[name]]
+        if lacking or not isinstance(summary, dict):
+            raise ValueError(f"{' and '.join(lacking) or 'summary.json'} is damaged")
+    except (OSError, ValueError, RecursionError, OverflowError) as error:
+        raise BadInput(f"{str(folder)!r} does not hold a finished run: {error}") from None
+    return History(config=config, W=W, summary=summary, folder=folder, **tables)
+
+
+def _table(path: Path, index: int | None = None) -> pd.DataFrame:
+    return pd.read_csv(StringIO(read_text(path, "the run folder's")), index_col=index)
+
+
+def gather(lab: Lab, state: State, record: Record, folder: Path | None) -> History:
+    """Return the tables of a finished run."""
+    names = [block.name for block in lab.plan.blocks]
+    visits = pd.DataFrame([{**v._asdict(), "block": names[v.block]} for v in lab.plan.visits])
+    labels = pd.DataFrame(lab.shards.label_counts, columns=list(lab.shards.label_names)).rename_axis("client")
+    return History(config=lab.config, metrics=pd.DataFrame(record.metrics), clients=pd.DataFrame(record.clients),
+                   train=pd.DataFrame(record.train), visits=visits, blocks=_block_table(lab), shards=labels,
+                   edges=_edge_table(lab, state), timings=pd.DataFrame(record.timings), W=np.stack(lab.topology.matrices),
+                   summary=_summary(lab, state, record), folder=folder)
+
+
+def _block_table(lab: Lab) -> pd.DataFrame:
+    parts = zip(lab.plan.blocks, lab.plan.layouts, strict=True)
+    rows = [{"block": block.name, "parameters": where.width, "visits": sum(v.block == k for v in lab.plan.visits),
+             "names": " ".join(block.names)} for k, (block, where) in enumerate(parts)]
+    sizes = {name: p.numel() for name, p in lab.model.named_parameters()}
+    frozen = {"block": "frozen", "parameters": sum(sizes[n] for n in lab.frozen), "visits": 0, "names": " ".join(lab.frozen)}
+    return pd.DataFrame([*rows, *([frozen] if lab.frozen else [])])
+
+
+def _edge_table(lab: Lab, state: State) -> pd.DataFrame:
+    predicted = ledger.traffic(lab.plan)
+    pairs = np.argwhere((predicted > 0) | (state.sent > 0))
+    return pd.DataFrame([{"receiver": int(i), "sender": int(j), "measured": int(state.sent[i, j]),
+                          "predicted": int(predicted[i, j])} for i, j in pairs],
+                        columns=["receiver", "sender", "measured", "predicted"])
+
+
+def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
+    """Return the run in a few numbers, all of JSON's types."""
+    first, last, memory = record.metrics[0], record.metrics[-1], ledger.memory(lab.plan)
+    return {
+        "method": lab.config.method, "clients": lab.config.clients, "inner_steps": state.step,
+        "test_loss_start": first["test_loss"], "test_loss_end": last["test_loss"],
+        "test_perplexity_start": first["test_perplexity"], "test_perplexity_end": last["test_perplexity"],
+        "task": lab.config.task, "scores": {name: last[name] for name in last if name.startswith("test_") and name not in
+                                            ("test_loss", "test_perplexity")},
+        "client_test_loss_end": last["client_test_loss"], "consensus_end": last["consensus"],
+        "bytes_sent": int(state.sent.sum()), "bytes_predicted": int(ledger.traffic(lab.plan).sum()),
+        "memory": {**memory._asdict(), "measured_peak": record.peak_bytes, "shared": _shared(lab)},
+        "faults": _faults(lab, state),
+        "rho": lab.diagnosis.rho, "topology": lab.topology.name, "topology_note": lab.topology.note,
+        "doctor": lab.diagnosis.verdict,
+        "heterogeneity": lab.heterogeneity._asdict(), "heterogeneity_words": lab.heterogeneity.words(),
+        "entropy_floor": entropy_floor(lab.corpus),
+        "corpus": lab.config.corpus, "fingerprint": lab.corpus.fingerprint, "notes": list(lab.notes),
+        "parameters": sum(w.width for w in lab.plan.layouts), "device": str(lab.device), "torch": torch.__version__,
+    }
+
+
+def _faults(lab: Lab, state: State) -> dict[str, float]:
+    """Return what went wrong; nothing where nothing was asked to."""
+    if not lab.failing.any:
+        return {}
+    counts = told_in_words(lab.failing, lab.topology, lab.plan.steps, lab.plan.recipe.inner_steps)
+    tallies = state.wire.tallies
+    return {**counts, "refused": int(tallies.get("refused", 0)), "mean_moved": tallies.get("mean_moved", 0.0)}
+
+
+def _shared(lab: Lab) -> int:
+    """Return the bytes of the frozen base, which all clients share: 4 bits a weight where it is quantised."""
+    stored = stored_bytes(lab.model)
+    trained = sum(p.numel() * p.element_size() for n, p in lab.model.named_parameters() if n in lab.plan.problem.start)
+    return stored.total - trained
+
+

@@ -1,0 +1,157 @@
+"""The ledger: what a run must send and hold by the formulas, beside what was sent and held."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from deca_lab.algorithm.channel import Call, silence
+from deca_lab.algorithm.loop import Plan
+from deca_lab.models.causal_lm import layer_of
+
+
+class Memory(NamedTuple):
+    """Bytes of all clients together, activations excluded."""
+
+    weights: int          # every trainable parameter in its storage type, M
+    peak: int             # with the state of the largest active block at its fullest
+    full: int             # what full-parameter Adam with mixing would hold at its peak
+    paper: float          # M + 10 M / B with the run's M and B: the paper's form, for half precision and equal blocks
+
+
+def traffic(plan: Plan) -> np.ndarray:
+    """Return the bytes (N, N) that the whole run puts on each edge, i from j.
+
+    The formula: sum over visits of (mixings in the visit) x (block columns) x (bytes of a number) on each edge of W; where
+    messages are short, what the channel predicts for each.
+    """
+    return sum((table for _, table in mixings(plan)), np.zeros((plan.topology.n, plan.topology.n), np.int64))
+
+
+def mixings(plan: Plan) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield every mixing's inner step and the bytes (N, N) that it puts on each edge, i from j."""
+    every, item, wire = plan.recipe.mix_every, max(_item(plan), 4), silence(plan.topology.n)     # never in half precision
+    for visit in plan.visits:
+        for turn in range(visit.first // every, (visit.last + 1) // every):
+            step, first = (turn + 1) * every - 1, plan.first(turn)
+            calls = [(Call(step, turn, block, number, first), width) for block, number, width in carried(plan, visit.block)]
+            yield step, np.sum([plan.channel.predicted(call, width, item, wire, None) for call, width in calls], axis=0)
+        wire.tables.clear()
+
+
+def carried(plan: Plan, active: int) -> list[tuple[int, int, int]]:
+    """Return (block, number, columns) of each tensor that a mixing carries: what the optimiser tracks, X, and other blocks."""
+    width = plan.layouts[active].width
+    own = [(active, number, width) for number in range(plan.recipe.optimiser.mixed + 1)]
+    others = [(k, 0, where.width) for k, where in enumerate(plan.layouts) if k != active and plan.recipe.mix_all]
+    return [*own, *others]
+
+
+def _item(plan: Plan) -> int:
+    return next(iter(plan.problem.start.values())).element_size()
+
+
+def memory(plan: Plan) -> Memory:
+    """Return the predicted bytes: weights + (master, gradient, m, v, neighbours' average) of the active block.
+
+    With half-precision weights of M bytes, B equal blocks and Adam this is DECA's M + 10 M / B; with float32 weights
+    there is no second master and it is M + 4 M / B. States that are kept are counted for all blocks.
+    """
+    n, item, optimiser = plan.topology.n, _item(plan), plan.recipe.optimiser
+    widths = [where.width for where in plan.layouts]
+    digits = max(item, 4)                                  # moments, gradient and average are never in half precision
+    master = digits if item < 4 else 0
+    weights, widest = n * sum(widths) * item, max(widths)
+    kept = n * optimiser.matrices * digits * (sum(widths) - widest) if plan.recipe.keep_moments else 0
+    step = n * widest * (master + (optimiser.matrices + optimiser.scratch) * digits) + _replicas(plan)
+    full = weights + n * sum(widths) * (master + 4 * digits)
+    return Memory(weights, weights + kept + max(step, _all_mixed(plan)), full, weights * (1 + 10 / len(widths)))
+
+
+def _replicas(plan: Plan) -> int:
+    """Return the bytes of the copies that the channel keeps: each as large as all that is carried for the largest block."""
+    widest = max(range(len(plan.layouts)), key=lambda k: plan.layouts[k].width)
+    columns = sum(width for _, _, width in carried(plan, widest))
+    return plan.channel.copies * plan.topology.n * max(_item(plan), 4) * columns
+
+
+def _all_mixed(plan: Plan) -> int:
+    """Return the bytes beside the weights while every block is mixed: the state, X, and all other blocks a second time."""
+    if not plan.recipe.mix_all:
+        return 0
+    n, item, widths = plan.topology.n, _item(plan), sorted(where.width for where in plan.layouts)
+    digits, others = max(item, 4), sum(widths[:-1])
+    copy = 2 * digits * (widths[-2] if len(widths) > 1 else 0) if item < 4 else 0   # a block in float32, and it mixed
+    own = widths[-1] * ((plan.recipe.optimiser.matrices + 1) * digits + (digits + item if item < 4 else 0))
+    return n * (own + others * item + copy)
+
+
+def flops(plan: Plan, model: nn.Module, tokens: int) -> float:
+    """Return the floating-point operations of the run's matrix products, for `tokens` read by all clients in a step.
+
+    The usual count: 2 a parameter and token forward; backward 2 for every parameter from the lowest one that trains up
+    to the head, for the gradient to come down, and 2 for every parameter that trains. Attention's own products and the
+    optimiser are left out.
+    """
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    heights = {name: height(name) for name in sizes}
+    total = 0.0
+    for visit in plan.visits:
+        names = plan.blocks[visit.block].names
+        lowest = min(heights[name] for name in names)
+        above = sum(size for name, size in sizes.items() if heights[name] >= lowest)
+        total += 2.0 * plan.recipe.inner_steps * tokens * (sum(sizes.values()) + above + sum(sizes[n] for n in names))
+    return total
+
+
+def height(name: str) -> float:
+    """Return where a parameter sits: -1 for embeddings, its layer's number, infinity for the head and the final norm."""
+    layer = layer_of(name)
+    if layer is not None:
+        return float(layer)
+    return -1.0 if any(part in name for part in ("embed", "wte", "wpe")) else float("inf")
+
+
+class Meter(TorchDispatchMode):
+    """Counts the bytes of living tensors while it is active: those in `watch`, and all that operations create since.
+
+    A tensor counts until its storage is freed. Set `most` to 0 to forget a peak, such as that of the activations.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def watch(self, held: list[Tensor]) -> None:
+        """Count from here on, beginning with the storages of `held`."""
+        self.most, self._live = 0, {}
+        for t in held:
+            self._add(t, t.untyped_storage().nbytes())
+
+    def _add(self, t: Tensor, size: int) -> None:
+        key = t.untyped_storage()._cdata
+        if key not in self._live or self._live[key][0].expired():
+            self._live[key] = (StorageWeakRef(t.untyped_storage()), size)
+
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        """Run the operation, then count what lives."""
+        for t in _tensors(args):
+            self._add(t, 0)                                # was there before, such as data: a view of it is nothing new
+        out = func(*args, **(kwargs or {}))
+        for t in _tensors(out):
+            self._add(t, t.untyped_storage().nbytes())
+        self._live = {key: held for key, held in self._live.items() if not held[0].expired()}
+        self.most = max(self.most, sum(size for _, size in self._live.values()))
+        return out
+
+
+def _tensors(values: Any) -> list[Tensor]:  # noqa: ANN401 - whatever an operation takes or returns
+    """Return the dense tensors among an operation's arguments or results."""
+    if isinstance(values, (tuple, list)):
+        return [t for value in values for t in _tensors(value)]
+    return [values] if isinstance(values, Tensor) and values.layout == torch.strided else []

@@ -1,0 +1,119 @@
+"""What a run measures: the mean model and every client's, on common and own text, and how far the clients disagree."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from deca_lab.algorithm import stacking
+from deca_lab.algorithm.gradients import Batch, Loss, losses
+from deca_lab.algorithm.stacking import Params
+
+CHUNK = 8  # windows that a forward pass takes at once from each client
+
+
+Scores = Callable[[Params], dict[str, Tensor]]   # stacked parameters -> score (N,) of each name
+
+
+class Probe(NamedTuple):
+    """Fixed data on which every measurement of a run is made; batches as the loss takes them, of any number of tensors."""
+
+    test: Batch                                  # (n, ...) of the common test set
+    own: Batch                                   # (N, n, ...) of each client's validation data
+    train: Batch                                 # (N, n, ...) of each client's training data, for the mean model's gradient
+    score: Scores = lambda params: {}            # on the common test set
+    validation_score: Scores = lambda params: {}
+
+
+class Measurement(NamedTuple):
+    """One measurement of all models; losses in nats per token."""
+
+    mean_model: float              # loss of the mean model on the common test set
+    validation: float              # loss of the mean model on all clients' validation text: what choices are made by
+    clients: list[float]           # loss of each client's model on the common test set
+    own: list[float]               # loss of each client's model on its own validation text
+    consensus: list[float]         # consensus distance of each block
+    gradient_norm: float           # || grad f(mean model) ||, f the mean of the clients' losses on the training data
+    scores: dict[str, float]       # of the task: the mean model's on test and validation data, the clients' mean on test
+
+    def row(self, block_names: list[str]) -> dict[str, float]:
+        """Return the columns of metrics.csv."""
+        spread = {"client_test_loss": sum(self.clients) / len(self.clients), "client_test_loss_min": min(self.clients),
+                  "client_test_loss_max": max(self.clients), "own_loss": sum(self.own) / len(self.own)}
+        blocks = {f"consensus[{name}]": value for name, value in zip(block_names, self.consensus, strict=True)}
+        return {"test_loss": self.mean_model, "validation_loss": self.validation,
+                "test_perplexity": perplexity(self.mean_model), **spread,
+                "client_test_perplexity": perplexity(spread["client_test_loss"]),
+                **self.scores, "gradient_norm": self.gradient_norm, "consensus": sum(self.consensus), **blocks}
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss), infinite where it overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def measure(loss: Loss, params: Params, blocks: tuple[Tensor, ...], probe: Probe) -> Measurement:
+    """Measure stacked parameters: `blocks` are the same numbers as matrices X_k (N, D_k)."""
+    centre = mean_model(params)
+    alone = {name: p[None] for name, p in centre.items()}
+    return Measurement(
+        mean_model=float(common_losses(loss, alone, probe.test)[0]),
+        validation=float(common_losses(loss, alone, each(probe.own, lambda t: t.flatten(0, 1)))[0]),
+        clients=common_losses(loss, params, probe.test).tolist(),
+        own=own_losses(loss, params, probe.own).tolist(),
+        consensus=[stacking.consensus_distance(x) for x in blocks],
+        gradient_norm=gradient_norm(loss, centre, probe.train),
+        scores=_scores(probe, params, alone),
+    )
+
+
+def _scores(probe: Probe, params: Params, alone: Params) -> dict[str, float]:
+    named = {"test": probe.score(alone), "validation": probe.validation_score(alone), "client_test": probe.score(params)}
+    return {f"{what}_{name}": float(value.mean()) for what, scores in named.items() for name, value in scores.items()}
+
+
+def mean_model(params: Params) -> Params:
+    """Return the mean over clients, summed in float32 at least."""
+    wide = {n: p.float() if p.element_size() < 4 else p for n, p in params.items()}
+    return {n: p.to(params[n].dtype) for n, p in stacking.mean(wide).items()}
+
+
+def common_losses(loss: Loss, params: Params, data: Batch) -> Tensor:
+    """Return every client's mean loss (N,) on the same data (n, ...), float64."""
+    parts = [losses(loss, params, chunk, common=True).double() * _count(chunk) for chunk in _chunks(data, CHUNK)]
+    return torch.stack(parts).sum(0) / _count(data)
+
+
+def own_losses(loss: Loss, params: Params, data: Batch) -> Tensor:
+    """Return every client's mean loss (N,) on its own data (N, n, ...), float64."""
+    parts = [losses(loss, params, chunk).double() * _count(chunk, 1) for chunk in _chunks(data, CHUNK, 1)]
+    return torch.stack(parts).sum(0) / _count(data, 1)
+
+
+def _chunks(data: Batch, size: int, axis: int = 0) -> list[Batch]:
+    """Return the data in pieces of at most `size` along an axis; every tensor of a tuple alike."""
+    if isinstance(data, tuple):
+        return list(zip(*(_chunks(part, size, axis) for part in data), strict=True))
+    return list(data.split(size, dim=axis))
+
+
+def _count(data: Batch, axis: int = 0) -> int:
+    return _count(data[0], axis) if isinstance(data, tuple) else int(data.shape[axis])
+
+
+def each(data: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """Return the batch with every tensor of it changed."""
+    return tuple(each(part, change) for part in data) if isinstance(data, tuple) else change(data)
+
+
+def gradient_norm(loss: Loss, params: Params, data: Batch) -> float:
+    """Return the norm of the gradient at one model of the mean loss over all clients' data (N, n, ...)."""
+    leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
+    pooled = each(data, lambda t: t.flatten(0, 1))
+    total = [torch.zeros_like(p) for p in leaves.values()]
+    for chunk in _chunks(pooled, 4 * CHUNK):
+        value = loss(leaves, chunk) * (_count(chunk) / _count(pooled))
+        total = [t + g for t, g in zip(total, torch.autograd.grad(value, list(leaves.values())), strict=True)]
+    return math.sqrt(sum(float(g.double().square().sum()) for g in total))

@@ -1,0 +1,236 @@
+"""A config becomes everything that a run needs: text, shards, model, blocks, topology, plan. All checks happen here."""
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from deca_lab.algorithm import blocks as bl
+from deca_lab.algorithm import moments, stacking
+from deca_lab.algorithm.channel import Carrier, Wrap, gossip
+from deca_lab.algorithm.gradients import ENGINES, stacked
+from deca_lab.algorithm.loop import Plan, Recipe, plan
+from deca_lab.algorithm.optimisers import OPTIMISERS, Knobs
+from deca_lab.algorithm.problems import Problem
+from deca_lab.algorithm.schedules import SCHEDULES, schedule
+from deca_lab.errors import BadInput, check, pick
+from deca_lab.lab.metrics import Probe, each
+from deca_lab.methods import resolve
+from deca_lab.mixing.doctor import Diagnosis, require_sound
+from deca_lab.mixing.topology import Topology, topology
+from deca_lab.models.factor_mixing import decaf
+from deca_lab.network import compression, faults
+from deca_lab.network.faults import Faults
+from deca_lab.network.lossy_mixing import lossy
+from deca_lab.network.processes import World, gathered, over, through_server
+from deca_lab.runconfig import RunConfig
+from deca_lab.text import heterogeneity, shards, tasks
+from deca_lab.text.corpora import CORPORA, Corpus, load
+from deca_lab.text.shards import Shards
+from deca_lab.text.tokens import tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+MIXINGS: dict[str, Carrier] = {"gossip": gossip, "decaf": decaf}
+
+
+class Lab(NamedTuple):
+    """Everything that stays fixed during a run."""
+
+    config: RunConfig                      # with the method's knobs set
+    corpus: Corpus
+    shards: Shards
+    tokenizer: "PreTrainedTokenizerBase"
+    model: "PreTrainedModel"
+    topology: Topology
+    diagnosis: Diagnosis
+    heterogeneity: heterogeneity.Heterogeneity
+    plan: Plan
+    probe: Probe
+    frozen: tuple[str, ...]                # names that no block holds
+    device: torch.device
+    notes: tuple[str, ...] = ()            # of corpus, split and task, in plain words
+    world: World = World()                 # the processes that share the clients
+    failing: Faults = Faults()             # what goes wrong on the way
+
+
+def prepare(config: RunConfig, world: World = World()) -> Lab:  # noqa: B008 - a NamedTuple, which nothing changes
+    """Return the lab of a config; raise BadInput, before anything is written, where something does not fit.
+
+    In a `world` of several processes each holds the models of its own clients alone.
+    """
+    from deca_lab.models import causal_lm
+
+    config = resolve(config)
+    device = find_device(config.device)
+    check(not (device.type == "mps" and config.dtype == "float64"), "dtype", config.dtype, "float32 or bfloat16 on Apple's GPU")
+    pick(ENGINES, config.engine, "engine")
+    world = world.of(config.clients)
+    topo = topology(config.topology, config.clients, weights=config.weights,
+                    probability=config.edge_probability, degree=config.degree, seed=config.seed)
+    diagnosis = require_sound(topo, allow_unsound=config.allow_unsound)
+    recipe = recipe_of(config)
+    corpus, which = read_corpus(config), tokenizer(config.tokenizer)
+    model = load_model(config, len(which)).to(device)
+    parts = split_of(config, corpus)
+    data = shards.build(corpus, parts, which, config.context)
+    cut = blocks_of(config, causal_lm.anatomy(model), {n: p.numel() for n, p in causal_lm.trainable(model).items()})
+    task = tasks.build(config.task, corpus, parts, which, model, config.context, config.batch, config.seed, device,
+                       config.eval_windows, words_of(config))
+    values = causal_lm.trainable(model)
+    mine = world.mine
+    start = stacking.replicate({name: values[name] for block in cut for name in block.names}, mine.stop - mine.start)
+    problem = Problem(start, task.loss, task.batches if world.size == 1 else
+                      lambda step: each(task.batches(step), lambda t: t[mine]))
+    probe = Probe(task.test, task.own, task.train, task.score, task.validation_score)
+    failing = faults_of(config, topo, len(cut))
+    laid = plan(problem, cut, topo, recipe(len(cut)), *wraps_of(config, failing),
+                carrier=carrier_of(config, world, topo), site=world.site)
+    frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
+    apart = heterogeneity.measure(data, start_gradients(problem, world))
+    notes = (*data.notes, *task.notes)
+    return Lab(config, corpus, data, which, model, topo, diagnosis, apart, laid, probe, frozen, device, notes, world, failing)
+
+
+def load_model(config: RunConfig, vocabulary: int) -> "PreTrainedModel":
+    """Return the model of the config, its base in 4 bits and its adapters inserted where they are asked for."""
+    from deca_lab.models import adapters, causal_lm, four_bit
+
+    make = pick({"none": None, "lora": adapters.lora, "bottleneck": adapters.bottleneck}, config.adapter, "adapter")
+    store = pick({"full": None, "nf4": four_bit.quantise_base}, config.base_weights, "base_weights")
+    check(make is not None or store is None, "base_weights", config.base_weights, "full without an adapter: all of it trains")
+    model = causal_lm.load(config.model, seed=config.seed, dtype=pick(DTYPES, config.dtype, "dtype"), vocabulary=vocabulary,
+                        context=config.context)
+    base = model if store is None else store(model)
+    if make is None:
+        return base
+    if make is adapters.bottleneck:
+        return adapters.bottleneck(base, config.rank, config.seed)
+    return adapters.lora(base, config.rank, config.lora_alpha, config.targets, config.seed, config.frozen_factor)
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name; "auto" takes a GPU where torch sees one."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(n for n in ("cuda", "mps", "cpu") if there[n]))
+    if not pick(there, name, "device"):
+        raise BadInput(f"device = {name!r} is not there: torch sees {', '.join(n for n, ok in there.items() if ok)}")
+    return torch.device(name)
+
+
+def read_corpus(config: RunConfig) -> Corpus:
+    """Return the corpus that the config's Data knobs name."""
+    chosen = [name.strip() for name in config.labels.split(",") if name.strip()]
+    wants = config.task == "generate" and config.corpus not in CORPORA
+    return load(config.corpus, split=config.hub_split, text=config.text_column or None, label=config.label_column or None,
+                answer=config.answer_column if wants else None, labels=chosen or None, max_rows=config.max_rows or None,
+                seed=config.seed)
+
+
+def words_of(config: RunConfig) -> dict[str, str] | None:
+    """Return {label: word} of a text such as "good=G, bad=B", or None for an empty one."""
+    parts = [part.partition("=") for part in config.verbaliser.split(",") if part.strip()]
+    check(all(mark and word.strip() for _, mark, word in parts), "verbaliser", config.verbaliser, "'label=word, label=word'")
+    return {label.strip(): word.strip() for label, _, word in parts} or None
+
+
+def split_of(config: RunConfig, corpus: Corpus) -> shards.Split:
+    """Return the rows of each client and of the common test set."""
+    return shards.split(corpus.labels, config.clients, how=config.split, alpha=config.alpha, test_share=config.test_share,
+                        validation_share=config.validation_share, shares=_share_table(config.shares), seed=config.seed)
+
+
+def _share_table(text: str) -> list[list[float]] | None:
+    """Return the rows of a table such as "0.15,0.85; 0.85,0.15", or None for an empty text."""
+    try:
+        return [[float(cell) for cell in row.split(",")] for row in text.split(";")] if text.strip() else None
+    except ValueError:
+        raise BadInput(f"shares = {text!r} cannot be used: it must be rows of numbers, '0.15,0.85; 0.85,0.15'") from None
+
+
+def blocks_of(config: RunConfig, anatomy: bl.Anatomy, sizes: dict[str, int]) -> tuple[bl.Block, ...]:
+    """Return the blocks of a model whose trainable names have this anatomy and these element counts."""
+    pick(bl.ENDS, config.ends, "ends")
+    names = list(anatomy)
+    frozen = set(bl.matching(names, config.freeze, "freeze")) if config.freeze else set()
+    if config.ends == "frozen":
+        frozen |= {name for name, where in anatomy.items() if not isinstance(where, int)}
+    rest = {name: where for name, where in anatomy.items() if name not in frozen}
+    check(bool(rest), "freeze, ends", (config.freeze, config.ends), "such that a trainable name remains")
+    cutters = {
+        "layers": lambda: bl.by_layers(rest, config.granularity, "own" if config.ends == "frozen" else config.ends),
+        "equal": lambda: bl.of_equal_size({name: sizes[name] for name in rest}, config.block_count),
+        "patterns": lambda: bl.by_patterns(list(rest), patterns_of(config)),
+        "whole": lambda: bl.whole(list(rest)),
+    }
+    cut = pick(cutters, config.blocks, "blocks")()
+    bl.require_cover(cut, list(rest))
+    return cut
+
+
+def patterns_of(config: RunConfig) -> list[str]:
+    """Return the regular expressions of the blocks, or raise BadInput where there is none."""
+    found = re.split(r"\s+", config.patterns.strip()) if config.patterns.strip() else []
+    check(bool(found), "patterns", config.patterns, "one or more regular expressions, with --blocks patterns")
+    return found
+
+
+def recipe_of(config: RunConfig) -> Callable[[int], Recipe]:
+    """Return the recipe as a function of the number of blocks, which the learning-rate schedule needs."""
+    shape = pick(SCHEDULES, config.lr_scheduler_type, "lr_scheduler_type")
+    feedback = moments.Feedback(pick(moments.SIGNALS, config.feedback, "feedback"),
+                                pick(moments.SCALES, config.feedback_scale, "feedback_scale"), config.b1, config.b2)
+    rule = pick(MIXINGS, config.mixing, "mixing")
+    check(rule is gossip or config.adapter == "lora", "mixing", config.mixing, "gossip, but for --adapter lora")
+    optimiser = pick(OPTIMISERS, config.optimiser, "optimiser")(
+        Knobs(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum))
+    before = pick({"after": False, "before": True}, config.combine, "combine")
+    keep = pick({"reset": False, "keep": True}, config.moments, "moments")
+    mix_all = pick({"active": False, "all": True}, config.mixed, "mixed")
+    order = pick(bl.ORDERS, config.order, "order")
+
+    def recipe(count: int) -> Recipe:
+        total = config.rounds * count * config.inner_steps
+        return Recipe(config.rounds, config.inner_steps, schedule(config.lr, shape, total, config.warmup_steps), optimiser,
+                      keep_moments=keep, mix_every=config.mix_every, mix_all=mix_all, combine_first=before,
+                      order=order, clip=config.max_grad_norm, weight_decay=config.weight_decay, seed=config.seed)
+
+    return recipe
+
+
+def faults_of(config: RunConfig, topo: Topology, blocks: int) -> Faults:
+    """Return what goes wrong in the run; raise BadInput where the topology cannot bear it."""
+    n, steps = topo.n, config.rounds * blocks * config.inner_steps
+    asked = Faults(config.drop, config.burst, faults.spells(config.away, "away", n, steps),
+                          faults.stragglers(config.stragglers, n), faults.spells(config.garbage, "garbage", n, steps),
+                          config.stale, config.delay, config.noise, n, steps // config.mix_every, config.mix_every, config.seed)
+    return faults.faults(asked, topo, steps)
+
+
+def wraps_of(config: RunConfig, failing: Faults) -> list[Wrap]:
+    """Return what stands around the plain channel: faults, and messages cut short; raise BadInput where they cannot."""
+    short = compression.compression(config.compress, config.keep_share, config.bits, config.gamma)
+    check(short is None or config.mixing == "gossip", "compress", config.compress, f"none with --mixing {config.mixing}: "
+          "replicas are mixed in place of the models, which only a linear mixing bears")
+    lost = lossy(failing, config.mix_every)
+    return [lost] if short is None else [lost, compression.compressed(short, config.seed)]
+
+
+def carrier_of(config: RunConfig, world: World, topo: Topology) -> Carrier:
+    """Return what applies W to the rows of X: here, or over processes."""
+    rule = MIXINGS[config.mixing]
+    if world.size == 1:
+        return rule
+    check(config.compress == "none", "compress", config.compress, "none where clients are spread over processes")
+    return through_server(world) if topo.served and rule is gossip else over(world, rule)
+
+
+def start_gradients(problem: Problem, world: World) -> stacking.Params:
+    """Return every client's gradient at the common start, on the batch of step 0, stacked; on ranks but 0 its own alone."""
+    where = stacking.layout(problem.start, list(problem.start))
+    _, g = stacked(problem.loss)(stacking.flatten(problem.start, where.names), where, {}, problem.batches(0))
+    return stacking.unflatten(gathered(world, g), where)

@@ -1,0 +1,276 @@
+"""One run from config to history: the loop of `train`, measured, checkpointed, and continued after a break."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deca_lab.algorithm.gradients import ENGINES, Engine, Gradients, Loss
+from deca_lab.algorithm.loop import Plan, State, begin, params_of, train, working
+from deca_lab.algorithm.optimisers import tensors
+from deca_lab.errors import BadInput, Diverged, Stopped
+from deca_lab.files import alone, new_folder, read_text, write_whole
+from deca_lab.lab import checkpoint, history, ledger
+from deca_lab.lab.history import History, Record
+from deca_lab.lab.metrics import Measurement, each, measure
+from deca_lab.lab.prepare import Lab, find_device, prepare
+from deca_lab.models.factor_mixing import interference
+from deca_lab.network.processes import World, gathered_state, scattered_state, summed, told
+from deca_lab.runconfig import RunConfig, from_json
+
+Progress = Callable[[int, int, dict[str, Any]], bool | None]  # (inner steps done, of how many, what is known) -> stop now?
+
+
+def run(config: RunConfig, out: Path | str | None = None, progress: Progress | None = None) -> History:
+    """Run a config and return its history; with `out`, a new folder, everything is also written there.
+
+    Raises BadInput before anything is written where the config does not fit, Diverged where a loss stops being finite:
+    then the last good checkpoint stays; and Stopped, after a checkpoint, where `progress` returns True.
+    """
+    done = run_in(World(), config, out, progress)
+    assert done is not None                                              # rank 0 has it, and there is no other
+    return done
+
+
+def resume(folder: Path | str, progress: Progress | None = None) -> History:
+    """Continue the run of a folder from its last checkpoint to its end, bit for bit as if it had never stopped."""
+    done = resume_in(World(), folder, progress)
+    assert done is not None
+    return done
+
+
+def run_in(world: World, config: RunConfig, out: Path | str | None = None, progress: Progress | None = None) -> History | None:
+    """Run a config in one process of a world: `out` is rank 0's, which also returns the history; the others return None.
+
+    Any rank's `progress` may stop the run. Raises PeerLost where another process is gone, and what `run` raises.
+    """
+    lab = prepare(config, world)
+    if out is None or world.rank:
+        return _go(lab, None, begin(lab.plan), _blank(lab), progress)
+    folder = new_folder(Path(out))
+    with alone(folder):
+        write_whole(folder / "config.json", config.to_json())
+        return _go(lab, folder, begin(lab.plan), _blank(lab), progress)
+
+
+def resume_in(world: World, folder: Path | str, progress: Progress | None = None) -> History | None:
+    """Continue a run in one process of a world, of any size; rank 0 alone reads the folder and writes to it."""
+    folder, device = Path(folder), find_device("auto") if world.size > 1 else torch.device("cpu")
+    if world.rank:
+        config = from_json(bytes(told(world, None, device)).decode(), "rank 0's config.json")
+        lab = prepare(config, world)
+        return _go(lab, None, scattered_state(lab.world, lab.plan, None), _blank(lab), progress)
+    config = read_config(folder)
+    told(world, list(config.to_json().encode()), device)
+    lab = prepare(config, world)
+    with alone(folder):
+        state, record = _kept(lab, folder)
+        return _go(lab, folder, scattered_state(lab.world, lab.plan, state), record, progress)
+
+
+def _everybodys(lab: Lab, values: Tensor) -> Tensor:
+    """Return a value of each client (N,) float64, on every rank, of those of this rank's clients."""
+    if lab.world.size == 1:
+        return values.double()
+    full = torch.zeros(lab.topology.n, dtype=torch.float64, device=values.device)
+    full[lab.world.mine] = values.double()
+    return summed(lab.world, full)
+
+
+def _anybodys(lab: Lab, number: int) -> int:
+    """Return the sum over ranks of a whole number."""
+    return number if lab.world.size == 1 else int(summed(lab.world, torch.tensor([number], device=lab.device)))
+
+
+def _kept(lab: Lab, folder: Path) -> tuple[State, Record]:
+    """Return state and record of the folder's checkpoint, or of the start where there is none yet."""
+    if not (folder / "checkpoint.safetensors").exists():
+        return begin(lab.plan), _blank(lab)
+    optimisers = lab.plan.optimisers
+    state, noted = checkpoint.load(folder / "checkpoint.safetensors", lambda k, x: optimisers[k].init(working(x)), lab.device)
+    try:
+        record = Record(**noted, timings=history.read_timings(folder, state.step))
+    except TypeError as error:
+        raise BadInput(f"the checkpoint in {str(folder)!r} holds no record of a run: {error}") from None
+    _require_same(lab, record, folder)
+    return state, record
+
+
+def read_config(folder: Path | str) -> RunConfig:
+    """Return the config of a run folder, or raise BadInput."""
+    path = Path(folder) / "config.json"
+    return from_json(read_text(path, "the run folder's"), str(path))
+
+
+def _blank(lab: Lab) -> Record:
+    return Record(fingerprint=lab.corpus.fingerprint, config=asdict(lab.config))
+
+
+def _require_same(lab: Lab, record: Record, folder: Path) -> None:
+    changed = [f.name for f in fields(RunConfig) if record.config.get(f.name) != getattr(lab.config, f.name)]
+    if changed:
+        raise BadInput(f"{folder}/config.json was changed since the checkpoint ({', '.join(changed)}): "
+                       "resume needs the same config")
+    if record.fingerprint != lab.corpus.fingerprint:
+        raise BadInput(f"corpus {lab.config.corpus!r} is not the text that {folder} was started on (another Python, or a "
+                       f"changed file): fingerprint {lab.corpus.fingerprint[:12]}, the checkpoint has {record.fingerprint[:12]}")
+
+
+def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: Progress | None) -> History | None:
+    """Advance from `state` to the end; measure and save where the config says."""
+    meter, began = ledger.Meter(), time.perf_counter() - record.seconds
+    steps = train(lab.plan, state, _metered(ENGINES[lab.config.engine], meter), donate=True)
+    seen = lab.world.rank == 0
+    whole = gathered_state(lab.world, state) if state.step == 0 else state
+    if state.step == 0 and seen:
+        _note(lab, whole, record, began)
+    while state.step < lab.plan.steps:
+        opening = state.step % lab.config.inner_steps < lab.config.mix_every       # a visit is metered until it first mixes
+        meter.watch(_held(state))
+        with meter if opening else nullcontext():
+            state, own = next(steps)
+        record.peak_bytes = max(record.peak_bytes, _anybodys(lab, meter.most) if opening else 0)
+        losses = _everybodys(lab, own)
+        _require_finite(lab.plan, state, ~torch.isfinite(losses), "loss", folder)
+        record.train.append(_train_row(lab.plan, state, losses))
+        whole = _written_down(lab, state, record, folder, began) or whole
+        known = {**record.metrics[-1], "measured": len(record.metrics), **record.train[-1]} if seen else record.train[-1]
+        asked = progress is not None and bool(progress(state.step, lab.plan.steps, known))
+        if _anybodys(lab, int(asked)) and state.step < lab.plan.steps:
+            _stop(lab, folder, gathered_state(lab.world, state), record)
+    if not seen:
+        return None
+    done = history.gather(lab, whole, record, folder)
+    if folder is not None:
+        history.save(done, folder)
+    return done
+
+
+def _held(state: State) -> list[Tensor]:
+    """Return the tensors of a state."""
+    moments = [part for held in state.moments.values() for part in tensors(held)]
+    return [*state.blocks, *state.wire.letters.values(), *moments]
+
+
+def _written_down(lab: Lab, state: State, record: Record, folder: Path | None, began: float) -> State | None:
+    """Measure and keep the state where the config says so; return then that of all clients."""
+    measured, kept = (_due(state.step, every, lab) for every in (lab.config.eval_every, lab.config.checkpoint_every))
+    if not (measured or kept):
+        return None
+    _require_finite(lab.plan, state, _everybodys(lab, _wild(state)) > 0, "model", folder)
+    whole = gathered_state(lab.world, state)
+    if measured and lab.world.rank == 0:
+        _note(lab, whole, record, began)
+    if kept and folder is not None:
+        _keep(folder, whole, record)
+    return whole
+
+
+def _keep(folder: Path, state: State, record: Record) -> None:
+    """Write a checkpoint of all clients."""
+    history.save_timings(folder, record)
+    checkpoint.save(folder / "checkpoint.safetensors", state, record.lasting())
+
+
+def _stop(lab: Lab, folder: Path | None, state: State, record: Record) -> None:
+    """Keep what there is and raise Stopped."""
+    if folder is not None:
+        _keep(folder, state, record)
+    kept = "nothing was kept, for there is no folder" if folder is None else f"go on with: deca-lab run --resume {folder}"
+    raise Stopped(f"stopped after inner step {state.step} of {lab.plan.steps}; {kept}")
+
+
+def _due(step: int, every: int, lab: Lab) -> bool:
+    return step % (every or lab.config.inner_steps) == 0 or step == lab.plan.steps
+
+
+def _metered(engine: Engine, meter: ledger.Meter) -> Engine:
+    """Return the engine that lets the meter forget the activations of the gradient that it has just made."""
+
+    def wrapped(loss: Loss) -> Gradients:
+        inner = engine(loss)
+
+        def gradients(*args: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - as the engine's
+            out = inner(*args)
+            meter.most = 0
+            return out
+
+        return gradients
+
+    return wrapped
+
+
+def _require_finite(plan: Plan, state: State, wild: Tensor, what: str, folder: Path | None) -> None:
+    """Raise Diverged, naming clients, step and block, where any client is `wild` (N,) bool."""
+    if not bool(wild.any()):
+        return
+    block = plan.blocks[plan.visits[(state.step - 1) // plan.recipe.inner_steps].block].name
+    kept = "" if folder is None else f"; the last good checkpoint stays in {folder}"
+    clients = ", ".join(map(str, wild.nonzero().flatten().tolist()))
+    raise Diverged(f"the {what} is no longer finite for client {clients} at inner step {state.step - 1} in block {block!r}: "
+                   f"try a smaller --lr, or --max-grad-norm 1{kept}")
+
+
+def _wild(state: State) -> Tensor:
+    """Return (n,) bool: whose parameters are not finite."""
+    return torch.stack([~torch.isfinite(x).all(1) for x in state.blocks]).any(0)
+
+
+def _train_row(plan: Plan, state: State, losses: Tensor) -> dict[str, Any]:
+    s = state.step - 1
+    block = plan.blocks[plan.visits[s // plan.recipe.inner_steps].block].name
+    return {"step": s, "block": block, "lr": plan.recipe.lr(s), "loss": float(losses.mean())}
+
+
+def _note(lab: Lab, state: State, record: Record, began: float) -> None:
+    """Append one measurement to the record."""
+    found, here = _measured(lab, state)
+    visit = lab.plan.visits[max(state.step - 1, 0) // lab.config.inner_steps]
+    names = [block.name for block in lab.plan.blocks]
+    last = names[visit.block] if state.step else "start"
+    record.metrics.append({"step": state.step, "round": visit.round, "block": last, **found.row(names),
+                           **_interference(lab, state), "bytes_sent": int(state.sent.sum()), "peak_bytes": record.peak_bytes})
+    record.clients += _client_rows(state.step, found, here)
+    record.timings.append({"step": state.step, "seconds": time.perf_counter() - began, "process_bytes": process_bytes(),
+                           "gpu_bytes": torch.cuda.max_memory_allocated() if lab.device.type == "cuda" else 0})
+
+
+def _interference(lab: Lab, state: State) -> dict[str, float]:
+    """Return what mixing the factors apart would add to the mean of their products now, for runs with LoRA."""
+    if lab.config.adapter != "lora":
+        return {}
+    found = interference(params_of(lab.plan, state), lab.topology.at(0))
+    return {"interference": found.total, "interference_bound": found.bound}
+
+
+def _measured(lab: Lab, state: State) -> tuple[Measurement, list[int]]:
+    """Measure the clients that are there, and return who they are: the mean model is theirs alone."""
+    params, here = params_of(lab.plan, state), torch.from_numpy(np.flatnonzero(lab.failing.members(max(state.step - 1, 0))))
+    if len(here) == lab.topology.n:
+        return measure(lab.plan.problem.loss, params, state.blocks, lab.probe), here.tolist()
+    at = here.to(lab.device)
+    probe = lab.probe._replace(own=each(lab.probe.own, lambda t: t[at]))
+    found = measure(lab.plan.problem.loss, {name: p[at] for name, p in params.items()}, tuple(x[at] for x in state.blocks), probe)
+    return found, here.tolist()
+
+
+def _client_rows(step: int, found: Measurement, here: list[int]) -> list[dict[str, Any]]:
+    pairs = zip(here, found.clients, found.own, strict=True)
+    return [{"step": step, "client": i, "test_loss": test, "own_loss": own} for i, test, own in pairs]
+
+
+def process_bytes() -> int:
+    """Return the largest memory that this process has held, or 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

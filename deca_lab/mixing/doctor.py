@@ -1,0 +1,271 @@
+"""Checks a mixing matrix, or a periodic list of them, before a run, and explains in plain words whether it is sound.
+
+Sums are judged within 1e-9. A list is judged on the product over one period: a single matching is never connected.
+Notation: J = 11'/N; rho = ||W - J||_2, the second singular value, is the factor by which one mixing shrinks
+disagreement (the Frobenius norm of X - mean). For a W that is not symmetric the second eigenvalue is not that factor.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from math import inf, nan
+from textwrap import fill
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deca_lab.errors import BadInput, shown
+from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.spectrum import TINY, Split, cycle_length, islands, product, rounds_to_thousandth, spectrum
+from deca_lab.mixing.topology import Topology
+
+TOLERANCE = 1e-9  # on row and column sums
+LARGEST = 1e100  # of an entry: beyond it the spectrum is no longer a finite number
+
+Subject = Topology | Array | Sequence[Array]
+
+
+class Diagnosis(NamedTuple):
+    """What the doctor found; over a period the worst of each matrix, and rho and lambda2 are means per mixing."""
+
+    name: str
+    note: str
+    clients: int
+    period: int
+    square: bool
+    finite: bool
+    nonnegative: bool
+    row_error: float  # max |row sum - 1|
+    column_error: float  # max |column sum - 1|
+    symmetric: bool
+    connected: bool  # everybody's model reaches everybody
+    aperiodic: bool
+    rho: float  # second singular value
+    rho_error: float  # 0 where exact; else rho may be larger by about this much
+    lambda2: float  # second eigenvalue modulus; NaN where not computed
+    rounds_1000: float  # mixings that shrink disagreement 1000-fold; inf where it never does
+    edges: float  # models sent at each mixing
+    verdict: Literal["sound", "unsound"]
+    reasons: tuple[str, ...]  # why it is unsound, and what that means for training
+    remarks: tuple[str, ...]  # what is worth knowing about a sound one
+
+
+def diagnose(subject: Subject) -> Diagnosis:
+    """Return the diagnosis of a topology, of one array W or of a list of arrays that are used in turn."""
+    name, note, matrices = _matrices(subject)
+    square = all(W.shape == (len(matrices[0]),) * 2 and W.size > 0 for W in matrices)
+    finite = all(bool(np.isfinite(W).all()) for W in matrices)
+    if not (square and finite):
+        return _hopeless(name, note, matrices, square, finite)
+    with np.errstate(over="ignore", invalid="ignore"):
+        prefixes = list(accumulate(matrices, lambda done, W: product(W, done)))  # W_k ... W_1
+    if not all(np.abs(W).max() < LARGEST for W in (*matrices, *prefixes)):
+        return _hopeless(name, note, matrices, square, finite=False)
+    return _judged(_with_spectrum(_with_graph(_with_entries(name, note, matrices), matrices, prefixes[-1]), prefixes))
+
+
+def _with_entries(name: str, note: str, matrices: tuple[Array, ...]) -> Diagnosis:
+    """Return what the entries of finite square matrices show; the graph and the spectrum are still to come."""
+    edges = sum(int(np.count_nonzero(W) - np.count_nonzero(np.diag(W))) for W in matrices)
+    return _blank(name, note, matrices)._replace(
+        nonnegative=all(bool((W >= 0).all()) for W in matrices),
+        row_error=max(float(np.abs(W.sum(1) - 1).max()) for W in matrices),
+        column_error=max(float(np.abs(W.sum(0) - 1).max()) for W in matrices),
+        symmetric=all(bool(np.allclose(W, W.T, rtol=0, atol=TINY)) for W in matrices),
+        edges=edges / len(matrices),
+    )
+
+
+def _with_graph(d: Diagnosis, matrices: tuple[Array, ...], whole: Array) -> Diagnosis:
+    """Return the diagnosis with what the graph of the period's product `whole` shows, and what is wrong so far."""
+    support = np.abs(whole) > (TINY if d.period > 1 else 0)
+    parts, cycle = islands(support), cycle_length(support)
+    return d._replace(connected=parts is None, aperiodic=cycle == 1, reasons=_reasons(matrices, parts, cycle))
+
+
+def _with_spectrum(d: Diagnosis, prefixes: list[Array]) -> Diagnosis:
+    """Return the diagnosis with rho, lambda2 and the mixings to a thousandth, from the products W_k ... W_1."""
+    whole = spectrum(prefixes[-1])
+    stochastic = d.nonnegative and max(d.row_error, d.column_error) <= TOLERANCE
+    return d._replace(
+        rho=0.0 if whole.rho < TINY else whole.rho ** (1 / d.period),
+        rho_error=whole.error,
+        lambda2=whole.lambda2 ** (1 / d.period),
+        rounds_1000=rounds_to_thousandth(prefixes, whole.rho, stochastic and d.connected and d.aperiodic),
+    )
+
+
+def require_sound(subject: Subject, *, allow_unsound: bool = False) -> Diagnosis:
+    """Return the diagnosis; raise BadInput with the reasons where W is unsound, unless a lesson asked for it.
+
+    `allow_unsound` (`--allow-unsound`) lets an unsound W pass, but never one that is not square or not finite.
+    """
+    d = diagnose(subject)
+    if d.verdict == "sound" or (allow_unsound and d.square and d.finite):
+        return d
+    way = "; to run it all the same, for a lesson, give --allow-unsound (allow_unsound=True)" if d.square and d.finite else ""
+    raise BadInput(f"topology {d.name!r} with {d.clients} clients is unsound: {'; '.join(d.reasons)}{way}")
+
+
+def doubly_stochastic(W: Array) -> bool:
+    """Say whether W (N, N) has no negative entry and rows and columns that sum to 1: what keeps the mean of the clients."""
+    off = np.abs(np.concatenate([W.sum(0), W.sum(1)]) - 1)
+    return bool((W >= 0).all() and off.max() <= TOLERANCE)                # NaN is neither
+
+
+def describe(subject: Diagnosis | Subject) -> str:
+    """Return the diagnosis as aligned lines, check, result, what it means; the last line is the verdict."""
+    d = subject if isinstance(subject, Diagnosis) else diagnose(subject)
+    rows = [("check", "result", "what it means"), *_rows(d)]
+    first = max(len(name) for name, _, _ in rows)
+    second = max(len(result) for _, result, _ in rows)
+    table = [f"{a:<{first}}  {b:<{second}}  {c}" for a, b, c in rows]
+    notes = [_folded("remark", text) for text in d.remarks]
+    notes += [_folded("reason", text) for text in d.reasons]
+    title = f"mixing matrix of {d.clients} clients: {d.name}" + (f" ({d.note})" if d.note else "")
+    verdict = d.verdict if d.verdict == "sound" else "unsound, refused"
+    flag = "; a lesson may run it with --allow-unsound" if verdict != "sound" and d.square and d.finite else ""
+    return "\n".join([title, *table, *notes, f"verdict: {verdict}{flag}"])
+
+
+def _folded(kind: str, text: str) -> str:
+    return fill(f"{kind}: {text}", 110, subsequent_indent=" " * 8, break_on_hyphens=False)
+
+
+def _rows(d: Diagnosis) -> list[tuple[str, str, str]]:
+    def fact(name: str, ok: bool, good: str, bad: str) -> tuple[str, str, str]:
+        return (name, "yes", good) if ok else (name, "NO", bad)
+
+    def total(name: str, error: float, good: str, bad: str) -> tuple[str, str, str]:
+        return (name, "1", good) if error <= TOLERANCE else (name, f"1 ± {error:.3g}", bad)
+
+    rows = [
+        fact("square", d.square, "a row and a column for each client", "each client needs a row and a column"),
+        fact("finite", d.finite, "no NaN, no infinity", "NaN or infinity would spread into every model"),
+    ]
+    if not (d.square and d.finite):
+        return rows
+    return [
+        *rows,
+        fact("non-negative", d.nonnegative, "each mixing is an average of models", "some models are subtracted"),
+        total("row sums", d.row_error, "clients that agree stay as they are", "clients that agree are moved"),
+        total("column sums", d.column_error, "mixing keeps the network mean", "mixing moves the network mean"),
+        fact("symmetric", d.symmetric, "i weighs j as j weighs i", "i may weigh j otherwise than j weighs i"),
+        fact("connected", d.connected, "every model reaches every client", "some models never reach some clients"),
+        fact("aperiodic", d.aperiodic, "no disagreement bounces for ever", "some disagreement bounces for ever"),
+        ("messages", f"{d.edges:g}", "models sent at each mixing"),
+        *_factors(d),
+    ]
+
+
+def _factors(d: Diagnosis) -> list[tuple[str, str, str]]:
+    means = "one mixing leaves at most this part of the disagreement"
+    if d.period > 1:
+        means = f"a mixing's mean factor on disagreement, over the {d.period} of a period"
+    rho = _near_one(d.rho) + (f" to {_near_one(d.rho + d.rho_error)}" if d.rho_error else "")
+    rows = [("rho", rho, means)]
+    if not d.symmetric and d.period == 1:
+        rows.append(("lambda2", _near_one(d.lambda2), "second eigenvalue modulus: not a valid factor for this W"))
+    rounds = f"{d.rounds_1000:.0f}" if d.rounds_1000 < inf else "never"
+    return [*rows, ("1000-fold", rounds, "mixings that shrink disagreement 1000-fold")]
+
+
+def _near_one(factor: float) -> str:
+    """Write a factor so that only 1 itself is written as 1."""
+    gap = 1 - factor
+    return f"1 - {gap:.3g}" if TINY < gap < 1e-5 else f"{round(factor, 6):g}"
+
+
+# ---- reading the subject
+
+
+def _matrices(subject: Subject) -> tuple[str, str, tuple[Array, ...]]:
+    """Return name, note and float64 matrices; a list of rows is one matrix."""
+    if isinstance(subject, Topology):
+        return subject.name, subject.note, subject.matrices
+    try:
+        one = np.ndim(subject[0]) < 2
+        listed = [subject] if one else list(subject)
+        return "matrix", "", tuple(np.atleast_2d(np.asarray(W, dtype=np.float64)) for W in listed)
+    except (TypeError, ValueError, IndexError, KeyError):
+        allowed = "a topology, an array of numbers or a list of arrays"
+        raise BadInput(f"the doctor was given {shown(subject)[:80]}: it takes {allowed}") from None
+
+
+def _hopeless(name: str, note: str, matrices: tuple[Array, ...], square: bool, finite: bool) -> Diagnosis:
+    """Return the diagnosis of what is no mixing matrix at all."""
+    reasons = []
+    if not square:
+        shapes = " and ".join(sorted({" x ".join(map(str, W.shape)) for W in matrices}))
+        reasons.append(f"not square: {shapes}, while each of N clients needs one row and one column in every matrix")
+    if not finite:
+        wild = [(W, at) for W in matrices for at in map(tuple, np.argwhere(~np.isfinite(W))[:1].tolist())]
+        reasons += [f"not finite: entry {at} is {W[at]}, and mixing would spread it into every model it reaches"
+                    for W, at in wild[:1]] or [f"too large: an entry of W, or of its products, is beyond {LARGEST:g}"]
+    blank = _blank(name, note, matrices)
+    return blank._replace(square=square, finite=finite, verdict="unsound", reasons=tuple(reasons))
+
+
+def _blank(name: str, note: str, matrices: tuple[Array, ...]) -> Diagnosis:
+    """Return a diagnosis of which nothing is known yet but the size."""
+    return Diagnosis(
+        name, note, len(matrices[0]), len(matrices), square=True, finite=True, nonnegative=False, row_error=nan, column_error=nan,
+        symmetric=False, connected=False, aperiodic=False, rho=nan, rho_error=0.0, lambda2=nan, rounds_1000=inf,
+        edges=nan, verdict="sound", reasons=(), remarks=(),
+    )  # fmt: skip
+
+
+# ---- words
+
+
+def _reasons(
+    matrices: tuple[Array, ...], islands: Split | None, cycle: int
+) -> tuple[str, ...]:
+    """Return what is wrong with sums and graph, and what it does to training."""
+    reasons = []
+    if wrong := _wrong_sum([W.sum(1) for W in matrices]):
+        reasons.append(f"row {wrong}: mixing scales the models, even where all of them agree")
+    if wrong := _wrong_sum([W.sum(0) for W in matrices]):
+        drift = "the network mean drifts at every mixing, and clients with large columns are over-weighted"
+        reasons.append(f"column {wrong}: {drift}")
+    if islands is not None:
+        deaf, unheard = map(_set, islands)
+        reasons.append(f"disconnected: {deaf} can never hear {unheard}, so nothing learnt there reaches them")
+    if cycle > 1:
+        cure = "disagreement along one pattern never shrinks - a lazy W, (I + W)/2, mends it"
+        reasons.append(f"period {cycle}: {cure}")
+    return tuple(reasons)
+
+
+def _judged(d: Diagnosis) -> Diagnosis:
+    """Return the diagnosis with its verdict, and with remarks where it is sound."""
+    if not d.reasons and d.rounds_1000 == inf:
+        d = d._replace(reasons=(f"rho = {d.rho:.6g}: mixing keeps some disagreement for ever, or makes it grow",))
+    return d._replace(verdict="unsound") if d.reasons else d._replace(remarks=_remarks(d))
+
+
+def _remarks(d: Diagnosis) -> tuple[str, ...]:
+    remarks = []
+    if not d.nonnegative:
+        remarks.append("negative entries: a mixing may leave the range of the models, but disagreement still shrinks")
+    if not d.symmetric:
+        remarks.append("not symmetric, yet doubly stochastic: the mean is kept; rho is the factor, lambda2 is not")
+    if d.rho >= 1 - TINY:
+        remarks.append("rho = 1: one mixing may shrink nothing, though many do; bounds that need rho < 1 do not hold")
+    if d.rho_error:
+        remarks.append(f"rho is iterated: it may be {d.rho_error:.1g} larger, and 1000-fold may take longer")
+    return tuple(remarks)
+
+
+def _wrong_sum(sums: list[Array]) -> str:
+    """Return the sum furthest from 1 in words, or nothing where all are within the tolerance."""
+    worst = max(sums, key=lambda s: float(np.abs(s - 1).max()))
+    client = int(np.abs(worst - 1).argmax())
+    error = abs(worst[client] - 1)
+    hint = ", beyond 1e-9: give more digits, or write 1/3 in a CSV" if error < 1e-2 else ""
+    return "" if error <= TOLERANCE else f"sums reach {worst[client]:.6g} (client {client}{hint})"
+
+
+def _set(clients: NDArray[np.int64]) -> str:
+    shown = ", ".join(map(str, clients[:6])) + (f", ... {len(clients)} in all" if len(clients) > 6 else "")
+    return f"{'client' if len(clients) == 1 else 'clients'} {{{shown}}}"

@@ -1,0 +1,234 @@
+"""Who hears whom: a graph and a weight rule become the mixing matrix W (N, N), float64; X <- W X is one mixing.
+
+w_ij is the share that client i takes of client j's model, so an edge j -> i of a directed graph is entry (i, j).
+A topology is a periodic list of such matrices; a static one has a single entry.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from tokenize import TokenError
+from typing import NamedTuple
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from deca_lab.errors import BadInput, check, pick, shown
+from deca_lab.mixing.gossip import messages
+from deca_lab.mixing.graphs import GRAPHS, PERIOD, SEQUENCES, Array, Knobs
+from deca_lab.mixing.weights import WEIGHTS
+from deca_lab.registry import load_plugins
+
+SERVER = "server"  # no graph of clients: the reference that the papers do without
+MEMORY = 2 * 2**30  # bytes that the dense matrices of one topology may take
+
+
+class Topology(NamedTuple):
+    """A periodic list of mixing matrices: `name`, `matrices` each (N, N) float64, `note` in plain words."""
+
+    name: str
+    matrices: tuple[Array, ...]
+    note: str = ""
+    served: bool = False  # by a server: a client sends to it and hears from it, and from no other client
+
+    @property
+    def n(self) -> int:
+        """Number of clients N."""
+        return int(self.matrices[0].shape[0])
+
+    @property
+    def period(self) -> int:
+        """Number of matrices before the list repeats; 1 for a static topology."""
+        return len(self.matrices)
+
+    def at(self, k: int) -> Array:
+        """Return W (N, N) of mixing number k = 0, 1, 2 ..."""
+        return self.matrices[k % len(self.matrices)]
+
+    def messages(self, k: int) -> NDArray[np.int64]:
+        """Return the (N, N) table of messages of mixing k, i from j; on the diagonal those with a server."""
+        return 2 * np.eye(self.n, dtype=np.int64) if self.served else messages(self.at(k))
+
+    def edges(self, k: int = 0) -> NDArray[np.int64]:
+        """Return the messages of mixing k, (E, 2) integers: in a row (i, j) client i hears client j."""
+        W = self.at(k)
+        return np.argwhere((W != 0) & ~np.eye(self.n, dtype=bool))
+
+
+# ---- matrices from files
+
+
+def read_matrices(paths: str | Path) -> tuple[Array, ...]:
+    """Return the matrices of one .csv or .npy file, or of several files separated by commas, as they stand.
+
+    Shapes and NaN are left for the doctor. A CSV has commas between its numbers, `#` lines are skipped and `1/3`
+    is read as a fraction; an .npy of shape (P, N, N) is a list of P. Raises BadInput with file and line.
+    """
+    whole = Path(paths)
+    files = [whole] if os.path.isfile(whole) else [Path(part.strip()) for part in str(paths).split(",")]
+    return tuple(W for file in files for W in _read(file))
+
+
+def _read(file: Path) -> tuple[Array, ...]:
+    suffix = file.suffix.lower()
+    check(suffix in (".csv", ".npy"), "matrix", str(file), "a file that ends in .csv or .npy")
+    try:
+        if file.exists() and not file.is_file():  # a folder, or a pipe that would never end
+            raise OSError("it is not an ordinary file")
+        if suffix == ".csv":
+            return (_read_csv(file),)
+        with file.open("rb") as stream:
+            return _stack(np.lib.format.read_array(stream, allow_pickle=False), str(file))
+    except BadInput:
+        raise
+    except FileNotFoundError:
+        raise BadInput(f"matrix file {str(file)!r} does not exist") from None
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError, SyntaxError, TokenError) as error:   # of a header
+        raise BadInput(f"matrix file {str(file)!r} cannot be read: {error}") from None
+
+
+def _read_csv(file: Path) -> Array:
+    lines = enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1)
+    rows = [(k, line.split(",")) for k, line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not rows:
+        raise BadInput(f"matrix file {str(file)!r} is empty: it must hold one line of numbers for each client")
+    first, width = rows[0][0], len(rows[0][1])
+    for k, cells in rows:
+        if len(cells) != width:
+            raise BadInput(f"matrix file {str(file)!r}: line {k} has {len(cells)} numbers, line {first} has {width}")
+    return np.array([_numbers(cells, file, k) for k, cells in rows])
+
+
+def _numbers(cells: Sequence[str], file: Path, line: int) -> list[float]:
+    return [_number(cell, file, line) for cell in cells]
+
+
+def _number(cell: str, file: Path, line: int) -> float:
+    try:
+        return float(cell) if "/" not in cell else float(Fraction(cell.replace(" ", "")))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise BadInput(f"matrix file {str(file)!r}: line {line} holds {cell.strip()!r}, not a number") from None
+
+
+def _stack(W: object, what: str) -> tuple[Array, ...]:
+    """Return one array (N, N) or a stack (P, N, N) as a tuple of float64 copies."""
+    try:
+        array = np.asarray(W)
+    except ValueError:
+        raise BadInput(f"{what} has rows of different length: it must be N x N") from None
+    if array.dtype.kind not in "fiub":
+        raise BadInput(f"{what} holds {array.dtype}: a mixing matrix holds real numbers")
+    if array.ndim not in (2, 3) or array.size == 0:
+        raise BadInput(f"{what} has shape {array.shape}: it must be N x N, or P x N x N for P matrices in turn")
+    return tuple(M.astype(np.float64) for M in (array if array.ndim == 3 else array[None]))
+
+
+# ---- from any source
+
+
+def topology(
+    source: "str | Path | nx.Graph | Array | Sequence[Array]",
+    clients: int | None = None,
+    *,
+    weights: str = "metropolis",
+    probability: float = 0.5,
+    degree: int = 4,
+    seed: int = 0,
+) -> Topology:
+    """Return the topology of a name (GRAPHS, SEQUENCES), a graph, a matrix, a list of matrices, or .csv/.npy files.
+
+    `weights` (WEIGHTS) turns a graph into W; sequences and matrices bring their own. A graph's nodes become clients
+    in sorted order, or in order of insertion where they do not compare; edge weights and self-loops are not read.
+    `clients` may be left out where the source has a size. Whether W is sound is for the doctor. Raises BadInput.
+    """
+    if clients is not None:
+        check(isinstance(clients, int | np.integer) and clients >= 1, "clients", clients, "a whole number from 1 up")
+    check(isinstance(seed, int | np.integer) and seed >= 0, "seed", seed, "a whole number from 0 up")
+    rule = pick(WEIGHTS, weights, "weights")
+    if isinstance(source, nx.Graph):
+        return _of_graph(source, clients, rule, weights)
+    if not isinstance(source, str | Path):
+        return _of_matrices("matrix", _matrices(source, "matrix"), clients)
+    if isinstance(source, Path) or (source not in GRAPHS and any(mark in source for mark in "./\\,")):
+        return _of_matrices(str(source), read_matrices(source), clients)
+    return _of_name(source, clients, rule, weights, Knobs(probability, degree, int(seed)))
+
+
+def _of_name(
+    name: str, clients: int | None, rule: Callable[[nx.Graph], Array], weights: str, knobs: Knobs
+) -> Topology:
+    load_plugins()
+    pick({**GRAPHS, **SEQUENCES, SERVER: None}, name, "topology")
+    if clients is None:
+        raise BadInput(f"clients is missing: topology {name!r} needs to know how many there are")
+    _fits(clients, PERIOD if name == "random-matchings" else 1)
+    if name == SERVER:
+        return Topology(name, (np.full((clients, clients), 1 / clients),), "a server averages all clients", served=True)
+    if name in SEQUENCES:
+        given = _of_matrices(name, _matrices(SEQUENCES[name](int(clients), knobs.seed), name), clients)
+        return given._replace(note=f"period {given.period}")
+    # one client has no neighbours in any graph
+    graph = nx.empty_graph(1) if clients == 1 else GRAPHS[name](int(clients), knobs)
+    check(isinstance(graph, nx.Graph), f"what topology {name!r} returns", graph, "a networkx graph")
+    return _of_graph(graph, clients, rule, weights)._replace(name=name)
+
+
+def _of_graph(graph: nx.Graph, clients: int | None, rule: Callable[[nx.Graph], Array], weights: str) -> Topology:
+    n = len(graph)
+    check(n >= 1, "graph", graph, "a graph with at least one node")
+    check(clients in (None, n), "clients", clients, f"{n}, the number of nodes of the graph")
+    _fits(n, 1)
+    note = f"{graph.graph.get('note', '')}, {weights} weights".lstrip(", ")
+    return Topology(str(graph.name) or "graph", (rule(_ordered(graph)),), note)
+
+
+def _ordered(graph: nx.Graph) -> nx.Graph:
+    """Return the graph with its nodes named 0 .. N-1, in sorted order where they compare, else as inserted."""
+    try:
+        nodes = sorted(graph)
+    except TypeError:
+        nodes = list(graph)
+    ordered = nx.empty_graph(len(nodes), create_using=nx.DiGraph if graph.is_directed() else nx.Graph)
+    index = {node: i for i, node in enumerate(nodes)}
+    ordered.add_edges_from((index[u], index[v]) for u, v in graph.edges())
+    return ordered
+
+
+def _of_matrices(name: str, matrices: Sequence[Array], clients: int | None) -> Topology:
+    n = matrices[0].shape[0]
+    for k, W in enumerate(matrices):
+        which = name if len(matrices) == 1 else f"{name}, number {k} of {len(matrices)}"
+        if W.shape != (n, n):
+            allowed = f"a mixing matrix must be square, and all of one size ({n} x {n})"
+            raise BadInput(f"{which} has {W.shape[0]} rows and {W.shape[1]} columns: {allowed}")
+        for i, j in np.argwhere(~np.isfinite(W))[:1]:
+            raise BadInput(f"{which} holds {W[i, j]} in row {i}, column {j}: every entry must be finite")
+    check(clients in (None, n), "clients", clients, f"{n}, the size of {name}")
+    return Topology(name, tuple(matrices), "as given" if len(matrices) == 1 else f"{len(matrices)} matrices in turn")
+
+
+def _matrices(source: object, what: str) -> list[np.ndarray]:
+    return [W for part in _listed(source) for W in _stack(part, what)]
+
+
+def _listed(source: object) -> Sequence[object]:
+    """Return the matrices of a list; a single array, or one written as a list of rows, is a list of one."""
+    if isinstance(source, np.ndarray):
+        return [source]
+    allowed = "a name, a networkx graph, an N x N array, a list of arrays or a .csv/.npy path"
+    if not isinstance(source, list | tuple) or len(source) == 0:
+        raise BadInput(f"topology = {shown(source)} cannot be used: it must be {allowed}")
+    try:
+        rows = not isinstance(source[0], np.ndarray) and np.ndim(source[0]) < 2
+    except ValueError:
+        raise BadInput("matrix has rows of different length: it must be N x N") from None
+    return [source] if rows else [*source]
+
+
+def _fits(n: int, period: int) -> None:
+    """Refuse what would not fit in memory as dense matrices."""
+    size = period * int(n) ** 2 * 8
+    gib = min(size, 2**90) / 2**30  # a whole number may be larger than any float
+    check(size <= MEMORY, "clients", n, f"fewer: {period} dense matrices of that size take {gib:.1f} GiB, and 2 are allowed")

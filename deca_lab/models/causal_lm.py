@@ -1,0 +1,337 @@
+"""Any causal language model, and what the lab needs of one.
+
+Presets, directories and hub names become a model of transformers; a model, or any module from token ids to logits,
+becomes named tensors, a loss that is a function of them, and an anatomy that says where each name sits. Names follow
+`named_parameters`, so tied weights appear once.
+"""
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from deca_lab.errors import BadInput, check, pick
+from deca_lab.models.hub import hub_or_offline, is_a
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+BYTES = 259  # ByT5Tokenizer(extra_ids=0): pad 0, end 1, unknown 2, then the 256 bytes
+POSITIONS = 512  # the longest context of a random preset
+Model = TypeVar("Model", bound=nn.Module)
+Logits = Callable[[Mapping[str, Tensor], Tensor], Tensor]  # one client's parameters, tokens (B, T) -> (B, T, V)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+BASE = Path(__file__).with_name("base")
+
+
+class Preset(NamedTuple):
+    """One row of the model table: either a source of pretrained weights, or the shape of a seeded random model."""
+
+    about: str
+    source: str = ""  # directory or hub name
+    family: str = ""  # transformers' model_type
+    layers: int = 0
+    width: int = 0
+    tied: bool = True  # the head shares the token embedding's weights
+
+
+PRESETS: dict[str, Preset] = {
+    "base": Preset("the pretrained byte model that ships with the lab (Llama family)", source=str(BASE)),
+    "tiny": Preset("GPT-2 family, 2 layers of width 64, random", family="gpt2", layers=2, width=64),
+    "small": Preset("GPT-2 family, 4 layers of width 128, random", family="gpt2", layers=4, width=128),
+    "medium": Preset("GPT-2 family, 8 layers of width 256, random", family="gpt2", layers=8, width=256),
+    "llama-tiny": Preset("Llama family, 2 layers of width 64, random", family="llama", layers=2, width=64, tied=False),
+    "qwen2-tiny": Preset("Qwen2 family, 2 layers of width 64, random", family="qwen2", layers=2, width=64),
+    "gpt2": Preset("OpenAI's GPT-2, 124 M parameters, from the hub", source="openai-community/gpt2"),
+}
+
+
+def load(
+    name: str,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    vocabulary: int | None = None,
+    context: int | None = None,
+    attention: str = "eager",
+) -> "PreTrainedModel":
+    """Return the causal LM that `name` means: a preset, a directory with safetensors, or a hub name "owner/name".
+
+    The model is in eval mode with dropout 0 and without a key-value cache; the global random state is untouched.
+    `seed` draws the weights of a random preset; `vocabulary` (token ids) is its size, or what a pretrained model must
+    hold; `context` (tokens) must fit. `attention`: "eager" equals "sdpa" in speed under vmap on a CPU, where sdpa's
+    fused kernel has no batching rule and warns; "sdpa" is the better one on CUDA. In float64 the Llama and Qwen2
+    families still take norms, softmax and rotary angles in float32. Raises BadInput.
+    """
+    check(vocabulary is None or vocabulary >= 3, "vocabulary", vocabulary, "at least 3 tokens: pad, end and one more")
+    check(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
+    preset = _preset(name)
+    if preset.family:
+        model = draw(preset, seed=seed, dtype=dtype, attention=attention, vocabulary=vocabulary or BYTES)
+    else:
+        model = _pretrained(preset.source, dtype, attention)
+    _check_vocabulary(model, vocabulary)
+    check_context(model, 1 if context is None else context)
+    return model
+
+
+def draw(
+    preset: Preset,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "eager",
+    vocabulary: int = BYTES,
+) -> "PreTrainedModel":
+    """Return a random model of the preset's shape, drawn in float32 from its own random state, then cast."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(_plain(shape(preset, vocabulary)), attn_implementation=attention)
+    for p in model.parameters():  # not model.to(dtype): rotary frequencies, a buffer, stay in float32
+        p.data = p.data.to(dtype)
+    return model.eval()
+
+
+def shape(preset: Preset, vocabulary: int = BYTES, heads: int = 4) -> "PretrainedConfig":
+    """Return the transformers configuration of a random preset; the gated families get 8/3 of the width inside.
+
+    GPT-2's own activation, "gelu_new", is the same function in eight operations: a fifth slower on a CPU.
+    """
+    from transformers import AutoConfig
+
+    own: dict[str, Any] = {"activation_function": "gelu_pytorch_tanh"}
+    if preset.family != "gpt2":
+        own = {"intermediate_size": -(-preset.width * 8 // 24) * 8, "num_key_value_heads": heads}
+    return AutoConfig.for_model(
+        preset.family,
+        vocab_size=vocabulary,
+        hidden_size=preset.width,
+        num_hidden_layers=preset.layers,
+        num_attention_heads=heads,
+        max_position_embeddings=POSITIONS,
+        tie_word_embeddings=preset.tied,
+        bos_token_id=1,  # the byte tokenizer has no token for a beginning: an end is one
+        eos_token_id=1,
+        **own,
+    )
+
+
+def from_transformers(model: nn.Module) -> bool:
+    """Say whether a model is one of transformers, with a configuration and a key-value cache."""
+    return is_a(model, "transformers.modeling_utils", "PreTrainedModel")
+
+
+def check_context(model: nn.Module, context: int) -> None:
+    """Raise BadInput unless the model has positions for `context` tokens, as far as its configuration says."""
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if from_transformers(model) else None
+    limit = getattr(text, "max_position_embeddings", None)
+    check(context >= 1, "context", context, "at least 1 token")
+    check(limit is None or context <= limit, "context", context, f"at most {limit} tokens, the model's longest context")
+
+
+def trainable(model: nn.Module) -> dict[str, Tensor]:
+    """Return {name: tensor} of the parameters that require gradients, detached, sharing memory; tied weights once."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def client_loss(model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
+    """Return loss(params, tokens (B, T+1)) -> mean next-token cross-entropy in nats, a 0-d tensor.
+
+    `params` may hold some names only; all others are the model's own values, frozen, so that no graph is kept for
+    them. Works under `torch.vmap` over stacked params and tokens. No attention mask: every row is a full context.
+    """
+
+    logits = logits_of(model)
+
+    def loss(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits(params, tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+
+    return loss
+
+
+def logits_of(model: nn.Module) -> Logits:
+    """Return logits(params, tokens (B, T)) -> (B, T, V), in float32 at least; `params` as in `client_loss`."""
+    parameters = dict(model.named_parameters())
+    options = {"use_cache": False} if from_transformers(model) else {}
+
+    def logits(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
+        own = {name: p.detach() for name, p in parameters.items()}  # now: the model may have changed device
+        _check_names(params, own)
+        with _batchable_attention(tokens.device):
+            given = functional_call(model, {**own, **params}, (tokens,), options)
+        out: Tensor = given if isinstance(given, Tensor) else given.logits
+        return out.float() if out.dtype in (torch.float16, torch.bfloat16) else out
+
+    return logits
+
+
+def _batchable_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Torch's attention in plain operations where its fused kernel cannot be stacked over clients: on a CPU."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def layer_of(name: str) -> int | None:
+    """Return the transformer layer that a parameter's name belongs to, or None: its first component that is a number.
+
+    Holds for "transformer.h.3...", "model.layers.3...", "gpt_neox.layers.3...", "model.decoder.layers.3...".
+    """
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def depth(model: nn.Module) -> int:
+    """Return the number of transformer layers, counted from the names."""
+    return 1 + max((layer for name, _ in model.named_parameters() if (layer := layer_of(name)) is not None), default=-1)
+
+
+def anatomy(model: nn.Module) -> dict[str, str | int]:
+    """Return {name: layer number, or "embeddings", or "head"} for every trainable name.
+
+    Token and position embeddings, and a head tied to them, are "embeddings"; the final norm goes with the head. In a
+    module that does not say which its embeddings are, every nn.Embedding is one.
+    """
+    first = _embedding_ids(model)
+
+    def place(name: str, p: Tensor) -> str | int:
+        layer = layer_of(name)
+        return layer if layer is not None else "embeddings" if id(p) in first else "head"
+
+    return {name: place(name, p) for name, p in model.named_parameters() if p.requires_grad}
+
+
+def with_parameters(model: Model, params: Mapping[str, Tensor]) -> Model:
+    """Return a deep copy of the model that holds `params` (cast to its dtype); tied weights stay tied.
+
+    The `save_pretrained` of one of transformers writes what `AutoModelForCausalLM.from_pretrained` loads.
+    """
+    twin = copy.deepcopy(model)
+    own = dict(twin.named_parameters())
+    _check_names(params, own)
+    with torch.no_grad():
+        for name, value in params.items():
+            got, wanted = tuple(value.shape), tuple(own[name].shape)
+            check(got == wanted, f"the shape of {name}", got, f"{wanted}, the model's")
+            own[name].copy_(value)
+    return twin
+
+
+def _preset(name: str) -> Preset:
+    """The table's row, or a row for a directory or a hub name."""
+    if name in PRESETS:
+        return PRESETS[name]
+    here = os.path.expanduser(name)
+    if os.path.isdir(here):                # False too for a name that no file can have
+        return Preset("a directory", source=here)
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise BadInput(f"model {name!r}: there is no such directory")
+    if name.count("/") == 1 and all(name.split("/")):
+        return Preset("a hub name", source=name)
+    try:
+        return pick(PRESETS, name, "model preset")
+    except BadInput as error:
+        raise BadInput(f"{error}; or a directory, or a hub name such as openai-community/gpt2") from None
+
+
+def _pretrained(source: str, dtype: torch.dtype, attention: str) -> "PreTrainedModel":
+    """The model in a directory, else on the hub, where no network is one short line."""
+    if Path(source).is_dir():
+        return _read(_checked(source), dtype, attention)
+    with hub_or_offline("model", source):
+        return _read(source, dtype, attention)
+
+
+def _checked(folder: str) -> str:
+    """Refuse a directory without a model before transformers looks at it."""
+    holds = (Path(folder) / "config.json").is_file() and any(Path(folder).glob("*.safetensors"))
+    check(holds, "model directory", folder, "one that holds config.json and *.safetensors weights")
+    return folder
+
+
+def _read(source: str, dtype: torch.dtype, attention: str) -> "PreTrainedModel":
+    """Weights from safetensors only, no remote code, every weight present."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    given = {"dtype": dtype, "attn_implementation": attention, "use_safetensors": True, "trust_remote_code": False}
+    try:
+        config = _plain(AutoConfig.from_pretrained(source, trust_remote_code=False))
+        with quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(source, config=config, output_loading_info=True, **given)
+    except Exception as error:  # transformers and safetensors raise a dozen kinds for a damaged or foreign model
+        raise BadInput(f"model {source!r} does not load as a causal LM: {first_line(error)}") from error
+    missing = ", ".join(sorted(info["missing_keys"])[:3])
+    check(not missing, f"model {source!r}", f"without weights for {missing}", "complete")
+    return model.eval()
+
+
+def _plain(config: "PretrainedConfig") -> "PretrainedConfig":
+    """A copy of the configuration with every dropout 0 and no key-value cache."""
+    plain = copy.deepcopy(config)
+    make_plain_(plain)
+    return plain
+
+
+def make_plain_(config: "PretrainedConfig") -> None:
+    """Set every dropout of a configuration to 0 and its key-value cache off."""
+    for part in (config, config.get_text_config()):       # often one and the same
+        drops = [k for k, v in vars(part).items() if "drop" in k and isinstance(v, float) and v > 0]
+        for key in drops:
+            setattr(part, key, 0.0)
+        part.use_cache = False
+        part.pad_token_id = None  # with one, GPT-2 looks for padding in the data, which vmap cannot follow
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' loading bar and its advice; put both back as they were."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _embedding_ids(model: nn.Module) -> set[int]:
+    """Identities of the parameters that act before the first layer, the head's own left out unless tied."""
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+    if not hasattr(model, "get_input_embeddings"):
+        return _ids(tables)
+    named = {id(p) for name, p in model.named_parameters() if "embed" in name.lower()}
+    tokens, head = _ids([model.get_input_embeddings()]), _ids([model.get_output_embeddings()])  # type: ignore[operator]
+    return ((_ids(tables) | named) - head) | tokens
+
+
+def _ids(modules: Iterable[nn.Module | None]) -> set[int]:
+    """Identities of all parameters of the modules."""
+    return {id(p) for module in modules if module is not None for p in module.parameters()}
+
+
+def _check_names(params: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Every name given must be one of the model's (tied weights have one name only)."""
+    strange = [name for name in params if name not in own]
+    check(not strange, "parameter names", ", ".join(strange[:3]), f"names of the model, such as {next(iter(own), '')}")
+
+
+def _check_vocabulary(model: "PreTrainedModel", vocabulary: int | None) -> None:
+    """The model's embedding must hold every token id of the tokenizer."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    check((vocabulary or 1) <= rows, "vocabulary", vocabulary, f"at most {rows} tokens, what the model embeds")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error, short enough for one line of the terminal."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

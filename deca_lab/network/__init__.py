@@ -1,0 +1,1 @@
+"""What can happen to a message: it is compressed, lost, late or noisy, or goes to another process."""

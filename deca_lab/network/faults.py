@@ -1,0 +1,220 @@
+"""What goes wrong on the way: lost exchanges, absent and slow clients, garbage, late and noisy messages.
+
+An exchange along an edge counts only where both of its messages came through (each side is told by the other); else both
+keep to themselves what they would have given. So W stays symmetric and doubly stochastic in every round, and the mean of
+the clients is conserved. Late and noisy messages do come through: W stays as it is, and the mean moves, which is measured.
+All is a pure function of the seed and the mixing's number; lossy_mixing.py mixes accordingly.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from deca_lab.errors import BadInput, check
+from deca_lab.mixing.doctor import doubly_stochastic
+from deca_lab.mixing.spectrum import islands
+from deca_lab.mixing.topology import Topology
+
+MOST_CELLS = 2**28      # of the table of bursts: mixings x pairs of clients
+NOBODY = np.zeros(0, np.int64)
+
+
+class Spell(NamedTuple):
+    """A client from inner step `first` on, before inner step `last`."""
+
+    client: int
+    first: int
+    last: int
+
+    def holds(self, step: int) -> bool:
+        """Say whether the inner step lies in it."""
+        return self.first <= step < self.last
+
+
+class Faults(NamedTuple):
+    """What goes wrong in one run of `steps` inner steps, in which `turns` mixings fall, one every `mix_every` of them.
+
+    `drop` is the share of exchanges that fail; `burst` the mean length, in mixings, of an edge's outage (Gilbert and
+    Elliott's two states; 1 where failures are independent). `away`: clients that neither train nor talk meanwhile;
+    `stragglers`: (client, times), who finish in time for one mixing of so many, and whom nobody waits for; `garbage`:
+    clients whose messages hold no numbers meanwhile. `stale` is the share of messages that come late, by `delay` mixings
+    (the receiver takes the newest that it has); `noise` the standard deviation of a Gaussian error on every message, as a
+    share of the message's root mean square.
+    """
+
+    drop: float = 0.0
+    burst: float = 1.0
+    away: tuple[Spell, ...] = ()
+    stragglers: tuple[tuple[int, int], ...] = ()
+    garbage: tuple[Spell, ...] = ()
+    stale: float = 0.0
+    delay: int = 1
+    noise: float = 0.0
+    clients: int = 1
+    turns: int = 1
+    mix_every: int = 1
+    seed: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Say whether anything goes wrong at all."""
+        return bool(self.drop > 0 or self.away or self.stragglers or self.garbage or self.altered)
+
+    @property
+    def altered(self) -> bool:
+        """Say whether messages that come through are late or noisy, so that the mean of the clients moves."""
+        return self.stale > 0 or self.noise > 0
+
+    def members(self, step: int) -> np.ndarray:
+        """Return (N,) bool: who is not away at an inner step; a straggler is not."""
+        return _without(self.clients, self.away, step)
+
+    def present(self, step: int) -> np.ndarray:
+        """Return (N,) bool: who trains and talks at an inner step."""
+        there, turn = self.members(step), step // self.mix_every
+        there[[client for client, times in self.stragglers if (turn + 1) % times]] = False
+        return there
+
+    def absent(self, step: int) -> np.ndarray:
+        """Return the numbers of those who neither train nor talk at an inner step."""
+        return np.flatnonzero(~self.present(step)) if self.away or self.stragglers else NOBODY
+
+    def silent(self, step: int) -> np.ndarray:
+        """Return (N,) bool: whose messages are garbage at an inner step."""
+        return ~_without(self.clients, self.garbage, step)
+
+    def lost(self, turn: int) -> np.ndarray:
+        """Return (N, N) bool, symmetric: the exchanges that fail at a mixing."""
+        n = self.clients
+        failed = np.zeros((n, n), bool)
+        if self.drop > 0:
+            upper = np.triu_indices(n, 1)
+            failed[upper] = _outages(self)[turn] if self.burst > 1 else _coins(self, turn) < self.drop
+        return failed | failed.T
+
+    def ages(self, turn: int) -> np.ndarray:
+        """Return (N, N) how many mixings old the newest message is that i has from j at a mixing: 0 where none is late."""
+        age = np.zeros((self.clients,) * 2, np.int64)
+        late = ~np.eye(self.clients, dtype=bool)
+        for past in range(self.delay if self.stale > 0 else 0):          # late as often in a row as its age
+            late &= np.random.default_rng([self.seed, max(turn - past, 0), 0x1A7E]).random(age.shape) < self.stale
+            age += late
+        return age
+
+
+def faults(told: Faults, graph: Topology, steps: int) -> Faults:
+    """Return the faults of a run, or raise BadInput where this topology or this number of inner steps cannot bear them."""
+    drop, burst, n = told.drop, told.burst, told.clients
+    least = max(drop / (1 - drop), 1.0)
+    check(burst == 1 or burst >= least, "burst", burst, f"1, or {least:.3g} or more: an outage ends for one mixing at least")
+    cells = told.turns * n * n
+    check(burst == 1 or cells <= MOST_CELLS, "burst", burst, f"1 for {told.turns:,} mixings of {n} clients: too large a table")
+    if told.any:
+        even = all(np.array_equal(W, W.T) and (W >= 0).all() for W in graph.matrices)
+        check(even and not graph.served, "topology", graph.name, "one with a symmetric W without negative entries, and without a "
+              "server, where exchanges fail: else what remains cannot be made sound")
+    edges = {0, *(edge for spell in told.away for edge in (spell.first, spell.last))}
+    empty = [step for step in sorted(edges) if step < steps and not told.members(step).any()]
+    check(not empty, "away", spoken(told.away, steps), f"such that somebody is left: at inner step {empty[:1]} nobody is")
+    check(len(told.stragglers) < n, "stragglers", told.stragglers, f"fewer than all {n} clients")
+    return told
+
+
+def spoken(spells: Sequence[Spell], steps: int) -> str:
+    """Return spells as `spells` reads them."""
+    return ", ".join(f"{s.client}@{s.first / steps:g}-{s.last / steps:g}" for s in spells)
+
+
+def stragglers(text: str, clients: int) -> tuple[tuple[int, int], ...]:
+    """Return the pairs of a text such as "3@4, 5@2": client 3 finishes in time for one mixing of four."""
+    found = {}
+    for part in (part.strip() for part in text.split(",") if part.strip()):
+        who, _, times = part.partition("@")
+        try:
+            client, each = int(who), int(times)
+        except ValueError:
+            raise BadInput(f"stragglers = {part!r} cannot be used: it must be CLIENT@TIMES, such as 3@4") from None
+        fits = 0 <= client < clients and each > 0
+        check(fits, "stragglers", part, f"CLIENT@TIMES of a client from 0 to {clients - 1}, with TIMES 1 or more")
+        found[client] = each
+    return tuple(sorted(found.items()))
+
+
+def spells(text: str, argument: str, clients: int, steps: int) -> tuple[Spell, ...]:
+    """Return the spells of a text such as "3@0.5, 5@0.25-0.75", in inner steps of a run of `steps`."""
+    return tuple(_spell(part.strip(), argument, clients, steps) for part in text.split(",") if part.strip())
+
+
+def _spell(part: str, argument: str, clients: int, steps: int) -> Spell:
+    who, _, when = part.partition("@")
+    start, _, end = when.partition("-")
+    try:
+        client, first, last = int(who), float(start), float(end or 1)
+    except ValueError:
+        raise BadInput(f"{argument} = {part!r} cannot be used: it must be CLIENT@FROM or CLIENT@FROM-UNTIL, in shares of the "
+                       "run, such as 3@0.25-0.75") from None
+    check(0 <= client < clients, argument, part, f"of a client from 0 to {clients - 1}")
+    check(0 <= first < last <= 1, argument, part, "with 0 <= FROM < UNTIL <= 1")
+    return Spell(client, round(first * steps), round(last * steps))
+
+
+def _without(n: int, out: tuple[Spell, ...], step: int) -> np.ndarray:
+    there = np.ones(n, bool)
+    there[[spell.client for spell in out if spell.holds(step)]] = False
+    return there
+
+
+def _coins(told: Faults, turn: int) -> np.ndarray:
+    """Return a uniform number for each pair of clients at a mixing."""
+    return np.random.default_rng([told.seed, turn, 0xFA17]).random(told.clients * (told.clients - 1) // 2)
+
+
+@lru_cache(4)
+def _outages(told: Faults) -> np.ndarray:
+    """Return (turns, pairs) bool: the bad states of Gilbert and Elliott's chain of each pair, from its stationary law on."""
+    heal = 1 / told.burst                                              # mean length of an outage 1 / heal
+    fail = heal * told.drop / (1 - told.drop)                          # so that a share `drop` is bad in the long run
+    bad = np.zeros((told.turns, told.clients * (told.clients - 1) // 2), bool)
+    for turn in range(told.turns):
+        coin = _coins(told, turn)
+        bad[turn] = coin < told.drop if turn == 0 else np.where(bad[turn - 1], coin >= heal, coin < fail)
+    return bad
+
+
+def remaining(W: np.ndarray, failed: np.ndarray) -> np.ndarray:
+    """Return W (N, N) without the `failed` exchanges (N, N) bool, each side keeping what it would have given.
+
+    A symmetric doubly stochastic W stays one, whatever fails symmetrically.
+    """
+    left = np.where(failed & ~np.eye(len(W), dtype=bool), 0.0, W)
+    left[np.diag_indices_from(left)] += W.sum(1) - left.sum(1)
+    return left
+
+
+def told_in_words(told: Faults, graph: Topology, steps: int, inner_steps: int) -> dict[str, float]:
+    """Return what was lost over a run, garbage aside, and what the doctor says of each mixing's W: for the run's summary.
+
+    `unsound` counts the mixings whose remaining W is not doubly stochastic (none, by construction), `apart` those whose
+    present clients fell into islands.
+    """
+    found = dict.fromkeys(("exchanges", "lost", "late", "alone", "apart", "unsound"), 0)
+    product = np.eye(graph.n)
+    for turn in range(told.turns):
+        there = told.present((turn + 1) * told.mix_every - 1)
+        edges = (graph.at(turn) != 0) & there[:, None] & there & ~np.eye(graph.n, dtype=bool)
+        out = told.lost(turn)
+        left = remaining(graph.at(turn), out | ~there[:, None] | ~there)
+        found["exchanges"] += int(edges.sum()) // 2
+        found["lost"] += int((edges & out).sum()) // 2
+        first = (turn * told.mix_every - 1) // inner_steps != ((turn + 1) * told.mix_every - 1) // inner_steps      # of its visit
+        found["late"] += 0 if first else int((edges & ~out & (told.ages(turn) > 0)).sum())
+        found["alone"] += int((there & ((left != 0).sum(1) == 1)).sum())
+        found["apart"] += int(islands(left[np.ix_(there, there)] != 0) is not None) if there.any() else 0
+        found["unsound"] += int(not doubly_stochastic(left))
+        product = left @ product
+    here = told.members(steps - 1)
+    centred = product[np.ix_(here, here)] - product[np.ix_(here, here)].mean(0)
+    rho = float(np.linalg.norm(centred, 2)) ** (1 / max(told.turns, 1))
+    return {**found, "absent_at_the_end": int((~here).sum()), "rho_of_what_remained": rho}

@@ -1,0 +1,278 @@
+"""Clients spread over processes (torch.distributed): the same loop, whose mixing sends rows to graph neighbours only.
+
+A process, a rank, holds some rows of X. A mixing sends what the other rank's clients hear of mine, point to point, and
+computes its own part meanwhile; there is no server. Rank 0 also measures, writes checkpoints and reports: for that, and
+for nothing else, it gathers all rows. Only tensors travel, never pickled objects.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from deca_lab.algorithm.channel import Carrier, Rows, Site, Wire, gossip, silence
+from deca_lab.algorithm.loop import Plan, State, working
+from deca_lab.algorithm.optimisers import OptState, leaves, numbers, tensors, with_leaves
+from deca_lab.algorithm.stacking import Layout
+from deca_lab.errors import PeerLost, check
+
+WAIT = timedelta(minutes=10)         # for a rank that is measuring, say; one that is dead is noticed at once
+
+
+class World(NamedTuple):
+    """This process among all: its rank, how many there are, and how many clients in all."""
+
+    rank: int = 0
+    size: int = 1
+    clients: int = 0
+
+    def rows(self, rank: int) -> slice:
+        """Return the clients of a rank, as even as can be: the first ranks have one more."""
+        each, more = divmod(self.clients, self.size)
+        first = rank * each + min(rank, more)
+        return slice(first, first + each + (rank < more))
+
+    @property
+    def mine(self) -> slice:
+        """The clients of this rank."""
+        return self.rows(self.rank)
+
+    @property
+    def site(self) -> Site:
+        """The rows of X of this rank, for a channel."""
+        return Site(self.mine, lambda x: summed(self, x))
+
+    def of(self, clients: int) -> "World":
+        """Return this world with so many clients; raise BadInput where a rank would have none."""
+        check(clients >= self.size, "clients", clients, f"{self.size} or more: every process has one at least")
+        return self._replace(clients=clients)
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """Join the world that torchrun started this process in, and leave it when all are done; one process where there is none.
+
+    Gloo on CPUs, NCCL where there are GPUs. Peers meet at torchrun's MASTER_ADDR.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not dist.is_available():
+        yield World()
+        return
+    gpus = torch.cuda.device_count()
+    if gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+    dist.init_process_group("nccl" if gpus else "gloo", timeout=WAIT)
+    world = World(dist.get_rank(), dist.get_world_size())
+    yield world
+    with answering(world):
+        dist.barrier()                                                  # who leaves early breaks the others' connections
+    dist.destroy_process_group()
+
+
+@contextmanager
+def answering(world: World) -> Iterator[None]:
+    """Raise PeerLost where another rank is gone in the middle of an exchange."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world.size == 1 or isinstance(error, PeerLost):
+            raise
+        raise PeerLost(f"rank {world.rank} of {world.size}: another rank is gone, or the network is "
+                       f"({str(error).splitlines()[0][:160]})") from None
+
+
+def over(world: World, rule: Carrier = gossip) -> Carrier:
+    """Return the carrier that mixes by `rule` the rows of all processes, of which this one holds its own (n, D).
+
+    Of each tensor a rank sends to another what that one's clients hear of its own; its own part is mixed meanwhile.
+    """
+
+    def carrier(shares: Sequence[np.ndarray], where: Layout, like: Tensor) -> Callable[[Rows], Tensor]:
+        routes = [_route(world, W, like.device) for W in shares]
+        own = [W[world.mine, world.mine] for W in shares]
+        arriving = [W[world.mine][:, rows] for W, route in zip(shares, routes, strict=True) for rows in route.heard.values()]
+        mix = rule([*own, *arriving], where, like)
+        return lambda rows: mix(_all_rows(world, routes, tuple(rows)))
+
+    return carrier
+
+
+class Route(NamedTuple):
+    """For each other rank: the clients that mine hear of it, and the rows of mine that its clients hear."""
+
+    heard: dict[int, np.ndarray]
+    told: dict[int, Tensor]
+
+
+def _route(world: World, W: np.ndarray, device: torch.device) -> Route:
+    others = [rank for rank in range(world.size) if rank != world.rank]
+    heard = {rank: _clients(W[world.mine], world.rows(rank)) for rank in others}
+    told = {rank: _clients(W[world.rows(rank)], world.mine) - world.mine.start for rank in others}
+    return Route({rank: clients for rank, clients in heard.items() if len(clients)},
+                 {rank: torch.from_numpy(rows).to(device) for rank, rows in told.items() if len(rows)})
+
+
+def _clients(W: np.ndarray, rows: slice) -> np.ndarray:
+    """Return the clients among `rows` that some receiver of W (n, N) hears."""
+    return np.flatnonzero((W[:, rows] != 0).any(0)) + rows.start
+
+
+def _all_rows(world: World, routes: Sequence[Route], own: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield this rank's rows of each tensor, then, when they are there, those that it hears of the others."""
+    arrived = [[x.new_empty(len(clients), x.shape[1]) for clients in route.heard.values()]
+               for x, route in zip(own, routes, strict=True)]
+    with answering(world):
+        pending = []
+        for x, route, rows in zip(own, routes, arrived, strict=True):
+            # Receives first: Gloo sends as soon as it is told to, and waits on a slow link until there is somewhere to put it.
+            pending += [dist.P2POp(dist.irecv, row, rank) for row, rank in zip(rows, route.heard, strict=True)]
+            pending += [dist.P2POp(dist.isend, x[told], rank) for rank, told in route.told.items()]
+        work = _started(pending)
+    yield from own
+    with answering(world):
+        for one in work:
+            one.wait()
+    for rows in arrived:
+        yield from rows
+
+
+def _started(operations: list[Any]) -> list[Any]:
+    return dist.batch_isend_irecv(operations) if operations else []
+
+
+def gathered(world: World, x: Tensor) -> Tensor:
+    """Return all clients' rows (N, ...) on rank 0, of each rank's rows (n, ...); elsewhere the rank's own."""
+    if world.size == 1:
+        return x
+    with answering(world):
+        if world.rank:
+            dist.send(x.contiguous(), 0)
+            return x
+        parts = [x] + [x.new_empty(_count(world.rows(rank)), *x.shape[1:]) for rank in range(1, world.size)]
+        for rank, part in enumerate(parts[1:], 1):
+            dist.recv(part, rank)
+    return torch.cat(parts)
+
+
+def scattered(world: World, x: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return this rank's rows (n, *shape) of all clients' rows, which rank 0 alone holds."""
+    if world.size == 1:
+        assert x is not None
+        return x
+    with answering(world):
+        if world.rank:
+            part = like.new_empty(_count(world.mine), *shape)
+            dist.recv(part, 0)
+            return part
+        assert x is not None
+        for rank in range(1, world.size):
+            dist.send(x[world.rows(rank)].to(like.device).contiguous(), rank)
+    return x[world.mine].clone()
+
+
+def summed(world: World, x: Tensor) -> Tensor:
+    """Return the sum over ranks of a small tensor, on every rank."""
+    if world.size > 1:
+        with answering(world):
+            dist.all_reduce(x)
+    return x
+
+
+def told(world: World, numbers: list[int] | None, device: torch.device) -> list[int]:
+    """Return rank 0's whole numbers on every rank."""
+    if world.size == 1:
+        assert numbers is not None
+        return numbers
+    with answering(world):
+        count = torch.tensor([len(numbers or [])], device=device)
+        dist.broadcast(count, 0)
+        held = torch.tensor(numbers, device=device) if numbers else torch.zeros(int(count), dtype=torch.int64, device=device)
+        dist.broadcast(held, 0)
+    return [int(number) for number in held]
+
+
+def through_server(world: World) -> Carrier:
+    """Return the carrier of a server's average: every process sends the sum of its rows, and hears that of all."""
+
+    def carrier(shares: Sequence[np.ndarray], where: Layout, like: Tensor) -> Callable[[Rows], Tensor]:
+        def mix(rows: Rows) -> Tensor:
+            (x,) = rows
+            return summed(world, x.sum(0)).div_(world.clients).expand_as(x).clone()
+
+        return mix
+
+    return carrier
+
+
+def gathered_state(world: World, state: State) -> State:
+    """Return the state of all clients on rank 0; on other ranks one that is not to be read."""
+    if world.size == 1:
+        return state
+
+    def whole(x: Tensor) -> Tensor:
+        return gathered(world, x)
+
+    moments = {k: _each_tensor(held, whole) for k, held in state.moments.items()}
+    sent = summed(world, torch.from_numpy(state.sent).to(state.blocks[0].device, copy=True)).cpu().numpy()
+    letters = {name: whole(letter) for name, letter in state.wire.letters.items()}
+    return state._replace(blocks=tuple(map(whole, state.blocks)), moments=moments,
+                          master=None if state.master is None else whole(state.master),
+                          wire=state.wire._replace(sent=sent, letters=letters))
+
+
+def scattered_state(world: World, plan: Plan, state: State | None) -> State:
+    """Return this rank's part of the state of all clients, which rank 0 holds."""
+    if world.size == 1:
+        assert state is not None
+        return state
+    like = next(iter(plan.problem.start.values())).flatten()[:0]
+    known = _outline(world, state, like.device)
+    widths = [(where.width,) for where in plan.layouts]
+
+    def part(x: Tensor | None, shape: tuple[int, ...], form: Tensor) -> Tensor:
+        return scattered(world, x, shape, form)
+
+    blocks = tuple(part(state.blocks[k] if state else None, width, like) for k, width in enumerate(widths))
+    active = plan.visits[min(known["step"], plan.steps - 1) // plan.recipe.inner_steps].block
+    master = part(state.master if state else None, widths[active], plan.channel.like) if known["master"] else None
+    moments = {int(k): _scattered_moments(part, plan.optimisers[int(k)].init(working(blocks[int(k)])), numbers,
+                                          state.moments[int(k)] if state else None) for k, numbers in known["moments"].items()}
+    letters = {name: part(state.wire.letters[name] if state else None, widths[int(name.split(".")[0])], plan.channel.like)
+               for name in known["letters"]}
+    empty = silence(plan.topology.n)                                     # the others' sums of bytes start again from zero
+    tables = {name: np.array(table) for name, table in known["tables"].items()}
+    return State(known["step"], blocks, master, moments,
+                 Wire(state.sent if state else empty.sent, letters, tables, known["tallies"]))
+
+
+def _outline(world: World, state: State | None, device: torch.device) -> dict[str, Any]:
+    """Return, on every rank, all of rank 0's state that is no row of a client."""
+    text = ""
+    if state is not None:
+        text = json.dumps({"step": state.step, "master": state.master is not None,
+                           "moments": {k: numbers(held) for k, held in state.moments.items()},
+                           "letters": list(state.wire.letters), "tallies": state.wire.tallies,
+                           "tables": {name: table.tolist() for name, table in state.wire.tables.items()}})
+    outline: dict[str, Any] = json.loads(bytes(told(world, list(text.encode()) if state else None, device)))
+    return outline
+
+
+def _each_tensor(held: OptState, change: Callable[[Tensor], Tensor]) -> OptState:
+    return with_leaves(held, (change(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves(held)))
+
+
+def _scattered_moments(part: Callable[..., Tensor], template: OptState, counts: list[Any], held: OptState | None) -> OptState:
+    """Return an optimiser's state of this rank's rows, in the shape of a fresh one."""
+    given, rest = iter(tensors(held) if held is not None else ()), iter(counts)
+    return with_leaves(template, (part(next(given, None), tuple(leaf.shape[1:]), leaf) if isinstance(leaf, Tensor) else next(rest)
+                                  for leaf in leaves(template)))
+
+
+def _count(rows: slice) -> int:
+    return int(rows.stop - rows.start)

@@ -1,0 +1,1 @@
+"""Many runs, and what they say: sweeps, comparisons with equal budgets, and the papers' findings."""

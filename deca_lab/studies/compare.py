@@ -1,0 +1,211 @@
+"""Methods side by side: the same start, shards, budget and seeds, each at the learning rate that validation chose."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from deca_lab import files
+from deca_lab.errors import BadInput, Diverged, check, pick
+from deca_lab.files import write_whole
+from deca_lab.lab import history, ledger, runs
+from deca_lab.lab.prepare import Lab, prepare
+from deca_lab.methods import METHODS
+from deca_lab.registry import load_plugins
+from deca_lab.runconfig import RunConfig, defaults
+from deca_lab.text.tasks import TASKS
+
+Say = Callable[[str], None]
+BUDGETS: dict[str, Callable[[Lab], float]] = {      # what one round of an arm costs
+    "rounds": lambda lab: 1.0,
+    "steps": lambda lab: float(lab.plan.steps),
+    "bytes": lambda lab: float(ledger.traffic(lab.plan).sum()),
+    "flops": lambda lab: ledger.flops(lab.plan, lab.model, lab.config.clients * lab.config.batch * lab.config.context),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared: `base` holds all knobs that the methods share; `amount` 0 is what the first method's rounds cost."""
+
+    base: RunConfig
+    methods: tuple[str, ...]
+    seeds: int = 3
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    budget: str = "steps"
+    amount: float = 0.0
+
+
+def compare(asked: Comparison, out: Path, say: Say = lambda line: None) -> pd.DataFrame:
+    """Run every method as an arm with the same budget, and return one row a run, as `run_arms` does.
+
+    Raises BadInput where no arm can meet the budget or a name is unknown.
+    """
+    arms = {method: replace(arm(asked.base, method), rounds=rounds) for method, rounds in rounds_of(asked).items()}
+    return run_arms(arms, asked.seeds, asked.rates, out, say)
+
+
+def run_arms(arms: Mapping[str, RunConfig], seeds: int, rates: Sequence[float], out: Path,
+             say: Say = lambda line: None) -> pd.DataFrame:
+    """Run named configs and return one row a run: arm, seed, lr, whether that rate was chosen, and the last measurement.
+
+    Every rate is tried on the first seed; the one with the lowest validation loss is then run on the other seeds. Each
+    run has a folder under `out`/arms: finished ones are kept, a broken one is resumed. Raises BadInput for a number out
+    of range, and where a folder holds another run.
+    """
+    check(seeds >= 1, "seeds", seeds, "1 or more")
+    check(len(rates) > 0, "rates", rates, "one learning rate or more")
+    files.folder(out)
+    rows: list[dict[str, Any]] = []
+    for name, config in arms.items():
+        tried = [_row(name, replace(config, lr=rate), out, say) for rate in rates]
+        best = min(tried, key=lambda row: float(row["validation_loss"]))["lr"]
+        others = [_row(name, replace(config, lr=best, seed=config.seed + i), out, say) for i in range(1, seeds)]
+        rows += [{**row, "chosen": row["lr"] == best} for row in [*tried, *others]]
+        write_whole(out / "runs.csv", pd.DataFrame(rows).to_csv(index=False))
+    return pd.DataFrame(rows)
+
+
+def arm(base: RunConfig, method: str) -> RunConfig:
+    """Return the config of one method; the knobs that it fixes are its own, not the base's."""
+    usual, fixed = defaults(), pick(METHODS, method, "method").fixed
+    return replace(base, method=method, **{name: usual[name] for name in fixed if name != "clients"})
+
+
+def rounds_of(asked: Comparison) -> dict[str, int]:
+    """Return how many rounds each method gets for the budget."""
+    cost = pick(BUDGETS, asked.budget, "budget")
+    check(len(asked.methods) > 0, "methods", asked.methods, "one method or more")
+    configs = {method: arm(asked.base, method) for method in asked.methods}
+    if asked.budget == "rounds":
+        return dict.fromkeys(configs, int(asked.amount) or asked.base.rounds)
+    costs = {method: cost(prepare(replace(config, rounds=1))) for method, config in configs.items()}
+    free = [method for method, price in costs.items() if price == 0]
+    check(not free, "budget", asked.budget, f"another: {', '.join(free)} sends nothing, and would never end")
+    amount = asked.amount or asked.base.rounds * costs[asked.methods[0]]
+    short = {method: price for method, price in costs.items() if price > amount}
+    if short:
+        prices = ", ".join(f"{method} {price:.3g}" for method, price in short.items())
+        raise BadInput(f"amount = {amount:.3g} {asked.budget} is less than one round of these methods costs: {prices}")
+    return {method: int(amount // price) for method, price in costs.items()}
+
+
+def _row(name: str, config: RunConfig, out: Path, say: Say) -> dict[str, Any]:
+    """Return the row of one run, from its folder where it has finished."""
+    folder = folder_of(out, name, config.lr, config.seed)
+    known: dict[str, Any] = {"arm": name, "seed": config.seed, "lr": config.lr}
+    try:
+        finished = _finished(config, folder)
+    except Diverged as error:
+        say(f"{folder.name}: {error}")
+        return {**known, "validation_loss": float("inf"), "test_loss": float("inf")}
+    say(f"{folder.name}: validation loss {finished.metrics['validation_loss'].iloc[-1]:.4f}")
+    memory, last = finished.summary["memory"], finished.metrics.iloc[-1].drop(["round", "block"])
+    return {**known, **{str(name): value for name, value in last.items()}, "rounds": config.rounds,
+            "seconds": float(finished.timings["seconds"].iloc[-1]), "memory": memory["measured_peak"] + memory["shared"],
+            "parameters": finished.summary["parameters"]}
+
+
+def folder_of(out: Path, arm: str, lr: float, seed: int) -> Path:
+    """Return the run folder of an arm's run in a comparison's folder."""
+    return out / "arms" / f"{arm}-lr{lr:g}-seed{seed}"
+
+
+def _finished(config: RunConfig, folder: Path) -> history.History:
+    if (folder / "summary.json").exists():
+        check(runs.read_config(folder) == config, "out", str(folder), "a new folder: this arm was run with other knobs")
+        return history.load(folder)
+    if (folder / "checkpoint.safetensors").exists():
+        finished = runs.resume(folder)
+    else:
+        if (folder / "config.json").exists():            # an arm that was broken off before its first checkpoint
+            shutil.rmtree(folder)
+        finished = runs.run(config, folder)
+    (folder / "checkpoint.safetensors").unlink()        # a comparison keeps tables, not models
+    return finished
+
+
+def score_of(task: str) -> tuple[str, bool]:
+    """Return the column by which methods are compared on a task, and whether higher is better: its first score, or the loss."""
+    first = next(iter(TASKS[task].scores.items()), None)
+    return ("test_loss", False) if first is None else (f"test_{first[0]}", first[1])
+
+
+def summary(table: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Return mean and standard deviation over seeds of each arm at its chosen rate, in the order given."""
+    chosen = table[table["chosen"]]
+    grouped = chosen.groupby("arm", sort=False)
+    means = grouped[[score, "bytes_sent", "seconds", "memory", "parameters", "lr", "step"]].mean()
+    return means.assign(sd=grouped[score].std(), seeds=grouped.size()).reset_index()
+
+
+def all_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """Return mean and standard deviation over seeds of every score on the test data, a row an arm and score."""
+    chosen = table[table["chosen"]]
+    names = [str(name) for name in chosen if str(name).startswith("test_")]
+    long = chosen.melt("arm", names, var_name="score", value_name="value").dropna()
+    return long.groupby(["arm", "score"], sort=False)["value"].agg(["mean", "std"]).reset_index()
+
+
+def paired(table: pd.DataFrame, score: str, higher: bool = False) -> pd.DataFrame:
+    """Return the differences of each pair of arms on the same seeds: mean, t interval, and what it says."""
+    names = list(dict.fromkeys(table["arm"]))
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1:]]
+    return pd.DataFrame([_pair(table, a, b, score, higher) for a, b in pairs])
+
+
+def _pair(table: pd.DataFrame, a: str, b: str, score: str, higher: bool) -> dict[str, object]:
+    gap = difference(table, a, b, score)
+    decided = gap.low > 0 or gap.high < 0
+    better = a if (gap.mean > 0) == higher else b
+    return {"first": a, "second": b, "seeds": gap.seeds, "difference": gap.mean, "low": gap.low, "high": gap.high,
+            "verdict": f"{better} is better" if decided else "undecided"}
+
+
+class Difference(NamedTuple):
+    """A paired difference, first arm minus second: mean over the seeds that both have, and Student's interval."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+def difference(table: pd.DataFrame, first: str, second: str, score: str, confidence: float = 0.95) -> Difference:
+    """Return the paired difference of two arms at their chosen rates; NaN for its ends with fewer than two seeds."""
+    from scipy.stats import t
+
+    by_seed = table[table["chosen"]].pivot_table(index="seed", columns="arm", values=score, sort=False)
+    gaps = (by_seed[first] - by_seed[second]).dropna()
+    n, mean = len(gaps), float(gaps.mean())
+    half = float(t.ppf(0.5 + confidence / 2, n - 1) * gaps.std() / n**0.5) if n > 1 else float("nan")
+    return Difference(mean, mean - half, mean + half, n)
+
+
+def at_edge(table: pd.DataFrame) -> list[str]:
+    """Return the arms whose chosen rate is the smallest or largest of the grid: theirs may lie beyond it."""
+    rates = sorted(set(table["lr"]))
+    chosen = table[table["chosen"] & table["lr"].isin([rates[0], rates[-1]])]
+    return list(dict.fromkeys(chosen["arm"])) if len(rates) > 2 else []
+
+
+def curves(out: Path, table: pd.DataFrame) -> dict[str, list[history.History]]:
+    """Return the histories of each arm's runs at the chosen rate, for the learning curves."""
+    chosen = table[table["chosen"] & table["step"].notna()]
+    named: dict[str, list[history.History]] = {arm: [] for arm in dict.fromkeys(chosen["arm"])}
+    for row in chosen.to_dict("records"):
+        named[row["arm"]].append(history.load(folder_of(out, row["arm"], row["lr"], row["seed"])))
+    return named
+
+
+def check_methods(names: str) -> tuple[str, ...]:
+    """Return the methods of a text such as "deca,dec-lora"; raise BadInput at an unknown or repeated one."""
+    load_plugins()
+    given: Sequence[str] = [name.strip() for name in names.split(",") if name.strip()]
+    for name in given:
+        pick(METHODS, name, "method")
+    check(len(set(given)) == len(given) > 0, "methods", names, "different methods, separated by commas")
+    return tuple(given)

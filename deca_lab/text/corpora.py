@@ -1,0 +1,311 @@
+"""Corpora: labelled rows of text, embedded in every Python, from a local file, or from the hub."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+
+from deca_lab.errors import BadInput, check, pick
+from deca_lab.models import hub
+from deca_lab.text import columns, in_memory, instructions, markov, stdlib_text
+from deca_lab.text.stdlib_text import paragraphs
+
+
+class Corpus(NamedTuple):
+    """Labelled text: `texts[i]` is a row with label `label_names[labels[i]]`; no text occurs twice.
+
+    `fingerprint` is a SHA-256 over the label names, labels, texts and answers. `notes` says in plain words what was
+    guessed or dropped. `entropy` is the exact entropy rate of each label's source (nats per byte), known for "markov"
+    only. Where the rows are instructions, `answers[i]` is what should follow `texts[i]`.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    labels: np.ndarray  # (rows,) int64
+    label_names: tuple[str, ...]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+    entropy: np.ndarray | None = None  # (labels,) float64
+    answers: tuple[str, ...] | None = None
+
+
+def from_rows(name: str, rows: Iterable[tuple[str, ...]], notes: Sequence[str] = ()) -> Corpus:
+    """Make a corpus of rows (text, label name), or (text, label name, answer) throughout.
+
+    Rows that lack a text or an answer and repeated texts are dropped, and the notes say so.
+    """
+    kept: dict[str, tuple[str, ...]] = {}
+    given = 0
+    empty = 0
+    for text, label, *answer in rows:
+        given += 1
+        whole = all(part.strip() for part in (text, *answer))
+        empty += not whole
+        if whole:
+            kept.setdefault(text.strip("\n"), (label, *(part.strip() for part in answer)))
+    if not kept:
+        raise BadInput(f"corpus {name!r} has no text: {given} rows given, all of them empty")
+    given_labels, *given_answers = zip(*kept.values(), strict=True)
+    names = tuple(sorted(set(given_labels)))
+    index = {label: i for i, label in enumerate(names)}
+    labels = np.array([index[label] for label in given_labels], dtype=np.int64)
+    answers = given_answers[0] if given_answers else None
+    repeats = given - empty - len(kept)
+    counts = {"repeated": repeats, "empty": empty}
+    dropped = [f"{count} {kind} rows dropped" for kind, count in counts.items() if count]
+    texts = tuple(kept)
+    print_ = fingerprint(names, labels, texts, answers)
+    return Corpus(name, texts, labels, names, print_, (*notes, *dropped), answers=answers)
+
+
+def fingerprint(
+    names: Sequence[str],
+    labels: np.ndarray,
+    texts: Sequence[str],
+    answers: Sequence[str] | None = None,
+) -> str:
+    """SHA-256, in hex, over label names, labels, texts and answers, each with its length."""
+    digest = hashlib.sha256(np.asarray([len(names), len(texts)], dtype="<i8").tobytes())
+    digest.update(np.ascontiguousarray(labels, dtype="<i8").tobytes())
+    for text in (*names, *texts, *(answers or ())):
+        raw = text.encode("utf-8", "surrogatepass")
+        digest.update(len(raw).to_bytes(8, "little") + raw)
+    return digest.hexdigest()
+
+
+def from_chains(
+    sources: int = 8,
+    rows: int = 200,
+    length: int = 1024,
+    symbols: int = 16,
+    concentration: float = 0.2,
+    seed: int = 0,
+) -> Corpus:
+    """Generated text: `sources` labels, each a random Markov chain over `symbols` letters with a known entropy rate.
+
+    `rows` texts a label, `length` characters each; small `concentration` means predictable text. A row's first letter
+    is drawn from the stationary law, so a row costs (H(pi) - rate) / length nats a byte more than `entropy` says.
+    """
+    matrices = markov.chains(sources, symbols, concentration, seed)
+    names = [f"chain {i:0{len(str(sources - 1))}d}" for i in range(sources)]
+    pairs = (
+        (text, names[i])
+        for i, matrix in enumerate(matrices)
+        for text in markov.texts(matrix, rows, length, np.random.default_rng([seed, i, 1]))
+    )
+    corpus = from_rows(
+        "markov", pairs, (f"generated with seed {seed}: {sources} chains over {symbols} letters",)
+    )
+    rates = dict(zip(names, map(markov.entropy_rate, matrices), strict=True))
+    return corpus._replace(entropy=np.array([rates[name] for name in corpus.label_names]))
+
+
+def _embedded(name: str, rows: Callable[[], stdlib_text.Rows]) -> Callable[[int], Corpus]:
+    python = f"read from Python {'.'.join(map(str, sys.version_info[:3]))}"
+
+    @lru_cache(maxsize=1)
+    def read() -> Corpus:
+        return from_rows(name, rows(), (python,))
+
+    def corpus(seed: int) -> Corpus:
+        return read()
+
+    corpus.__doc__ = rows.__doc__
+    return corpus
+
+
+@lru_cache(maxsize=4)
+def generated(seed: int) -> Corpus:
+    """Text of random Markov chains, one a label, whose exact entropy rate is known."""
+    return from_chains(seed=seed)
+
+
+@lru_cache(maxsize=4)
+def _instructions(seed: int) -> Corpus:
+    """Generated instructions with one right answer each, label = skill (reverse, sort, add, look-up ...)."""
+    return from_rows(
+        "instructions", instructions.instructions(seed), (f"generated with seed {seed}",)
+    )
+
+
+CORPORA: dict[
+    str, Callable[[int], Corpus]
+] = {  # name -> corpus of a seed, which only generated text heeds
+    "stdlib": _embedded("stdlib", stdlib_text.stdlib),
+    "modules": _embedded("modules", stdlib_text.modules),
+    "topics": _embedded("topics", stdlib_text.topics),
+    "markov": generated,
+    "instructions": _instructions,
+}
+
+
+def load(
+    name: str | Path,
+    *,
+    split: str = "train",
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    answer: str | None = None,
+    labels: Sequence[str] | None = None,
+    max_rows: int | None = None,
+    seed: int = 0,
+) -> Corpus:
+    """Load a corpus of CORPORA, a .txt, .json, .jsonl, .csv or .parquet file, or a hub dataset.
+
+    `split`, `text` (one column, or several that are joined by a newline) and `label` are for files
+    and the hub; what is not named is guessed, and the corpus's notes say how. Hub names: "ag_news",
+    "owner/name", "glue/mnli" or "owner/name:config". `answer` asks for the corpus's answers: a
+    column, which then is no part of the text, or "" to guess it; a corpus that brings its answers
+    along needs no asking. `labels` keeps the rows of these label names, `max_rows` a random choice
+    made with `seed`. Raises BadInput for what cannot be found or read; a hub that does not answer
+    takes 3 seconds.
+    """
+    _check_choice(max_rows, seed)
+    if name in CORPORA:
+        whole = _registered(str(name), seed, (split, text, label, answer))
+    else:
+        whole = _outside(str(name), split, text, label, answer)
+    return _chosen(whole, labels, max_rows, seed)
+
+
+def corpus_of(
+    data: object,
+    *,
+    name: str = "own rows",
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    answer: str | None = None,
+    labels: Sequence[str] | None = None,
+    max_rows: int | None = None,
+    seed: int = 0,
+) -> Corpus:
+    """Make a corpus of rows that are in memory, as `load` does of a file with the same rows.
+
+    `data` is a `datasets.Dataset`, a pandas DataFrame, a list of strings, of dicts, of tuples
+    (text, label) or (text, label, answer), or a Corpus, which stays what it is. The other arguments
+    are those of `load`; columns can be named where there are columns. Raises BadInput.
+    """
+    _check_choice(max_rows, seed)
+    check(isinstance(name, str) and bool(name.strip()), "name", name, "a few words")
+    return _chosen(_in_memory(data, name, text, label, answer), labels, max_rows, seed)
+
+
+def _check_choice(max_rows: int | None, seed: int) -> None:
+    check(max_rows is None or max_rows >= 1, "max_rows", max_rows, "at least 1, or None for all")
+    check(seed >= 0, "seed", seed, "non-negative")
+
+
+def _registered(name: str, seed: int, given: tuple[object, ...]) -> Corpus:
+    """A corpus of the table; `given` is what was said of split and columns, which it has itself."""
+    split, text, label, answer = given
+    plain = split == "train" and text is None and label is None and not answer
+    allowed = f"left out: {name!r} is embedded and has its own"
+    check(plain, "split, text, label, answer", given, allowed)
+    rows = CORPORA[name](seed)
+    try:
+        return corpus_of(rows, name=name)._replace(name=name)
+    except BadInput as error:
+        raise BadInput(f"what corpus {name!r} returns: {error}") from None
+
+
+def _chosen(
+    corpus: Corpus, labels: Sequence[str] | None, max_rows: int | None, seed: int
+) -> Corpus:
+    """The rows of these labels, and of them so many at most."""
+    if labels is not None:
+        corpus = subset(corpus, _rows_of(corpus, labels))
+    if max_rows is None or max_rows >= len(corpus.texts):
+        return corpus
+    rng = np.random.default_rng([seed, 2])
+    return subset(corpus, np.sort(rng.choice(len(corpus.texts), max_rows, replace=False)))
+
+
+def subset(corpus: Corpus, rows: np.ndarray) -> Corpus:
+    """Return the corpus of the given row indices; label names without rows go."""
+    kept, labels = np.unique(corpus.labels[rows], return_inverse=True)
+    names = tuple(corpus.label_names[i] for i in kept)
+    texts = tuple(corpus.texts[i] for i in rows)
+    note = f"{len(rows)} of {len(corpus.texts)} rows kept"
+    entropy = None if corpus.entropy is None else corpus.entropy[kept]
+    answers = None if corpus.answers is None else tuple(corpus.answers[i] for i in rows)
+    print_ = fingerprint(names, labels, texts, answers)
+    return Corpus(
+        corpus.name,
+        texts,
+        labels.astype(np.int64),
+        names,
+        print_,
+        (*corpus.notes, note),
+        entropy,
+        answers,
+    )
+
+
+def _rows_of(corpus: Corpus, labels: Sequence[str]) -> np.ndarray:
+    wanted = (labels,) if isinstance(labels, str) else tuple(labels)
+    known = bool(wanted) and set(wanted) <= set(corpus.label_names)
+    check(known, "labels", list(wanted), f"one or more of {', '.join(corpus.label_names)}")
+    kept = [corpus.label_names.index(label) for label in wanted]
+    return np.flatnonzero(np.isin(corpus.labels, kept))
+
+
+def _outside(
+    name: str, split: str, text: str | Sequence[str] | None, label: str | None, answer: str | None
+) -> Corpus:
+    """A corpus from a file or the hub, whichever the name looks like."""
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:  # "~stranger/x.txt"
+        raise BadInput(f"corpus {name!r} cannot be read: {error}") from None
+    known = path.suffix.lower() in hub.KINDS or bool(name and os.path.exists(path))
+    if known or name.startswith(("/", "~", ".")):
+        check(split == "train", "split", split, "left out: a local file has no splits")
+        return _of_file(path, text, label, answer)
+    if hub.dataset_name(name) is None:
+        _unknown(name)
+    return from_rows(name, *columns.rows(hub.from_hub(name, split), text, label, answer))
+
+
+def _of_file(
+    path: Path, text: str | Sequence[str] | None, label: str | None, answer: str | None
+) -> Corpus:
+    table = hub.from_file(path)
+    if path.suffix.lower() != ".txt":
+        return from_rows(path.name, *columns.rows(table, text, label, answer))
+    allowed = "left out: rows of a .txt file are paragraphs, without answers"
+    check(answer is None, "answer", answer, allowed)
+    rows = ((part, "all") for part in paragraphs(table[0]["text"]))
+    return from_rows(path.name, rows, ("rows are paragraphs",))
+
+
+def _unknown(name: str) -> NoReturn:
+    """Raise for a name that is nothing we know: with the nearest names and the other forms."""
+    try:
+        pick({**CORPORA, **hub.CANONICAL}, name, "corpus")
+    except BadInput as error:
+        forms = f"a file ending in {', '.join(hub.KINDS)}, or a hub dataset written owner/name"
+        raise BadInput(f"{error}, {forms}") from None
+    raise AssertionError(name)
+
+
+def _in_memory(
+    data: object,
+    name: str,
+    text: str | Sequence[str] | None,
+    label: str | None,
+    answer: str | None,
+) -> Corpus:
+    """A corpus of an object that holds rows, whichever it is."""
+    table = in_memory.table_of(data)
+    if table is not None:
+        return from_rows(name, *columns.rows(table, text, label, answer))
+    given = (text, label, answer)
+    check(not any(given), "text, label, answer", given, "left out: there are no columns")
+    if isinstance(data, Corpus):
+        return data
+    return from_rows(name, in_memory.rows_of_list(data))

@@ -1,0 +1,93 @@
+"""How non-IID a split is: label and token divergences of the shards, and how far the clients' gradients disagree."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from deca_lab.algorithm.stacking import Params, consensus_distance, flatten
+from deca_lab.errors import check
+from deca_lab.text.shards import Shards
+
+WORDS = ((0.02, "IID in effect"), (0.15, "mildly non-IID"), (0.5, "clearly non-IID"), (np.inf, "strongly non-IID"))
+
+
+class Heterogeneity(NamedTuple):
+    """Divergences of the clients' distributions from their mean, in which each client counts the same."""
+
+    label_tv: float  # mean total variation, 0 ... 1 - 1/N
+    label_js: float  # generalised Jensen-Shannon divergence, nats
+    label_js_share: float  # of its largest value, 0 ... 1
+    token_js: float  # nats, between the clients' token frequencies
+    token_js_share: float
+    zeta2: float | None = None  # gradient dissimilarity at the start
+    zeta2_share: float | None = None  # of ||mean gradient||^2
+
+    def words(self) -> str:
+        """One plain sentence."""
+        verdict = next(word for limit, word in WORDS if self.label_js_share < limit)
+        sentence = (
+            f"{verdict}: on average {self.label_tv:.0%} of a client's rows would have to change label to give the mean "
+            f"mix; of the largest possible divergence, the labels show {self.label_js_share:.0%}, the tokens "
+            f"{self.token_js_share:.1%}"
+        )
+        if self.zeta2 is None or self.zeta2_share is None:
+            return sentence
+        return f"{sentence}; gradients spread by zeta^2 = {self.zeta2:.3g}, {self.zeta2_share:.2g} times the mean's square"
+
+
+def measure(shards: Shards, gradients: Params | None = None) -> Heterogeneity:
+    """Measure training shards; with stacked `gradients` {name: (N, ...)} at the start, zeta^2 too."""
+    tokens = np.stack([torch.bincount(s, minlength=shards.vocabulary).cpu().numpy() for s in shards.train])
+    label_js, token_js = jensen_shannon(shards.label_counts), jensen_shannon(tokens)
+    return Heterogeneity(
+        label_tv=total_variation(shards.label_counts),
+        label_js=label_js,
+        label_js_share=share_of_most(label_js, shards.label_counts.shape),
+        token_js=token_js,
+        token_js_share=share_of_most(token_js, tokens.shape),
+        zeta2=None if gradients is None else gradient_dissimilarity(gradients),
+        zeta2_share=None if gradients is None else relative_dissimilarity(gradients),
+    )
+
+
+def distributions(counts: np.ndarray) -> np.ndarray:
+    """Rows of counts (N, K) to rows of frequencies; each must count something."""
+    counts = np.asarray(counts, dtype=np.float64)
+    fits = counts.ndim == 2 and bool((counts >= 0).all()) and bool((counts.sum(axis=-1) > 0).all())
+    check(fits, "counts", counts.shape, "clients x kinds, non-negative, with a positive sum in each row")
+    return counts / counts.sum(axis=1, keepdims=True)
+
+
+def total_variation(counts: np.ndarray) -> float:
+    """(1/N) sum_i (1/2) ||p_i - pbar||_1 of the clients' frequencies p_i from counts (N, K)."""
+    p = distributions(counts)
+    return float(0.5 * np.abs(p - p.mean(axis=0)).sum(axis=1).mean())
+
+
+def jensen_shannon(counts: np.ndarray) -> float:
+    """H(pbar) - (1/N) sum_i H(p_i) in nats, equal weights (Lin 1991, IEEE Trans. Inf. Theory 37, eq. 5.1)."""
+    p = distributions(counts)
+    return max(0.0, float(_entropy(p.mean(axis=0)) - _entropy(p).mean()))
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
+
+
+def share_of_most(divergence: float, shape: tuple[int, ...]) -> float:
+    """Return a generalised Jensen-Shannon divergence as a share of the largest that counts of this shape (N, K) can have."""
+    most = np.log(min(shape))  # of N clients over K kinds; reached by disjoint supports
+    return float(divergence / most) if most > 0 else 0.0
+
+
+def gradient_dissimilarity(gradients: Params) -> float:
+    """zeta^2 = (1/N) sum_i ||g_i - gbar||^2 of stacked gradients {name: (N, ...)}."""
+    return consensus_distance(flatten(gradients, list(gradients)))
+
+
+def relative_dissimilarity(gradients: Params) -> float:
+    """zeta^2 / ||gbar||^2; infinite where the mean gradient vanishes and the clients' do not."""
+    square = float(flatten(gradients, list(gradients)).mean(0).double().square().sum())
+    spread = gradient_dissimilarity(gradients)
+    return spread / square if square > 0 else (float("inf") if spread > 0 else 0.0)

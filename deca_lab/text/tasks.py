@@ -1,0 +1,290 @@
+"""Tasks: what a causal model is trained to say after a text, the loss of that, and how it is scored."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deca_lab.algorithm.gradients import Loss
+from deca_lab.algorithm.stacking import Params
+from deca_lab.errors import BadInput, check, pick
+from deca_lab.models.causal_lm import logits_of
+from deca_lab.text import shards
+from deca_lab.text.corpora import Corpus
+from deca_lab.text.prompts import (
+    ANSWER_CUE,
+    Examples,
+    Pair,
+    batch,
+    classification,
+    generation,
+    listed,
+    spread,
+    take,
+    verbaliser,
+    widen,
+)
+from deca_lab.text.scoring import accuracy, classify, exact_match, macro_f1
+from deca_lab.text.shards import Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Scores = Callable[[Params], dict[str, Tensor]]  # stacked parameters (N, ...) -> name -> (N,) float64
+OWN, TRAIN = 8, 4   # examples of a client's validation and training data in the probes, at most
+
+
+def masked_loss(model: nn.Module) -> Loss:
+    """Return loss(params, (tokens, counted)) -> mean over examples of the mean cross-entropy of what each counts, nats.
+
+    Chunks of equally many examples average exactly; where everything is counted it is `causal_lm.client_loss`. An example
+    that counts nothing adds 0.
+    """
+    logits = logits_of(model)
+
+    def loss(params: Params, batch: Pair) -> Tensor:
+        tokens, counted = batch
+        out, targets = logits(params, tokens[:, :-1]), tokens[:, 1:]
+        cost = nn.functional.cross_entropy(out.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+        return ((cost * counted).sum(1) / counted.sum(1).clamp(min=1)).mean()
+
+    return loss
+
+
+def entropy_floor(corpus: Corpus, rows: np.ndarray | None = None) -> float | None:
+    """Exact entropy rate, in nats a byte, of these rows' sources (each by its rows), or None where it is not known.
+
+    A test loss of bytes minus this is the gap of the model to the best possible one.
+    """
+    if corpus.entropy is None:
+        return None
+    return float(corpus.entropy[corpus.labels if rows is None else corpus.labels[rows]].mean())
+
+
+# the table
+
+
+class Ask(NamedTuple):
+    """What a row of TASKS is given; all of it is `build`'s."""
+
+    corpus: Corpus
+    split: Split
+    tokenizer: "PreTrainedTokenizerBase"
+    model: "PreTrainedModel"
+    context: int
+    batch_size: int
+    seed: int
+    device: torch.device
+    test_limit: int
+    words: Mapping[str, str] | None
+
+
+class Task(NamedTuple):
+    """One task on one split: what a run trains on and measures. Pairs are (tokens, counted).
+
+    `score` reads the common test set and `validation_score` all clients' validation examples in one pool, both for any
+    number of stacked models; a task without scores returns {}.
+    """
+
+    loss: Loss
+    batches: Callable[[int], Pair]  # inner step -> (N, B, ...)
+    test: Pair                      # (n, ...) of the common test set
+    own: Pair                       # (N, n, ...) of each client's validation data, n the same for all, at most OWN
+    train: Pair                     # (N, n, ...) of each client's training data, at most TRAIN
+    score: Scores
+    validation_score: Scores
+    notes: tuple[str, ...] = ()     # what was left out or dropped, in plain words
+
+
+def lm(ask: Ask) -> Task:
+    """Language modelling: every next token counts; its measure is the perplexity."""
+    data = shards.build(_with_answers(ask.corpus), ask.split, ask.tokenizer, ask.context)
+
+    def batches(step: int) -> Pair:
+        return _whole(shards.batch(data.train, ask.context, ask.batch_size, ask.seed, step).to(ask.device))
+
+    own, train = (_even_windows(streams, ask.context, most).to(ask.device)
+                  for streams, most in ((data.validation, OWN), (data.train, TRAIN)))
+    test = shards.windows(data.test, ask.context, ask.test_limit).to(ask.device)
+    nothing: Scores = lambda params: {}  # noqa: E731
+    return Task(masked_loss(ask.model), batches, _whole(test), _whole(own), _whole(train), nothing, nothing)
+
+
+def _with_answers(corpus: Corpus) -> Corpus:
+    if corpus.answers is None:
+        return corpus
+    return corpus._replace(texts=tuple(map(ANSWER_CUE.join, zip(corpus.texts, corpus.answers, strict=True))))
+
+
+def _whole(windows: Tensor) -> Pair:
+    return windows, torch.ones_like(windows[..., 1:], dtype=torch.bool)
+
+
+def _even_windows(streams: Sequence[Tensor], context: int, most: int) -> Tensor:
+    count = min(most, *((len(stream) - 1) // context for stream in streams))
+    return torch.stack([shards.windows(stream, context, count) for stream in streams])
+
+
+def classify_task(ask: Ask) -> Task:
+    """Classification: after the text and "label:" only the label's token counts; accuracy and macro F1."""
+    words = verbaliser(ask.corpus.label_names, ask.tokenizer, ask.words)
+    sets = _sets(ask, lambda rows: classification(ask.corpus, rows, ask.tokenizer, ask.context, words))
+    missing = [name for i, name in enumerate(words) if i not in sets.test.labels]
+    if missing:
+        raise BadInput(f"the test set of {len(sets.test.labels)} examples has none of the label(s) {listed(missing)}: "
+                       "take a larger test_share, more test examples (eval_windows), or fewer labels")
+    logits, ids = logits_of(ask.model), torch.tensor(list(words.values()), device=ask.device)
+
+    def score(params: Params, examples: Examples) -> dict[str, Tensor]:
+        predicted = classify(logits, params, examples, ids)
+        return {"accuracy": accuracy(predicted, examples.labels), "macro_f1": macro_f1(predicted, examples.labels)}
+
+    return _task(ask, sets, score)
+
+
+def generate_task(ask: Ask) -> Task:
+    """Generation: after the prompt and "answer:" the answer and the end token count; exact match."""
+    sets = _sets(ask, lambda rows: generation(ask.corpus, rows, ask.tokenizer, ask.context))
+    logits = logits_of(ask.model)
+    return _task(ask, sets, lambda params, examples: {"exact_match": exact_match(logits, params, examples)})
+
+
+class Row(NamedTuple):
+    """One row of the table of tasks."""
+
+    about: str
+    build: Callable[[Ask], Task]
+    scores: dict[str, bool]  # name -> higher is better; without scores, the loss is what choices are made by
+
+
+TASKS: dict[str, Row] = {
+    "lm": Row("predict every next token; measured by perplexity", lm, {}),
+    "classify": Row("name the label of a text, one token a label", classify_task, {"accuracy": True, "macro_f1": True}),
+    "generate": Row("write the answer to an instruction", generate_task, {"exact_match": True}),
+}
+
+
+def build(
+    task: str,
+    corpus: Corpus,
+    split: Split,
+    tokenizer: "PreTrainedTokenizerBase",
+    model: "PreTrainedModel",
+    context: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    test_limit: int,
+    words: Mapping[str, str] | None = None,
+) -> Task:
+    """Return the task of a name in TASKS on a split corpus; raise BadInput where they do not fit one another.
+
+    `test_limit` is the largest number of test examples (windows for "lm"), and of those pooled for validation. `words`
+    is for "classify": a word a label (see `verbaliser`).
+    """
+    row = pick(TASKS, task, "task")
+    check(words is None or row.build is classify_task, "words", words, "left out: only the task 'classify' has a verbaliser")
+    check(batch_size >= 1, "batch_size", batch_size, "at least 1")
+    check(test_limit >= 1, "test_limit", test_limit, "at least 1")
+    return row.build(Ask(corpus, split, tokenizer, model, context, batch_size, seed, device, test_limit, words))
+
+
+class _Sets(NamedTuple):
+    train: list[Examples]
+    validation: list[Examples]
+    test: Examples
+    notes: tuple[str, ...]
+
+
+def _sets(ask: Ask, make: Callable[[np.ndarray], Examples]) -> _Sets:
+    """All examples of a split, equally wide, on the device, without training prompts that are held-out ones too."""
+    train, validation = list(map(make, ask.split.train)), list(map(make, ask.split.validation))
+    test = make(ask.split.test)
+    own_train, own_validation = _disjoint(train, validation, test)
+    _require_examples(own_train, own_validation, test, ask.context)
+    rows = sum(map(len, (*ask.split.train, *ask.split.validation, ask.split.test)))
+    long = rows - _count([*train, *validation, test])
+    repeated = _count([*train, *validation]) - _count([*own_train, *own_validation])
+    notes = _counted(long, f"left out: longer than the context of {ask.context} tokens")
+    notes += _counted(repeated, "dropped: cut to the context, their prompts are held-out ones")
+    width = max(examples.tokens.shape[1] for examples in (*own_train, *own_validation, test))
+    fit = partial(_fit, width, ask.device)
+    limited = take(test, spread(test.labels, ask.test_limit))
+    return _Sets(list(map(fit, own_train)), list(map(fit, own_validation)), fit(limited), notes)
+
+
+def _disjoint(
+    train: Sequence[Examples], validation: Sequence[Examples], test: Examples
+) -> tuple[list[Examples], list[Examples]]:
+    """The training and the validation sets without prompts that another set keeps.
+
+    Cut to the context, two rows can become one prompt: then the test set keeps it, else the validation sets, and the
+    others lose it.
+    """
+    tested = _prompts([test])
+    own_validation = [_without(examples, tested) for examples in validation]
+    held_out = tested | _prompts(own_validation)
+    return [_without(examples, held_out) for examples in train], own_validation
+
+
+def _require_examples(train: Sequence[Examples], validation: Sequence[Examples], test: Examples, context: int) -> None:
+    """Raise BadInput where a set has no example, naming whose."""
+    sets: dict[str, Examples] = {}
+    for what, parts in (("training", train), ("validation", validation)):
+        sets |= {f"client {i}'s {what} set": examples for i, examples in enumerate(parts)}
+    sets["the test set"] = test
+    empty = [whose for whose, examples in sets.items() if not len(examples.tokens)]
+    if empty:
+        raise BadInput(f"no example in {listed(empty)}: its rows are none, longer than context {context}, or held-out prompts; "
+                       "take a larger context, fewer clients, a larger alpha, or larger shares for test and validation")
+
+
+def _counted(count: int, what: str) -> tuple[str, ...]:
+    """The note about so many examples; none about none."""
+    return (f"{count} examples {what}",) if count else ()
+
+
+def _fit(width: int, device: torch.device, examples: Examples) -> Examples:
+    return Examples(*(part.to(device) for part in widen(examples, width)))
+
+
+def _count(parts: Sequence[Examples]) -> int:
+    return sum(len(examples.tokens) for examples in parts)
+
+
+def _prompts(parts: Sequence[Examples]) -> set[bytes]:
+    return {prompt for examples in parts for prompt in _each_prompt(examples)}
+
+
+def _each_prompt(examples: Examples) -> list[bytes]:
+    tokens = examples.tokens.numpy()
+    return [tokens[i, :at].tobytes() for i, at in enumerate(examples.answer_at.tolist())]
+
+
+def _without(examples: Examples, prompts: set[bytes]) -> Examples:
+    return take(examples, np.array([prompt not in prompts for prompt in _each_prompt(examples)], dtype=bool))
+
+
+def _task(ask: Ask, sets: _Sets, score: Callable[[Params, Examples], dict[str, Tensor]]) -> Task:
+    pool = Examples(*map(torch.cat, zip(*sets.validation, strict=True)))
+    pool = take(pool, spread(pool.labels, ask.test_limit))
+    return Task(
+        loss=masked_loss(ask.model),
+        batches=lambda step: batch(sets.train, ask.batch_size, ask.seed, step),
+        test=(sets.test.tokens, sets.test.counted),
+        own=_probe(sets.validation, OWN),
+        train=_probe(sets.train, TRAIN),
+        score=lambda params: score(params, sets.test),
+        validation_score=lambda params: score(params, pool),
+        notes=sets.notes,
+    )
+
+
+def _probe(parts: Sequence[Examples], most: int) -> Pair:
+    count = min(most, *(len(examples.tokens) for examples in parts))
+    chosen = [take(examples, spread(examples.labels, count)) for examples in parts]
+    tokens, counted, *_ = map(torch.stack, zip(*chosen, strict=True))
+    return tokens, counted

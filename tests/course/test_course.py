@@ -1,0 +1,142 @@
+"""The course's machinery: running notebooks, failures told, copies that overwrite nothing, student copies, pages and links."""
+
+import json
+
+import nbformat
+import pytest
+from command import deca_lab
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+import deca_lab as deca_lab_package
+from deca_lab import course
+from deca_lab.errors import BadInput
+
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(1800)]
+
+
+def notebook(path, *sources, parameters="profile = 'fast'\nnumber = 1"):
+    cells = [new_markdown_cell("# A lesson"), new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+             *(new_code_cell(source) for source in sources)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+def test_the_course_is_found_and_in_order():
+    names = [path.stem for path in course.notebooks()]
+    assert names[0] == "00_start_here"
+    assert "deca_descent" in names
+    lessons = [name for name in names if name[0].isdigit()]
+    assert lessons == sorted(lessons)
+    assert course.installed() == ("site-packages" in deca_lab_package.__file__)
+
+
+@pytest.mark.slow
+def test_notebooks_run_side_by_side_with_parameters_and_a_failure_shows_its_cell(tmp_path):
+    good = notebook(tmp_path / "notebooks" / "good.ipynb", "print(profile, number * 2)")
+    bad = notebook(tmp_path / "notebooks" / "bad.ipynb", "x = 1\nx / 0", "print('never')")
+    said = []
+    results = course.execute([good, bad], "full", tmp_path / "out", {"number": 21}, 2, said.append)
+    assert [bool(result.error) for result in results] == [False, True]
+    assert "ZeroDivisionError" in results[1].error
+    assert "x / 0" in results[1].error
+    assert "full 42" in (tmp_path / "out" / "notebooks" / "good.ipynb").read_text()
+    assert "full 42" not in good.read_text()                            # the source stays as it is
+    table = course.table(results)
+    assert "good" in table
+    assert "x / 0" in table
+    assert len(said) >= 2
+
+
+def test_an_unknown_parameter_or_profile_is_told_before_anything_runs(tmp_path):
+    path = notebook(tmp_path / "notebooks" / "one.ipynb", "print(1)")
+    with pytest.raises(BadInput, match=r"clients.*one\.ipynb has: number, profile"):
+        course.execute([path], parameters={"clients": 3}, out=tmp_path / "out")
+    with pytest.raises(BadInput, match="profile"):
+        course.execute([path], "slow", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert course.parse_parameters(["clients=4", "name=ring"]) == {"clients": 4, "name": "ring"}
+    with pytest.raises(BadInput, match="NAME=VALUE"):
+        course.parse_parameters(["clients"])
+
+
+def test_an_executed_copy_never_takes_the_place_of_a_source(tmp_path):
+    path = notebook(tmp_path / "notebooks" / "one.ipynb", "print(1)")
+    with pytest.raises(BadInput, match="would be overwritten"):
+        course.execute([path], out=tmp_path)
+
+
+def test_a_copy_overwrites_nothing(tmp_path):
+    mine = tmp_path / "notebooks" / "00_start_here.ipynb"
+    mine.parent.mkdir()
+    mine.write_text("my work")
+    copied = course.copy_to(tmp_path)
+    assert mine.read_text() == "my work"
+    assert copied.kept == [mine]
+    assert (tmp_path / "theory" / "deca_descent.ipynb").exists()
+    assert not course.copy_to(tmp_path).written
+
+
+def test_student_copies_have_no_outputs_and_no_answers_and_are_marked_for_nbgrader(tmp_path):
+    solved = ("def mix(W, X):\n    \"\"\"Mix.\"\"\"\n    return W @ X\n\n\nprint(check(mix))")
+    notebook(tmp_path / "place" / "notebooks" / "00_start_here.ipynb", "from deca_lab.course.exercises import check", solved)
+    notebook(tmp_path / "place" / "theory" / "one.ipynb", "print(1)")
+    course.students(tmp_path / "out", tmp_path / "place")
+    (written,) = (tmp_path / "out").rglob("00_start_here.ipynb")
+    nb = json.loads(written.read_text())
+    text = json.dumps(nb["cells"])
+    assert "W @ X" not in text
+    assert "raise NotImplementedError" in text
+    marks = [cell["metadata"]["nbgrader"] for cell in nb["cells"] if "nbgrader" in cell["metadata"]]
+    assert [(m["solution"], m["grade"]) for m in marks if m["solution"] or m["grade"]] == [(True, False), (False, True)]
+    assert len({m["grade_id"] for m in marks}) == len(marks)
+    assert all(not cell.get("outputs") for cell in nb["cells"])
+
+
+def test_the_real_lessons_become_student_copies(tmp_path):
+    course.students(tmp_path)
+    written = sorted(tmp_path.rglob("*.ipynb"))
+    assert len(written) >= 8
+    for path in written:
+        nbformat.validate(nbformat.read(path, 4))
+
+
+@pytest.mark.slow
+def test_the_pages_hold_the_course_and_their_links_lead_somewhere(tmp_path):
+    pages = course.html(tmp_path / "pages")
+    assert len(pages) == len(course.notebooks()) + 1
+    assert course.broken_links(tmp_path / "pages") == []
+    index = (tmp_path / "pages" / "index.html").read_text()
+    assert "Start here" in index
+    text = (tmp_path / "pages" / "theory" / "adam_step.html").read_text()
+    assert "<math" in text                                               # formulae without a script
+    assert "cdnjs" not in text
+    (tmp_path / "pages" / "index.html").write_text('<a href="nowhere.html">x</a>')
+    assert "nowhere.html" in course.broken_links(tmp_path / "pages")[0]
+
+
+def test_the_server_is_local_and_keeps_its_token():
+    words = course.command(course.home(), 9999, browser=False)
+    assert "--ip=127.0.0.1" in words
+    assert not any("token" in word.lower() for word in words)
+    with pytest.raises(BadInput, match="port = 80"):
+        course.command(course.home(), 80)
+
+
+def test_commands(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)                                          # an installed course is copied to where one works
+    said = deca_lab(capsys, "students", tmp_path / "students")
+    assert said.code == 0
+    assert "files written" in said.out
+    assert deca_lab(capsys, "notebooks", "no_such_lesson").code == 2
+    monkeypatch.setattr(course, "serve", lambda place, port, browser: 0)
+    assert deca_lab(capsys, "lab", "--no-browser").code == 0
+    ran = []
+    monkeypatch.setattr(course, "execute", lambda paths, *rest: ran.extend(paths) or [course.Result(paths[0], 1.0, "", paths[0])])
+    assert deca_lab(capsys, "notebooks", "adam_step", "--out", tmp_path / "out").code == 0
+    assert [path.stem for path in ran] == ["adam_step"]
+    monkeypatch.setattr(course, "execute", lambda paths, *rest: [course.Result(paths[0], 1.0, "cell 3 failed", paths[0])])
+    failed = deca_lab(capsys, "notebooks", "adam_step", "--out", tmp_path / "out")
+    assert failed.code == 1
+    assert "cell 3 failed" in failed.out

@@ -1,0 +1,212 @@
+"""Clients over processes: loop = stacked = distributed, also with unequal clients a rank; runs, resume, and a rank that dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cases import quick
+from command import SMALL, options
+from reference import SINGLE
+
+from deca_lab.algorithm import moments as mo
+from deca_lab.algorithm import optimisers as op
+from deca_lab.algorithm.blocks import Block
+from deca_lab.algorithm.channel import gossip
+from deca_lab.algorithm.gradients import looped
+from deca_lab.algorithm.loop import Recipe, plan, train
+from deca_lab.algorithm.problems import Problem
+from deca_lab.errors import BadInput, Stopped
+from deca_lab.lab import checkpoint, runs
+from deca_lab.lab.prepare import prepare
+from deca_lab.mixing.topology import topology
+from deca_lab.network import faults as fl
+from deca_lab.network.lossy_mixing import lossy
+from deca_lab.network.processes import World, gathered, joined, over, summed
+from deca_lab.runconfig import RunConfig
+
+PLACES = [str(Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+QUIET = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, PLACES))}
+CLIENTS = 7
+PATIENCE = 600      # seconds, for what takes some on a quiet machine: a limit, and no measurement
+CASES = {  # optimiser, graph, recipe's knobs
+    "deca": ("adam", "ring", {}),
+    "deca, exponential": ("adam", "exponential", {}),
+    "d-adam, rarely mixed": ("adam", "complete", {"mix_every": 3, "keep_moments": True}),
+    "sgd, before": ("sgd", "path", {"combine_first": True}),
+    "tracking": ("gradient-tracking", "ring", {"keep_moments": True, "mix_all": True}),
+    "deca-mixed": ("adam-mixed", "erdos-renyi", {}),
+    "one peer at a time": ("adam", "random-matchings", {}),
+    "everything fails": ("adam-mixed", "erdos-renyi", {"faults": fl.Faults(
+        drop=0.2, away=(fl.Spell(2, 3, 8),), stragglers=((5, 2),), garbage=(fl.Spell(4, 0, 24),), stale=0.4, delay=2, noise=0.001,
+        clients=CLIENTS, turns=24)}),
+}
+
+
+def problem(rows, dtype=torch.float64):
+    """Return a problem of two tensors, on these clients' rows alone."""
+    rng = np.random.default_rng(5)
+    A, c = (torch.from_numpy(rng.standard_normal(shape)).to(dtype) for shape in ((CLIENTS, 5, 5), (CLIENTS, 5)))
+    start = torch.from_numpy(rng.standard_normal((CLIENTS, 5))).to(dtype)
+
+    def loss(params, batch):
+        hessian, wish = batch
+        return (hessian @ torch.cat([params["p"], params["q"]]) - wish).square().sum() / 2
+
+    return Problem({"p": start[rows, :2].clone(), "q": start[rows, 2:].clone()}, loss, lambda step: (A[rows], c[rows] + step % 3))
+
+
+def trained(name, world, dtype=torch.float64, engine=None):
+    """Return this rank's rows after the run, and the bytes that they received."""
+    which, graph, knobs = CASES[name]
+    optimiser = op.OPTIMISERS[which](op.Knobs(mo.Adam(), mo.Feedback(mo.printed, mo.raw, 0.9, 0.9)))
+    knobs = dict(knobs)
+    wraps = [lossy(knobs.pop("faults"), 1)] if "faults" in knobs else []
+    recipe = Recipe(2, 6, lambda step: 0.01, optimiser, **knobs)
+    blocks, graph = [Block("one", ("p",)), Block("two", ("q",))], topology(graph, CLIENTS, seed=1)
+    laid = plan(problem(world.mine, dtype), blocks, graph, recipe, *wraps, carrier=over(world) if world.size > 1 else gossip,
+                site=world.site)
+    *_, (state, _) = train(laid, engine=engine) if engine else train(laid)
+    return torch.cat(state.blocks, 1), state.sent
+
+
+def main():
+    """Run in each process under torchrun: every case, gathered on rank 0 into the file that is named."""
+    with joined() as all_ranks:
+        world = all_ranks.of(CLIENTS)
+        for dtype in (torch.float64, torch.float32):
+            for k, name in enumerate(CASES):
+                x, sent = trained(name, world, dtype)
+                x, sent = gathered(world, x), summed(world, torch.from_numpy(sent))
+                if world.rank == 0:
+                    np.savez(f"{sys.argv[1]}-{k}-{dtype}", x=x.numpy(), sent=sent.numpy())
+
+
+def torchrun(ranks, *words, **more):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *map(str, words)]
+    return subprocess.Popen(command, env=QUIET, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **more)
+
+
+def finished(process):
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err[-3000:]
+    return out, err
+
+
+@pytest.mark.parametrize("ranks", quick([2, 4]))
+def test_loop_stacked_and_distributed_are_equal(ranks, tmp_path):
+    finished(torchrun(ranks, Path(__file__), tmp_path / "found"))
+    for dtype, digits in ((torch.float64, 1e-12), (torch.float32, SINGLE)):
+        for k, name in enumerate(CASES):
+            held = np.load(tmp_path / f"found-{k}-{dtype}.npz")
+            for engine in (None, looped):
+                x, sent = trained(name, World(clients=CLIENTS), dtype, engine)
+                np.testing.assert_allclose(held["x"], x.numpy(), rtol=digits, atol=digits, err_msg=name)
+                np.testing.assert_array_equal(held["sent"], sent, err_msg=name)
+
+
+def test_clients_are_dealt_to_ranks_as_evenly_as_can_be():
+    world = World(0, 4, 7)
+    assert [world.rows(rank) for rank in range(4)] == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 7)]
+    with pytest.raises(BadInput, match="4 or more"):
+        world.of(3)
+
+
+KNOBS = {**SMALL, "clients": 5, "dtype": "float64", "device": "cpu", "rounds": 2}
+
+
+def command(folder, **knobs):
+    return ["-m", "deca_lab", "run", *options(out=folder, **knobs)]
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one") / "run"
+    runs.run(RunConfig(**KNOBS), folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_over_three_ranks_tells_what_one_process_tells(one_process, tmp_path):
+    finished(torchrun(3, *command(tmp_path / "run", **KNOBS)))
+    one, many = (pd.read_csv(folder / "metrics.csv") for folder in (one_process, tmp_path / "run"))
+    for column in ("test_loss", "client_test_loss_max", "own_loss", "gradient_norm", "validation_loss"):
+        np.testing.assert_allclose(many[column], one[column], rtol=1e-9)
+    np.testing.assert_array_equal(many["bytes_sent"], one["bytes_sent"])
+    edges = pd.read_csv(tmp_path / "run" / "edges.csv")
+    assert (edges["measured"] == edges["predicted"]).all()
+    assert (tmp_path / "run" / "report.html").exists()
+    said = [json.loads((folder / "summary.json").read_text()) for folder in (one_process, tmp_path / "run")]
+    assert said[0]["heterogeneity"]["zeta2"] == pytest.approx(said[1]["heterogeneity"]["zeta2"], rel=1e-9)
+
+
+def waited_for(path, process):
+    end = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def children(process):
+    """Return the process numbers of the ranks, rank 0 first."""
+    ps = ["ps", "-o", "pid=", "--ppid", str(process.pid), "--sort", "pid"]
+    listed = subprocess.run(ps, capture_output=True, text=True, check=True)
+    return [int(number) for number in listed.stdout.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ps --ppid is Linux's")
+def test_a_rank_that_is_killed_stops_the_others_and_the_run_goes_on_from_its_checkpoint(one_process, tmp_path):
+    folder, knobs = tmp_path / "run", {**KNOBS, "checkpoint_every": 4, "inner_steps": 12, "eval_every": 24,
+                                             "stale": 0.3, "drop": 0.1}
+    process = torchrun(4, *command(folder, **knobs))
+    waited_for(folder / "checkpoint.safetensors", process)
+    os.kill(children(process)[2], signal.SIGKILL)
+    err = process.communicate(timeout=PATIENCE)[1]                                  # torch alone would wait for half an hour
+    assert process.returncode != 0
+    assert "another rank is gone" in err
+    assert "--resume" in err
+    reached = checkpoint.load(folder / "checkpoint.safetensors")[0].step
+    assert reached >= 1
+    finished(torchrun(2, "-m", "deca_lab", "run", "--resume", folder))              # fewer ranks than before
+    whole = runs.run(RunConfig(**knobs))
+    np.testing.assert_allclose(pd.read_csv(folder / "metrics.csv")["test_loss"], whole.metrics["test_loss"], rtol=1e-7)
+    np.testing.assert_array_equal(pd.read_csv(folder / "metrics.csv")["bytes_sent"], whole.metrics["bytes_sent"])
+
+
+@pytest.mark.slow
+def test_what_one_process_stopped_goes_on_over_two(one_process, tmp_path):
+    """At the end of a visit, where no moments and no earlier messages are kept."""
+    visit = RunConfig(**KNOBS).inner_steps
+    with pytest.raises(Stopped):
+        runs.run(RunConfig(**KNOBS), tmp_path / "run", lambda done, total, known: done == visit)
+    finished(torchrun(2, "-m", "deca_lab", "run", "--resume", tmp_path / "run"))
+    one, many = (pd.read_csv(folder / "metrics.csv") for folder in (one_process, tmp_path / "run"))
+    np.testing.assert_allclose(many["test_loss"], one["test_loss"], rtol=1e-9)
+
+
+@pytest.mark.parametrize(("knobs", "words"), [({"clients": 2}, "3 or more"), ({"topology": "server"}, "without a server"),
+                                              ({"compress": "top-k"}, "none where clients are spread")])
+def test_what_only_one_process_can_do_is_told_at_the_door(knobs, words):
+    with pytest.raises(BadInput, match=words):
+        prepare(RunConfig(**{**KNOBS, **knobs}), World(1, 3, 5))
+
+
+def test_nothing_but_tensors_travels():
+    """No function that pickles objects is called."""
+    import deca_lab.network.processes as peers
+
+    source = Path(peers.__file__).read_text() + Path(runs.__file__).read_text()
+    assert not [name for name in ("object_list", "gather_object", "send_object", "pickle.") if name in source]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Comparisons: equal budgets by hand arithmetic, the choice by validation, intervals against scipy, what is kept."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from cases import cases
+from command import SMALL, deca_lab, options
+
+from deca_lab.errors import BadInput
+from deca_lab.lab import ledger, runs
+from deca_lab.lab.prepare import prepare
+from deca_lab.methods import METHODS
+from deca_lab.pictures import compare_report
+from deca_lab.runconfig import RunConfig
+from deca_lab.studies import compare
+from deca_lab.studies.compare import Comparison
+
+BASE = RunConfig(**{**SMALL, "inner_steps": 2})
+ASKED = Comparison(BASE, ("deca", "dec-lora", "badam"), seeds=2, rates=(1e-3, 1e-2))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("compare")
+    return compare.compare(ASKED, out), out
+
+
+def test_equal_steps_are_equal_steps(done):
+    table, _ = done
+    assert set(table["step"]) == {8}                                      # deca: 4 blocks x 2; the others: 4 rounds of 2
+    assert compare.rounds_of(ASKED) == {"deca": 1, "dec-lora": 4, "badam": 1}
+
+
+def test_all_arms_of_a_seed_start_from_the_same_model_and_test_text(done):
+    table, out = done
+    starts = {m: [h.metrics["test_loss"].iloc[0] for h in hs] for m, hs in compare.curves(out, table).items()}
+    np.testing.assert_allclose(starts["dec-lora"], starts["deca"], rtol=1e-6)
+    np.testing.assert_allclose(starts["badam"], starts["deca"], rtol=1e-6)
+
+
+def test_equal_bytes_by_hand():
+    asked = replace(ASKED, methods=("d-adam", "dec-lora"), budget="bytes", amount=0.0)
+    full, factors = 149440, 2 * (8 * 64 + 8 * 192)                        # tiny: all, and rank 8 on two c_attn
+    assert compare.rounds_of(asked) == {"d-adam": 1, "dec-lora": full // factors}
+
+
+def test_flops_by_hand():
+    lab = prepare(replace(BASE, blocks="patterns", patterns="h\\.1 wte|wpe|h\\.0|ln_f"))
+    sizes = {name: p.numel() for name, p in lab.model.named_parameters()}
+    total = sum(sizes.values())
+    top = sum(s for n, s in sizes.items() if ".h.1." in n)
+    head = sum(s for n, s in sizes.items() if "ln_f" in n)
+    first, second = total + (top + head) + top, total + total + (total - top)
+    assert ledger.flops(lab.plan, lab.model, 10) == 2 * 2 * 10 * (first + second)
+
+
+def test_the_rate_is_chosen_by_validation_never_by_test(monkeypatch, tmp_path):
+    def row(name, config, out, say):
+        return {"arm": name, "seed": config.seed, "lr": config.lr, "step": 1,
+                "validation_loss": config.lr, "test_loss": -config.lr}
+
+    monkeypatch.setattr(compare, "_row", row)
+    table = compare.compare(replace(ASKED, budget="rounds"), tmp_path)
+    assert set(table[table["chosen"]]["lr"]) == {1e-3}
+    assert table.groupby("arm").size().tolist() == [3, 3, 3]           # two rates on the first seed, one on the second
+
+
+def test_finished_arms_are_kept_and_a_broken_one_goes_on(done, monkeypatch):
+    table, out = done
+    (out / "arms" / "badam-lr0.01-seed1" / "summary.json").unlink()       # as if it had been broken off
+    ran = []
+    real = runs.run
+    monkeypatch.setattr(runs, "run", lambda config, folder: ran.append(folder.name) or real(config, folder))
+    again = compare.compare(ASKED, out)
+    assert ran == ["badam-lr0.01-seed1"]
+    pd.testing.assert_frame_equal(again.drop(columns="seconds"), table.drop(columns="seconds"), check_dtype=False)
+
+
+def test_arms_of_another_comparison_are_refused(done):
+    _, out = done
+    with pytest.raises(BadInput, match="this arm was run with other knobs"):
+        compare.compare(replace(ASKED, base=replace(BASE, batch=1)), out)
+
+
+def test_paired_intervals_are_scipys():
+    from scipy.stats import ttest_rel
+
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1.0, 0.1, 5), rng.normal(1.2, 0.1, 5)
+    table = pd.DataFrame({"arm": ["x"] * 5 + ["y"] * 5, "seed": [*range(5)] * 2, "chosen": True, "test_loss": [*a, *b]})
+    got = compare.paired(table, "test_loss").iloc[0]
+    want = ttest_rel(a, b).confidence_interval(0.95)
+    assert (got["low"], got["high"]) == pytest.approx((want.low, want.high))
+    assert got["verdict"] == "x is better"
+    assert compare.paired(table, "test_loss", higher=True).iloc[0]["verdict"] == "y is better"
+    table["test_loss"] = [*a, *(a + np.array([0.1, -0.1, 0.1, -0.1, 0.0]))]
+    assert compare.paired(table, "test_loss").iloc[0]["verdict"] == "undecided"
+    assert compare.paired(table[table["seed"] == 0], "test_loss").iloc[0]["verdict"] == "undecided"
+
+
+def test_a_diverged_arm_is_not_chosen(tmp_path):
+    table = compare.compare(replace(ASKED, methods=("badam",), rates=(1e-3, 1e38), seeds=1, base=replace(BASE, inner_steps=3)),
+                            tmp_path)
+    assert table["test_loss"].tolist()[1] == float("inf")
+    assert table["chosen"].tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("asked", "words"), [
+    (replace(ASKED, methods=("deca", "d-adam"), budget="steps", amount=5), "less than one round of these methods costs: deca 8"),
+    (replace(ASKED, budget="bites"), "unknown budget 'bites': did you mean 'bytes'"),
+    (replace(ASKED, methods=("deca", "local"), budget="bytes"), "local sends nothing"),
+    (replace(ASKED, methods=("decca",)), "unknown method 'decca'"),
+    (replace(ASKED, seeds=0), "seeds = 0"), (replace(ASKED, rates=()), "rates"),
+])
+def test_bad_comparisons(asked, words, tmp_path):
+    with pytest.raises(BadInput, match=words):
+        compare.compare(asked, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@cases("method", list(METHODS))
+def test_an_arm_takes_its_fixed_knobs_whatever_the_base_says(method):
+    from deca_lab.methods import resolve
+
+    assert resolve(compare.arm(replace(BASE, topology="star", feedback="downhill", blocks="equal"), method)).method == method
+
+
+def test_the_page_holds_table_differences_curves_and_grid(done):
+    table, out = done
+    page = compare_report.write(ASKED, table, out)
+    text = page.read_text()
+    for row in compare.paired(table, "test_loss").itertuples():
+        assert f"{row.difference:+.4f}" in text
+        assert row.verdict in text
+    assert text.count("data:image/png;base64,") == 1
+    for row in compare.all_scores(table).itertuples():
+        assert row.mean == pytest.approx(table[table["chosen"] & (table["arm"] == row.arm)][row.score].mean())
+    assert {"test loss", "test perplexity"} <= set(re.findall(r"<td>(test \w+)</td>", text))
+    assert "http" not in text
+    assert pd.read_csv(out / "table.csv")["arm"].tolist() == ["deca", "dec-lora", "badam"]
+    assert len(pd.read_csv(out / "differences.csv")) == 3
+
+
+def test_curves_are_the_measured_scores(done):
+    table, out = done
+    figure = compare_report.draw_curves(compare.curves(out, table), "test_loss")
+    runs_of = compare.curves(out, table)["deca"]
+    drawn = [line.get_ydata() for line in figure.axes[0].lines]
+    np.testing.assert_array_equal(drawn[0], runs_of[0].metrics["test_loss"])
+    np.testing.assert_allclose(drawn[2], np.mean([h.metrics["test_loss"] for h in runs_of], 0))
+    assert [axes.get_xlabel() for axes in figure.axes] == list(compare_report.AXES)
+
+
+def test_command_writes_the_page(capsys, tmp_path):
+    knobs = options(out=tmp_path, methods="deca,dec-lora", seeds=1, rates="0.01", **{**SMALL, "inner_steps": 1})
+    said = deca_lab(capsys, "compare", *knobs)
+    assert said.code == 0
+    assert "compare.html" in said.out
+    assert deca_lab(capsys, "compare", *options(out=tmp_path, methods="deca,deca")).code == 2
+    assert deca_lab(capsys, "compare", *options(out=tmp_path, rates="fast")).code == 2
+
+
+def test_a_rate_at_the_edge_of_the_grid_is_said():
+    table = pd.DataFrame({"arm": ["a", "a", "a", "b", "b", "b"], "lr": [1, 2, 3] * 2,
+                          "chosen": [False, True, False, False, False, True]})
+    assert compare.at_edge(table) == ["b"]
+    assert compare.at_edge(table[table["lr"] < 3]) == []

@@ -1,0 +1,62 @@
+"""Sweeps: every combination once, the table as separate runs would give it, and what is kept of a broken one."""
+
+import pandas as pd
+import pytest
+from command import SMALL, deca_lab, options
+
+from deca_lab.errors import BadInput
+from deca_lab.lab import runs
+from deca_lab.runconfig import RunConfig
+from deca_lab.studies import sweep
+
+BASE = RunConfig(**{**SMALL, "inner_steps": 1})
+GRID = {"lr": [1e-3, 1e-2], "feedback": ["none"]}
+
+
+@pytest.mark.slow
+def test_rows_are_those_of_separate_runs_and_a_broken_sweep_goes_on(tmp_path, monkeypatch):
+    table = sweep.sweep(BASE, GRID, 2, tmp_path / "whole")
+    assert table[["lr", "seed"]].to_numpy().tolist() == [[1e-3, 0], [1e-3, 1], [1e-2, 0], [1e-2, 1]]
+    alone = runs.run(RunConfig(**{**SMALL, "inner_steps": 1}, lr=1e-2, feedback="none", seed=1)).metrics.iloc[-1]
+    assert table["validation_loss"].iloc[3] == alone["validation_loss"]
+    (tmp_path / "broken").mkdir()
+    table.head(2).to_csv(tmp_path / "broken" / "runs.csv", index=False)
+    ran, ones = [], dict.fromkeys(sweep.MEASURED, 1.0)
+    monkeypatch.setattr(sweep, "_outcome", lambda config: ran.append((config.lr, config.seed)) or ones)
+    again = sweep.sweep(BASE, GRID, 2, tmp_path / "broken")
+    assert ran == [(1e-2, 0), (1e-2, 1)]
+    pd.testing.assert_frame_equal(again.head(2), table.head(2))
+
+
+def test_summary_puts_the_best_by_validation_first():
+    table = pd.DataFrame({"lr": [1, 1, 2, 2], "seed": [0, 1, 0, 1], "validation_loss": [3.0, 5.0, 2.0, 2.5],
+                          "test_loss": [0.0, 0.0, 9.0, 9.0]})
+    best = sweep.summary(table, ["lr"]).iloc[0]
+    assert (best["lr"], best["validation_loss mean"]) == (2, 2.25)
+    assert best["validation_loss std"] == pytest.approx(0.125**0.5)
+
+
+def test_diverged_run_has_infinite_loss(tmp_path):
+    table = sweep.sweep(BASE, {"lr": [1e38], "inner_steps": [3]}, 1, tmp_path)
+    assert table["test_loss"].tolist() == [float("inf")]
+
+
+@pytest.mark.parametrize(("text", "words"), [("b3=1", "unknown knob 'b3'"), ("lr=fast", "lr takes values of type float"),
+                                             ("lr", "lr=VALUE"), ("allow_unsound=1", "a number or a name")])
+def test_bad_grid(text, words):
+    with pytest.raises(BadInput, match=words):
+        sweep.parse_grid([text])
+
+
+def test_folder_of_another_sweep_is_refused(tmp_path):
+    (tmp_path / "runs.csv").write_text("lr,seed,validation_loss\n0.5,0,1.0\n")
+    with pytest.raises(BadInput, match="that of the same sweep"):
+        sweep.sweep(BASE, GRID, 2, tmp_path)
+
+
+def test_command_prints_the_table(capsys, tmp_path):
+    knobs = options(out=tmp_path, **{**SMALL, "inner_steps": 1})
+    said = deca_lab(capsys, "sweep", "--vary", "lr=0.001,0.01", "--seeds", 1, *knobs)
+    assert said.code == 0
+    assert "validation_loss mean" in said.out
+    assert (tmp_path / "sweep.png").stat().st_size > 5000
