@@ -9,14 +9,19 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from deca_lab.algorithm.own_optimiser import optimiser
     from deca_lab.algorithm.problems import Problem, quadratics
     from deca_lab.errors import BadInput, Diverged
     from deca_lab.lab.export import export_model
+    from deca_lab.lab.fit import fit
     from deca_lab.lab.history import History
     from deca_lab.lab.prepare import prepare
     from deca_lab.lab.runs import resume, run
+    from deca_lab.lab.snapshot import Snapshot
+    from deca_lab.methods import Method
     from deca_lab.mixing.doctor import describe, diagnose
     from deca_lab.mixing.topology import Topology
+    from deca_lab.registry import register
     from deca_lab.runconfig import RunConfig
 
 __version__ = version("deca-lab")
@@ -28,6 +33,10 @@ _HOME = {  # public name -> its module
     "History": "lab.history",
     "run": "lab.runs",
     "resume": "lab.runs",
+    "fit": "lab.fit",
+    "Snapshot": "lab.snapshot",
+    "Method": "methods",
+    "optimiser": "algorithm.own_optimiser",
     "export_model": "lab.export",
     "prepare": "lab.prepare",
     "register": "registry",
@@ -41,8 +50,8 @@ _HOME = {  # public name -> its module
 }
 
 # Written out, and not made from the table, because type checkers and editors read the file and do not run it.
-__all__ = ["BadInput", "Diverged", "History", "Problem", "RunConfig", "Topology", "__version__", "describe", "diagnose",
-           "export_model", "prepare", "quadratics", "resume", "run"]
+__all__ = ["BadInput", "Diverged", "History", "Method", "Problem", "RunConfig", "Snapshot", "Topology", "__version__", "describe",
+           "diagnose", "export_model", "fit", "optimiser", "prepare", "quadratics", "register", "resume", "run"]
 
 
 def __dir__() -> list[str]:

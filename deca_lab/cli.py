@@ -16,6 +16,7 @@ import typer
 
 from deca_lab.errors import BadInput, Diverged, PeerLost, Stopped, check, pick
 from deca_lab.files import write_whole
+from deca_lab.methods import resolve
 from deca_lab.runconfig import RunConfig
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def run(
         folder, config = resume, None
     else:
         config = RunConfig(**knobs)
+        resolve(config)                                                  # an unknown method is no part of a folder's name
         folder = out or _fresh_folder(config.method)
     if _finish(folder, config) and bounds:
         _judge(folder)

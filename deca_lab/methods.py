@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from deca_lab.errors import BadInput, pick
 from deca_lab.registry import load_plugins
-from deca_lab.runconfig import RunConfig, defaults
+from deca_lab.runconfig import OBJECT, RunConfig, defaults
 
 
 class Method(NamedTuple):
@@ -54,17 +54,19 @@ METHODS: dict[str, Method] = {
 }
 
 
-def resolve(config: RunConfig) -> RunConfig:
+def resolve(config: RunConfig, own: Method | None = None) -> RunConfig:
     """Return the config with its method's knobs set; raise BadInput where the user set one of them otherwise.
 
-    A pooled method takes the shards and batches of all the clients that were asked for.
+    `own` is a method that was given as an object, in place of the name. An optimiser or blocks that were given as objects
+    stand, whatever the method fixes. A pooled method takes the shards and batches of all the clients that were asked for.
     """
     load_plugins()                                    # the method, or what another knob names, may be theirs
-    method, usual = pick(METHODS, config.method, "method"), defaults()
+    method, usual = own or pick(METHODS, config.method, "method"), defaults()
     free = ("clients", "topology") if method.pooled else ()
-    for name, value in method.fixed.items():
+    fixed = {name: value for name, value in method.fixed.items() if not str(getattr(config, name)).startswith(OBJECT)}
+    for name, value in fixed.items():
         given = getattr(config, name)
         if name not in free and given not in (usual[name], value):
             raise BadInput(f"{name} = {given!r} contradicts method {config.method!r}, which is {name} = {value!r}")
     batch = config.batch * config.clients if method.pooled and config.clients > 1 else config.batch
-    return replace(config, **{**method.fixed, "batch": batch})
+    return replace(config, **{**fixed, "batch": batch})

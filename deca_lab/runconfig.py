@@ -11,6 +11,8 @@ from typing import Any
 
 from deca_lab.errors import BadInput, check, pick
 
+OBJECT = "object:"                                       # begins a knob in whose place an object was given
+
 Allowed = tuple[Callable[[Any], bool], str]  # a test of the value, and the same in words
 
 POSITIVE: Allowed = (lambda v: v > 0, "greater than 0")

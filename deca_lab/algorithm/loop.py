@@ -143,6 +143,12 @@ def loop(plan: Plan, state: State, gradients: Gradients, donate: bool) -> Iterat
 # fmt: on
 
 
+def copied(state: State) -> State:
+    """Return the state with copies of what a donating step would use up."""
+    moments = {k: op.copied(held) for k, held in state.moments.items()}
+    return state._replace(moments=moments, wire=ch.copied(state.wire))
+
+
 def stay(x: Tensor) -> Tensor:
     """Stand in for the exchange at an inner step without one."""
     return x

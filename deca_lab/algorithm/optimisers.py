@@ -16,7 +16,7 @@ from torch import Tensor
 from deca_lab.algorithm import moments as mo
 from deca_lab.mixing.gossip import Mix
 
-COLUMNS = 2**11                                          # of X that are compared in one go: little memory beside it
+COLUMNS = 2**9                                           # of X that are compared in one go: little memory beside it
 OptState = Any                                           # of any optimiser: see `leaves`
 Update = Callable[[Tensor, OptState, Tensor, Mix], tuple[Tensor, OptState]]
 Feed = Callable[[OptState, Tensor, Tensor, float], OptState]

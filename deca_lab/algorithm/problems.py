@@ -23,6 +23,7 @@ class Problem(NamedTuple):
     loss: Loss                          # (one client's parameters, one client's batch) -> scalar
     batches: Callable[[int], Batch]     # inner step -> tensors with axis 0 = N
     exact: Gradients | None = None
+    evaluation: Batch | None = None     # as a batch: what measurements are taken on; the batches of step 0 when None
 
     @property
     def clients(self) -> int:
@@ -55,4 +56,4 @@ def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: in
         g = torch.bmm(hessian, x.unsqueeze(2)).squeeze(2).sub_(linear)
         return torch.linalg.vecdot(x, g - linear).div_(2), g
 
-    return Problem({"x": start}, loss, batches, exact)
+    return Problem({"x": start}, loss, batches, exact, (A, b))

@@ -67,6 +67,8 @@ class Record:
     peak_bytes: int = 0
     fingerprint: str = ""
     config: dict[str, Any] = field(default_factory=dict)
+    metric_names: list[str] = field(default_factory=list)      # the user's own
+    stopped: bool = False                                      # early, by a callback
 
     def lasting(self) -> dict[str, Any]:
         """Return what equal runs share to the bit, for the checkpoint: all but the timings, which have their own file."""
@@ -147,7 +149,7 @@ def _block_table(lab: Lab) -> pd.DataFrame:
 
 
 def _edge_table(lab: Lab, state: State) -> pd.DataFrame:
-    predicted = ledger.traffic(lab.plan)
+    predicted = ledger.traffic(lab.plan, state.step)
     pairs = np.argwhere((predicted > 0) | (state.sent > 0))
     return pd.DataFrame([{"receiver": int(i), "sender": int(j), "measured": int(state.sent[i, j]),
                           "predicted": int(predicted[i, j])} for i, j in pairs],
@@ -156,20 +158,24 @@ def _edge_table(lab: Lab, state: State) -> pd.DataFrame:
 
 def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
     """Return the run in a few numbers, all of JSON's types."""
+    unlike = lab.heterogeneity
     first, last, memory = record.metrics[0], record.metrics[-1], ledger.memory(lab.plan)
     return {
         "method": lab.config.method, "clients": lab.config.clients, "inner_steps": state.step,
         "test_loss_start": first["test_loss"], "test_loss_end": last["test_loss"],
-        "test_perplexity_start": first["test_perplexity"], "test_perplexity_end": last["test_perplexity"],
+        **{f"test_perplexity_{when}": row["test_perplexity"] for when, row in (("start", first), ("end", last))
+           if "test_perplexity" in row},
+        "stopped_early": record.stopped, "own_metrics": {name: last[name] for name in record.metric_names},
         "task": lab.config.task, "scores": {name: last[name] for name in last if name.startswith("test_") and name not in
                                             ("test_loss", "test_perplexity")},
         "client_test_loss_end": last["client_test_loss"], "consensus_end": last["consensus"],
-        "bytes_sent": int(state.sent.sum()), "bytes_predicted": int(ledger.traffic(lab.plan).sum()),
+        "bytes_sent": int(state.sent.sum()), "bytes_predicted": int(ledger.traffic(lab.plan, state.step).sum()),
         "memory": {**memory._asdict(), "measured_peak": record.peak_bytes, "shared": _shared(lab)},
         "faults": _faults(lab, state),
         "rho": lab.diagnosis.rho, "topology": lab.topology.name, "topology_note": lab.topology.note,
         "doctor": lab.diagnosis.verdict,
-        "heterogeneity": lab.heterogeneity._asdict(), "heterogeneity_words": lab.heterogeneity.words(),
+        "heterogeneity": lab.heterogeneity._asdict(),
+        "heterogeneity_words": unlike.words() if lab.objects.problem is None else unlike.gradient_words(),
         "entropy_floor": entropy_floor(lab.corpus),
         "corpus": lab.config.corpus, "fingerprint": lab.corpus.fingerprint, "notes": list(lab.notes),
         "parameters": sum(w.width for w in lab.plan.layouts), "device": str(lab.device), "torch": torch.__version__,

@@ -23,13 +23,17 @@ class Memory(NamedTuple):
     paper: float          # M + 10 M / B with the run's M and B: the paper's form, for half precision and equal blocks
 
 
-def traffic(plan: Plan) -> np.ndarray:
-    """Return the bytes (N, N) that the whole run puts on each edge, i from j.
+def traffic(plan: Plan, until: int | None = None) -> np.ndarray:
+    """Return the bytes (N, N) that the run puts on each edge, i from j, in its first `until` inner steps, or in all.
 
     The formula: sum over visits of (mixings in the visit) x (block columns) x (bytes of a number) on each edge of W; where
     messages are short, what the channel predicts for each.
     """
-    return sum((table for _, table in mixings(plan)), np.zeros((plan.topology.n, plan.topology.n), np.int64))
+    sent = np.zeros((plan.topology.n, plan.topology.n), np.int64)
+    for step, table in mixings(plan):
+        if until is None or step < until:
+            sent += table
+    return sent
 
 
 def mixings(plan: Plan) -> Iterator[tuple[int, np.ndarray]]:

@@ -38,15 +38,16 @@ class Measurement(NamedTuple):
     gradient_norm: float           # || grad f(mean model) ||, f the mean of the clients' losses on the training data
     scores: dict[str, float]       # of the task: the mean model's on test and validation data, the clients' mean on test
 
-    def row(self, block_names: list[str]) -> dict[str, float]:
-        """Return the columns of metrics.csv."""
+    def row(self, block_names: list[str], text: bool = True) -> dict[str, float]:
+        """Return the columns of metrics.csv; only losses of `text` are perplexities too."""
         spread = {"client_test_loss": sum(self.clients) / len(self.clients), "client_test_loss_min": min(self.clients),
                   "client_test_loss_max": max(self.clients), "own_loss": sum(self.own) / len(self.own)}
         blocks = {f"consensus[{name}]": value for name, value in zip(block_names, self.consensus, strict=True)}
-        return {"test_loss": self.mean_model, "validation_loss": self.validation,
-                "test_perplexity": perplexity(self.mean_model), **spread,
-                "client_test_perplexity": perplexity(spread["client_test_loss"]),
-                **self.scores, "gradient_norm": self.gradient_norm, "consensus": sum(self.consensus), **blocks}
+        perplexities = {"test_perplexity": perplexity(self.mean_model),
+                        "client_test_perplexity": perplexity(spread["client_test_loss"])} if text else {}
+        loss = {"test_loss": self.mean_model, "validation_loss": self.validation}
+        return {**loss, **perplexities, **spread, **self.scores, "gradient_norm": self.gradient_norm,
+                "consensus": sum(self.consensus), **blocks}
 
 
 def perplexity(loss: float) -> float:

@@ -2,20 +2,23 @@
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from deca_lab.algorithm import blocks as bl
 from deca_lab.algorithm import moments, stacking
 from deca_lab.algorithm.channel import Carrier, Wrap, gossip
-from deca_lab.algorithm.gradients import ENGINES, stacked
+from deca_lab.algorithm.gradients import ENGINES, Loss, stacked
 from deca_lab.algorithm.loop import Plan, Recipe, plan
-from deca_lab.algorithm.optimisers import OPTIMISERS, Knobs
+from deca_lab.algorithm.optimisers import OPTIMISERS, Knobs, Optimiser
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.schedules import SCHEDULES, schedule
 from deca_lab.errors import BadInput, check, pick
-from deca_lab.lab.metrics import Probe, each
+from deca_lab.lab.metrics import Measurement, Probe, each, measure
+from deca_lab.lab.objects import Objects, accepted, named
 from deca_lab.methods import resolve
 from deca_lab.mixing.doctor import Diagnosis, require_sound
 from deca_lab.mixing.topology import Topology, topology
@@ -37,6 +40,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 MIXINGS: dict[str, Carrier] = {"gossip": gossip, "decaf": decaf}
 
 
+Measure = Callable[[stacking.Params, tuple[Tensor, ...], Tensor], Measurement]   # (params, blocks, who is there)
+
+
 class Lab(NamedTuple):
     """Everything that stays fixed during a run."""
 
@@ -50,31 +56,31 @@ class Lab(NamedTuple):
     heterogeneity: heterogeneity.Heterogeneity
     plan: Plan
     probe: Probe
+    measure: Measure
     frozen: tuple[str, ...]                # names that no block holds
     device: torch.device
     notes: tuple[str, ...] = ()            # of corpus, split and task, in plain words
     world: World = World()                 # the processes that share the clients
     failing: Faults = Faults()             # what goes wrong on the way
+    objects: Objects = Objects()           # what was given in place of names
 
 
-def prepare(config: RunConfig, world: World = World()) -> Lab:  # noqa: B008 - a NamedTuple, which nothing changes
+def prepare(config: RunConfig, world: World = World(), objects: Objects = Objects()) -> Lab:  # noqa: B008 - never changed
     """Return the lab of a config; raise BadInput, before anything is written, where something does not fit.
 
-    In a `world` of several processes each holds the models of its own clients alone.
+    `objects` stand in for names of the config. In a `world` of several processes each holds the models of its own clients
+    alone.
     """
     from deca_lab.models import causal_lm
 
-    config = resolve(config)
-    device = find_device(config.device)
-    check(not (device.type == "mps" and config.dtype == "float64"), "dtype", config.dtype, "float32 or bfloat16 on Apple's GPU")
-    pick(ENGINES, config.engine, "engine")
+    objects = accepted(config, objects)
+    config = resolve(named(config, objects), objects.method)
+    device, topo, diagnosis = laid_out(config, objects)
     world = world.of(config.clients)
-    topo = topology(config.topology, config.clients, weights=config.weights,
-                    probability=config.edge_probability, degree=config.degree, seed=config.seed)
-    diagnosis = require_sound(topo, allow_unsound=config.allow_unsound)
-    recipe = recipe_of(config)
-    corpus, which = read_corpus(config), tokenizer(config.tokenizer)
-    model = load_model(config, len(which)).to(device)
+    recipe = recipe_of(config, objects.optimiser)
+    corpus = objects.dataset or read_corpus(config)
+    which = objects.tokenizer or tokenizer(config.tokenizer)
+    model = load_model(config, len(which), objects.model).to(device)
     parts = split_of(config, corpus)
     data = shards.build(corpus, parts, which, config.context)
     cut = blocks_of(config, causal_lm.anatomy(model), {n: p.numel() for n, p in causal_lm.trainable(model).items()})
@@ -92,18 +98,43 @@ def prepare(config: RunConfig, world: World = World()) -> Lab:  # noqa: B008 - a
     frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
     apart = heterogeneity.measure(data, start_gradients(problem, world))
     notes = (*data.notes, *task.notes)
-    return Lab(config, corpus, data, which, model, topo, diagnosis, apart, laid, probe, frozen, device, notes, world, failing)
+    return Lab(config, corpus, data, which, model, topo, diagnosis, apart, laid, probe, partial(_on_probe, problem.loss, probe),
+               frozen, device, notes, world, failing, objects)
 
 
-def load_model(config: RunConfig, vocabulary: int) -> "PreTrainedModel":
-    """Return the model of the config, its base in 4 bits and its adapters inserted where they are asked for."""
-    from deca_lab.models import adapters, causal_lm, four_bit
+def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topology, Diagnosis]:
+    """Return device, topology and what the doctor says of it."""
+    device = find_device(config.device)
+    check(not (device.type == "mps" and config.dtype == "float64"), "dtype", config.dtype, "float32 or bfloat16 on Apple's GPU")
+    pick(ENGINES, config.engine, "engine")
+    topo = topology(objects.topology or config.topology, config.clients, weights=config.weights,
+                    probability=config.edge_probability, degree=config.degree, seed=config.seed)
+    return device, topo, require_sound(topo, allow_unsound=config.allow_unsound)
+
+
+def _on_probe(loss: Loss, probe: Probe, params: stacking.Params, blocks: tuple[Tensor, ...], here: Tensor) -> Measurement:
+    """Measure the clients `here`, of whom there are rows in `params` and `blocks`, on the data of the probe."""
+    count = len(next(iter(params.values())))
+    if len(here) == count:
+        return measure(loss, params, blocks, probe)
+    at = here.to(blocks[0].device)
+    own = probe._replace(own=each(probe.own, lambda t: t[at]))
+    return measure(loss, {name: p[at] for name, p in params.items()}, tuple(x[at] for x in blocks), own)
+
+
+def load_model(config: RunConfig, vocabulary: int, given: nn.Module | None = None) -> "PreTrainedModel":
+    """Return the model of the config, or a copy of the one `given`, with a base in 4 bits and adapters where asked for."""
+    from deca_lab.models import adapters, causal_lm, four_bit, own_model
 
     make = pick({"none": None, "lora": adapters.lora, "bottleneck": adapters.bottleneck}, config.adapter, "adapter")
     store = pick({"full": None, "nf4": four_bit.quantise_base}, config.base_weights, "base_weights")
     check(make is not None or store is None, "base_weights", config.base_weights, "full without an adapter: all of it trains")
-    model = causal_lm.load(config.model, seed=config.seed, dtype=pick(DTYPES, config.dtype, "dtype"), vocabulary=vocabulary,
-                        context=config.context)
+    dtype = pick(DTYPES, config.dtype, "dtype")
+    model: Any = (
+        causal_lm.load(config.model, seed=config.seed, dtype=dtype, vocabulary=vocabulary, context=config.context)
+        if given is None
+        else own_model.model_of(given, dtype=dtype, vocabulary=vocabulary, context=config.context)
+    )
     base = model if store is None else store(model)
     if make is None:
         return base
@@ -179,14 +210,17 @@ def patterns_of(config: RunConfig) -> list[str]:
     return found
 
 
-def recipe_of(config: RunConfig) -> Callable[[int], Recipe]:
-    """Return the recipe as a function of the number of blocks, which the learning-rate schedule needs."""
+def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int], Recipe]:
+    """Return the recipe as a function of the number of blocks, which the learning-rate schedule needs.
+
+    `own` is an optimiser that was given as an object.
+    """
     shape = pick(SCHEDULES, config.lr_scheduler_type, "lr_scheduler_type")
     feedback = moments.Feedback(pick(moments.SIGNALS, config.feedback, "feedback"),
                                 pick(moments.SCALES, config.feedback_scale, "feedback_scale"), config.b1, config.b2)
     rule = pick(MIXINGS, config.mixing, "mixing")
     check(rule is gossip or config.adapter == "lora", "mixing", config.mixing, "gossip, but for --adapter lora")
-    optimiser = pick(OPTIMISERS, config.optimiser, "optimiser")(
+    optimiser = own or pick(OPTIMISERS, config.optimiser, "optimiser")(
         Knobs(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum))
     before = pick({"after": False, "before": True}, config.combine, "combine")
     keep = pick({"reset": False, "keep": True}, config.moments, "moments")

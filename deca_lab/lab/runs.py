@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -15,44 +15,80 @@ from torch import Tensor
 from deca_lab.algorithm.gradients import ENGINES, Engine, Gradients, Loss
 from deca_lab.algorithm.loop import Plan, State, begin, params_of, train, working
 from deca_lab.algorithm.optimisers import tensors
-from deca_lab.errors import BadInput, Diverged, Stopped
+from deca_lab.errors import BadInput, Diverged, Stopped, check
 from deca_lab.files import alone, new_folder, read_text, write_whole
 from deca_lab.lab import checkpoint, history, ledger
 from deca_lab.lab.history import History, Record
-from deca_lab.lab.metrics import Measurement, each, measure
+from deca_lab.lab.metrics import Measurement
+from deca_lab.lab.objects import Objects, named
 from deca_lab.lab.prepare import Lab, find_device, prepare
+from deca_lab.lab.snapshot import Snapshot
+from deca_lab.methods import Method
 from deca_lab.models.factor_mixing import interference
 from deca_lab.network.processes import World, gathered_state, scattered_state, summed, told
 from deca_lab.runconfig import RunConfig, from_json
 
+Callback = Callable[[Snapshot], bool | None]                  # True ends the run
 Progress = Callable[[int, int, dict[str, Any]], bool | None]  # (inner steps done, of how many, what is known) -> stop now?
 
 
-def run(config: RunConfig, out: Path | str | None = None, progress: Progress | None = None) -> History:
+def run(
+    config: RunConfig = RunConfig(),  # noqa: B008 - frozen
+    out: Path | str | None = None,
+    progress: Progress | None = None,
+    *,
+    model: Any = None,  # noqa: ANN401 - see Objects
+    tokenizer: Any = None,  # noqa: ANN401
+    dataset: Any = None,  # noqa: ANN401
+    topology: Any = None,  # noqa: ANN401
+    optimiser: Any = None,  # noqa: ANN401
+    method: Method | None = None,
+    metrics: Mapping[str, Callable[[Snapshot], float]] | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> History:
     """Run a config and return its history; with `out`, a new folder, everything is also written there.
+
+    Objects stand in for names. `model`: a transformers model or any nn.Module from token ids (B, T) to logits (B, T, V).
+    `tokenizer`: a transformers tokenizer, or an object with encode, a length and an end token. `dataset`: a
+    datasets.Dataset, a DataFrame, or a list of texts, dicts or (text, label). `topology`: a networkx graph, a matrix
+    (N, N) or a Topology. `optimiser`: `deca_lab.optimiser(init, update)`, or an object with both. `method`: a Method.
+    `metrics` are columns of your own, functions of a Snapshot; `callbacks` see a Snapshot after every inner step, and
+    stop the run early by returning True: its history then ends there.
 
     Raises BadInput before anything is written where the config does not fit, Diverged where a loss stops being finite:
     then the last good checkpoint stays; and Stopped, after a checkpoint, where `progress` returns True.
     """
-    done = run_in(World(), config, out, progress)
+    objects = Objects(model, tokenizer, dataset, topology, optimiser, method, metrics=metrics, callbacks=tuple(callbacks))
+    done = run_in(World(), config, out, progress, objects)
     assert done is not None                                              # rank 0 has it, and there is no other
     return done
 
 
-def resume(folder: Path | str, progress: Progress | None = None) -> History:
-    """Continue the run of a folder from its last checkpoint to its end, bit for bit as if it had never stopped."""
-    done = resume_in(World(), folder, progress)
+def resume(folder: Path | str, progress: Progress | None = None, **objects: Any) -> History:  # noqa: ANN401 - as of `run`
+    """Continue the run of a folder from its last checkpoint to its end, bit for bit as if it had never stopped.
+
+    A run that was given objects must be given them again, by the names that they have in `run`.
+    """
+    unknown = sorted(set(objects) - set(Objects._fields) | {"problem", "blocks"} & set(objects))
+    check(not unknown, "resume", ", ".join(unknown), f"arguments of run: {', '.join(Objects._fields)}")
+    done = resume_in(World(), folder, progress, Objects(**objects))
     assert done is not None
     return done
 
 
-def run_in(world: World, config: RunConfig, out: Path | str | None = None, progress: Progress | None = None) -> History | None:
+def run_in(world: World, config: RunConfig, out: Path | str | None = None, progress: Progress | None = None,
+           objects: Objects = Objects()) -> History | None:  # noqa: B008 - never changed
     """Run a config in one process of a world: `out` is rank 0's, which also returns the history; the others return None.
 
     Any rank's `progress` may stop the run. Raises PeerLost where another process is gone, and what `run` raises.
     """
-    lab = prepare(config, world)
-    if out is None or world.rank:
+    lab = prepare(config, world, objects)
+    return started(lab, named(config, lab.objects), out, progress)
+
+
+def started(lab: Lab, config: RunConfig, out: Path | str | None, progress: Progress | None) -> History | None:
+    """Run a lab from its beginning; `config` is what its folder says of it."""
+    if out is None or lab.world.rank:
         return _go(lab, None, begin(lab.plan), _blank(lab), progress)
     folder = new_folder(Path(out))
     with alone(folder):
@@ -60,16 +96,21 @@ def run_in(world: World, config: RunConfig, out: Path | str | None = None, progr
         return _go(lab, folder, begin(lab.plan), _blank(lab), progress)
 
 
-def resume_in(world: World, folder: Path | str, progress: Progress | None = None) -> History | None:
+def resume_in(world: World, folder: Path | str, progress: Progress | None = None,
+              objects: Objects = Objects()) -> History | None:  # noqa: B008 - never changed
     """Continue a run in one process of a world, of any size; rank 0 alone reads the folder and writes to it."""
     folder, device = Path(folder), find_device("auto") if world.size > 1 else torch.device("cpu")
     if world.rank:
         config = from_json(bytes(told(world, None, device)).decode(), "rank 0's config.json")
-        lab = prepare(config, world)
+        lab = prepare(config, world, objects)
         return _go(lab, None, scattered_state(lab.world, lab.plan, None), _blank(lab), progress)
     config = read_config(folder)
     told(world, list(config.to_json().encode()), device)
-    lab = prepare(config, world)
+    return continued(prepare(config, world, objects), folder, progress)
+
+
+def continued(lab: Lab, folder: Path, progress: Progress | None) -> History | None:
+    """Go on with the run of a folder; on rank 0, or in the only process."""
     with alone(folder):
         state, record = _kept(lab, folder)
         return _go(lab, folder, scattered_state(lab.world, lab.plan, state), record, progress)
@@ -110,7 +151,8 @@ def read_config(folder: Path | str) -> RunConfig:
 
 
 def _blank(lab: Lab) -> Record:
-    return Record(fingerprint=lab.corpus.fingerprint, config=asdict(lab.config))
+    own = sorted(lab.objects.metrics or {})
+    return Record(fingerprint=lab.corpus.fingerprint, config=asdict(lab.config), metric_names=own)
 
 
 def _require_same(lab: Lab, record: Record, folder: Path) -> None:
@@ -118,6 +160,8 @@ def _require_same(lab: Lab, record: Record, folder: Path) -> None:
     if changed:
         raise BadInput(f"{folder}/config.json was changed since the checkpoint ({', '.join(changed)}): "
                        "resume needs the same config")
+    own = sorted(lab.objects.metrics or {})
+    check(record.metric_names == own, "metrics", own, f"those that {folder} was started with: {record.metric_names}")
     if record.fingerprint != lab.corpus.fingerprint:
         raise BadInput(f"corpus {lab.config.corpus!r} is not the text that {folder} was started on (another Python, or a "
                        f"changed file): fingerprint {lab.corpus.fingerprint[:12]}, the checkpoint has {record.fingerprint[:12]}")
@@ -131,7 +175,7 @@ def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: P
     whole = gathered_state(lab.world, state) if state.step == 0 else state
     if state.step == 0 and seen:
         _note(lab, whole, record, began)
-    while state.step < lab.plan.steps:
+    while state.step < lab.plan.steps and not record.stopped:
         opening = state.step % lab.config.inner_steps < lab.config.mix_every       # a visit is metered until it first mixes
         meter.watch(_held(state))
         with meter if opening else nullcontext():
@@ -140,7 +184,10 @@ def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: P
         losses = _everybodys(lab, own)
         _require_finite(lab.plan, state, ~torch.isfinite(losses), "loss", folder)
         record.train.append(_train_row(lab.plan, state, losses))
+        measured = len(record.metrics)
         whole = _written_down(lab, state, record, folder, began) or whole
+        if lab.objects.callbacks and _anybodys(lab, _called(lab, state, record, len(record.metrics) > measured)):
+            whole = _stopped_early(lab, state, record, folder, began)
         known = {**record.metrics[-1], "measured": len(record.metrics), **record.train[-1]} if seen else record.train[-1]
         asked = progress is not None and bool(progress(state.step, lab.plan.steps, known))
         if _anybodys(lab, int(asked)) and state.step < lab.plan.steps:
@@ -151,6 +198,28 @@ def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: P
     if folder is not None:
         history.save(done, folder)
     return done
+
+
+def _called(lab: Lab, state: State, record: Record, measured: bool) -> int:
+    """Call every callback with this step; return how many of them want the run to stop."""
+    snapshot = _snapshot(lab, state, record, measured)
+    return sum(bool(call(snapshot)) for call in lab.objects.callbacks)
+
+
+def _snapshot(lab: Lab, state: State, record: Record, measured: bool) -> Snapshot:
+    train, metrics = (dict(rows[-1]) if rows else {} for rows in (record.train, record.metrics))
+    return Snapshot(state.step, lab.plan.steps, train, metrics, measured, lab.plan, state)
+
+
+def _stopped_early(lab: Lab, state: State, record: Record, folder: Path | None, began: float) -> State:
+    """Measure and keep the state at which a callback ended the run; return that of all clients."""
+    record.stopped = state.step < lab.plan.steps
+    whole = gathered_state(lab.world, state)
+    if lab.world.rank == 0 and record.metrics[-1]["step"] < state.step:
+        _note(lab, whole, record, began)
+    if folder is not None:
+        _keep(folder, whole, record)
+    return whole
 
 
 def _held(state: State) -> list[Tensor]:
@@ -235,11 +304,25 @@ def _note(lab: Lab, state: State, record: Record, began: float) -> None:
     visit = lab.plan.visits[max(state.step - 1, 0) // lab.config.inner_steps]
     names = [block.name for block in lab.plan.blocks]
     last = names[visit.block] if state.step else "start"
-    record.metrics.append({"step": state.step, "round": visit.round, "block": last, **found.row(names),
-                           **_interference(lab, state), "bytes_sent": int(state.sent.sum()), "peak_bytes": record.peak_bytes})
+    record.metrics.append({"step": state.step, "round": visit.round, "block": last,
+                           **found.row(names, lab.objects.problem is None), **_interference(lab, state),
+                           "bytes_sent": int(state.sent.sum()), "peak_bytes": record.peak_bytes})
+    record.metrics[-1].update(_own_metrics(lab, state, record))
     record.clients += _client_rows(state.step, found, here)
     record.timings.append({"step": state.step, "seconds": time.perf_counter() - began, "process_bytes": process_bytes(),
                            "gpu_bytes": torch.cuda.max_memory_allocated() if lab.device.type == "cuda" else 0})
+
+
+def _own_metrics(lab: Lab, state: State, record: Record) -> dict[str, float]:
+    """Return the user's figures; raise BadInput for a name that is one of ours, and for what is no number."""
+    figures = {}
+    for name, figure in (lab.objects.metrics or {}).items():
+        check(name not in record.metrics[-1], "metrics", name, "another name: the lab measures one of this name")
+        value = figure(_snapshot(lab, state, record, measured=True))
+        value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+        check(isinstance(value, int | float), f"what metrics[{name!r}] returns", value, "a number")
+        figures[name] = float(value)
+    return figures
 
 
 def _interference(lab: Lab, state: State) -> dict[str, float]:
@@ -252,13 +335,8 @@ def _interference(lab: Lab, state: State) -> dict[str, float]:
 
 def _measured(lab: Lab, state: State) -> tuple[Measurement, list[int]]:
     """Measure the clients that are there, and return who they are: the mean model is theirs alone."""
-    params, here = params_of(lab.plan, state), torch.from_numpy(np.flatnonzero(lab.failing.members(max(state.step - 1, 0))))
-    if len(here) == lab.topology.n:
-        return measure(lab.plan.problem.loss, params, state.blocks, lab.probe), here.tolist()
-    at = here.to(lab.device)
-    probe = lab.probe._replace(own=each(lab.probe.own, lambda t: t[at]))
-    found = measure(lab.plan.problem.loss, {name: p[at] for name, p in params.items()}, tuple(x[at] for x in state.blocks), probe)
-    return found, here.tolist()
+    here = torch.from_numpy(np.flatnonzero(lab.failing.members(max(state.step - 1, 0))))
+    return lab.measure(params_of(lab.plan, state), state.blocks, here), here.tolist()
 
 
 def _client_rows(step: int, found: Measurement, here: list[int]) -> list[dict[str, Any]]:

@@ -129,7 +129,7 @@ def _stack(W: object, what: str) -> tuple[Array, ...]:
 
 
 def topology(
-    source: "str | Path | nx.Graph | Array | Sequence[Array]",
+    source: "Topology | str | Path | nx.Graph | Array | Sequence[Array]",
     clients: int | None = None,
     *,
     weights: str = "metropolis",
@@ -137,7 +137,7 @@ def topology(
     degree: int = 4,
     seed: int = 0,
 ) -> Topology:
-    """Return the topology of a name (GRAPHS, SEQUENCES), a graph, a matrix, a list of matrices, or .csv/.npy files.
+    """Return the topology of a name (GRAPHS, SEQUENCES), a Topology, a graph, a matrix, a list of matrices, or .csv/.npy files.
 
     `weights` (WEIGHTS) turns a graph into W; sequences and matrices bring their own. A graph's nodes become clients
     in sorted order, or in order of insertion where they do not compare; edge weights and self-loops are not read.
@@ -147,6 +147,9 @@ def topology(
         check(isinstance(clients, int | np.integer) and clients >= 1, "clients", clients, "a whole number from 1 up")
     check(isinstance(seed, int | np.integer) and seed >= 0, "seed", seed, "a whole number from 0 up")
     rule = pick(WEIGHTS, weights, "weights")
+    if isinstance(source, Topology):
+        check(clients in (None, source.n), "clients", clients, f"{source.n}, the topology's")
+        return source
     if isinstance(source, nx.Graph):
         return _of_graph(source, clients, rule, weights)
     if not isinstance(source, str | Path):

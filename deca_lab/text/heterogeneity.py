@@ -31,9 +31,13 @@ class Heterogeneity(NamedTuple):
             f"mix; of the largest possible divergence, the labels show {self.label_js_share:.0%}, the tokens "
             f"{self.token_js_share:.1%}"
         )
+        return f"{sentence}; {self.gradient_words()}" if self.zeta2 is not None else sentence
+
+    def gradient_words(self) -> str:
+        """Return what the gradients alone say."""
         if self.zeta2 is None or self.zeta2_share is None:
-            return sentence
-        return f"{sentence}; gradients spread by zeta^2 = {self.zeta2:.3g}, {self.zeta2_share:.2g} times the mean's square"
+            return "gradients were not compared"
+        return f"gradients spread by zeta^2 = {self.zeta2:.3g}, {self.zeta2_share:.2g} times the mean's square"
 
 
 def measure(shards: Shards, gradients: Params | None = None) -> Heterogeneity:

@@ -193,7 +193,7 @@ def test_what_one_process_stopped_goes_on_over_two(one_process, tmp_path):
     np.testing.assert_allclose(many["test_loss"], one["test_loss"], rtol=1e-9)
 
 
-@pytest.mark.parametrize(("knobs", "words"), [({"clients": 2}, "3 or more"), ({"topology": "server"}, "without a server"),
+@pytest.mark.parametrize(("knobs", "words"), [({"clients": 2}, "3 or more"),
                                               ({"compress": "top-k"}, "none where clients are spread")])
 def test_what_only_one_process_can_do_is_told_at_the_door(knobs, words):
     with pytest.raises(BadInput, match=words):

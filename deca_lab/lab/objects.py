@@ -1,0 +1,193 @@
+"""What a user brings in place of a name: how it is recorded, and how a resumed run asks for it again.
+
+A config holds names only, so that it can be written down. Where an object stands in for a name, the
+config says "object:Kind:fingerprint": a run that is resumed without the object is refused, and so is
+one that is given another.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import nn
+
+from deca_lab.algorithm.blocks import Block
+from deca_lab.algorithm.optimisers import Optimiser
+from deca_lab.algorithm.own_optimiser import optimiser_of
+from deca_lab.algorithm.problems import Problem
+from deca_lab.errors import check
+from deca_lab.methods import Method
+from deca_lab.mixing.topology import Topology, topology
+from deca_lab.models import own_model
+from deca_lab.runconfig import OBJECT, RunConfig, defaults
+from deca_lab.text import tokens
+from deca_lab.text.corpora import Corpus, corpus_of
+
+FIELDS = {  # argument -> the knob in whose place it stands
+    "model": "model",
+    "tokenizer": "tokenizer",
+    "dataset": "corpus",
+    "topology": "topology",
+    "optimiser": "optimiser",
+    "method": "method",
+    "problem": "corpus",
+    "blocks": "blocks",
+}
+
+
+class Objects(NamedTuple):
+    """The objects of one run; None where the config's name counts."""
+
+    model: Any = None  # a transformers model, or any nn.Module from token ids to logits
+    tokenizer: Any = None
+    dataset: Any = None  # as `corpora.corpus_of` takes it
+    topology: Any = None  # a networkx graph, a matrix, several, or a Topology
+    optimiser: Any = None  # as `optimisers.optimiser_of` takes it
+    method: Method | None = None
+    problem: Problem | None = None
+    blocks: Sequence[Any] | None = None
+    metrics: Mapping[str, Callable[[Any], float]] | None = None  # name -> figure of a Snapshot
+    callbacks: Sequence[Callable[[Any], bool | None]] = ()
+
+
+def accepted(config: RunConfig, objects: Objects) -> Objects:
+    """Return the objects in the library's own types; raise BadInput for one that cannot be used."""
+    check(
+        objects.method is None or isinstance(objects.method, Method), "method", objects.method,
+        "a deca_lab.Method here; a name stands in the config",
+    )
+    check(
+        objects.model is None or isinstance(objects.model, nn.Module), "model", objects.model,
+        "a torch.nn.Module here; a name stands in the config",
+    )
+    _require_callables(objects)
+    return objects._replace(
+        tokenizer=None if objects.tokenizer is None else tokens.tokenizer_of(objects.tokenizer),
+        dataset=None if objects.dataset is None else _corpus(config, objects.dataset),
+        topology=None if objects.topology is None else _graph(config, objects.topology),
+        optimiser=None if objects.optimiser is None else optimiser_of(objects.optimiser),
+    )
+
+
+def _require_callables(objects: Objects) -> None:
+    metrics = {} if objects.metrics is None else objects.metrics
+    sound = isinstance(metrics, Mapping) and all(isinstance(n, str) and callable(f) for n, f in metrics.items())
+    check(sound, "metrics", objects.metrics, "a dict of functions of a Snapshot, {name: function}")
+    given = isinstance(objects.callbacks, Iterable) and all(callable(call) for call in objects.callbacks)
+    check(given, "callbacks", objects.callbacks, "a list of functions of a Snapshot")
+
+
+def _corpus(config: RunConfig, data: Any) -> Corpus:  # noqa: ANN401 - whatever was given
+    labels = [name.strip() for name in config.labels.split(",") if name.strip()]
+    return corpus_of(
+        data, text=config.text_column or None, label=config.label_column or None,
+        answer=config.answer_column if config.task == "generate" else None, labels=labels or None,
+        max_rows=config.max_rows or None, seed=config.seed,
+    )
+
+
+def _graph(config: RunConfig, given: Any) -> Topology:  # noqa: ANN401 - whatever was given
+    check(not isinstance(given, str), "topology", given, "a graph or a matrix here; a name stands in the config")
+    return topology(given, config.clients, weights=config.weights)
+
+
+def named(config: RunConfig, objects: Objects) -> RunConfig:
+    """Return the config that says where objects stand in for names.
+
+    Raises BadInput where a knob already names something else, and where an object is missing.
+    """
+    if objects.optimiser is not None:
+        _require_unread(config, ("a1", "a2", "eps", "momentum", "feedback", "feedback_scale", "b1", "b2"), "optimiser")
+    labels = {name: _label(name, getattr(objects, name)) for name in FIELDS if getattr(objects, name) is not None}
+    usual = defaults()
+    for name, label in labels.items():
+        knob = FIELDS[name]
+        value = getattr(config, knob)
+        known = "the same object as before" if str(value).startswith(OBJECT) else f"left out beside {name}="
+        check(value in (usual[knob], label), knob, value, f"{known}: {name}={label.removeprefix(OBJECT)} is given")
+    placed: dict[str, Any] = {FIELDS[name]: label for name, label in labels.items()}
+    for name, knob in FIELDS.items():
+        value = str(getattr(config, knob))
+        check(
+            not value.startswith(OBJECT) or knob in placed, knob, value,
+            f"given again as {_argument(name, value)}: it is an object, which no file holds",
+        )
+    return replace(config, **placed)
+
+
+def _require_unread(config: RunConfig, knobs: Sequence[str], name: str) -> None:
+    """Raise BadInput where a knob was set that the object does not read."""
+    usual = defaults()
+    changed = [knob for knob in knobs if getattr(config, knob) != usual[knob]]
+    check(not changed, ", ".join(changed), [getattr(config, knob) for knob in changed], f"left out: {name}= does not read it")
+
+
+def _argument(name: str, label: str) -> str:
+    return "problem, to fit" if label.startswith(f"{OBJECT}Problem:") else f"{name}="
+
+
+def _label(name: str, given: Any) -> str:  # noqa: ANN401 - any object
+    return f"{OBJECT}{type(given).__name__}:{FINGERPRINTS[name](given)[:12]}"
+
+
+def _of_topology(given: Topology) -> str:
+    digest = hashlib.sha256()
+    for W in given.matrices:
+        digest.update(repr(W.shape).encode() + np.ascontiguousarray(W).tobytes())
+    return digest.hexdigest()
+
+
+def _of_problem(given: Problem) -> str:
+    digest = hashlib.sha256(_of_code(given.loss).encode())
+    for name, tensor in given.start.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().double().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _of_optimiser(given: Optimiser) -> str:
+    parts = (given.init, given.update, given.feed)
+    return hashlib.sha256("".join(map(_of_code, parts)).encode()).hexdigest()
+
+
+def _of_code(function: Any) -> str:  # noqa: ANN401 - any callable
+    """Return a SHA-256 of a function's source, and of the numbers, texts and functions that it closes over."""
+    function = inspect.unwrap(getattr(function, "func", function))
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):  # typed at a prompt, or no function of Python's
+        text = getattr(function, "__qualname__", type(function).__qualname__)
+    closed = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+    plain = {name: value for name, value in sorted(closed.items()) if isinstance(value, int | float | str | bool)}
+    inner = [_of_code(value) for _, value in sorted(closed.items()) if inspect.isfunction(value)]
+    return hashlib.sha256(f"{text}{plain}{inner}".encode()).hexdigest()
+
+
+def _of_text(given: Any) -> str:  # noqa: ANN401 - a Method, or blocks
+    return hashlib.sha256(repr(given).encode()).hexdigest()
+
+
+FINGERPRINTS: dict[str, Callable[[Any], str]] = {
+    "model": own_model.fingerprint_of,
+    "tokenizer": tokens.fingerprint_of,
+    "dataset": lambda corpus: str(corpus.fingerprint),
+    "topology": _of_topology,
+    "optimiser": _of_optimiser,
+    "method": _of_text,
+    "problem": _of_problem,
+    "blocks": _of_text,
+}
+
+
+def blocks_given(blocks: Sequence[Any]) -> tuple[Block, ...]:
+    """Return blocks of what a user wrote: Blocks, or lists of names; raise BadInput for anything else."""
+    found = []
+    for k, block in enumerate(blocks):
+        names = block.names if isinstance(block, Block) else block
+        sound = not isinstance(names, str) and all(isinstance(name, str) for name in names)
+        check(sound, "blocks", block, "lists of names of the parameters, or Blocks")
+        found.append(block if isinstance(block, Block) else Block(f"block {k}", tuple(names)))
+    return tuple(found)
