@@ -46,7 +46,8 @@ class Site(NamedTuple):
         """Return the rows of X (n, D) that belong to these clients, of those that are here."""
         if not len(clients):
             return clients
-        return clients[(clients >= self.mine.start) & (clients < self.mine.stop)] - self.mine.start
+        rows: np.ndarray = clients[(clients >= self.mine.start) & (clients < self.mine.stop)] - self.mine.start
+        return rows
 
 
 class Call(NamedTuple):

@@ -120,7 +120,8 @@ def _route(world: World, W: np.ndarray, device: torch.device) -> Route:
 
 def _clients(W: np.ndarray, rows: slice) -> np.ndarray:
     """Return the clients among `rows` that some receiver of W (n, N) hears."""
-    return np.flatnonzero((W[:, rows] != 0).any(0)) + rows.start
+    clients: np.ndarray = np.flatnonzero((W[:, rows] != 0).any(0)) + rows.start
+    return clients
 
 
 def _all_rows(world: World, routes: Sequence[Route], own: Sequence[Tensor]) -> Iterator[Tensor]:
