@@ -13,7 +13,8 @@ QUESTIONS = (
              "whether the value falls with the learning rate or with 1 - rho as the bound does can be tested apart from its "
              "height."),
             ("These runs were lucky, others will come closer",
-             "perhaps none can. A bound is tight only if some input attains it; look for that witness before you call it luck."),
+             "perhaps none can. A bound is tight only if some input attains it; look for that witness before you "
+             "call it luck."),
         ),
         answer=1,
     ),
