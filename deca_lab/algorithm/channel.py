@@ -92,6 +92,7 @@ def copied(wire: Wire) -> Wire:
 
 def ended(wire: Wire) -> Wire:
     """Return what is left of the memory when a visit ends."""
+    # When the block's turn comes again they would be a round old; `sent` and tallies are the run's.
     return wire._replace(letters={}, tables={})
 
 

@@ -122,6 +122,7 @@ def acceptable(own: Tensor, size: Tensor) -> np.ndarray:
     `own` and `size` are root mean squares (N,): of what a client has, and of what it says.
     """
     finite = torch.isfinite(own)
+    # The median: a mean would follow the very messages that are to be refused.
     usual = own[finite].median() if bool(finite.any()) else own.new_tensor(0.0)
     return (torch.isfinite(size) & ((size <= LOUD * usual) | (usual == 0))).cpu().numpy()
 
