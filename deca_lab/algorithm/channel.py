@@ -46,7 +46,8 @@ class Site(NamedTuple):
         """Return the rows of X (n, D) that belong to these clients, of those that are here."""
         if not len(clients):
             return clients
-        return clients[(clients >= self.mine.start) & (clients < self.mine.stop)] - self.mine.start
+        rows: np.ndarray = clients[(clients >= self.mine.start) & (clients < self.mine.stop)] - self.mine.start
+        return rows
 
 
 class Call(NamedTuple):
@@ -91,6 +92,7 @@ def copied(wire: Wire) -> Wire:
 
 def ended(wire: Wire) -> Wire:
     """Return what is left of the memory when a visit ends."""
+    # When the block's turn comes again they would be a round old; `sent` and tallies are the run's.
     return wire._replace(letters={}, tables={})
 
 

@@ -153,7 +153,7 @@ def _take_positive(v: Tensor, mixed: Tensor) -> None:
     Negative shares of W, and replicas that lag behind, can make one negative. There a client keeps its own, for next to
     nothing under the root would make a step next to infinite.
     """
-    for own, other in zip(v.split(COLUMNS, 1), mixed.split(COLUMNS, 1), strict=True):
+    for own, other in zip(torch.split(v, COLUMNS, 1), torch.split(mixed, COLUMNS, 1), strict=True):
         torch.where(other > 0, other, own, out=own)
 
 

@@ -49,7 +49,9 @@ def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: in
 
     def loss(params: Params, batch: Batch) -> Tensor:
         hessian, linear = batch
-        return params["x"] @ hessian @ params["x"] / 2 - linear @ params["x"]
+        x = params["x"]
+        value: Tensor = x @ hessian @ x / 2 - linear @ x
+        return value
 
     def exact(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         hessian, linear = batch

@@ -85,4 +85,5 @@ def _mixed(ready: np.ndarray, sends: np.ndarray, net: Network) -> np.ndarray:
     arrives = ready + sends.sum(0) / net.uplink + net.latency
     heard = np.where(sends > 0, arrives, 0.0).max(1)
     sent = np.where(sends.sum(0) > 0, arrives - net.latency, ready)
-    return np.maximum.reduce([ready, heard, sent])
+    mixed: np.ndarray = np.maximum.reduce([ready, heard, sent])
+    return mixed

@@ -195,6 +195,7 @@ def _shared(lab: Lab) -> int:
     """Return the bytes of the frozen base, which all clients share: 4 bits a weight where it is quantised."""
     stored = stored_bytes(lab.model)
     trained = sum(p.numel() * p.element_size() for n, p in lab.model.named_parameters() if n in lab.plan.problem.start)
-    return stored.total - trained
+    shared: int = stored.total - trained
+    return shared
 
 

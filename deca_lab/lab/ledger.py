@@ -1,17 +1,36 @@
 """The ledger: what a run must send and hold by the formulas, beside what was sent and held."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from deca_lab.algorithm.channel import Call, silence
 from deca_lab.algorithm.loop import Plan
 from deca_lab.models.causal_lm import layer_of
+
+if TYPE_CHECKING:  # torch's own have no types: what is used of them
+
+    class StorageWeakRef:
+        """A storage that is not kept alive."""
+
+        def __init__(self, storage: torch.UntypedStorage) -> None: ...
+
+        def expired(self) -> bool:
+            """Say whether it is freed."""
+
+    class TorchDispatchMode:
+        """While it is active, every operation passes through its __torch_dispatch__."""
+
+        def __enter__(self) -> Self: ...
+
+        def __exit__(self, *_: object) -> None: ...
+
+else:
+    from torch.multiprocessing.reductions import StorageWeakRef
+    from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Memory(NamedTuple):
@@ -142,7 +161,13 @@ class Meter(TorchDispatchMode):
         if key not in self._live or self._live[key][0].expired():
             self._live[key] = (StorageWeakRef(t.untyped_storage()), size)
 
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         """Run the operation, then count what lives."""
         for t in _tensors(args):
             self._add(t, 0)                                # was there before, such as data: a view of it is nothing new
@@ -154,7 +179,7 @@ class Meter(TorchDispatchMode):
         return out
 
 
-def _tensors(values: Any) -> list[Tensor]:  # noqa: ANN401 - whatever an operation takes or returns
+def _tensors(values: object) -> list[Tensor]:
     """Return the dense tensors among an operation's arguments or results."""
     if isinstance(values, (tuple, list)):
         return [t for value in values for t in _tensors(value)]

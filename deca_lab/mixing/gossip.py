@@ -25,7 +25,7 @@ def mixer(W: np.ndarray, like: Tensor) -> Mix:
 
 def messages(W: np.ndarray) -> np.ndarray:
     """Return the (N, N) table of directed messages of one mixing: [i, j] is 1 where client i receives from client j."""
-    sends = (W != 0).astype(np.int64)
+    sends: np.ndarray = (W != 0).astype(np.int64)
     np.fill_diagonal(sends, 0)
     return sends
 

@@ -125,7 +125,7 @@ def truncation_error(params: Params, W: np.ndarray) -> dict[str, Tensor]:
 
     def tail(pair: Pair) -> Tensor:
         a, b = _exact(params, pair)
-        values = torch.linalg.svdvals(_factored(*_neighbours(a, b, W))[1])
+        values: Tensor = torch.linalg.svdvals(_factored(*_neighbours(a, b, W))[1])
         return values[:, a.shape[1]:].square().sum(1)
 
     return {pair.module: tail(pair) for pair in pairs(list(params))}

@@ -51,6 +51,7 @@ def quantise(weight: Tensor, block: int = 64) -> Packed:
     check(isinstance(block, int) and block >= 1, "block", block, "at least 1 weight to a scale")
     check(weight.is_floating_point() and weight.numel() > 0, "weight", f"{tuple(weight.shape)} of {weight.dtype}",
           "a floating-point tensor with elements")
+    # In half precision the quotient below could round across a border between two levels.
     flat = weight.detach().reshape(-1).float()
     check(bool(flat.isfinite().all()), "weight", "with values that are not finite", "finite in float32")
     rows = nn.functional.pad(flat, (0, -len(flat) % block)).view(-1, block)
@@ -64,6 +65,7 @@ def quantise(weight: Tensor, block: int = 64) -> Packed:
 def dequantise(packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the tensor that the codes stand for, in `dtype`."""
     n = prod(packed.shape)
+    # A table of whole bytes: one look-up gives two weights, without shifting bits in each pass.
     both = _bytes_to_levels(packed.codes.device).index_select(0, packed.codes.int())   # (ceil(n / 2), 2)
     flat, short = both.view(-1)[:n], -n % packed.block
     rows = (nn.functional.pad(flat, (0, short)) if short else flat).view(-1, packed.block)
@@ -87,6 +89,7 @@ def _bytes_to_levels(device: torch.device) -> Tensor:
 class _Product(torch.autograd.Function):
     """x W' with W unpacked anew in the backward pass: autograd keeps the codes, never the full weight."""
 
+    # Clients are a vmap axis: torch derives its rule only where `forward` does not see ctx.
     generate_vmap_rule = True
 
     @staticmethod

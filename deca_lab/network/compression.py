@@ -61,7 +61,8 @@ def quantised(share: float, bits: int) -> tuple[Short, MessageSize]:
 
     def short(z: Tensor, rng: np.random.Generator) -> Tensor:
         step = (z.abs().max() / levels).clamp(min=torch.finfo(z.dtype).tiny)
-        return (z / step).round_().mul_(step)
+        steps: Tensor = z / step
+        return steps.round_().mul_(step)
 
     return short, lambda width, item: ceil(width * bits / 8) + item
 

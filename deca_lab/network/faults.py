@@ -90,6 +90,7 @@ class Faults(NamedTuple):
         n = self.clients
         failed = np.zeros((n, n), bool)
         if self.drop > 0:
+            # One coin for both directions: an exchange fails for both sides, and W stays symmetric.
             upper = np.triu_indices(n, 1)
             failed[upper] = _outages(self)[turn] if self.burst > 1 else _coins(self, turn) < self.drop
         return failed | failed.T
@@ -174,6 +175,7 @@ def _coins(told: Faults, turn: int) -> np.ndarray:
 @lru_cache(4)
 def _outages(told: Faults) -> np.ndarray:
     """Return (turns, pairs) bool: the bad states of Gilbert and Elliott's chain of each pair, from its stationary law on."""
+    # The whole table: each state needs the one before, and a run resumes at any mixing.
     heal = 1 / told.burst                                              # mean length of an outage 1 / heal
     fail = heal * told.drop / (1 - told.drop)                          # so that a share `drop` is bad in the long run
     bad = np.zeros((told.turns, told.clients * (told.clients - 1) // 2), bool)
@@ -189,6 +191,7 @@ def remaining(W: np.ndarray, failed: np.ndarray) -> np.ndarray:
     A symmetric doubly stochastic W stays one, whatever fails symmetrically.
     """
     left = np.where(failed & ~np.eye(len(W), dtype=bool), 0.0, W)
+    # Not to the other neighbours: then columns would not sum to 1, and the mean would move.
     left[np.diag_indices_from(left)] += W.sum(1) - left.sum(1)
     return left
 
@@ -214,6 +217,7 @@ def told_in_words(told: Faults, graph: Topology, steps: int, inner_steps: int) -
         found["apart"] += int(islands(left[np.ix_(there, there)] != 0) is not None) if there.any() else 0
         found["unsound"] += int(not doubly_stochastic(left))
         product = left @ product
+    # Who has left need not agree: the spread is that of the clients of the last inner step.
     here = told.members(steps - 1)
     centred = product[np.ix_(here, here)] - product[np.ix_(here, here)].mean(0)
     rho = float(np.linalg.norm(centred, 2)) ** (1 / max(told.turns, 1))

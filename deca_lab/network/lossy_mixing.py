@@ -35,11 +35,13 @@ def _under(faults: Faults, inner: Channel) -> Channel:
         return faults.present((turn + 1) * faults.mix_every - 1)
 
     def messages(turn: int) -> np.ndarray:
-        return inner.messages(turn) * np.outer(present(turn), present(turn))
+        sent: np.ndarray = inner.messages(turn) * np.outer(present(turn), present(turn))
+        return sent
 
     def failed(turn: int) -> np.ndarray:
         mute = faults.silent((turn + 1) * faults.mix_every - 1) | ~present(turn)
-        return faults.lost(turn) | mute[:, None] | mute
+        failing: np.ndarray = faults.lost(turn) | mute[:, None] | mute
+        return failing
 
     def exchange(call: Call, x: Tensor, wire: Wire, size: Size | None = None) -> Tensor:
         ch.count(wire, ch.edges(messages(call.turn), inner.site.mine), row_bytes(x) if size is None else size)
@@ -109,9 +111,9 @@ def _letters(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire
 def _moved(x: Tensor, x_new: Tensor, counts: Tensor, site: Site) -> float:
     """Return the length of the sum over rows of x_new - x, of those that count, a few columns at a time: little memory."""
     squares = 0.0
-    for old, new in zip(x.split(COLUMNS, 1), x_new.split(COLUMNS, 1), strict=True):
+    for old, new in zip(torch.split(x, COLUMNS, 1), torch.split(x_new, COLUMNS, 1), strict=True):
         squares += float(site.total(((new - old) * counts).sum(0, dtype=torch.float64)).square().sum())
-    return squares**0.5
+    return float(squares**0.5)
 
 
 def acceptable(own: Tensor, size: Tensor) -> np.ndarray:
@@ -120,13 +122,15 @@ def acceptable(own: Tensor, size: Tensor) -> np.ndarray:
     `own` and `size` are root mean squares (N,): of what a client has, and of what it says.
     """
     finite = torch.isfinite(own)
+    # The median: a mean would follow the very messages that are to be refused.
     usual = own[finite].median() if bool(finite.any()) else own.new_tensor(0.0)
     return (torch.isfinite(size) & ((size <= LOUD * usual) | (usual == 0))).cpu().numpy()
 
 
 def sizes(x: Tensor) -> Tensor:
     """Return each row's root mean square (n,) float64."""
-    return torch.linalg.vector_norm(x, dim=1).double() / max(x.shape[1], 1) ** 0.5
+    rms: Tensor = torch.linalg.vector_norm(x, dim=1).double() / max(x.shape[1], 1) ** 0.5
+    return rms
 
 
 def garbled(x: Tensor, faults: Faults, step: int, mine: slice) -> Tensor:

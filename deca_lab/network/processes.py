@@ -95,6 +95,7 @@ def over(world: World, rule: Carrier = gossip) -> Carrier:
 
     def carrier(shares: Sequence[np.ndarray], where: Layout, like: Tensor) -> Callable[[Rows], Tensor]:
         routes = [_route(world, W, like.device) for W in shares]
+        # Shares in the order in which `_all_rows` yields rows: mine first, then others' by rank.
         own = [W[world.mine, world.mine] for W in shares]
         arriving = [W[world.mine][:, rows] for W, route in zip(shares, routes, strict=True) for rows in route.heard.values()]
         mix = rule([*own, *arriving], where, like)
@@ -120,7 +121,8 @@ def _route(world: World, W: np.ndarray, device: torch.device) -> Route:
 
 def _clients(W: np.ndarray, rows: slice) -> np.ndarray:
     """Return the clients among `rows` that some receiver of W (n, N) hears."""
-    return np.flatnonzero((W[:, rows] != 0).any(0)) + rows.start
+    clients: np.ndarray = np.flatnonzero((W[:, rows] != 0).any(0)) + rows.start
+    return clients
 
 
 def _all_rows(world: World, routes: Sequence[Route], own: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -134,6 +136,7 @@ def _all_rows(world: World, routes: Sequence[Route], own: Sequence[Tensor]) -> I
             pending += [dist.P2POp(dist.irecv, row, rank) for row, rank in zip(rows, route.heard, strict=True)]
             pending += [dist.P2POp(dist.isend, x[told], rank) for rank, told in route.told.items()]
         work = _started(pending)
+    # Before the wait: the caller mixes its own rows while the others' are on their way.
     yield from own
     with answering(world):
         for one in work:
@@ -154,6 +157,7 @@ def gathered(world: World, x: Tensor) -> Tensor:
         if world.rank:
             dist.send(x.contiguous(), 0)
             return x
+        # One rank after another: dist.gather would want equally many rows of each.
         parts = [x] + [x.new_empty(_count(world.rows(rank)), *x.shape[1:]) for rank in range(1, world.size)]
         for rank, part in enumerate(parts[1:], 1):
             dist.recv(part, rank)
@@ -190,6 +194,7 @@ def told(world: World, numbers: list[int] | None, device: torch.device) -> list[
         assert numbers is not None
         return numbers
     with answering(world):
+        # Their number first: a receiver must make room before they come.
         count = torch.tensor([len(numbers or [])], device=device)
         dist.broadcast(count, 0)
         held = torch.tensor(numbers, device=device) if numbers else torch.zeros(int(count), dtype=torch.int64, device=device)
@@ -219,6 +224,7 @@ def gathered_state(world: World, state: State) -> State:
         return gathered(world, x)
 
     moments = {k: _each_tensor(held, whole) for k, held in state.moments.items()}
+    # A copy, since the sum is written in place: the state that goes on training keeps its own.
     sent = summed(world, torch.from_numpy(state.sent).to(state.blocks[0].device, copy=True)).cpu().numpy()
     letters = {name: whole(letter) for name, letter in state.wire.letters.items()}
     return state._replace(blocks=tuple(map(whole, state.blocks)), moments=moments,
@@ -239,6 +245,7 @@ def scattered_state(world: World, plan: Plan, state: State | None) -> State:
         return scattered(world, x, shape, form)
 
     blocks = tuple(part(state.blocks[k] if state else None, width, like) for k, width in enumerate(widths))
+    # At the end of the run no visit follows: then the last one counts.
     active = plan.visits[min(known["step"], plan.steps - 1) // plan.recipe.inner_steps].block
     master = part(state.master if state else None, widths[active], plan.channel.like) if known["master"] else None
     moments = {int(k): _scattered_moments(part, plan.optimisers[int(k)].init(working(blocks[int(k)])), numbers,
@@ -255,6 +262,7 @@ def _outline(world: World, state: State | None, device: torch.device) -> dict[st
     """Return, on every rank, all of rank 0's state that is no row of a client."""
     text = ""
     if state is not None:
+        # As bytes of JSON: collectives carry tensors alone, and torch's for objects unpickle.
         text = json.dumps({"step": state.step, "master": state.master is not None,
                            "moments": {k: numbers(held) for k, held in state.moments.items()},
                            "letters": list(state.wire.letters), "tallies": state.wire.tallies,

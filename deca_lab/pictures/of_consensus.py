@@ -102,6 +102,8 @@ def consensus(history: History) -> Figure:
 def alt(history: History) -> str:
     """Return the picture in words."""
     last, blocks = history.metrics.iloc[-1], "the consensus distance of each block and in all"
-    also = "" if "interference" not in last else \
-        f" LoRA's factors interfere by {number(last['interference'])} at the end, at most {number(last['interference_bound'])}."
+    also = ""
+    if "interference" in last:
+        at_the_end, bound = number(last["interference"]), number(last["interference_bound"])
+        also = f" LoRA's factors interfere by {at_the_end} at the end, at most {bound}."
     return f"Line chart of {blocks} against inner step. {said_consensus(history.metrics)}.{also}"

@@ -60,7 +60,8 @@ def distributions(counts: np.ndarray) -> np.ndarray:
     counts = np.asarray(counts, dtype=np.float64)
     fits = counts.ndim == 2 and bool((counts >= 0).all()) and bool((counts.sum(axis=-1) > 0).all())
     check(fits, "counts", counts.shape, "clients x kinds, non-negative, with a positive sum in each row")
-    return counts / counts.sum(axis=1, keepdims=True)
+    frequencies: np.ndarray = counts / counts.sum(axis=1, keepdims=True)
+    return frequencies
 
 
 def total_variation(counts: np.ndarray) -> float:
@@ -76,7 +77,8 @@ def jensen_shannon(counts: np.ndarray) -> float:
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
-    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
+    nats: np.ndarray = -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
+    return nats
 
 
 def share_of_most(divergence: float, shape: tuple[int, ...]) -> float:

@@ -17,8 +17,9 @@ def stationary(matrix: np.ndarray) -> np.ndarray:
     """The law pi (A,) with pi P = pi of an irreducible chain P (A, A): solve (P^T - I) pi = 0 with sum 1."""
     size = _checked(matrix).shape[0]
     system = np.vstack([matrix.T - np.eye(size), np.ones(size)])
-    pi = np.linalg.lstsq(system, np.append(np.zeros(size), 1.0), rcond=None)[0]
-    return np.clip(pi, 0.0, None) / np.clip(pi, 0.0, None).sum()
+    solved = np.linalg.lstsq(system, np.append(np.zeros(size), 1.0), rcond=None)[0]
+    pi: np.ndarray = np.clip(solved, 0.0, None) / np.clip(solved, 0.0, None).sum()
+    return pi
 
 
 def entropy_rate(matrix: np.ndarray) -> float:

@@ -16,7 +16,7 @@ CHUNK = 8           # examples that a forward pass takes at once from each clien
 def _mapped(read: Callable[..., Tensor], params: Params, *parts: Tensor) -> Tensor:
     """read(one client's params, a chunk of each part) for all clients and all examples: (N, n, ...)."""
     over = torch.vmap(read, in_dims=(0, *(None for _ in parts)))
-    return torch.cat([over(params, *chunk) for chunk in zip(*(part.split(CHUNK) for part in parts), strict=True)], 1)
+    return torch.cat([over(params, *chunk) for chunk in zip(*(torch.split(part, CHUNK) for part in parts), strict=True)], 1)
 
 
 def classify(logits: Logits, params: Params, examples: Examples, label_tokens: Tensor) -> Tensor:
@@ -36,10 +36,11 @@ def accuracy(predictions: Tensor, truth: Tensor) -> Tensor:
 
 def macro_f1(predictions: Tensor, truth: Tensor) -> Tensor:
     """Mean (N,) over the labels in the truth (n,) of F1 = 2 hits / (predicted + true) of predictions (N, n)."""
-    present = truth.unique()[:, None]                              # (L, 1)
+    present = torch.unique(truth)[:, None]                              # (L, 1)
     predicted, true = predictions[:, None] == present, truth == present   # (N, L, n), (L, n)
     hits = (predicted & true).sum(-1)
-    return (2 * hits.double() / (predicted.sum(-1) + true.sum(-1))).mean(1)
+    f1: Tensor = 2 * hits.double() / (predicted.sum(-1) + true.sum(-1))    # (N, L)
+    return f1.mean(1)
 
 
 def exact_match(logits: Logits, params: Params, examples: Examples) -> Tensor:

@@ -56,8 +56,8 @@ QUESTIONS = (
             ("Both end near zero, for every client trains to convergence",
              "each client alone converges to what suits its own text. Converged is not agreed."),
             ("With mixing it is higher, because foreign models disturb each client",
-             "mixing replaces every model by an average. With a doubly stochastic W the distance can shrink or stay, but never "
-             "grow."),
+             "mixing replaces every model by an average. With a doubly stochastic W the distance can shrink or stay, but "
+             "never grow."),
             ("Without mixing it climbs on; with mixing it stays small",
              "every step pulls the clients apart, and only a mixing takes some of it back. With mixing the two come into "
              "balance at a small distance."),

@@ -26,8 +26,8 @@ QUESTIONS = (
              "the proportions in which a label is dealt go to 1/N each, so every client gets an N-th of each label. Every "
              "shard is then a small copy of the corpus, its imbalance included."),
             ("Half and half",
-             "even proportions are those of the clients in one label, not those of the labels in one client. Everyone gets the "
-             "same share of a large label and of a small one."),
+             "even proportions are those of the clients in one label, not those of the labels in one client. Everyone gets "
+             "the same share of a large label and of a small one."),
             ("One label each",
              "this is the other end, alpha near zero, where a label goes nearly whole to one client."),
         ),

@@ -41,8 +41,8 @@ QUESTIONS = (
              "rounding falls with the digits; a wrong formula stays wrong by as much. Sums taken in another order differ in "
              "the last digits, and nothing more."),
             ("Train both for a while and compare the test losses",
-             "small real errors vanish in the noise of training, and harmless rounding grows in it. It is the slowest test and "
-             "tells least."),
+             "small real errors vanish in the noise of training, and harmless rounding grows in it. It is the slowest test "
+             "and tells least."),
         ),
         answer=1,
     ),

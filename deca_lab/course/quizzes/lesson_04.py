@@ -37,8 +37,8 @@ QUESTIONS = (
             ("The highest: it is next to the loss and gets the largest gradients",
              "a product takes as long for large numbers as for small ones."),
             ("Equal: the forward pass is whole in both, and the blocks are of one size",
-             "the forward pass is, and so is the block's own gradient. Between them lies the way down from the loss, and it is "
-             "longer for the lowest."),
+             "the forward pass is, and so is the block's own gradient. Between them lies the way down from the loss, and it "
+             "is longer for the lowest."),
             ("The lowest: the gradient has to come down through all layers above",
              "for a block at the top the backward pass stops at once. In an 8-layer model of 10 blocks, 0.78 of a full step "
              "was measured at the bottom and 0.33 at the top."),
@@ -68,8 +68,8 @@ QUESTIONS = (
             ("The bytes sent are halved",
              "each message is half as long, but there are twice as many visits and so twice as many messages."),
             ("There are twice as many inner steps, for the same bytes",
-             "T B R doubles with B. So the better loss may come from more steps on more batches rather than from finer blocks; "
-             "compare at equal inner steps as well."),
+             "T B R doubles with B. So the better loss may come from more steps on more batches rather than from finer "
+             "blocks; compare at equal inner steps as well."),
             ("Nothing: T and R are all that counts steps",
              "R counts the steps of one visit, and there are B visits in a round."),
         ),

@@ -52,11 +52,11 @@ QUESTIONS = (
             ("Nothing: where clients agree, mixing displaces nothing and h is zero",
              "mixing displaces nothing, but h is measured from before the local step. It holds the step itself."),
             ("It lengthens the next step, like momentum",
-             "that would take the opposite sign. m points uphill, as a gradient does, and is subtracted; x - x_new points that "
-             "way, x_new - x does not."),
+             "that would take the opposite sign. m points uphill, as a gradient does, and is subtracted; x - x_new points "
+             "that way, x_new - x does not."),
             ("It shortens the next step a little",
-             "h is minus the learning rate times the direction. In m it stands against the gradients, and only a little, since "
-             "it is as short as a step."),
+             "h is minus the learning rate times the direction. In m it stands against the gradients, and only a little, "
+             "since it is as short as a step."),
         ),
         answer=2,
     ),
@@ -68,13 +68,13 @@ QUESTIONS = (
              "the sign would show if h were of the size of a gradient. Raw, it is of the size of a step, here about a "
              "thousandth."),
             ("Printed, downhill and zero lie together; no feedback is apart",
-             "a raw h hardly enters. What acts is b1, which shrinks m after every step, and it does so with h = 0 too. Without "
-             "feedback nothing shrinks."),
+             "a raw h hardly enters. What acts is b1, which shrinks m after every step, and it does so with h = 0 too. "
+             "Without feedback nothing shrinks."),
             ("Zero and no feedback lie together, the other two apart",
              "h = 0 is not the absence of feedback: m is still multiplied by b1 after each step."),
             ("None: all four lie together",
-             "three of them do. With b1 = 0.9 m forgets faster and is smaller than its bias correction assumes, so these three "
-             "take other steps than plain Adam."),
+             "three of them do. With b1 = 0.9 m forgets faster and is smaller than its bias correction assumes, so these "
+             "three take other steps than plain Adam."),
         ),
         answer=1,
     ),

@@ -8,8 +8,8 @@ QUESTIONS = (
         "What is the active block's consensus distance after an inner step?",
         (
             ("Zero in both: everyone hears everyone",
-             "everyone does, but with combine then adapt the clients take their own steps after the mixing, and these are what "
-             "you measure."),
+             "everyone does, but with combine then adapt the clients take their own steps after the mixing, and these are "
+             "what you measure."),
             ("Zero with adapt then combine; as far as the steps differ with combine then adapt",
              "W = J makes all rows equal at once. Whatever comes last decides: a mixing leaves agreement, a local step leaves "
              "disagreement."),
@@ -37,8 +37,8 @@ QUESTIONS = (
         "You keep each block's moments for its next visit instead of restarting them (--moments keep). What happens to memory?",
         (
             ("It grows: m and v of every visited block stay",
-             "gradient and neighbours' average still exist for the active block only. But the two moments then take as much as "
-             "in full-parameter Adam."),
+             "gradient and neighbours' average still exist for the active block only. But the two moments then take as much "
+             "as in full-parameter Adam."),
             ("It stays: only one block trains at a time",
              "only one trains, but the moments of the others have to lie somewhere until their turn comes."),
             ("It falls: nothing has to be allocated at a visit's start",
@@ -55,8 +55,8 @@ QUESTIONS = (
             ("It pulls it back towards the old mean",
              "mixing knows of no old mean. It averages what the clients hold now."),
             ("Nothing",
-             "columns that sum to one keep the mean through any number of mixings. Only local steps move it; the second mixing "
-             "acts on it later, through gradients (and a feedback h) at clients that lie closer together."),
+             "columns that sum to one keep the mean through any number of mixings. Only local steps move it; the second "
+             "mixing acts on it later, through gradients (and a feedback h) at clients that lie closer together."),
         ),
         answer=2,
     ),

@@ -40,8 +40,8 @@ QUESTIONS = (
             ("Of the order of the learning rate squared: both factors have moved by one step",
              "a small step in both would give that. But look at the gradient with respect to A: B' times something."),
             ("Zero",
-             "the gradient with respect to A has the factor B = 0, so A has not moved and is still common to all. Interference "
-             "can start with the second step."),
+             "the gradient with respect to A has the factor B = 0, so A has not moved and is still common to all. "
+             "Interference can start with the second step."),
         ),
         answer=2,
     ),

@@ -13,7 +13,8 @@ QUESTIONS = (
              "whether the value falls with the learning rate or with 1 - rho as the bound does can be tested apart from its "
              "height."),
             ("These runs were lucky, others will come closer",
-             "perhaps none can. A bound is tight only if some input attains it; look for that witness before you call it luck."),
+             "perhaps none can. A bound is tight only if some input attains it; look for that witness before you "
+             "call it luck."),
         ),
         answer=1,
     ),
@@ -41,8 +42,8 @@ QUESTIONS = (
             ("Yes: a million runs without an exception is proof enough",
              "they show that exceptions are rare among random gradients. The claim is about all of them."),
             ("Yes for bounded gradients",
-             "the step does not change if all gradients are scaled, so the sequence that breaks the bound can be made as small "
-             "as you like."),
+             "the step does not change if all gradients are scaled, so the sequence that breaks the bound can be made as "
+             "small as you like."),
         ),
         answer=0,
     ),
@@ -72,8 +73,8 @@ QUESTIONS = (
             ("All of it is halved",
              "the noise of the mean model enters with the learning rate, the disagreement with its square."),
             ("Noise of the mean: halved; disagreement: a quarter",
-             "the terms are L gamma sigma^2 / n and one with gamma squared. The price: the start is forgotten half as fast, by "
-             "1 / (gamma K)."),
+             "the terms are L gamma sigma^2 / n and one with gamma squared. The price: the start is forgotten half as fast, "
+             "by 1 / (gamma K)."),
         ),
         answer=2,
     ),

@@ -8,8 +8,8 @@ QUESTIONS = (
         "seeds. What does it tell about another seed?",
         (
             ("The first will win again: 3.8 points are a lot",
-             "a lot compared with what? Without the spread over seeds nobody can say whether 3.8 is ten times chance or a half "
-             "of it."),
+             "a lot compared with what? Without the spread over seeds nobody can say whether 3.8 is ten times chance or a "
+             "half of it."),
             ("Little: the size of chance is not given",
              "a difference has to be judged by how it varies. Ask for seeds, and for the interval of the difference on the "
              "same seeds."),
@@ -24,8 +24,8 @@ QUESTIONS = (
         "What may you write?",
         (
             ("DECA is better: its mean loss is lower",
-             "the mean of three seeds is lower. The interval says that no difference, or a small one the other way, would give "
-             "such data too."),
+             "the mean of three seeds is lower. The interval says that no difference, or a small one the other way, would "
+             "give such data too."),
             ("There is no difference: the interval holds zero",
              "it holds -0.05 as well. Not to have seen a difference is not to have seen that there is none."),
             ("Undecided with three seeds",
