@@ -206,27 +206,27 @@ def numbers(text: str, argument: str) -> list[float]:
 
 
 @app.command()
-def claims(
+def findings(
     out: Annotated[Path, typer.Option(help="folder of the examination; an interrupted one goes on there")],
-    only: Annotated[str, typer.Option(help="claims separated by commas (deca-lab list claims); all when empty")] = "",
+    only: Annotated[str, typer.Option(help="findings separated by commas (deca-lab list findings); all when empty")] = "",
     seeds: Annotated[int, typer.Option(help="runs of each arm at its learning rate, at least 2")] = 5,
     rates: Annotated[str, typer.Option(help="grid of learning rates")] = "0.001,0.003,0.01,0.03,0.1",
 ) -> None:
-    """Examine the papers' claims on small models, each with an interval and a verdict, and write a page.
+    """Examine the papers' findings on small models, each with an interval and a verdict, and write a page.
 
     All of them take an hour or two on a laptop; finished runs are kept, so that it may be broken off.
     """
     from deca_lab import pictures
-    from deca_lab.studies import papers as cl
+    from deca_lab.studies import papers as pp
 
-    chosen = [name.strip() for name in only.split(",") if name.strip()] or list(cl.CLAIMS)
+    chosen = [name.strip() for name in only.split(",") if name.strip()] or list(pp.FINDINGS)
     grid = tuple(dict.fromkeys(numbers(rates, "rates")))
-    verdicts = cl.examine(out, chosen, seeds, grid, say=lambda line: typer.echo(line, err=True))
-    write_whole(out / "claims.png", pictures.png(pictures.draw_claims(verdicts)))
-    write_whole(out / "claims.md", cl.page(verdicts))
+    verdicts = pp.examine(out, chosen, seeds, grid, say=lambda line: typer.echo(line, err=True))
+    write_whole(out / "findings.png", pictures.png(pictures.draw_findings(verdicts)))
+    write_whole(out / "findings.md", pp.page(verdicts))
     for row in verdicts.itertuples():
         typer.echo(f"{row.verdict:<10} {row.gain:+.4f} ({row.low:+.4f} to {row.high:+.4f})  {row.says}")
-    typer.echo(f"page: {out / 'claims.md'}")
+    typer.echo(f"page: {out / 'findings.md'}")
 
 
 @app.command()
@@ -268,9 +268,9 @@ def doctor(
     if machine:
         from deca_lab.course import machine as here
 
-        findings = here.examine()
-        typer.echo(here.describe(findings))
-        raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+        checks = here.examine()
+        typer.echo(here.describe(checks))
+        raise typer.Exit(0 if all(one.ok for one in checks) else 1)
     from deca_lab.mixing import doctor as doc
     from deca_lab.mixing.topology import read_matrices
     from deca_lab.mixing.topology import topology as build
