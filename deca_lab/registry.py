@@ -75,7 +75,7 @@ KINDS: dict[str, Kind] = {
     "topology": Kind(
         "topologies",
         "deca_lab.mixing.graphs:GRAPHS",
-        ("clients", "knobs"),
+        ("clients", "spec"),
         others=("deca_lab.mixing.graphs:SEQUENCES",),
         reserved=("server",),
     ),
@@ -88,7 +88,7 @@ KINDS: dict[str, Kind] = {
     ),
     "weights": Kind("weights", "deca_lab.mixing.weights:WEIGHTS", ("graph",)),
     "order": Kind("orders", "deca_lab.algorithm.blocks:ORDERS", ("round", "count", "seed")),
-    "optimiser": Kind("optimisers", "deca_lab.algorithm.optimisers:OPTIMISERS", ("knobs",)),
+    "optimiser": Kind("optimisers", "deca_lab.algorithm.optimisers:OPTIMISERS", ("spec",)),
     "feedback": Kind("feedbacks", "deca_lab.algorithm.moments:SIGNALS", ("x", "x_new")),
     "feedback-scale": Kind("feedback-scales", "deca_lab.algorithm.moments:SCALES", ("h", "lr")),
     "compressor": Kind(

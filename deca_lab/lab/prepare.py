@@ -11,7 +11,7 @@ from deca_lab.algorithm import moments, stacking
 from deca_lab.algorithm.channel import Carrier, Wrap, gossip
 from deca_lab.algorithm.gradients import ENGINES, stacked
 from deca_lab.algorithm.loop import Plan, Recipe, plan
-from deca_lab.algorithm.optimisers import OPTIMISERS, Knobs
+from deca_lab.algorithm.optimisers import OPTIMISERS, OptimiserSpec
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.schedules import SCHEDULES, schedule
 from deca_lab.errors import BadInput, check, pick
@@ -187,7 +187,7 @@ def recipe_of(config: RunConfig) -> Callable[[int], Recipe]:
     rule = pick(MIXINGS, config.mixing, "mixing")
     check(rule is gossip or config.adapter == "lora", "mixing", config.mixing, "gossip, but for --adapter lora")
     optimiser = pick(OPTIMISERS, config.optimiser, "optimiser")(
-        Knobs(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum))
+        OptimiserSpec(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum))
     before = pick({"after": False, "before": True}, config.combine, "combine")
     keep = pick({"reset": False, "keep": True}, config.moments, "moments")
     mix_all = pick({"active": False, "all": True}, config.mixed, "mixed")

@@ -112,8 +112,8 @@ def test_under_losses_the_run_is_a_plain_loop_and_every_mixing_keeps_the_mean():
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adam-mixed", "gradient-tracking"])
 def test_who_is_away_stands_still_and_others_do_not_hear_it(name):
-    knobs = optimisers.Knobs(mo.Adam(), mo.Feedback(mo.printed, mo.raw, 0.9, 0.9))
-    _, laid, found = states(told(away="2@0.25-0.75"), optimisers.OPTIMISERS[name](knobs), keep_moments=True)
+    spec = optimisers.OptimiserSpec(mo.Adam(), mo.Feedback(mo.printed, mo.raw, 0.9, 0.9))
+    _, laid, found = states(told(away="2@0.25-0.75"), optimisers.OPTIMISERS[name](spec), keep_moments=True)
     X = np.stack([state.blocks[0].numpy() for state in found])
     away = slice(14, 45)                                               # states after inner steps 14 .. 44, of steps 15 .. 44
     assert (X[away, 2] == X[14, 2]).all()
