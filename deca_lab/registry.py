@@ -38,7 +38,7 @@ def _sound_preset(preset: Any) -> None:  # noqa: ANN401 - a causal_lm.Preset
     )
 
 
-def _sound_task(task: Any) -> None:  # noqa: ANN401 - a tasks.Row
+def _sound_task(task: Any) -> None:  # noqa: ANN401 - a tasks.TaskKind
     check(
         isinstance(task.scores, Mapping),
         "scores",
@@ -67,7 +67,7 @@ KINDS: dict[str, Kind] = {
     "model": Kind(
         "models", "deca_lab.models.causal_lm:PRESETS", row="deca_lab.models.causal_lm:Preset", examine=_sound_preset
     ),
-    "task": Kind("tasks", "deca_lab.text.tasks:TASKS", row="deca_lab.text.tasks:Row", examine=_sound_task),
+    "task": Kind("tasks", "deca_lab.text.tasks:TASKS", row="deca_lab.text.tasks:TaskKind", examine=_sound_task),
     "corpus": Kind(
         "corpora", "deca_lab.text.corpora:CORPORA", ("seed",), others=("deca_lab.models.hub:CANONICAL",)
     ),

@@ -22,7 +22,7 @@ from deca_lab.mixing.topology import topology
 from deca_lab.models.causal_lm import Preset
 from deca_lab.names import tables
 from deca_lab.registry import KINDS, resolved
-from deca_lab.text.tasks import TASKS, Row
+from deca_lab.text.tasks import TASKS, TaskKind
 
 TINY = {**SMALL, "rounds": 1, "inner_steps": 1, "eval_windows": 2}
 
@@ -151,7 +151,7 @@ OWN = {  # kind -> what is registered, the knobs that then name it
         {"method": "own-part"},
     ),
     "model": (Preset("one layer", family="gpt2", layers=1, width=16), {"model": "own-part"}),
-    "task": (Row("every next token, again", TASKS["lm"].build, {}), {"task": "own-part"}),
+    "task": (TaskKind("every next token, again", TASKS["lm"].build, {}), {"task": "own-part"}),
 }
 
 
@@ -293,14 +293,14 @@ def empty_first_line(n, spec):
         ("method", "x", Method("words", None), "fixed = None"),
         ("method", "x", Method("", {}), "its description = None"),
         ("model", "x", Preset("words"), r"source, family = \('', ''\)"),
-        ("task", "x", Row("words", shuffled, None), "scores = None"),
+        ("task", "x", TaskKind("words", shuffled, None), "scores = None"),
         (
             "task",
             "x",
-            Row("words", None, {}),
+            TaskKind("words", None, {}),
             r"build = None cannot be used: it must be a function of \(ask\)",
         ),
-        ("task", "x", TASKS, "must be a deca_lab.text.tasks.Row"),
+        ("task", "x", TASKS, "must be a deca_lab.text.tasks.TaskKind"),
     ],
 )
 def test_what_cannot_be_registered_is_one_line_and_leaves_nothing(kind, name, item, words):

@@ -11,7 +11,7 @@ import numpy as np
 from deca_lab.errors import BadInput, check
 
 Pair = tuple[str, str]  # prompt, answer
-Rows = list[tuple[str, str, str]]  # (prompt, skill, answer)
+Instructions = list[tuple[str, str, str]]  # (prompt, skill, answer)
 ROWS = 6000
 TRIES = 200  # draws in a row that find no new prompt before a skill counts as exhausted
 
@@ -110,7 +110,7 @@ SKILLS: dict[str, Callable[[np.random.Generator], Pair]] = {
 }
 
 
-def instructions(seed: int = 0, rows: int = ROWS) -> Rows:
+def instructions(seed: int = 0, rows: int = ROWS) -> Instructions:
     """Return `rows` triples (prompt, skill, answer), the skills in equal parts and in turn; no prompt occurs twice.
 
     The first rows of a seed do not depend on `rows`. Raises BadInput where a skill has too few different prompts.

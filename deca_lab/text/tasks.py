@@ -152,18 +152,18 @@ def generate_task(ask: Ask) -> Task:
     return _task(ask, sets, lambda params, examples: {"exact_match": exact_match(logits, params, examples)})
 
 
-class Row(NamedTuple):
-    """One row of the table of tasks."""
+class TaskKind(NamedTuple):
+    """What can be trained for: in words, how its `Task` is built, and what it is scored by."""
 
     about: str
     build: Callable[[Ask], Task]
     scores: dict[str, bool]  # name -> higher is better; without scores, the loss is what choices are made by
 
 
-TASKS: dict[str, Row] = {
-    "lm": Row("predict every next token; measured by perplexity", lm, {}),
-    "classify": Row("name the label of a text, one token a label", classify_task, {"accuracy": True, "macro_f1": True}),
-    "generate": Row("write the answer to an instruction", generate_task, {"exact_match": True}),
+TASKS: dict[str, TaskKind] = {
+    "lm": TaskKind("predict every next token; measured by perplexity", lm, {}),
+    "classify": TaskKind("name the label of a text, one token a label", classify_task, {"accuracy": True, "macro_f1": True}),
+    "generate": TaskKind("write the answer to an instruction", generate_task, {"exact_match": True}),
 }
 
 
