@@ -93,7 +93,7 @@ def run(
         config = RunConfig(**knobs)
         folder = out or _fresh_folder(config.method)
     if _finish(folder, config) and bounds:
-        _judge(folder)
+        _write_bounds(folder)
 
 
 def _was_given(ctx: typer.Context, name: str) -> bool:
@@ -140,7 +140,7 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
     return True
 
 
-def _judge(folder: Path) -> None:
+def _write_bounds(folder: Path) -> None:
     """Print every claim that speaks of a finished run; write bounds.csv and bounds.png into its folder."""
     import numpy as np
     import pandas as pd
@@ -149,19 +149,19 @@ def _judge(folder: Path) -> None:
     from deca_lab.bounds.beside_a_run import beside
     from deca_lab.lab import history
 
-    judged = beside(history.load(folder))
-    drawn = {name: one.bound for name, one in judged.items() if one.bound is not None and np.size(one.bound.lhs) > 1}
-    rows = [_judged_row(one) for one in judged.values()]
+    verdicts = beside(history.load(folder))
+    drawn = {name: one.bound for name, one in verdicts.items() if one.bound is not None and np.size(one.bound.lhs) > 1}
+    rows = [_bounds_row(one) for one in verdicts.values()]
     write_whole(folder / "bounds.csv", pd.DataFrame(rows).to_csv(index=False))
     if drawn:
-        write_whole(folder / "bounds.png", pictures.png(pictures.draw_judged(drawn)))
+        write_whole(folder / "bounds.png", pictures.png(pictures.draw_beside(drawn)))
     for row in rows:
         typer.echo(f"{row['claim']}: {row['verdict']}" + (f", tightness {row['tightness']:.3g}" if row["tightness"] else "")
                    + (f"\n    rests on: {row['rests on']}" if row["rests on"] else ""))
     typer.echo(f"bounds: {folder / 'bounds.csv'}, {folder / 'bounds.png'}")
 
 
-def _judged_row(one: "Verdict") -> dict[str, Any]:
+def _bounds_row(one: "Verdict") -> dict[str, Any]:
     """Return a claim's row of bounds.csv: both sides at the end of the run, where there are any."""
     import numpy as np
 

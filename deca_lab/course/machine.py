@@ -170,10 +170,10 @@ def two_clients() -> Check:
 
     losses = run(RunConfig(clients=2, model="tiny", corpus="markov", context=32, batch=4, rounds=1, inner_steps=6, lr=3e-3,
                          eval_windows=8)).metrics["test_loss"]
-    return judged(float(losses.iloc[0]), float(losses.iloc[-1]))
+    return learnt(float(losses.iloc[0]), float(losses.iloc[-1]))
 
 
-def judged(before: float, after: float) -> Check:
+def learnt(before: float, after: float) -> Check:
     """Judge a training by its test loss before and after, in nats a token."""
     return Check("two-client run", after < before - 0.05, f"test loss {before:.3f} -> {after:.3f} nats a token",
                    "the clients did not learn: another torch may help (pip install --force-reinstall torch); report this line")

@@ -61,7 +61,7 @@ def diagnose(subject: Subject) -> Diagnosis:
         prefixes = list(accumulate(matrices, lambda done, W: product(W, done)))  # W_k ... W_1
     if not all(np.abs(W).max() < LARGEST for W in (*matrices, *prefixes)):
         return _hopeless(name, note, matrices, square, finite=False)
-    return _judged(_with_spectrum(_with_graph(_with_entries(name, note, matrices), matrices, prefixes[-1]), prefixes))
+    return _with_verdict(_with_spectrum(_with_graph(_with_entries(name, note, matrices), matrices, prefixes[-1]), prefixes))
 
 
 def _with_entries(name: str, note: str, matrices: tuple[Array, ...]) -> Diagnosis:
@@ -237,7 +237,7 @@ def _reasons(
     return tuple(reasons)
 
 
-def _judged(d: Diagnosis) -> Diagnosis:
+def _with_verdict(d: Diagnosis) -> Diagnosis:
     """Return the diagnosis with its verdict, and with remarks where it is sound."""
     if not d.reasons and d.rounds_1000 == inf:
         d = d._replace(reasons=(f"rho = {d.rho:.6g}: mixing keeps some disagreement for ever, or makes it grow",))

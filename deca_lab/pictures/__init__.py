@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from deca_lab.lab.history import History
 from deca_lab.pictures import of_consensus, of_heterogeneity, of_ledger, of_losses, of_topology, of_visits
-from deca_lab.pictures.of_bound import draw_bounds, draw_judged
+from deca_lab.pictures.of_bound import draw_beside, draw_bounds
 from deca_lab.pictures.of_consensus import consensus, draw_consensus
 from deca_lab.pictures.of_findings import draw_findings
 from deca_lab.pictures.of_heterogeneity import draw_heterogeneity, heterogeneity
@@ -23,11 +23,11 @@ __all__ = [
     "PICTURES",
     "Picture",
     "consensus",
+    "draw_beside",
     "draw_bounds",
     "draw_consensus",
     "draw_findings",
     "draw_heterogeneity",
-    "draw_judged",
     "draw_ledger",
     "draw_losses",
     "draw_rates",

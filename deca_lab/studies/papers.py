@@ -207,7 +207,7 @@ def examine(
     base: RunConfig = BASE,
     say: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
-    """Run the arms that the chosen findings need and return the verdicts, a row a finding, as `judge` gives them.
+    """Run the arms that the chosen findings need and return the verdicts, a row a finding, as `verdict_on` gives them.
 
     Finished runs are kept in `out`/arms, so a broken examination goes on there. Raises BadInput for an unknown finding, and
     for fewer than two seeds.
@@ -220,7 +220,7 @@ def examine(
     table = run_arms(
         {name: config_of(name, base) for name in ARMS if name in compared}, seeds, rates, out, say
     )
-    verdicts = pd.DataFrame([judge(name, table) for name in chosen])
+    verdicts = pd.DataFrame([verdict_on(name, table) for name in chosen])
     write_whole(out / "findings.csv", verdicts.to_csv(index=False))
     return verdicts
 
@@ -231,7 +231,7 @@ def config_of(name: str, base: RunConfig = BASE) -> RunConfig:
     return replace(arm(base, method), **knobs)
 
 
-def judge(name: str, table: pd.DataFrame) -> dict[str, Any]:
+def verdict_on(name: str, table: pd.DataFrame) -> dict[str, Any]:
     """Return the verdict that the runs of `table` give on a finding.
 
     `gain` is by how much the first arm did better, whichever way its score runs, with a paired 95 % interval. Agree: the

@@ -40,9 +40,9 @@ def test_what_is_needed_is_what_the_project_says():
 
 
 def test_a_training_that_does_not_learn_is_told():
-    assert machine.judged(5.0, 4.0).ok
-    assert not machine.judged(5.0, 5.0).ok
-    assert not machine.judged(5.0, float("nan")).ok
+    assert machine.learnt(5.0, 4.0).ok
+    assert not machine.learnt(5.0, 5.0).ok
+    assert not machine.learnt(5.0, float("nan")).ok
 
 
 def test_a_folder_that_is_not_there(tmp_path):

@@ -16,7 +16,7 @@ from deca_lab.methods import resolve
 from deca_lab.models import causal_lm
 from deca_lab.runconfig import RunConfig
 from deca_lab.studies import papers
-from deca_lab.studies.papers import ARMS, FINDINGS, config_of, examine, judge
+from deca_lab.studies.papers import ARMS, FINDINGS, config_of, examine, verdict_on
 
 TINY = RunConfig(**{**SMALL, "inner_steps": 2})
 
@@ -31,7 +31,7 @@ def table(first, second, gaps, score="test_loss"):
 @cases(("gaps", "verdict"), [([0.1, 0.11, 0.12], "agree"), ([-0.1, -0.11, -0.12], "disagree"),
                              ([0.1, -0.1, 0.02], "undecided"), ([0.0, 0.0, 0.0], "undecided")])
 def test_verdicts_of_a_better_than_finding(gaps, verdict):
-    found = judge("methods-lora", table("deca", "dec-lora", gaps))
+    found = verdict_on("methods-lora", table("deca", "dec-lora", gaps))
     assert found["verdict"] == verdict
     assert found["gain"] == pytest.approx(np.mean(gaps))
     half = 4.302652729911275 * np.std(gaps, ddof=1) / np.sqrt(3)                      # Student's t, two degrees of freedom
@@ -41,21 +41,21 @@ def test_verdicts_of_a_better_than_finding(gaps, verdict):
 @cases(("gaps", "verdict"), [([-0.019, -0.018, -0.0185], "agree"), ([-0.021, -0.022, -0.0215], "disagree"),
                              ([-0.01, -0.03, -0.02], "undecided"), ([0.5, 0.51, 0.52], "agree")])
 def test_verdicts_of_an_as_good_as_finding_begin_at_minus_the_margin(gaps, verdict):
-    assert judge("quantised", table("dec-lora-nf4", "dec-lora", gaps))["verdict"] == verdict
+    assert verdict_on("quantised", table("dec-lora-nf4", "dec-lora", gaps))["verdict"] == verdict
 
 
 def test_a_higher_accuracy_is_a_gain(monkeypatch):
     monkeypatch.setitem(ARMS, "deca", ("deca", {"task": "classify"}))
-    found = judge("methods-lora", table("deca", "dec-lora", [-0.1, -0.11, -0.12], score="test_accuracy"))
+    found = verdict_on("methods-lora", table("deca", "dec-lora", [-0.1, -0.11, -0.12], score="test_accuracy"))
     assert (found["verdict"], found["gain"]) == ("agree", pytest.approx(0.11))
 
 
 def test_a_rate_at_the_edge_is_told():
     runs = table("deca", "dec-lora", [0.1, 0.11])
     runs.loc[(runs["arm"] == "deca") & ~runs["chosen"], "lr"] = 5.0
-    assert judge("methods-lora", runs)["edge"] == "deca dec-lora"                     # both took 1, of 1, 5 and 9
+    assert verdict_on("methods-lora", runs)["edge"] == "deca dec-lora"                     # both took 1, of 1, 5 and 9
     runs.loc[(runs["arm"] == "deca") & ~runs["chosen"], "lr"] = 0.1
-    assert judge("methods-lora", runs)["edge"] == ""
+    assert verdict_on("methods-lora", runs)["edge"] == ""
 
 
 def test_every_finding_names_two_arms_and_every_arm_is_in_a_finding():
@@ -142,9 +142,9 @@ def test_bad_examinations(changed, words, tmp_path):
 
 def test_the_committed_verdicts_follow_from_the_committed_runs():
     theory = Path(__file__).parents[2] / "theory"
-    runs, told = pd.read_csv(theory / "findings_runs.csv"), pd.read_csv(theory / "findings.csv", keep_default_na=False)
-    again = pd.DataFrame([judge(name, runs) for name in FINDINGS])
-    pd.testing.assert_frame_equal(again, told, check_dtype=False)
+    runs, stored = pd.read_csv(theory / "findings_runs.csv"), pd.read_csv(theory / "findings.csv", keep_default_na=False)
+    again = pd.DataFrame([verdict_on(name, runs) for name in FINDINGS])
+    pd.testing.assert_frame_equal(again, stored, check_dtype=False)
     assert set(runs["step"].dropna()) == {96}
     page = (theory / "findings.md").read_text()
-    assert page == papers.page(told)
+    assert page == papers.page(stored)
