@@ -15,7 +15,7 @@ from textwrap import shorten
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from deca_lab.errors import BadInput, check, pick, shown
+from deca_lab.errors import BadInput, check, pick, quoted
 from deca_lab.runconfig import from_mapping
 
 GROUP = "deca_lab"  # of entry points
@@ -45,7 +45,7 @@ def _sound_task(task: Any) -> None:  # noqa: ANN401 - a tasks.TaskKind
         task.scores,
         "a mapping from names to whether higher is better",
     )
-    _require_function(("ask",), "build", task.build)
+    _require_function(("request",), "build", task.build)
 
 
 class Kind(NamedTuple):
@@ -71,7 +71,7 @@ KINDS: dict[str, Kind] = {
     "corpus": Kind(
         "corpora", "deca_lab.text.corpora:CORPORA", ("seed",), others=("deca_lab.models.hub:CANONICAL",)
     ),
-    "split": Kind("splits", "deca_lab.text.shards:SPLITS", ("ask",)),
+    "split": Kind("splits", "deca_lab.text.shards:SPLITS", ("request",)),
     "topology": Kind(
         "topologies",
         "deca_lab.mixing.graphs:GRAPHS",
@@ -175,7 +175,7 @@ def _require_row(kind: Kind, item: object) -> None:
 def _require_function(arguments: tuple[str, ...], what: str, item: object) -> None:
     allowed = f"a function of ({', '.join(arguments)})"
     if not callable(item):
-        raise BadInput(f"{what} = {shown(item)} cannot be used: it must be {allowed}")
+        raise BadInput(f"{what} = {quoted(item)} cannot be used: it must be {allowed}")
     try:
         signature = inspect.signature(item)
     except ValueError:  # a builtin that does not say what it takes

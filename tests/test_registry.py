@@ -77,10 +77,10 @@ def twice(g):
     return 2 * g
 
 
-def shuffled(ask):
+def shuffled(request):
     """All rows of the corpus, in turn."""
-    rows = np.arange(len(ask.labels))
-    return [rows[i :: ask.clients] for i in range(ask.clients)], "in turn"
+    rows = np.arange(len(request.labels))
+    return [rows[i :: request.clients] for i in range(request.clients)], "in turn"
 
 
 def a_rule(graph):
@@ -298,7 +298,7 @@ def empty_first_line(n, spec):
             "task",
             "x",
             TaskKind("words", None, {}),
-            r"build = None cannot be used: it must be a function of \(ask\)",
+            r"build = None cannot be used: it must be a function of \(request\)",
         ),
         ("task", "x", TASKS, "must be a deca_lab.text.tasks.TaskKind"),
     ],

@@ -208,12 +208,12 @@ def faults_of(config: RunConfig, topo: Topology, blocks: int) -> Faults:
     asked = Faults(config.drop, config.burst, faults.spells(config.away, "away", n, steps),
                           faults.stragglers(config.stragglers, n), faults.spells(config.garbage, "garbage", n, steps),
                           config.stale, config.delay, config.noise, n, steps // config.mix_every, config.mix_every, config.seed)
-    return faults.faults(asked, topo, steps)
+    return faults.require_possible(asked, topo, steps)
 
 
 def wraps_of(config: RunConfig, failing: Faults) -> list[Wrap]:
     """Return what stands around the plain channel: faults, and messages cut short; raise BadInput where they cannot."""
-    short = compression.compression(config.compress, config.keep_share, config.bits, config.gamma)
+    short = compression.compressor(config.compress, config.keep_share, config.bits, config.gamma)
     check(short is None or config.mixing == "gossip", "compress", config.compress, f"none with --mixing {config.mixing}: "
           "replicas are mixed in place of the models, which only a linear mixing bears")
     lost = lossy(failing, config.mix_every)

@@ -22,7 +22,7 @@ from deca_lab.lab.history import History, Record
 from deca_lab.lab.metrics import Measurement, each, measure
 from deca_lab.lab.prepare import Lab, find_device, prepare
 from deca_lab.models.factor_mixing import interference
-from deca_lab.network.processes import World, gathered_state, scattered_state, summed, told
+from deca_lab.network.processes import World, broadcast, gathered_state, scattered_state, summed
 from deca_lab.runconfig import RunConfig, from_json
 
 Progress = Callable[[int, int, dict[str, Any]], bool | None]  # (inner steps done, of how many, what is known) -> stop now?
@@ -64,11 +64,11 @@ def resume_in(world: World, folder: Path | str, progress: Progress | None = None
     """Continue a run in one process of a world, of any size; rank 0 alone reads the folder and writes to it."""
     folder, device = Path(folder), find_device("auto") if world.size > 1 else torch.device("cpu")
     if world.rank:
-        config = from_json(bytes(told(world, None, device)).decode(), "rank 0's config.json")
+        config = from_json(bytes(broadcast(world, None, device)).decode(), "rank 0's config.json")
         lab = prepare(config, world)
         return _go(lab, None, scattered_state(lab.world, lab.plan, None), _blank(lab), progress)
     config = read_config(folder)
-    told(world, list(config.to_json().encode()), device)
+    broadcast(world, list(config.to_json().encode()), device)
     lab = prepare(config, world)
     with alone(folder):
         state, record = _kept(lab, folder)

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deca_lab.errors import BadInput, shown
+from deca_lab.errors import BadInput, quoted
 from deca_lab.mixing.graphs import Array
 from deca_lab.mixing.spectrum import TINY, Split, cycle_length, islands, product, rounds_to_thousandth, spectrum
 from deca_lab.mixing.topology import Topology
@@ -189,7 +189,7 @@ def _matrices(subject: Subject) -> tuple[str, str, tuple[Array, ...]]:
         return "matrix", "", tuple(np.atleast_2d(np.asarray(W, dtype=np.float64)) for W in listed)
     except (TypeError, ValueError, IndexError, KeyError):
         allowed = "a topology, an array of numbers or a list of arrays"
-        raise BadInput(f"the doctor was given {shown(subject)[:80]}: it takes {allowed}") from None
+        raise BadInput(f"the doctor was given {quoted(subject)[:80]}: it takes {allowed}") from None
 
 
 def _hopeless(name: str, note: str, matrices: tuple[Array, ...], square: bool, finite: bool) -> Diagnosis:

@@ -15,7 +15,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from deca_lab.errors import BadInput, check, pick, shown
+from deca_lab.errors import BadInput, check, pick, quoted
 from deca_lab.mixing.gossip import messages
 from deca_lab.mixing.graphs import GRAPHS, PERIOD, SEQUENCES, Array, GraphSpec
 from deca_lab.mixing.weights import WEIGHTS
@@ -219,7 +219,7 @@ def _listed(source: object) -> Sequence[object]:
         return [source]
     allowed = "a name, a networkx graph, an N x N array, a list of arrays or a .csv/.npy path"
     if not isinstance(source, list | tuple) or len(source) == 0:
-        raise BadInput(f"topology = {shown(source)} cannot be used: it must be {allowed}")
+        raise BadInput(f"topology = {quoted(source)} cannot be used: it must be {allowed}")
     try:
         rows = not isinstance(source[0], np.ndarray) and np.ndim(source[0]) < 2
     except ValueError:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MOST, MIXINGS, COLUMNS = 16, 24, 4           # clients, mixings drawn, columns of X
 FLOOR = 1e-7                                 # below it a disagreement is drawn at the edge
-Pair = tuple[int, int]
+Edge = tuple[int, int]
 STARTS = ("random", "worst for this W")
 CONTROLS = {
     "graph": Control("graph", options=tuple(GRAPHS)),
@@ -57,7 +57,7 @@ def topology_editor(clients: int = 8, graph: str = "ring", lazy: float = 0.0) ->
     return _live(values) if live() else still(scene(), values)
 
 
-def edited(name: str, clients: int, toggled: Collection[Pair]) -> nx.Graph:
+def edited(name: str, clients: int, toggled: Collection[Edge]) -> nx.Graph:
     """Return the named graph with the edges between these pairs of clients flipped: added where missing, else cut."""
     graph = nx.Graph(GRAPHS[name](clients, GraphSpec(degree=3 if clients % 2 == 0 and clients > 3 else min(2, clients - 1))))
     for i, j in toggled:
@@ -90,7 +90,7 @@ def words(name: str, seen: Mixing) -> str:
 def _live(values: Mapping[str, Any]) -> "VBox":
     import ipywidgets
 
-    toggled: dict[tuple[str, int], frozenset[Pair]] = {}              # of each graph that was edited
+    toggled: dict[tuple[str, int], frozenset[Edge]] = {}              # of each graph that was edited
     panel = mount(scene(), CONTROLS, values, {"toggled": toggled})
     wide = {"width": "220px"}
     turn, back = ipywidgets.Button(layout=wide), ipywidgets.Button(description="undo all edits", layout=wide)
@@ -132,7 +132,7 @@ def scene() -> Scene:
             _legend_below(figure, axes)
 
     def update(graph: str, clients: int, lazy: float, start: str, first: int, second: int,
-               toggled: Mapping[tuple[str, int], frozenset[Pair]] | None = None) -> str:
+               toggled: Mapping[tuple[str, int], frozenset[Edge]] | None = None) -> str:
         pairs = (toggled or {}).get((graph, clients), frozenset())
         seen = mixing(edited(graph, clients, pairs), lazy, start)
         graph_of(seen.W, first, second)
