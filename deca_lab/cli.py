@@ -95,7 +95,7 @@ def run(
         resolve(config)                                                  # an unknown method is no part of a folder's name
         folder = out or _fresh_folder(config.method)
     if _finish(folder, config) and bounds:
-        _judge(folder)
+        _write_bounds(folder)
 
 
 def _was_given(ctx: typer.Context, name: str) -> bool:
@@ -142,7 +142,7 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
     return True
 
 
-def _judge(folder: Path) -> None:
+def _write_bounds(folder: Path) -> None:
     """Print every claim that speaks of a finished run; write bounds.csv and bounds.png into its folder."""
     import numpy as np
     import pandas as pd
@@ -151,19 +151,19 @@ def _judge(folder: Path) -> None:
     from deca_lab.bounds.beside_a_run import beside
     from deca_lab.lab import history
 
-    judged = beside(history.load(folder))
-    drawn = {name: one.bound for name, one in judged.items() if one.bound is not None and np.size(one.bound.lhs) > 1}
-    rows = [_judged_row(one) for one in judged.values()]
+    verdicts = beside(history.load(folder))
+    drawn = {name: one.bound for name, one in verdicts.items() if one.bound is not None and np.size(one.bound.lhs) > 1}
+    rows = [_bounds_row(one) for one in verdicts.values()]
     write_whole(folder / "bounds.csv", pd.DataFrame(rows).to_csv(index=False))
     if drawn:
-        write_whole(folder / "bounds.png", pictures.png(pictures.draw_judged(drawn)))
+        write_whole(folder / "bounds.png", pictures.png(pictures.draw_beside(drawn)))
     for row in rows:
         typer.echo(f"{row['claim']}: {row['verdict']}" + (f", tightness {row['tightness']:.3g}" if row["tightness"] else "")
                    + (f"\n    rests on: {row['rests on']}" if row["rests on"] else ""))
     typer.echo(f"bounds: {folder / 'bounds.csv'}, {folder / 'bounds.png'}")
 
 
-def _judged_row(one: "Verdict") -> dict[str, Any]:
+def _bounds_row(one: "Verdict") -> dict[str, Any]:
     """Return a claim's row of bounds.csv: both sides at the end of the run, where there are any."""
     import numpy as np
 
@@ -208,27 +208,27 @@ def numbers(text: str, argument: str) -> list[float]:
 
 
 @app.command()
-def claims(
+def findings(
     out: Annotated[Path, typer.Option(help="folder of the examination; an interrupted one goes on there")],
-    only: Annotated[str, typer.Option(help="claims separated by commas (deca-lab list claims); all when empty")] = "",
+    only: Annotated[str, typer.Option(help="findings separated by commas (deca-lab list findings); all when empty")] = "",
     seeds: Annotated[int, typer.Option(help="runs of each arm at its learning rate, at least 2")] = 5,
     rates: Annotated[str, typer.Option(help="grid of learning rates")] = "0.001,0.003,0.01,0.03,0.1",
 ) -> None:
-    """Examine the papers' claims on small models, each with an interval and a verdict, and write a page.
+    """Examine the papers' findings on small models, each with an interval and a verdict, and write a page.
 
     All of them take an hour or two on a laptop; finished runs are kept, so that it may be broken off.
     """
     from deca_lab import pictures
-    from deca_lab.studies import papers as cl
+    from deca_lab.studies import papers as pp
 
-    chosen = [name.strip() for name in only.split(",") if name.strip()] or list(cl.CLAIMS)
+    chosen = [name.strip() for name in only.split(",") if name.strip()] or list(pp.FINDINGS)
     grid = tuple(dict.fromkeys(numbers(rates, "rates")))
-    verdicts = cl.examine(out, chosen, seeds, grid, say=lambda line: typer.echo(line, err=True))
-    write_whole(out / "claims.png", pictures.png(pictures.draw_claims(verdicts)))
-    write_whole(out / "claims.md", cl.page(verdicts))
+    verdicts = pp.examine(out, chosen, seeds, grid, say=lambda line: typer.echo(line, err=True))
+    write_whole(out / "findings.png", pictures.png(pictures.draw_findings(verdicts)))
+    write_whole(out / "findings.md", pp.page(verdicts))
     for row in verdicts.itertuples():
         typer.echo(f"{row.verdict:<10} {row.gain:+.4f} ({row.low:+.4f} to {row.high:+.4f})  {row.says}")
-    typer.echo(f"page: {out / 'claims.md'}")
+    typer.echo(f"page: {out / 'findings.md'}")
 
 
 @app.command()
@@ -270,9 +270,9 @@ def doctor(
     if machine:
         from deca_lab.course import machine as here
 
-        findings = here.examine()
-        typer.echo(here.describe(findings))
-        raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+        checks = here.examine()
+        typer.echo(here.describe(checks))
+        raise typer.Exit(0 if all(one.ok for one in checks) else 1)
     from deca_lab.mixing import doctor as doc
     from deca_lab.mixing.topology import read_matrices
     from deca_lab.mixing.topology import topology as build

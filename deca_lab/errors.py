@@ -35,16 +35,16 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
         return table[name]
     near = get_close_matches(name, table, n=3, cutoff=0.5) if isinstance(name, str) else []
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    raise BadInput(f"unknown {what} {shown(name)}: {hint}allowed: {', '.join(sorted(table))}")
+    raise BadInput(f"unknown {what} {quoted(name)}: {hint}allowed: {', '.join(sorted(table))}")
 
 
 def check(ok: bool, argument: str, got: object, allowed: str) -> None:
     """Raise BadInput unless `ok`; every value out of range gets a message of this one form."""
     if not ok:
-        raise BadInput(f"{argument} = {shown(got)} cannot be used: it must be {allowed}")
+        raise BadInput(f"{argument} = {quoted(got)} cannot be used: it must be {allowed}")
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """Return what was given as Python writes it, on one line."""
     try:
         return " ".join(line.strip() for line in repr(value).splitlines())

@@ -23,7 +23,7 @@ def tables() -> dict[str, dict[str, str]]:
         words = listed.setdefault(kind.title, dict(NONE.get(kind.title, {})))
         words.update(_described(resolved(kind.table)))
     listed["topologies"][topology.SERVER] = SERVED
-    listed["claims"] = {name: claim.says for name, claim in papers.CLAIMS.items()}
+    listed["findings"] = {name: finding.says for name, finding in papers.FINDINGS.items()}
     return listed
 
 

@@ -15,7 +15,7 @@ from textwrap import shorten
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from deca_lab.errors import BadInput, check, pick, shown
+from deca_lab.errors import BadInput, check, pick, quoted
 from deca_lab.runconfig import from_mapping
 
 GROUP = "deca_lab"  # of entry points
@@ -38,14 +38,14 @@ def _sound_preset(preset: Any) -> None:  # noqa: ANN401 - a causal_lm.Preset
     )
 
 
-def _sound_task(task: Any) -> None:  # noqa: ANN401 - a tasks.Row
+def _sound_task(task: Any) -> None:  # noqa: ANN401 - a tasks.TaskKind
     check(
         isinstance(task.scores, Mapping),
         "scores",
         task.scores,
         "a mapping from names to whether higher is better",
     )
-    _require_function(("ask",), "build", task.build)
+    _require_function(("request",), "build", task.build)
 
 
 class Kind(NamedTuple):
@@ -67,15 +67,15 @@ KINDS: dict[str, Kind] = {
     "model": Kind(
         "models", "deca_lab.models.causal_lm:PRESETS", row="deca_lab.models.causal_lm:Preset", examine=_sound_preset
     ),
-    "task": Kind("tasks", "deca_lab.text.tasks:TASKS", row="deca_lab.text.tasks:Row", examine=_sound_task),
+    "task": Kind("tasks", "deca_lab.text.tasks:TASKS", row="deca_lab.text.tasks:TaskKind", examine=_sound_task),
     "corpus": Kind(
         "corpora", "deca_lab.text.corpora:CORPORA", ("seed",), others=("deca_lab.models.hub:CANONICAL",)
     ),
-    "split": Kind("splits", "deca_lab.text.shards:SPLITS", ("ask",)),
+    "split": Kind("splits", "deca_lab.text.shards:SPLITS", ("request",)),
     "topology": Kind(
         "topologies",
         "deca_lab.mixing.graphs:GRAPHS",
-        ("clients", "knobs"),
+        ("clients", "spec"),
         others=("deca_lab.mixing.graphs:SEQUENCES",),
         reserved=("server",),
     ),
@@ -88,7 +88,7 @@ KINDS: dict[str, Kind] = {
     ),
     "weights": Kind("weights", "deca_lab.mixing.weights:WEIGHTS", ("graph",)),
     "order": Kind("orders", "deca_lab.algorithm.blocks:ORDERS", ("round", "count", "seed")),
-    "optimiser": Kind("optimisers", "deca_lab.algorithm.optimisers:OPTIMISERS", ("knobs",)),
+    "optimiser": Kind("optimisers", "deca_lab.algorithm.optimisers:OPTIMISERS", ("spec",)),
     "feedback": Kind("feedbacks", "deca_lab.algorithm.moments:SIGNALS", ("x", "x_new")),
     "feedback-scale": Kind("feedback-scales", "deca_lab.algorithm.moments:SCALES", ("h", "lr")),
     "compressor": Kind(
@@ -175,7 +175,7 @@ def _require_row(kind: Kind, item: object) -> None:
 def _require_function(arguments: tuple[str, ...], what: str, item: object) -> None:
     allowed = f"a function of ({', '.join(arguments)})"
     if not callable(item):
-        raise BadInput(f"{what} = {shown(item)} cannot be used: it must be {allowed}")
+        raise BadInput(f"{what} = {quoted(item)} cannot be used: it must be {allowed}")
     try:
         signature = inspect.signature(item)
     except ValueError:  # a builtin that does not say what it takes

@@ -114,8 +114,8 @@ def test_exported_mean_model_has_the_loss_that_the_run_reported(capsys, tmp_path
     with torch.no_grad():
         loss = model(windows[:, :-1]).logits
     loss = torch.nn.functional.cross_entropy(loss.flatten(0, 1), windows[:, 1:].flatten())
-    told = json.loads((tmp_path / "run" / "summary.json").read_text())["test_loss_end"]
-    assert float(loss) == pytest.approx(told, abs=1e-5)
+    stored = json.loads((tmp_path / "run" / "summary.json").read_text())["test_loss_end"]
+    assert float(loss) == pytest.approx(stored, abs=1e-5)
 
 
 def test_doctor_names_a_sound_and_an_unsound_matrix(capsys, tmp_path):

@@ -484,14 +484,14 @@ def test_a_damaged_run_folder_is_read_or_refused(finished, tmp_path, place, at, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pd.errors.ParserWarning)
         warnings.simplefilter("ignore", pd.errors.DtypeWarning)
-        told = kept(history.load, folder)
+        read = kept(history.load, folder)
         times = history.read_timings(folder, 10**6)
     assert tree(tmp_path) == before
     assert all(isinstance(row["seconds"], float) for row in times)
-    if told is not None:
-        assert told.W.shape[1:] == (told.config.clients,) * 2
-        assert isinstance(told.summary, dict)
-        assert {"step", "test_loss"} <= set(told.metrics)
+    if read is not None:
+        assert read.W.shape[1:] == (read.config.clients,) * 2
+        assert isinstance(read.summary, dict)
+        assert {"step", "test_loss"} <= set(read.metrics)
 
 
 @given(at=st.integers(0, 10**7), by=st.integers(0, 255), extra=st.binary(max_size=8))
@@ -607,22 +607,22 @@ def test_any_text_is_spells_stragglers_and_slow_clients_or_refused(text):
 @given(drop=st.floats(0, 0.9), stale=st.floats(0, 1), delay=st.integers(1, 4), away=st.integers(0, 5), times=st.integers(1, 5),
        turn=st.integers(0, 30), graph=st.sampled_from(["ring", "star", "complete", "erdos-renyi"]), seed=st.integers(0, 99))
 def test_whatever_fails_what_remains_is_sound_and_keeps_the_mean(drop, stale, delay, away, times, turn, graph, seed):
-    told = faults.Faults(drop=drop, away=(faults.Spell(away, 5, 20),), stragglers=((1, times),), stale=stale, delay=delay,
+    failing = faults.Faults(drop=drop, away=(faults.Spell(away, 5, 20),), stragglers=((1, times),), stale=stale, delay=delay,
                          clients=6, turns=31, seed=seed)
-    there, out = told.present(turn), told.lost(turn)
+    there, out = failing.present(turn), failing.lost(turn)
     left = faults.remaining(topology(graph, 6, seed=seed).at(0), out | ~there[:, None] | ~there)
     assert_mixing(left, symmetric=True)
     np.testing.assert_allclose(left[~there], np.eye(6)[~there], atol=ROUNDING)
-    ages = told.ages(turn)
+    ages = failing.ages(turn)
     assert (ages.diagonal() == 0).all()
     assert 0 <= ages.min() <= ages.max() <= delay
-    assert (told.ages(turn + 1) <= ages + 1).all()
+    assert (failing.ages(turn + 1) <= ages + 1).all()
 
 
 @given(name=st.sampled_from(sorted(compression.COMPRESSORS)), share=st.floats(0.001, 1), bits=st.integers(2, 16),
        row=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40), seed=st.integers(0, 9))
 def test_a_short_message_is_never_farther_off_than_silence(name, share, bits, row, seed):
-    how, z = compression.compression(name, share, bits, 1.0), torch.tensor(row, dtype=torch.float32)
+    how, z = compression.compressor(name, share, bits, 1.0), torch.tensor(row, dtype=torch.float32)
     left = how.short(z, np.random.default_rng(seed))
     assert left.shape == z.shape
     assert ((left - z).abs() <= z.abs() * (1 + 1e-5)).all()

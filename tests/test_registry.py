@@ -22,7 +22,7 @@ from deca_lab.mixing.topology import topology
 from deca_lab.models.causal_lm import Preset
 from deca_lab.names import tables
 from deca_lab.registry import KINDS, resolved
-from deca_lab.text.tasks import TASKS, Row
+from deca_lab.text.tasks import TASKS, TaskKind
 
 TINY = {**SMALL, "rounds": 1, "inner_steps": 1, "eval_windows": 2}
 
@@ -38,7 +38,7 @@ def tables_as_they_were():
         table.update(entries)
 
 
-def hub_and_chain(n, knobs):
+def hub_and_chain(n, spec):
     """A chain whose first client hears everybody.
 
     The rest of the docstring is not shown.
@@ -77,10 +77,10 @@ def twice(g):
     return 2 * g
 
 
-def shuffled(ask):
+def shuffled(request):
     """All rows of the corpus, in turn."""
-    rows = np.arange(len(ask.labels))
-    return [rows[i :: ask.clients] for i in range(ask.clients)], "in turn"
+    rows = np.arange(len(request.labels))
+    return [rows[i :: request.clients] for i in range(request.clients)], "in turn"
 
 
 def a_rule(graph):
@@ -100,7 +100,7 @@ def sign(share, bits):
     return (lambda z, rng: z.sign() * z.abs().mean()), (lambda width, item: width // 8 + item)
 
 
-def plain(knobs):
+def plain(spec):
     """Gradient descent."""
     from deca_lab.algorithm.optimisers import sgd
 
@@ -151,7 +151,7 @@ OWN = {  # kind -> what is registered, the knobs that then name it
         {"method": "own-part"},
     ),
     "model": (Preset("one layer", family="gpt2", layers=1, width=16), {"model": "own-part"}),
-    "task": (Row("every next token, again", TASKS["lm"].build, {}), {"task": "own-part"}),
+    "task": (TaskKind("every next token, again", TASKS["lm"].build, {}), {"task": "own-part"}),
 }
 
 
@@ -177,9 +177,9 @@ def test_all_kinds_but_the_corpus_were_tried():
 
 def test_a_decorator_and_the_function_it_leaves():
     @register("topology", "a-ring")
-    def circle(n, knobs):
+    def circle(n, spec):
         """A ring."""
-        return ring(n, knobs)
+        return ring(n, spec)
 
     assert nx.is_isomorphic(circle(5, None), nx.cycle_graph(5))
     np.testing.assert_array_equal(topology("a-ring", 5).at(0), topology("ring", 5).at(0))
@@ -187,7 +187,7 @@ def test_a_decorator_and_the_function_it_leaves():
 
 def test_the_same_item_again_and_a_cell_that_is_run_again():
     def cell(extra):
-        def mine(n, knobs):
+        def mine(n, spec):
             """A path, or a ring."""
             return nx.cycle_graph(n) if extra else nx.path_graph(n)
 
@@ -207,8 +207,8 @@ def test_the_same_item_again_and_a_cell_that_is_run_again():
     assert tables()["weights"]["by-part"] == "Metropolis, under another name."
 
 
-def nameless(n, knobs):
-    return ring(n, knobs)
+def nameless(n, spec):
+    return ring(n, spec)
 
 
 def one_argument(n):
@@ -216,9 +216,9 @@ def one_argument(n):
     return ring(n, None)
 
 
-def empty_first_line(n, knobs):
+def empty_first_line(n, spec):
     """ """
-    return ring(n, knobs)
+    return ring(n, spec)
 
 
 @pytest.mark.parametrize(
@@ -259,14 +259,14 @@ def empty_first_line(n, knobs):
             "topology",
             "x",
             nx.path_graph(3),
-            "topology 'x' cannot be registered: it = <networkx.*function of .clients, knobs.",
+            "topology 'x' cannot be registered: it = <networkx.*function of .clients, spec.",
         ),
         ("topology", "x", None, "it = None cannot be used: it must be a function of"),
         (
             "topology",
             "x",
             one_argument,
-            r"it takes \(n\), and must be a function of \(clients, knobs\)",
+            r"it takes \(n\), and must be a function of \(clients, spec\)",
         ),
         ("topology", "x", nameless, "its description = None cannot be used"),
         ("topology", "x", empty_first_line, "its description = None cannot be used"),
@@ -275,7 +275,7 @@ def empty_first_line(n, knobs):
             "weights",
             "x",
             hub_and_chain,
-            r"it takes \(n, knobs\), and must be a function of \(graph\)",
+            r"it takes \(n, spec\), and must be a function of \(graph\)",
         ),
         ("method", "x", hub_and_chain, r"must be a deca_lab.methods.Method"),
         (
@@ -293,14 +293,14 @@ def empty_first_line(n, knobs):
         ("method", "x", Method("words", None), "fixed = None"),
         ("method", "x", Method("", {}), "its description = None"),
         ("model", "x", Preset("words"), r"source, family = \('', ''\)"),
-        ("task", "x", Row("words", shuffled, None), "scores = None"),
+        ("task", "x", TaskKind("words", shuffled, None), "scores = None"),
         (
             "task",
             "x",
-            Row("words", None, {}),
-            r"build = None cannot be used: it must be a function of \(ask\)",
+            TaskKind("words", None, {}),
+            r"build = None cannot be used: it must be a function of \(request\)",
         ),
-        ("task", "x", TASKS, "must be a deca_lab.text.tasks.Row"),
+        ("task", "x", TASKS, "must be a deca_lab.text.tasks.TaskKind"),
     ],
 )
 def test_what_cannot_be_registered_is_one_line_and_leaves_nothing(kind, name, item, words):
@@ -328,14 +328,14 @@ def test_a_topology_that_returns_something_else():
 
 
 def _returning(value):
-    def made(n, knobs):
+    def made(n, spec):
         """Something that is no graph."""
         return value
 
     return made
 
 
-def _short(n, knobs):
+def _short(n, spec):
     """One client too few."""
     return nx.path_graph(n - 1)
 
@@ -369,7 +369,7 @@ with Path("imported").open("a") as file:
 
 
 @register("topology", "from-outside")
-def outside(n, knobs):
+def outside(n, spec):
     """A ring that a package brought along."""
     return nx.cycle_graph(n)
 '''

@@ -292,61 +292,61 @@ def local_amsgrad(decays: mo.Adam) -> Optimiser:
     return Optimiser(start, update, scratch=4)
 
 
-class Knobs(NamedTuple):
-    """What the rows of OPTIMISERS read."""
+class OptimiserSpec(NamedTuple):
+    """What the rows of OPTIMISERS build an optimiser from."""
 
     adam: mo.Adam
     feedback: mo.Feedback
     momentum: float = 0.0
 
 
-def _qg_adam(knobs: Knobs) -> Optimiser:
+def _qg_adam(spec: OptimiserSpec) -> Optimiser:
     """QG-Adam: the moments are fed by x - x_new of unit length alone, and not corrected for their start."""
-    fed = mo.Feedback(mo.downhill, mo.unit_, knobs.adam.a1, knobs.adam.a2)
-    return quasi_global_adam(knobs.adam, fed, corrected=False)
+    fed = mo.Feedback(mo.downhill, mo.unit_, spec.adam.a1, spec.adam.a2)
+    return quasi_global_adam(spec.adam, fed, corrected=False)
 
 
-def _adam(knobs: Knobs) -> Optimiser:
+def _adam(spec: OptimiserSpec) -> Optimiser:
     """Adam, with the consensus feedback where there is one: DECA's."""
-    return adam(knobs.adam, knobs.feedback)
+    return adam(spec.adam, spec.feedback)
 
 
-def _mixed(knobs: Knobs) -> Optimiser:
+def _mixed(spec: OptimiserSpec) -> Optimiser:
     """DECA's Adam with second moments that are mixed too: twice the traffic, and the clients divide by nearly the same."""
-    return mixed_adam(knobs.adam, knobs.feedback)
+    return mixed_adam(spec.adam, spec.feedback)
 
 
-def _trivial(knobs: Knobs) -> Optimiser:
+def _trivial(spec: OptimiserSpec) -> Optimiser:
     """Adam whose stored moments hold the feedback alone: DECA's "trivial" ablation."""
-    return quasi_global_adam(knobs.adam, knobs.feedback)
+    return quasi_global_adam(spec.adam, spec.feedback)
 
 
-def _sgd(knobs: Knobs) -> Optimiser:
+def _sgd(spec: OptimiserSpec) -> Optimiser:
     """Stochastic gradient descent, with --momentum."""
-    return sgd(knobs.momentum)
+    return sgd(spec.momentum)
 
 
-def _qg_sgd(knobs: Knobs) -> Optimiser:
+def _qg_sgd(spec: OptimiserSpec) -> Optimiser:
     """SGD with quasi-global momentum, QG-SGDm."""
-    return quasi_global_sgd(knobs.momentum)
+    return quasi_global_sgd(spec.momentum)
 
 
-def _gradient_tracking(knobs: Knobs) -> Optimiser:
+def _gradient_tracking(spec: OptimiserSpec) -> Optimiser:
     """The tracked mean gradient: twice the traffic."""
     return gradient_tracking()
 
 
-def _amsgrad(knobs: Knobs) -> Optimiser:
+def _amsgrad(spec: OptimiserSpec) -> Optimiser:
     """AMSGrad with a tracked second moment: twice the traffic, and the clients divide by nearly the same."""
-    return amsgrad(knobs.adam)
+    return amsgrad(spec.adam)
 
 
-def _local_amsgrad(knobs: Knobs) -> Optimiser:
+def _local_amsgrad(spec: OptimiserSpec) -> Optimiser:
     """AMSGrad of each client on its own: DADAM."""
-    return local_amsgrad(knobs.adam)
+    return local_amsgrad(spec.adam)
 
 
-OPTIMISERS: dict[str, Callable[[Knobs], Optimiser]] = {
+OPTIMISERS: dict[str, Callable[[OptimiserSpec], Optimiser]] = {
     "adam": _adam,
     "adam-mixed": _mixed,
     "adam-trivial": _trivial,

@@ -44,13 +44,20 @@ if TYPE_CHECKING:
 Work = Callable[[], Any]
 
 REPEATS = 5
-SIZES = ((4, 64, 8, 1, 64), (4, 64, 32, 1, 64), (4, 64, 32, 8, 64), (4, 128, 8, 1, 64), (4, 128, 32, 4, 64), (8, 256, 8, 1, 128),
-         (8, 256, 32, 1, 64))            # layers and width of a GPT-2, clients, batch, context
-WIRES = (("ring", 20.0), ("ring", 50.0), ("star", 20.0), ("star", 50.0))     # graph, megabits a second
-NUMBERS = 2**22                      # in the matrix that is mixed, for any number of clients: 16 MiB
+SIZES = (
+    (4, 64, 8, 1, 64),
+    (4, 64, 32, 1, 64),
+    (4, 64, 32, 8, 64),
+    (4, 128, 8, 1, 64),
+    (4, 128, 32, 4, 64),
+    (8, 256, 8, 1, 128),
+    (8, 256, 32, 1, 64),
+)  # layers and width of a GPT-2, clients, batch, context
+WIRES = (("ring", 20.0), ("ring", 50.0), ("star", 20.0), ("star", 50.0))  # graph, megabits a second
+NUMBERS = 2**22  # in the matrix that is mixed, for any number of clients: 16 MiB
 
 
-class Row(NamedTuple):
+class Benchmark(NamedTuple):
     """One comparison: what was measured, in which unit, what it is compared with, the ratio, and what is aimed at."""
 
     part: str
@@ -69,8 +76,10 @@ class Row(NamedTuple):
     @property
     def line(self) -> str:
         """Return the row for people, in the columns of HEAD."""
-        return (f"{self.part:<9} {self.case:<38} {self.ours:>10.4g} {self.theirs:>10.4g} {self.unit:<9} {self.ratio:>6.2f}  "
-                f"{self.against} ({self.goal})")
+        return (
+            f"{self.part:<9} {self.case:<38} {self.ours:>10.4g} {self.theirs:>10.4g} {self.unit:<9} {self.ratio:>6.2f}  "
+            f"{self.against} ({self.goal})"
+        )
 
 
 class Skipped(NamedTuple):
@@ -88,7 +97,7 @@ class Skipped(NamedTuple):
 HEAD = f"{'part':<9} {'case':<38} {'ours':>10} {'theirs':>10} {'unit':<9} {'ratio':>6}  theirs is (aim)"
 
 
-def bench(parts: Iterable[str] = (), device: str = "auto") -> Iterator[Row | Skipped]:
+def bench(parts: Iterable[str] = (), device: str = "auto") -> Iterator[Benchmark | Skipped]:
     """Yield the rows of the named parts, of PARTS, or of all; raise BadInput for an unknown part or device."""
     where = find_device(device)
     for make in [pick(PARTS, name, "part") for name in parts] or list(PARTS.values()):
@@ -98,12 +107,20 @@ def bench(parts: Iterable[str] = (), device: str = "auto") -> Iterator[Row | Ski
 def machine(device: str = "auto") -> str:
     """Return what the figures were taken on: cores in use, processor or GPU, and the versions."""
     where = find_device(device)
-    chip = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{platform.processor() or platform.machine()}"
-    return (f"{chip}, {torch.get_num_threads()} of {os.cpu_count()} cores, Python {platform.python_version()}, "
-            f"torch {torch.__version__}; medians of {REPEATS}")
+    chip = (
+        torch.cuda.get_device_name(where)
+        if where.type == "cuda"
+        else f"{platform.processor() or platform.machine()}"
+    )
+    return (
+        f"{chip}, {torch.get_num_threads()} of {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"torch {torch.__version__}; medians of {REPEATS}"
+    )
 
 
-def medians(works: Mapping[str, Work], device: torch.device, repeats: int = REPEATS) -> dict[str, float]:
+def medians(
+    works: Mapping[str, Work], device: torch.device, repeats: int = REPEATS
+) -> dict[str, float]:
     """Return the median seconds of each work, run in turns, after one run each that does not count."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
@@ -122,58 +139,107 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def engines(device: torch.device) -> Iterator[Row]:
+def engines(device: torch.device) -> Iterator[Benchmark]:
     """Gradients of N clients, all parameters: stacked, a loop over N transformers models, vmap(grad), and one model alone."""
     for layers, width, clients, batch, context in SIZES:
         case = f"{layers} x {width}, {clients} clients, batch {batch} x {context}"
         with causal_lm.quiet():
             took = medians(_gradients(layers, width, clients, batch, context, device), device)
         best = min(took["loop"], took["vmap"])
-        yield Row("engine", case, 1e3 * took["stacked"], 1e3 * best, "ms", "the faster of N models in a loop, and vmap(grad)",
-                  "never above 1")
-        yield Row("engine", case, 1e3 * took["stacked"], 1e3 * took["floor"], "ms", "one model, the same tokens", "1.15 at most")
+        yield Benchmark(
+            "engine",
+            case,
+            1e3 * took["stacked"],
+            1e3 * best,
+            "ms",
+            "the faster of N models in a loop, and vmap(grad)",
+            "never above 1",
+        )
+        yield Benchmark(
+            "engine",
+            case,
+            1e3 * took["stacked"],
+            1e3 * took["floor"],
+            "ms",
+            "one model, the same tokens",
+            "1.15 at most",
+        )
         gc.collect()
 
 
-def _gradients(layers: int, width: int, clients: int, batch: int, context: int, device: torch.device) -> dict[str, Work]:
+def _gradients(
+    layers: int, width: int, clients: int, batch: int, context: int, device: torch.device
+) -> dict[str, Work]:
     """Return the four ways to the gradients of all parameters on the same tokens."""
-    model = causal_lm.draw(causal_lm.Preset("of the bench", family="gpt2", layers=layers, width=width)).to(device)
+    model = causal_lm.draw(
+        causal_lm.Preset("of the bench", family="gpt2", layers=layers, width=width)
+    ).to(device)
     tokens = torch.randint(3, causal_lm.BYTES, (clients, batch, context + 1), device=device)
     loss, values = causal_lm.client_loss(model), causal_lm.trainable(model)
     start = {n: p.detach().expand(clients, *p.shape).clone() for n, p in values.items()}
     where = layout(start, list(start))
     x, gradients = flatten(start, where.names), stacked(loss)
-    own, mapped = [copy.deepcopy(model) for _ in range(clients)], torch.vmap(torch.func.grad_and_value(loss))
+    own, mapped = (
+        [copy.deepcopy(model) for _ in range(clients)],
+        torch.vmap(torch.func.grad_and_value(loss)),
+    )
 
     def of_model(one: "PreTrainedModel", mine: Tensor) -> None:
         one.zero_grad()
         logits = one(input_ids=mine[:, :-1]).logits
-        torch.autograd.backward(torch.nn.functional.cross_entropy(logits.flatten(0, 1), mine[:, 1:].flatten()))
+        torch.autograd.backward(
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), mine[:, 1:].flatten())
+        )
 
     def loop() -> None:
         for one, mine in zip(own, tokens, strict=True):
             of_model(one, mine)
 
-    return {"stacked": lambda: gradients(x, where, {}, tokens), "vmap": lambda: mapped(start, tokens), "loop": loop,
-            "floor": lambda: of_model(model, tokens.flatten(0, 1))}
+    return {
+        "stacked": lambda: gradients(x, where, {}, tokens),
+        "vmap": lambda: mapped(start, tokens),
+        "loop": loop,
+        "floor": lambda: of_model(model, tokens.flatten(0, 1)),
+    }
 
 
 def _lab(device: torch.device, **knobs: Any) -> Lab:  # noqa: ANN401 - each has its own knob's type
-    return prepare(RunConfig(model="small", corpus="markov", context=64, batch=4, clients=8, eval_windows=1, device=device.type,
-                             **{"rounds": 1, "inner_steps": REPEATS + 1, **knobs}))
+    return prepare(
+        RunConfig(
+            model="small",
+            corpus="markov",
+            context=64,
+            batch=4,
+            clients=8,
+            eval_windows=1,
+            device=device.type,
+            **{"rounds": 1, "inner_steps": REPEATS + 1, **knobs},
+        )
+    )
 
 
-def steps(device: torch.device) -> Iterator[Row]:
+def steps(device: torch.device) -> Iterator[Benchmark]:
     """An inner step of DECA, averaged over blocks, beside one that trains all parameters; and what is not the gradient."""
     blocks, full = _lab(device), _lab(device, blocks="whole", rounds=6)
     each = _by_step(blocks, device)
-    per_visit = [median(each[k + 1:k + REPEATS + 1]) for k in range(0, len(each), REPEATS + 1)]
+    per_visit = [median(each[k + 1 : k + REPEATS + 1]) for k in range(0, len(each), REPEATS + 1)]
     at_once = median(_by_step(full, device)[1:])
-    yield Row("step", "DECA, mean over blocks (small, 8)", 1e3 * float(np.mean(per_visit)), 1e3 * at_once, "ms",
-              "all parameters at once", "0.60 at most; arithmetic 0.53")
+    yield Benchmark(
+        "step",
+        "DECA, mean over blocks (small, 8)",
+        1e3 * float(np.mean(per_visit)),
+        1e3 * at_once,
+        "ms",
+        "all parameters at once",
+        "0.60 at most; arithmetic 0.53",
+    )
     lab = blocks
     where, state = lab.plan.layouts[1], begin(lab.plan)
-    x, rest, batch = state.blocks[1], params_of(lab.plan, state, without=1), lab.plan.problem.batches(0)
+    x, rest, batch = (
+        state.blocks[1],
+        params_of(lab.plan, state, without=1),
+        lab.plan.problem.batches(0),
+    )
     mix, optimiser = mixer(lab.topology.at(0), x[:, :1]), lab.plan.recipe.optimiser
     gradients = stacked(lab.plan.problem.loss)
     moments, g = optimiser.init(x), gradients(x, where, rest, batch)[1]
@@ -184,9 +250,18 @@ def steps(device: torch.device) -> Iterator[Row]:
         x_new = mix(torch.add(x, direction, alpha=-1e-3, out=direction))
         moments = optimiser.feed(moments, x, x_new, 1e-3)
 
-    took = medians({"gradient": lambda: gradients(x, where, rest, batch), "other": other}, device, 3 * REPEATS)
-    yield Row("step", "optimiser and mixing of layer 0", 1e3 * took["other"], 1e3 * sum(took.values()), "ms", "the whole step",
-              "0.10 at most")
+    took = medians(
+        {"gradient": lambda: gradients(x, where, rest, batch), "other": other}, device, 3 * REPEATS
+    )
+    yield Benchmark(
+        "step",
+        "optimiser and mixing of layer 0",
+        1e3 * took["other"],
+        1e3 * sum(took.values()),
+        "ms",
+        "the whole step",
+        "0.10 at most",
+    )
 
 
 def _by_step(lab: Lab, device: torch.device) -> list[float]:
@@ -201,27 +276,37 @@ def _by_step(lab: Lab, device: torch.device) -> list[float]:
     return taken
 
 
-def memory(device: torch.device) -> Iterator[Row]:
+def memory(device: torch.device) -> Iterator[Benchmark]:
     """What a run holds at its peak, without activations, beside the ledger; and DECA beside all parameters at once."""
     for dtype in ("float32", "bfloat16"):
         lab = _lab(device, dtype=dtype)
         finished = run(replace(lab.config, inner_steps=2))
         peaks = finished.summary["memory"]
         case, measured_peak = f"peak, {dtype} (small, 8)", peaks["measured_peak"] / 1e6
-        yield Row("memory", case, measured_peak, peaks["peak"] / 1e6, "MB", "the ledger", "1 within 0.05")
+        yield Benchmark(
+            "memory", case, measured_peak, peaks["peak"] / 1e6, "MB", "the ledger", "1 within 0.05"
+        )
         full = ledger.memory(_lab(device, dtype=dtype, blocks="whole").plan).peak
-        yield Row("memory", case, measured_peak, full / 1e6, "MB", "all parameters at once", "far below 1")
+        yield Benchmark(
+            "memory", case, measured_peak, full / 1e6, "MB", "all parameters at once", "far below 1"
+        )
 
 
-def mixings(device: torch.device) -> Iterator[Row]:
+def mixings(device: torch.device) -> Iterator[Benchmark]:
     """One mixing of 16 MiB over ever more clients, beside a plain copy of what it must read and write."""
-    for graph, counts in (("ring", (8, 64, 512, 4096)), ("exponential", (8, 64, 512, 4096)), ("complete", (8, 64, 512))):
+    for graph, counts in (
+        ("ring", (8, 64, 512, 4096)),
+        ("exponential", (8, 64, 512, 4096)),
+        ("complete", (8, 64, 512)),
+    ):
         for clients in counts:
             topo = topology(graph, clients)
             x = torch.randn(clients, NUMBERS // clients, device=device)
             mix = mixer(topo.at(0), x)
-            reads = (int((topo.at(0) != 0).sum()) + clients) * x.shape[1]      # each w_ij reads a row, each client writes one
-            much = torch.randn(reads // 2, device=device)                      # a copy reads it and writes it
+            reads = (int((topo.at(0) != 0).sum()) + clients) * x.shape[
+                1
+            ]  # each w_ij reads a row, each client writes one
+            much = torch.randn(reads // 2, device=device)  # a copy reads it and writes it
             into = torch.empty_like(much)
 
             def copied(much: Tensor = much, into: Tensor = into) -> None:
@@ -231,15 +316,30 @@ def mixings(device: torch.device) -> Iterator[Row]:
                 mix(x)
 
             took = medians({"mix": mixed, "copy": copied}, device)
-            aim = "2 at most" if graph != "complete" else "a product of matrices: arithmetic, not memory"
-            yield Row("mixing", f"{graph}, {clients} clients", 1e3 * took["mix"], 1e3 * took["copy"], "ms",
-                      "a copy of the same bytes", aim)
+            aim = (
+                "2 at most"
+                if graph != "complete"
+                else "a product of matrices: arithmetic, not memory"
+            )
+            yield Benchmark(
+                "mixing",
+                f"{graph}, {clients} clients",
+                1e3 * took["mix"],
+                1e3 * took["copy"],
+                "ms",
+                "a copy of the same bytes",
+                aim,
+            )
 
 
-def theory(device: torch.device) -> Iterator[Row]:
+def theory(device: torch.device) -> Iterator[Benchmark]:
     """Rounds a second of 64 clients on quadratics of 10 dimensions, beside the same recursion as bare NumPy operations."""
     rng = np.random.default_rng(0)
-    a, b, W = rng.uniform(0.5, 2, (64, 10)), rng.standard_normal((64, 10)), topology("ring", 64).at(0)
+    a, b, W = (
+        rng.uniform(0.5, 2, (64, 10)),
+        rng.standard_normal((64, 10)),
+        topology("ring", 64).at(0),
+    )
     rounds = 500
     hessians = torch.from_numpy(a[:, :, None] * np.eye(10))
     problem = quadratics(hessians, torch.from_numpy(b), torch.zeros(64, 10, dtype=torch.float64))
@@ -255,46 +355,99 @@ def theory(device: torch.device) -> Iterator[Row]:
             pass
 
     cpu = torch.device("cpu")
-    for name, optimiser in (("decentralised SGD", op.sgd()), ("DECA", op.adam(Adam(), Feedback(printed, raw, 0.99, 0.999)))):
+    for name, optimiser in (
+        ("decentralised SGD", op.sgd()),
+        ("DECA", op.adam(Adam(), Feedback(printed, raw, 0.99, 0.999))),
+    ):
         took = medians({"ours": partial(ours, optimiser), "bare": bare}, cpu)
-        yield Row("theory", f"{name}, 64 clients, d = 10", rounds / took["ours"], rounds / took["bare"], "rounds/s",
-                  "D-SGD as NumPy operations", "20,000 rounds/s")
+        yield Benchmark(
+            "theory",
+            f"{name}, 64 clients, d = 10",
+            rounds / took["ours"],
+            rounds / took["bare"],
+            "rounds/s",
+            "D-SGD as NumPy operations",
+            "20,000 rounds/s",
+        )
 
 
-def startup(device: torch.device) -> Iterator[Row]:
+def startup(device: torch.device) -> Iterator[Benchmark]:
     """Seconds until the package is there, beside torch alone; and until the help is."""
     cpu = torch.device("cpu")
 
     def python(*words: str) -> Callable[[], object]:
         return lambda: subprocess.run([sys.executable, *words], check=True, capture_output=True)
 
-    took = medians({"deca_lab": python("-c", "import deca_lab"), "run": python("-c", "from deca_lab import run"),
-                    "torch": python("-c", "import torch"), "help": python("-m", "deca_lab", "--help")}, cpu)
-    yield Row("start", "import deca_lab", took["deca_lab"], took["torch"], "s", "import torch", "under 1 s of its own")
-    yield Row("start", "from deca_lab import run", took["run"], took["torch"], "s", "import torch", "under 1 s more")
-    yield Row("start", "deca-lab --help", took["help"], took["torch"], "s", "import torch", "under 0.5 s")
+    took = medians(
+        {
+            "deca_lab": python("-c", "import deca_lab"),
+            "run": python("-c", "from deca_lab import run"),
+            "torch": python("-c", "import torch"),
+            "help": python("-m", "deca_lab", "--help"),
+        },
+        cpu,
+    )
+    yield Benchmark(
+        "start",
+        "import deca_lab",
+        took["deca_lab"],
+        took["torch"],
+        "s",
+        "import torch",
+        "under 1 s of its own",
+    )
+    yield Benchmark(
+        "start",
+        "from deca_lab import run",
+        took["run"],
+        took["torch"],
+        "s",
+        "import torch",
+        "under 1 s more",
+    )
+    yield Benchmark(
+        "start", "deca-lab --help", took["help"], took["torch"], "s", "import torch", "under 0.5 s"
+    )
 
 
-def others(device: torch.device) -> Iterator[Row | Skipped]:
+def others(device: torch.device) -> Iterator[Benchmark | Skipped]:
     """Inner steps beside packages of others, on CPUs, where they are installed."""
     rows = [*beside_badam(), *beside_decent_dp()]
     for row in rows:
-        yield Row("others", row.case, 1e3 * row.ours, 1e3 * row.theirs, "ms", row.whose, "1 at most")
+        yield Benchmark(
+            "others", row.case, 1e3 * row.ours, 1e3 * row.theirs, "ms", row.whose, "1 at most"
+        )
     if not rows:
         yield Skipped("others", "neither package is installed: pip install decent-dp badam")
 
 
-def wires(device: torch.device) -> Iterator[Row | Skipped]:
+def wires(device: torch.device) -> Iterator[Benchmark | Skipped]:
     """Seconds of a run over links that the kernel slows down, beside what clock.py says of them."""
     why = possible()
     for row in measured(WIRES) if not why else ():
-        yield Row("network", row.case, row.measured, row.predicted, "s", "the clock's prediction", "1")
-        yield Row("network", row.case, row.wire / 1e6, row.ledger / 1e6, "MB", "the ledger's bytes, headers aside", "1")
+        yield Benchmark(
+            "network", row.case, row.measured, row.predicted, "s", "the clock's prediction", "1"
+        )
+        yield Benchmark(
+            "network",
+            row.case,
+            row.wire / 1e6,
+            row.ledger / 1e6,
+            "MB",
+            "the ledger's bytes, headers aside",
+            "1",
+        )
     if why:
         yield Skipped("network", why)
 
 
-PARTS: dict[str, Callable[[torch.device], Iterator[Row | Skipped]]] = {
-    "engine": engines, "step": steps, "memory": memory, "mixing": mixings, "theory": theory, "start": startup,
-    "network": wires, "others": others,
+PARTS: dict[str, Callable[[torch.device], Iterator[Benchmark | Skipped]]] = {
+    "engine": engines,
+    "step": steps,
+    "memory": memory,
+    "mixing": mixings,
+    "theory": theory,
+    "start": startup,
+    "network": wires,
+    "others": others,
 }

@@ -33,10 +33,10 @@ def beside(history: History) -> dict[str, Verdict]:
     lab = prepare(history.config)
     kind = history.config.optimiser
     gradient = _sgd_descent if kind == "sgd" else _deca_descent
-    judges: dict[str, Callable[[History, Lab], Verdict]] = {
+    claims: dict[str, Callable[[History, Lab], Verdict]] = {
         "traffic": _traffic, "memory": _memory, "consensus": _consensus, "gradient": gradient,
         **({"interference": _interference} if history.config.adapter == "lora" else {})}
-    return {name: one(history, lab) for name, one in judges.items()}
+    return {name: claim(history, lab) for name, claim in claims.items()}
 
 
 def _traffic(history: History, lab: Lab) -> Verdict:

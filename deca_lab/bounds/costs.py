@@ -115,12 +115,12 @@ def measured(plan: tr.Plan) -> tuple[int, int]:
     return int(state.sent.sum()), most
 
 
-def costs(plan: tr.Plan, told: Callable[[Run], Run] = lambda run: run) -> Bound:
+def costs(plan: tr.Plan, misstate: Callable[[Run], Run] = lambda run: run) -> Bound:
     """Return bytes sent (entry 1) and held (entry 2) by a run of the library beside the closed forms: equal.
 
-    `told` may change what the closed forms are given, to see what breaks.
+    `misstate` may change what the closed forms are given, to see what breaks.
     """
-    run = told(facts(plan))
+    run = misstate(facts(plan))
     rhs = np.array([float(sent(run)), float(held(run))])
     return Bound(np.array(measured(plan), dtype=np.float64), rhs, "bytes sent and held", SOURCE, axis="entry",
                  rounding=np.array([0.0, SMALL_TENSORS * rhs[1]]), equal=True)

@@ -6,7 +6,7 @@ Claim       With lr = c / sqrt(T B R), the mean over inner steps of || grad f(xb
 Hypotheses  f smooth and bounded below, noise bounded; run long enough to leave the start and short of the floor that
             clients with different shards put under every Adam whose second moment stays at home. For B: the gradient
             is that of the active block (`block`); that of all coordinates (`full`) rises with B, and must.
-Symbols     T, B, R, c: `Setting`; f, its clients and their noise: `Case`; K: `inner_steps` of `dec_lora`; slope: `Fit`.
+Symbols     T, B, R, c: `RateSetting`; f, its clients and their noise: `Case`; K: `inner_steps` of `dec_lora`; slope: `Fit`.
 Source      DECA, arXiv 2606.03209, O(1/sqrt(TBR)); Dec-LoRA, arXiv 2501.15361, O(1/sqrt T); decentralised AMSGrad,
             arXiv 2109.03194, Theorem 2. The rates are known, their constants are not: nothing here speaks of a line's level.
 Tight       measured: -0.51 to -0.54 on quadratics, the nearer to -1/2 the longer the runs; -0.50 of Dec-LoRA; -0.8 of
@@ -58,7 +58,7 @@ class Case(NamedTuple):
         return self.problem.clients // self.seeds
 
 
-class Setting(NamedTuple):
+class RateSetting(NamedTuple):
     """One run: T rounds of B blocks of R inner steps with learning rate c / sqrt(T B R)."""
 
     rounds: int = 16
@@ -79,7 +79,7 @@ class Setting(NamedTuple):
         return self.c / float(np.sqrt(self.length))
 
 
-USUAL = Setting()
+USUAL = RateSetting()
 
 
 class Squares(NamedTuple):
@@ -110,10 +110,10 @@ class Fit(NamedTuple):
     ends: float          # the length at which k / sqrt(length) of `full` has come down to the floor; infinite without one
 
 
-Method = Callable[[Case, Setting], Squares]
+Method = Callable[[Case, RateSetting], Squares]
 
 
-def rates(case: Case, over: Mapping[str, Sequence[int]], setting: Setting = USUAL, method: "Method | None" = None,
+def rates(case: Case, over: Mapping[str, Sequence[int]], setting: RateSetting = USUAL, method: "Method | None" = None,
           measure: str = "block", end: str = "high", level: float = 0.95) -> Bound:
     """Return, for each knob of `over` in turn, one end of the slope's interval against -1/2.
 
@@ -133,9 +133,9 @@ def bound_of(fits: Mapping[str, Fit], end: str = "high") -> Bound:
 
 def examples(seed: int = 0) -> dict[str, Bound]:
     """Return the claim where it holds: shown of DECA over T, B and R, and not contradicted of Dec-LoRA over T (at 99 %)."""
-    short, lora = USUAL._replace(rounds=8, inner_steps=8), Setting(blocks=1, inner_steps=1, c=0.25)
+    short, lora = USUAL._replace(rounds=8, inner_steps=8), RateSetting(blocks=1, inner_steps=1, c=0.25)
     knobs = {"rounds": (4, 8, 16), "blocks": (1, 4), "inner_steps": (4, 16)}
-    once = Setting(blocks=1, inner_steps=1, c=1.0)
+    once = RateSetting(blocks=1, inner_steps=1, c=1.0)
     different = quadratic(10, zeta=1.0, common=False, seed=seed)
     return {
         "DECA, one Hessian": rates(quadratic(10, zeta=1.0, seed=seed), knobs, short),
@@ -151,11 +151,11 @@ def broken(seed: int = 0) -> Bound:
     return rates(quadratic(10, zeta=32.0, seed=seed), {"rounds": (4, 16)}, USUAL._replace(inner_steps=8), end="low")
 
 
-def sweep(case: Case, knob: str, values: Sequence[int], setting: Setting = USUAL, method: "Method | None" = None) -> Points:
+def sweep(case: Case, knob: str, values: Sequence[int], setting: RateSetting = USUAL, method: "Method | None" = None) -> Points:
     """Return what `method` (DECA by default) measures where `knob` of the setting takes each of the values."""
     check(knob in ("rounds", "blocks", "inner_steps"), "knob", knob, "rounds, blocks or inner_steps")
     check(len(set(values)) == len(values) >= 2, "values", list(values), "two or more different ones")
-    settings = [Setting(**{**setting._asdict(), knob: value}) for value in values]
+    settings = [RateSetting(**{**setting._asdict(), knob: value}) for value in values]
     squares = [(method or deca)(case, one) for one in settings]
     return gathered([one.length for one in settings], squares)
 
@@ -200,21 +200,21 @@ def _student(values: Array, level: float) -> tuple[float, float, float]:
 # ---- one setting, through the library's own train
 
 
-def deca(case: Case, setting: Setting) -> Squares:
+def deca(case: Case, setting: RateSetting) -> Squares:
     """Run DECA: Adam restarted at each visit of a block, mixed at each inner step."""
     problem, blocks = cut(case.problem, setting.blocks)
     recipe = Recipe(setting.rounds, setting.inner_steps, setting.lr, optimisers.adam(setting.adam, setting.feedback))
     return measured(case._replace(problem=problem), blocks, recipe, setting.graph)
 
 
-def dec_lora(case: Case, setting: Setting) -> Squares:
+def dec_lora(case: Case, setting: RateSetting) -> Squares:
     """Run Dec-LoRA: T rounds of K = `inner_steps` local steps of SGD on both factors, which are then mixed separately."""
     check(setting.blocks == 1, "blocks", setting.blocks, "1: Dec-LoRA trains all factors at once")
     recipe = Recipe(setting.rounds, setting.inner_steps, setting.lr, optimisers.sgd(), mix_every=setting.inner_steps)
     return measured(case, whole(list(case.problem.start)), recipe, setting.graph)
 
 
-def amsgrad(case: Case, setting: Setting) -> Squares:
+def amsgrad(case: Case, setting: RateSetting) -> Squares:
     """Run decentralised AMSGrad with a tracked second moment, which never restarts: one block, T rounds of one step."""
     check(setting.blocks == 1, "blocks", setting.blocks, "1: AMSGrad trains all parameters at once")
     recipe = Recipe(setting.rounds, setting.inner_steps, setting.lr, optimisers.amsgrad(setting.adam), keep_moments=True)

@@ -16,7 +16,7 @@ from deca_lab.errors import check, pick
 HEAD = f"{'claim':<20} {'case':<34} {'left side':>11} {'right side':>11} {'tightness':>9}  verdict"
 
 
-class Row(NamedTuple):
+class Evaluated(NamedTuple):
     """One example of a claim: both sides where they are nearest to each other, and the verdict over all its entries."""
 
     claim: str
@@ -48,22 +48,22 @@ def claims() -> dict[str, ModuleType]:
     return {name: module for name, module in sorted(modules.items()) if hasattr(module, "examples")}
 
 
-def evaluate(names: Sequence[str] = (), seed: int = 0, say: Callable[[Row], None] = lambda row: None) -> list[Row]:
+def evaluate(names: Sequence[str] = (), seed: int = 0, say: Callable[[Evaluated], None] = lambda row: None) -> list[Evaluated]:
     """Return the rows of the named claims, or of all; raise BadInput at an unknown name."""
     check(seed >= 0, "seed", seed, "0 or more")
     known = claims()
-    rows: list[Row] = []
+    rows: list[Evaluated] = []
     for name in names or known:
         module, began = pick(known, name, "claim"), time.perf_counter()
         cases, broken = module.examples(seed), module.broken(seed)
         seconds = (time.perf_counter() - began) / max(len(cases), 1)
         for case, bound in cases.items():
-            rows.append(_row(name, case, bound, not broken.holds(), seconds))
+            rows.append(_evaluated(name, case, bound, not broken.holds(), seconds))
             say(rows[-1])
     return rows
 
 
-def _row(claim: str, case: str, bound: Bound, fails: bool, seconds: float) -> Row:
+def _evaluated(claim: str, case: str, bound: Bound, fails: bool, seconds: float) -> Evaluated:
     lhs, rhs = map(np.atleast_1d, np.broadcast_arrays(bound.lhs, bound.rhs))
     at = int(np.nanargmax(bound.ratios)) if np.size(lhs) and np.isfinite(bound.ratios).any() else 0
-    return Row(claim, case, float(lhs[at]), float(rhs[at]), bound.tightness, bound.verdict, fails, seconds)
+    return Evaluated(claim, case, float(lhs[at]), float(rhs[at]), bound.tightness, bound.verdict, fails, seconds)

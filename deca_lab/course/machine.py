@@ -1,6 +1,6 @@
 """Checks a machine before a class meets on it: versions, cores, memory, disk, a small training and a notebook kernel.
 
-Every finding that is not right says what to do about it. Nothing is downloaded, and nothing stays on the disk.
+Every check that fails says what to do about it. Nothing is downloaded, and nothing stays on the disk.
 """
 
 import os
@@ -21,7 +21,7 @@ MEMORY, DISK = 2.0, 1.0                    # GB free: two kernels with a small m
 MODULES = {"pillow": "PIL"}                   # where the name to import is another than the name to install
 
 
-class Finding(NamedTuple):
+class Check(NamedTuple):
     """One thing looked at: whether it will do, what was found, and what to do where it will not."""
 
     name: str
@@ -30,37 +30,37 @@ class Finding(NamedTuple):
     advice: str
 
 
-def examine(folder: Path | str = ".") -> list[Finding]:
+def examine(folder: Path | str = ".") -> list[Check]:
     """Return what a course needs of this machine and what it has; `folder` is where the user will work."""
     place = Path(folder)
     check(place.is_dir(), "folder", str(place), "a folder that exists")
-    looks: list[tuple[str, Callable[[], list[Finding]]]] = [
+    looks: list[tuple[str, Callable[[], list[Check]]]] = [
         ("python", lambda: [python(sys.version_info[:3])]), ("packages", lambda: packages(requirements())),
         ("cores", lambda: [cores()]), ("gpu", lambda: [gpu()]), ("free memory", lambda: [memory()]),
         ("free disk", lambda: [disk(place)]), ("writing", lambda: [writing(place)]),
         ("two-client run", lambda: [two_clients()]), ("notebook kernel", lambda: [notebook_kernel()])]
-    return [finding for name, look in looks for finding in _guarded(name, look)]
+    return [result for name, look in looks for result in _guarded(name, look)]
 
 
-def _guarded(name: str, look: Callable[[], list[Finding]]) -> list[Finding]:
-    """Return what a look found; a look that stops with an error becomes a finding itself, so that the others are still made."""
+def _guarded(name: str, look: Callable[[], list[Check]]) -> list[Check]:
+    """Return the checks of a look; one that stops with an error becomes a failed check, so that the others are still made."""
     try:
         return look()
     except Exception as error:             # anything may be broken on this machine, and our task is to report it
-        return [Finding(name, False, f"stopped with {type(error).__name__}: {error}",
+        return [Check(name, False, f"stopped with {type(error).__name__}: {error}",
                         "reinstall deca-lab in a fresh environment (README.md, Two commands); if it stays, report this line")]
 
 
-def describe(findings: list[Finding]) -> str:
-    """Return a line for each finding, with advice below those that are not right, and a last line that sums up."""
-    lines = [f"{'ok ' if f.ok else 'NO '} {f.name:<18} {f.found}" + ("" if f.ok else f"\n{'':23}-> {f.advice}") for f in findings]
-    bad = [f.name for f in findings if not f.ok]
+def describe(checks: list[Check]) -> str:
+    """Return a line for each check, with advice below those that failed, and a last line that sums up."""
+    lines = [f"{'ok ' if f.ok else 'NO '} {f.name:<18} {f.found}" + ("" if f.ok else f"\n{'':23}-> {f.advice}") for f in checks]
+    bad = [f.name for f in checks if not f.ok]
     return "\n".join([*lines, f"not ready: {', '.join(bad)}" if bad else "ready for the course"])
 
 
-def python(version: tuple[int, ...]) -> Finding:
+def python(version: tuple[int, ...]) -> Check:
     """Judge the version of Python."""
-    return Finding("python", version >= PYTHON, f"{'.'.join(map(str, version))} at {sys.executable}",
+    return Check("python", version >= PYTHON, f"{'.'.join(map(str, version))} at {sys.executable}",
                    f"install Python {'.'.join(map(str, PYTHON))} or newer, and make the environment with it")
 
 
@@ -75,60 +75,60 @@ def requirements() -> list[str]:
     return [line for line in metadata.requires("deca-lab") or [] if "extra ==" not in line]
 
 
-def packages(needed: list[str]) -> list[Finding]:
+def packages(needed: list[str]) -> list[Check]:
     """Judge each package: installed, new enough and importable. Those that are right share one line."""
-    findings = [_package(line) for line in needed]
-    well = ", ".join(f"{f.name} {f.found}" for f in findings if f.ok)
-    return [*([Finding("packages", True, well, "")] if well else []), *(f for f in findings if not f.ok)]
+    checks = [_package(line) for line in needed]
+    well = ", ".join(f"{f.name} {f.found}" for f in checks if f.ok)
+    return [*([Check("packages", True, well, "")] if well else []), *(f for f in checks if not f.ok)]
 
 
-def _package(line: str) -> Finding:
+def _package(line: str) -> Check:
     """Judge one requirement such as "torch>=2.6"."""
     from packaging.requirements import Requirement
 
     need = Requirement(line)
     repair = f"{sys.executable} -m pip install --upgrade {str(need).split(';')[0]!r}"
     if need.marker is not None and not need.marker.evaluate():
-        return Finding(need.name, True, "not needed here", "")
+        return Check(need.name, True, "not needed here", "")
     try:
         version = metadata.version(need.name)
     except metadata.PackageNotFoundError:
-        return Finding(need.name, False, "not installed", repair)
+        return Check(need.name, False, "not installed", repair)
     if not need.specifier.contains(version, prereleases=True):
-        return Finding(need.name, False, f"{version}, and {need.specifier} is needed", repair)
+        return Check(need.name, False, f"{version}, and {need.specifier} is needed", repair)
     try:
         import_module(MODULES.get(need.name, re.sub(r"[-.]", "_", need.name)))
     except Exception as error:             # a broken binary may raise anything
-        return Finding(need.name, False, f"{version}, which cannot be imported: {error}",
+        return Check(need.name, False, f"{version}, which cannot be imported: {error}",
                        repair.replace("--upgrade", "--force-reinstall"))
-    return Finding(need.name, True, version, "")
+    return Check(need.name, True, version, "")
 
 
-def cores() -> Finding:
+def cores() -> Check:
     """Say how many cores there are; one is enough, two run notebooks side by side."""
     from deca_lab.course.running import cores as count
 
-    return Finding("cores", True, f"{count()}{'' if count() > 1 else ', so that every lesson takes about twice its minutes'}", "")
+    return Check("cores", True, f"{count()}{'' if count() > 1 else ', so that every lesson takes about twice its minutes'}", "")
 
 
-def gpu() -> Finding:
+def gpu() -> Check:
     """Say what GPU torch can use; none is needed."""
     import torch
 
     if torch.cuda.is_available():
         p = torch.cuda.get_device_properties(0)
-        return Finding("gpu", True, f"{p.name}, {p.total_memory / 1e9:.0f} GB, of {torch.cuda.device_count()}", "")
+        return Check("gpu", True, f"{p.name}, {p.total_memory / 1e9:.0f} GB, of {torch.cuda.device_count()}", "")
     if torch.backends.mps.is_available():
-        return Finding("gpu", True, "Apple's, through mps; the lessons use the CPU", "")
-    return Finding("gpu", True, "none that torch can use, and none is needed", "")
+        return Check("gpu", True, "Apple's, through mps; the lessons use the CPU", "")
+    return Check("gpu", True, "none that torch can use, and none is needed", "")
 
 
-def memory() -> Finding:
+def memory() -> Check:
     """Judge the free memory, if the system reports it."""
     free = free_memory()
     if free is None:
-        return Finding("free memory", True, "not reported by this system", "")
-    return Finding("free memory", free >= MEMORY, f"{free:.1f} GB",
+        return Check("free memory", True, "not reported by this system", "")
+    return Check("free memory", free >= MEMORY, f"{free:.1f} GB",
                    f"close other programs until {MEMORY:g} GB are free, or run notebooks one at a time (--jobs 1)")
 
 
@@ -145,41 +145,41 @@ def free_memory() -> float | None:
     return free / 1e9
 
 
-def disk(folder: Path) -> Finding:
+def disk(folder: Path) -> Check:
     """Judge the free disk of a folder."""
     free = disk_usage(folder).free / 1e9
-    return Finding("free disk", free >= DISK, f"{free:.1f} GB in {folder.resolve()}",
+    return Check("free disk", free >= DISK, f"{free:.1f} GB in {folder.resolve()}",
                    f"make {DISK:g} GB free, or work in a folder on another disk")
 
 
-def writing(folder: Path) -> Finding:
+def writing(folder: Path) -> Check:
     """Judge whether files can be written in a folder."""
     advice = "work in a folder of your own, such as your home, or ask for the right to write in this one"
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".deca-lab-") as file:
             file.write(b"deca-lab")
     except OSError as error:
-        return Finding("writing", False, f"{folder.resolve()}: {error.strerror or error}", advice)
-    return Finding("writing", True, f"files can be written in {folder.resolve()}", advice)
+        return Check("writing", False, f"{folder.resolve()}: {error.strerror or error}", advice)
+    return Check("writing", True, f"files can be written in {folder.resolve()}", advice)
 
 
-def two_clients() -> Finding:
+def two_clients() -> Check:
     """Judge a training of two clients on generated text: whether they learn."""
     from deca_lab.lab.runs import run
     from deca_lab.runconfig import RunConfig
 
     losses = run(RunConfig(clients=2, model="tiny", corpus="markov", context=32, batch=4, rounds=1, inner_steps=6, lr=3e-3,
                          eval_windows=8)).metrics["test_loss"]
-    return judged(float(losses.iloc[0]), float(losses.iloc[-1]))
+    return learnt(float(losses.iloc[0]), float(losses.iloc[-1]))
 
 
-def judged(before: float, after: float) -> Finding:
+def learnt(before: float, after: float) -> Check:
     """Judge a training by its test loss before and after, in nats a token."""
-    return Finding("two-client run", after < before - 0.05, f"test loss {before:.3f} -> {after:.3f} nats a token",
+    return Check("two-client run", after < before - 0.05, f"test loss {before:.3f} -> {after:.3f} nats a token",
                    "the clients did not learn: another torch may help (pip install --force-reinstall torch); report this line")
 
 
-def notebook_kernel() -> Finding:
+def notebook_kernel() -> Check:
     """Judge whether a notebook's kernel starts, imports deca_lab and answers, as the lessons will need it."""
     import nbformat
     from nbclient import NotebookClient
@@ -193,6 +193,6 @@ def notebook_kernel() -> Finding:
     try:
         client.execute(env=environment(threads=1), cleanup_kc=True)
     except (CellExecutionError, RuntimeError, TimeoutError, OSError) as error:
-        return Finding("notebook kernel", False, str(error).strip().splitlines()[-1], advice)
+        return Check("notebook kernel", False, str(error).strip().splitlines()[-1], advice)
     answer = "".join(output.get("text", "") for output in nb.cells[0].outputs).strip()
-    return Finding("notebook kernel", os.path.samefile(answer, sys.executable), f"answers, with {answer}", advice)
+    return Check("notebook kernel", os.path.samefile(answer, sys.executable), f"answers, with {answer}", advice)

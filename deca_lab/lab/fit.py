@@ -19,7 +19,15 @@ from deca_lab.errors import BadInput, check
 from deca_lab.lab.history import History
 from deca_lab.lab.metrics import Measurement, Probe, mean_model
 from deca_lab.lab.objects import Objects, accepted, blocks_given, named
-from deca_lab.lab.prepare import Lab, blocks_of, faults_of, laid_out, recipe_of, start_gradients, wraps_of
+from deca_lab.lab.prepare import (
+    Lab,
+    blocks_of,
+    faults_of,
+    laid_out,
+    recipe_of,
+    start_gradients,
+    wraps_of,
+)
 from deca_lab.lab.runs import Callback, Progress, continued, read_config, started
 from deca_lab.lab.snapshot import Snapshot
 from deca_lab.methods import Method, resolve

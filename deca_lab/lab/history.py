@@ -17,7 +17,7 @@ from deca_lab.lab import ledger
 from deca_lab.lab.prepare import Lab
 from deca_lab.methods import resolve
 from deca_lab.models.four_bit import stored_bytes
-from deca_lab.network.faults import told_in_words
+from deca_lab.network.faults import fault_summary
 from deca_lab.runconfig import RunConfig, from_json
 from deca_lab.text.tasks import entropy_floor
 
@@ -186,7 +186,7 @@ def _faults(lab: Lab, state: State) -> dict[str, float]:
     """Return what went wrong; nothing where nothing was asked to."""
     if not lab.failing.any:
         return {}
-    counts = told_in_words(lab.failing, lab.topology, lab.plan.steps, lab.plan.recipe.inner_steps)
+    counts = fault_summary(lab.failing, lab.topology, lab.plan.steps, lab.plan.recipe.inner_steps)
     tallies = state.wire.tallies
     return {**counts, "refused": int(tallies.get("refused", 0)), "mean_moved": tallies.get("mean_moved", 0.0)}
 

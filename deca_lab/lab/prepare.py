@@ -13,7 +13,7 @@ from deca_lab.algorithm import moments, stacking
 from deca_lab.algorithm.channel import Carrier, Wrap, gossip
 from deca_lab.algorithm.gradients import ENGINES, Loss, stacked
 from deca_lab.algorithm.loop import Plan, Recipe, plan
-from deca_lab.algorithm.optimisers import OPTIMISERS, Knobs, Optimiser
+from deca_lab.algorithm.optimisers import OPTIMISERS, Optimiser, OptimiserSpec
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.schedules import SCHEDULES, schedule
 from deca_lab.errors import BadInput, check, pick
@@ -221,7 +221,7 @@ def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int]
     rule = pick(MIXINGS, config.mixing, "mixing")
     check(rule is gossip or config.adapter == "lora", "mixing", config.mixing, "gossip, but for --adapter lora")
     optimiser = own or pick(OPTIMISERS, config.optimiser, "optimiser")(
-        Knobs(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum))
+        OptimiserSpec(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum))
     before = pick({"after": False, "before": True}, config.combine, "combine")
     keep = pick({"reset": False, "keep": True}, config.moments, "moments")
     mix_all = pick({"active": False, "all": True}, config.mixed, "mixed")
@@ -242,12 +242,12 @@ def faults_of(config: RunConfig, topo: Topology, blocks: int) -> Faults:
     asked = Faults(config.drop, config.burst, faults.spells(config.away, "away", n, steps),
                           faults.stragglers(config.stragglers, n), faults.spells(config.garbage, "garbage", n, steps),
                           config.stale, config.delay, config.noise, n, steps // config.mix_every, config.mix_every, config.seed)
-    return faults.faults(asked, topo, steps)
+    return faults.require_possible(asked, topo, steps)
 
 
 def wraps_of(config: RunConfig, failing: Faults) -> list[Wrap]:
     """Return what stands around the plain channel: faults, and messages cut short; raise BadInput where they cannot."""
-    short = compression.compression(config.compress, config.keep_share, config.bits, config.gamma)
+    short = compression.compressor(config.compress, config.keep_share, config.bits, config.gamma)
     check(short is None or config.mixing == "gossip", "compress", config.compress, f"none with --mixing {config.mixing}: "
           "replicas are mixed in place of the models, which only a linear mixing bears")
     lost = lossy(failing, config.mix_every)

@@ -25,7 +25,7 @@ from deca_lab.lab.prepare import Lab, find_device, prepare
 from deca_lab.lab.snapshot import Snapshot
 from deca_lab.methods import Method
 from deca_lab.models.factor_mixing import interference
-from deca_lab.network.processes import World, gathered_state, scattered_state, summed, told
+from deca_lab.network.processes import World, broadcast, gathered_state, scattered_state, summed
 from deca_lab.runconfig import RunConfig, from_json
 
 Callback = Callable[[Snapshot], bool | None]                  # True ends the run
@@ -101,11 +101,11 @@ def resume_in(world: World, folder: Path | str, progress: Progress | None = None
     """Continue a run in one process of a world, of any size; rank 0 alone reads the folder and writes to it."""
     folder, device = Path(folder), find_device("auto") if world.size > 1 else torch.device("cpu")
     if world.rank:
-        config = from_json(bytes(told(world, None, device)).decode(), "rank 0's config.json")
+        config = from_json(bytes(broadcast(world, None, device)).decode(), "rank 0's config.json")
         lab = prepare(config, world, objects)
         return _go(lab, None, scattered_state(lab.world, lab.plan, None), _blank(lab), progress)
     config = read_config(folder)
-    told(world, list(config.to_json().encode()), device)
+    broadcast(world, list(config.to_json().encode()), device)
     return continued(prepare(config, world, objects), folder, progress)
 
 

@@ -14,9 +14,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deca_lab.errors import BadInput, shown
+from deca_lab.errors import BadInput, quoted
 from deca_lab.mixing.graphs import Array
-from deca_lab.mixing.spectrum import TINY, Split, cycle_length, islands, product, rounds_to_thousandth, spectrum
+from deca_lab.mixing.spectrum import (
+    TINY,
+    Split,
+    cycle_length,
+    islands,
+    product,
+    rounds_to_thousandth,
+    spectrum,
+)
 from deca_lab.mixing.topology import Topology
 
 TOLERANCE = 1e-9  # on row and column sums
@@ -61,7 +69,7 @@ def diagnose(subject: Subject) -> Diagnosis:
         prefixes = list(accumulate(matrices, lambda done, W: product(W, done)))  # W_k ... W_1
     if not all(np.abs(W).max() < LARGEST for W in (*matrices, *prefixes)):
         return _hopeless(name, note, matrices, square, finite=False)
-    return _judged(_with_spectrum(_with_graph(_with_entries(name, note, matrices), matrices, prefixes[-1]), prefixes))
+    return _with_verdict(_with_spectrum(_with_graph(_with_entries(name, note, matrices), matrices, prefixes[-1]), prefixes))
 
 
 def _with_entries(name: str, note: str, matrices: tuple[Array, ...]) -> Diagnosis:
@@ -189,7 +197,7 @@ def _matrices(subject: Subject) -> tuple[str, str, tuple[Array, ...]]:
         return "matrix", "", tuple(np.atleast_2d(np.asarray(W, dtype=np.float64)) for W in listed)
     except (TypeError, ValueError, IndexError, KeyError):
         allowed = "a topology, an array of numbers or a list of arrays"
-        raise BadInput(f"the doctor was given {shown(subject)[:80]}: it takes {allowed}") from None
+        raise BadInput(f"the doctor was given {quoted(subject)[:80]}: it takes {allowed}") from None
 
 
 def _hopeless(name: str, note: str, matrices: tuple[Array, ...], square: bool, finite: bool) -> Diagnosis:
@@ -237,7 +245,7 @@ def _reasons(
     return tuple(reasons)
 
 
-def _judged(d: Diagnosis) -> Diagnosis:
+def _with_verdict(d: Diagnosis) -> Diagnosis:
     """Return the diagnosis with its verdict, and with remarks where it is sound."""
     if not d.reasons and d.rounds_1000 == inf:
         d = d._replace(reasons=(f"rho = {d.rho:.6g}: mixing keeps some disagreement for ever, or makes it grow",))

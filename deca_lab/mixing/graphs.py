@@ -1,6 +1,6 @@
 """Named graphs, and sequences of averages that change at every mixing.
 
-A graph is (clients, knobs) -> nx.Graph on 0 .. N-1; a random one says in graph.graph["note"] what was drawn.
+A graph is (clients, spec) -> nx.Graph on 0 .. N-1; a random one says in graph.graph["note"] what was drawn.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,35 +19,35 @@ DRAWS = 200  # a random graph is redrawn at most this often
 PERIOD = 64  # matchings drawn once, then repeated
 
 
-class Knobs(NamedTuple):
-    """What the random graphs read: edge `probability`, `degree` of a regular graph, `seed`."""
+class GraphSpec(NamedTuple):
+    """What a random graph is drawn from: edge `probability`, `degree` of a regular graph, `seed`."""
 
     probability: float = 0.5
     degree: int = 4
     seed: int = 0
 
 
-def ring(n: int, knobs: Knobs) -> nx.Graph:
+def ring(n: int, spec: GraphSpec) -> nx.Graph:
     """Client i hears i - 1 and i + 1; two clients share one edge."""
     return nx.cycle_graph(n)
 
 
-def path(n: int, knobs: Knobs) -> nx.Graph:
+def path(n: int, spec: GraphSpec) -> nx.Graph:
     """A ring with one edge cut."""
     return nx.path_graph(n)
 
 
-def star(n: int, knobs: Knobs) -> nx.Graph:
+def star(n: int, spec: GraphSpec) -> nx.Graph:
     """Client 0 is the hub."""
     return nx.star_graph(n - 1)
 
 
-def complete(n: int, knobs: Knobs) -> nx.Graph:
+def complete(n: int, spec: GraphSpec) -> nx.Graph:
     """Everybody hears everybody."""
     return nx.complete_graph(n)
 
 
-def torus(n: int, knobs: Knobs) -> nx.Graph:
+def torus(n: int, spec: GraphSpec) -> nx.Graph:
     """The squarest r x c grid with wraparound, r * c = n, r and c at least 3."""
     sides = [r for r in range(3, int(n**0.5) + 1) if n % r == 0]
     allowed = "r * c with r and c at least 3 for a torus (9, 12, 15, 16 ...); 2 x k wraps onto itself: take a ring"
@@ -56,37 +56,37 @@ def torus(n: int, knobs: Knobs) -> nx.Graph:
     return nx.convert_node_labels_to_integers(grid, ordering="sorted")
 
 
-def hypercube(n: int, knobs: Knobs) -> nx.Graph:
+def hypercube(n: int, spec: GraphSpec) -> nx.Graph:
     """Clients whose binary numbers differ in one bit hear each other."""
     check(n & (n - 1) == 0, "clients", n, "a power of two for a hypercube (2, 4, 8, 16 ...)")
     return _linked(n, ((i, i ^ (1 << k)) for i in range(n) for k in range(n.bit_length() - 1)))
 
 
-def exponential(n: int, knobs: Knobs) -> nx.Graph:
+def exponential(n: int, spec: GraphSpec) -> nx.Graph:
     """Client i hears i + 2^k and i - 2^k modulo n, for every 2^k < n."""
     return _linked(n, ((i, (i + (1 << k)) % n) for i in range(n) for k in range((n - 1).bit_length())))
 
 
-def bipartite(n: int, knobs: Knobs) -> nx.Graph:
+def bipartite(n: int, spec: GraphSpec) -> nx.Graph:
     """Complete bipartite: the first n // 2 clients hear all the others, and the other way round."""
     return nx.complete_bipartite_graph(n // 2, n - n // 2)
 
 
-def erdos_renyi(n: int, knobs: Knobs) -> nx.Graph:
+def erdos_renyi(n: int, spec: GraphSpec) -> nx.Graph:
     """Each pair is an edge with the given probability; redrawn until connected."""
-    p = knobs.probability
+    p = spec.probability
     check(isinstance(p, Real) and 0 < p <= 1, "probability", p, "above 0 and at most 1")
 
     def draw(rng: np.random.Generator) -> nx.Graph:
-        return nx.from_numpy_array(np.triu(rng.random((n, n)) < knobs.probability, 1))
+        return nx.from_numpy_array(np.triu(rng.random((n, n)) < spec.probability, 1))
 
-    what = f"Erdos-Renyi, p = {knobs.probability:g}, seed {knobs.seed}"
-    return _redrawn(draw, n, knobs.seed, what, f"a larger probability (above log(n)/n = {np.log(n) / n:.2g})")
+    what = f"Erdos-Renyi, p = {spec.probability:g}, seed {spec.seed}"
+    return _redrawn(draw, n, spec.seed, what, f"a larger probability (above log(n)/n = {np.log(n) / n:.2g})")
 
 
-def random_regular(n: int, knobs: Knobs) -> nx.Graph:
+def random_regular(n: int, spec: GraphSpec) -> nx.Graph:
     """A random graph where each client has `degree` neighbours; redrawn until connected."""
-    degree = knobs.degree
+    degree = spec.degree
     whole = isinstance(degree, int | np.integer)
     check(whole and 1 <= degree < n, "degree", degree, f"a whole number from 1 to clients - 1 = {n - 1}")
     check(n * degree % 2 == 0, "degree", degree, f"even, since the number of clients, {n}, is odd")
@@ -96,15 +96,15 @@ def random_regular(n: int, knobs: Knobs) -> nx.Graph:
         graph = nx.random_regular_graph(few, n, seed=int(rng.integers(2**31)))
         return graph if few == degree else nx.complement(graph)
 
-    return _redrawn(draw, n, knobs.seed, f"random {degree}-regular, seed {knobs.seed}", "a larger degree")
+    return _redrawn(draw, n, spec.seed, f"random {degree}-regular, seed {spec.seed}", "a larger degree")
 
 
-def none(n: int, knobs: Knobs) -> nx.Graph:
+def none(n: int, spec: GraphSpec) -> nx.Graph:
     """No edges, W = I: every client trains alone (the doctor calls it disconnected)."""
     return nx.empty_graph(n)
 
 
-GRAPHS: dict[str, Callable[[int, Knobs], nx.Graph]] = {
+GRAPHS: dict[str, Callable[[int, GraphSpec], nx.Graph]] = {
     "ring": ring,
     "path": path,
     "star": star,

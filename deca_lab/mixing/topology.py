@@ -15,9 +15,9 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from deca_lab.errors import BadInput, check, pick, shown
+from deca_lab.errors import BadInput, check, pick, quoted
 from deca_lab.mixing.gossip import messages
-from deca_lab.mixing.graphs import GRAPHS, PERIOD, SEQUENCES, Array, Knobs
+from deca_lab.mixing.graphs import GRAPHS, PERIOD, SEQUENCES, Array, GraphSpec
 from deca_lab.mixing.weights import WEIGHTS
 from deca_lab.registry import load_plugins
 
@@ -156,11 +156,11 @@ def topology(
         return _of_matrices("matrix", _matrices(source, "matrix"), clients)
     if isinstance(source, Path) or (source not in GRAPHS and any(mark in source for mark in "./\\,")):
         return _of_matrices(str(source), read_matrices(source), clients)
-    return _of_name(source, clients, rule, weights, Knobs(probability, degree, int(seed)))
+    return _of_name(source, clients, rule, weights, GraphSpec(probability, degree, int(seed)))
 
 
 def _of_name(
-    name: str, clients: int | None, rule: Callable[[nx.Graph], Array], weights: str, knobs: Knobs
+    name: str, clients: int | None, rule: Callable[[nx.Graph], Array], weights: str, spec: GraphSpec
 ) -> Topology:
     load_plugins()
     pick({**GRAPHS, **SEQUENCES, SERVER: None}, name, "topology")
@@ -170,10 +170,10 @@ def _of_name(
     if name == SERVER:
         return Topology(name, (np.full((clients, clients), 1 / clients),), "a server averages all clients", served=True)
     if name in SEQUENCES:
-        given = _of_matrices(name, _matrices(SEQUENCES[name](int(clients), knobs.seed), name), clients)
+        given = _of_matrices(name, _matrices(SEQUENCES[name](int(clients), spec.seed), name), clients)
         return given._replace(note=f"period {given.period}")
     # one client has no neighbours in any graph
-    graph = nx.empty_graph(1) if clients == 1 else GRAPHS[name](int(clients), knobs)
+    graph = nx.empty_graph(1) if clients == 1 else GRAPHS[name](int(clients), spec)
     check(isinstance(graph, nx.Graph), f"what topology {name!r} returns", graph, "a networkx graph")
     return _of_graph(graph, clients, rule, weights)._replace(name=name)
 
@@ -222,7 +222,7 @@ def _listed(source: object) -> Sequence[object]:
         return [source]
     allowed = "a name, a networkx graph, an N x N array, a list of arrays or a .csv/.npy path"
     if not isinstance(source, list | tuple) or len(source) == 0:
-        raise BadInput(f"topology = {shown(source)} cannot be used: it must be {allowed}")
+        raise BadInput(f"topology = {quoted(source)} cannot be used: it must be {allowed}")
     try:
         rows = not isinstance(source[0], np.ndarray) and np.ndim(source[0]) < 2
     except ValueError:

@@ -19,7 +19,7 @@ from deca_lab.errors import BadInput, Diverged, check, pick
 A, B = ".lora_A", ".lora_B"  # the endings that make two names a pair
 
 
-class Pair(NamedTuple):
+class FactorPair(NamedTuple):
     """The names of one low-rank product B A."""
 
     A: str
@@ -31,7 +31,7 @@ class Pair(NamedTuple):
         return self.A.removesuffix(A)
 
 
-def pairs(where: Layout | Sequence[str]) -> list[Pair]:
+def pairs(where: Layout | Sequence[str]) -> list[FactorPair]:
     """Return the pairs among the names, in their order; raise BadInput where one of two factors is missing."""
     names = where.names if isinstance(where, Layout) else where
     alone = [name for name in names if _other(name) not in (None, *names)]
@@ -123,7 +123,7 @@ def truncation_error(params: Params, W: np.ndarray) -> dict[str, Tensor]:
     clients of its square root bounds how far one mixing moves the network's mean product.
     """
 
-    def tail(pair: Pair) -> Tensor:
+    def tail(pair: FactorPair) -> Tensor:
         a, b = _exact(params, pair)
         values: Tensor = torch.linalg.svdvals(_factored(*_neighbours(a, b, W))[1])
         return values[:, a.shape[1]:].square().sum(1)
@@ -166,22 +166,22 @@ def _factored(a: Tensor, b: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return ql, rl @ rr.mT, qr.mT
 
 
-def _exact(params: Params, pair: Pair) -> tuple[Tensor, Tensor]:
+def _exact(params: Params, pair: FactorPair) -> tuple[Tensor, Tensor]:
     """One pair's stacked factors in float64 on the CPU, for a measurement."""
     _require_finite(params, pair)
     return params[pair.A].to("cpu", torch.float64), params[pair.B].to("cpu", torch.float64)
 
 
-def _require_finite(params: Mapping[str, Tensor], pair: Pair) -> None:
+def _require_finite(params: Mapping[str, Tensor], pair: FactorPair) -> None:
     for name in pair:
         fine = params[name].flatten(1).isfinite().all(1)                                           # (N,)
         if not bool(fine.all()):
             raise Diverged(f"client {int(fine.logical_not().nonzero()[0])}: {name} is no longer finite")
 
 
-def _pairs(names: Sequence[str]) -> list[Pair]:
+def _pairs(names: Sequence[str]) -> list[FactorPair]:
     """The whole pairs among the names."""
-    return [Pair(name, other) for name in names if name.endswith(A) and (other := _other(name)) in names and other]
+    return [FactorPair(name, other) for name in names if name.endswith(A) and (other := _other(name)) in names and other]
 
 
 def _other(name: str) -> str | None:

@@ -75,7 +75,7 @@ def kept(share: float, width: int) -> int:
     return max(1, min(width, round(share * width)))
 
 
-def compression(name: str, share: float, bits: int, gamma: float) -> Compression | None:
+def compressor(name: str, share: float, bits: int, gamma: float) -> Compression | None:
     """Return the compression of a name, or None for "none"; raise BadInput."""
     make = pick({"none": None, **COMPRESSORS}, name, "compress")
     check(gamma == 1 or make is not None, "gamma", gamma, "1 with --compress none: messages are whole")

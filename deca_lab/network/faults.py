@@ -1,6 +1,6 @@
 """What goes wrong on the way: lost exchanges, absent and slow clients, garbage, late and noisy messages.
 
-An exchange along an edge counts only where both of its messages came through (each side is told by the other); else both
+An exchange along an edge counts only where both of its messages came through (each side hears from the other); else both
 keep to themselves what they would have given. So W stays symmetric and doubly stochastic in every round, and the mean of
 the clients is conserved. Late and noisy messages do come through: W stays as it is, and the mean moves, which is measured.
 All is a pure function of the seed and the mixing's number; lossy_mixing.py mixes accordingly.
@@ -17,7 +17,7 @@ from deca_lab.mixing.doctor import doubly_stochastic
 from deca_lab.mixing.spectrum import islands
 from deca_lab.mixing.topology import Topology
 
-MOST_CELLS = 2**28      # of the table of bursts: mixings x pairs of clients
+MOST_CELLS = 2**28  # of the table of bursts: mixings x pairs of clients
 NOBODY = np.zeros(0, np.int64)
 
 
@@ -92,35 +92,62 @@ class Faults(NamedTuple):
         if self.drop > 0:
             # One coin for both directions: an exchange fails for both sides, and W stays symmetric.
             upper = np.triu_indices(n, 1)
-            failed[upper] = _outages(self)[turn] if self.burst > 1 else _coins(self, turn) < self.drop
+            failed[upper] = (
+                _outages(self)[turn] if self.burst > 1 else _coins(self, turn) < self.drop
+            )
         return failed | failed.T
 
     def ages(self, turn: int) -> np.ndarray:
         """Return (N, N) how many mixings old the newest message is that i has from j at a mixing: 0 where none is late."""
         age = np.zeros((self.clients,) * 2, np.int64)
         late = ~np.eye(self.clients, dtype=bool)
-        for past in range(self.delay if self.stale > 0 else 0):          # late as often in a row as its age
-            late &= np.random.default_rng([self.seed, max(turn - past, 0), 0x1A7E]).random(age.shape) < self.stale
+        for past in range(self.delay if self.stale > 0 else 0):  # late as often in a row as its age
+            late &= (
+                np.random.default_rng([self.seed, max(turn - past, 0), 0x1A7E]).random(age.shape)
+                < self.stale
+            )
             age += late
         return age
 
 
-def faults(told: Faults, graph: Topology, steps: int) -> Faults:
+def require_possible(faults: Faults, graph: Topology, steps: int) -> Faults:
     """Return the faults of a run, or raise BadInput where this topology or this number of inner steps cannot bear them."""
-    drop, burst, n = told.drop, told.burst, told.clients
+    drop, burst, n = faults.drop, faults.burst, faults.clients
     least = max(drop / (1 - drop), 1.0)
-    check(burst == 1 or burst >= least, "burst", burst, f"1, or {least:.3g} or more: an outage ends for one mixing at least")
-    cells = told.turns * n * n
-    check(burst == 1 or cells <= MOST_CELLS, "burst", burst, f"1 for {told.turns:,} mixings of {n} clients: too large a table")
-    if told.any:
+    check(
+        burst == 1 or burst >= least,
+        "burst",
+        burst,
+        f"1, or {least:.3g} or more: an outage ends for one mixing at least",
+    )
+    cells = faults.turns * n * n
+    check(
+        burst == 1 or cells <= MOST_CELLS,
+        "burst",
+        burst,
+        f"1 for {faults.turns:,} mixings of {n} clients: too large a table",
+    )
+    if faults.any:
         even = all(np.array_equal(W, W.T) and (W >= 0).all() for W in graph.matrices)
-        check(even and not graph.served, "topology", graph.name, "one with a symmetric W without negative entries, and without a "
-              "server, where exchanges fail: else what remains cannot be made sound")
-    edges = {0, *(edge for spell in told.away for edge in (spell.first, spell.last))}
-    empty = [step for step in sorted(edges) if step < steps and not told.members(step).any()]
-    check(not empty, "away", spoken(told.away, steps), f"such that somebody is left: at inner step {empty[:1]} nobody is")
-    check(len(told.stragglers) < n, "stragglers", told.stragglers, f"fewer than all {n} clients")
-    return told
+        check(
+            even and not graph.served,
+            "topology",
+            graph.name,
+            "one with a symmetric W without negative entries, and without a "
+            "server, where exchanges fail: else what remains cannot be made sound",
+        )
+    edges = {0, *(edge for spell in faults.away for edge in (spell.first, spell.last))}
+    empty = [step for step in sorted(edges) if step < steps and not faults.members(step).any()]
+    check(
+        not empty,
+        "away",
+        spoken(faults.away, steps),
+        f"such that somebody is left: at inner step {empty[:1]} nobody is",
+    )
+    check(
+        len(faults.stragglers) < n, "stragglers", faults.stragglers, f"fewer than all {n} clients"
+    )
+    return faults
 
 
 def spoken(spells: Sequence[Spell], steps: int) -> str:
@@ -136,16 +163,25 @@ def stragglers(text: str, clients: int) -> tuple[tuple[int, int], ...]:
         try:
             client, each = int(who), int(times)
         except ValueError:
-            raise BadInput(f"stragglers = {part!r} cannot be used: it must be CLIENT@TIMES, such as 3@4") from None
+            raise BadInput(
+                f"stragglers = {part!r} cannot be used: it must be CLIENT@TIMES, such as 3@4"
+            ) from None
         fits = 0 <= client < clients and each > 0
-        check(fits, "stragglers", part, f"CLIENT@TIMES of a client from 0 to {clients - 1}, with TIMES 1 or more")
+        check(
+            fits,
+            "stragglers",
+            part,
+            f"CLIENT@TIMES of a client from 0 to {clients - 1}, with TIMES 1 or more",
+        )
         found[client] = each
     return tuple(sorted(found.items()))
 
 
 def spells(text: str, argument: str, clients: int, steps: int) -> tuple[Spell, ...]:
     """Return the spells of a text such as "3@0.5, 5@0.25-0.75", in inner steps of a run of `steps`."""
-    return tuple(_spell(part.strip(), argument, clients, steps) for part in text.split(",") if part.strip())
+    return tuple(
+        _spell(part.strip(), argument, clients, steps) for part in text.split(",") if part.strip()
+    )
 
 
 def _spell(part: str, argument: str, clients: int, steps: int) -> Spell:
@@ -154,8 +190,10 @@ def _spell(part: str, argument: str, clients: int, steps: int) -> Spell:
     try:
         client, first, last = int(who), float(start), float(end or 1)
     except ValueError:
-        raise BadInput(f"{argument} = {part!r} cannot be used: it must be CLIENT@FROM or CLIENT@FROM-UNTIL, in shares of the "
-                       "run, such as 3@0.25-0.75") from None
+        raise BadInput(
+            f"{argument} = {part!r} cannot be used: it must be CLIENT@FROM or CLIENT@FROM-UNTIL, in shares of the "
+            "run, such as 3@0.25-0.75"
+        ) from None
     check(0 <= client < clients, argument, part, f"of a client from 0 to {clients - 1}")
     check(0 <= first < last <= 1, argument, part, "with 0 <= FROM < UNTIL <= 1")
     return Spell(client, round(first * steps), round(last * steps))
@@ -167,21 +205,25 @@ def _without(n: int, out: tuple[Spell, ...], step: int) -> np.ndarray:
     return there
 
 
-def _coins(told: Faults, turn: int) -> np.ndarray:
+def _coins(faults: Faults, turn: int) -> np.ndarray:
     """Return a uniform number for each pair of clients at a mixing."""
-    return np.random.default_rng([told.seed, turn, 0xFA17]).random(told.clients * (told.clients - 1) // 2)
+    return np.random.default_rng([faults.seed, turn, 0xFA17]).random(
+        faults.clients * (faults.clients - 1) // 2
+    )
 
 
 @lru_cache(4)
-def _outages(told: Faults) -> np.ndarray:
+def _outages(faults: Faults) -> np.ndarray:
     """Return (turns, pairs) bool: the bad states of Gilbert and Elliott's chain of each pair, from its stationary law on."""
     # The whole table: each state needs the one before, and a run resumes at any mixing.
-    heal = 1 / told.burst                                              # mean length of an outage 1 / heal
-    fail = heal * told.drop / (1 - told.drop)                          # so that a share `drop` is bad in the long run
-    bad = np.zeros((told.turns, told.clients * (told.clients - 1) // 2), bool)
-    for turn in range(told.turns):
-        coin = _coins(told, turn)
-        bad[turn] = coin < told.drop if turn == 0 else np.where(bad[turn - 1], coin >= heal, coin < fail)
+    heal = 1 / faults.burst  # mean length of an outage 1 / heal
+    fail = heal * faults.drop / (1 - faults.drop)  # so that a share `drop` is bad in the long run
+    bad = np.zeros((faults.turns, faults.clients * (faults.clients - 1) // 2), bool)
+    for turn in range(faults.turns):
+        coin = _coins(faults, turn)
+        bad[turn] = (
+            coin < faults.drop if turn == 0 else np.where(bad[turn - 1], coin >= heal, coin < fail)
+        )
     return bad
 
 
@@ -196,29 +238,34 @@ def remaining(W: np.ndarray, failed: np.ndarray) -> np.ndarray:
     return left
 
 
-def told_in_words(told: Faults, graph: Topology, steps: int, inner_steps: int) -> dict[str, float]:
+def fault_summary(
+    faults: Faults, graph: Topology, steps: int, inner_steps: int
+) -> dict[str, float]:
     """Return what was lost over a run, garbage aside, and what the doctor says of each mixing's W: for the run's summary.
 
     `unsound` counts the mixings whose remaining W is not doubly stochastic (none, by construction), `apart` those whose
     present clients fell into islands.
     """
-    found = dict.fromkeys(("exchanges", "lost", "late", "alone", "apart", "unsound"), 0)
+    counts = dict.fromkeys(("exchanges", "lost", "late", "alone", "apart", "unsound"), 0)
     product = np.eye(graph.n)
-    for turn in range(told.turns):
-        there = told.present((turn + 1) * told.mix_every - 1)
+    for turn in range(faults.turns):
+        there = faults.present((turn + 1) * faults.mix_every - 1)
         edges = (graph.at(turn) != 0) & there[:, None] & there & ~np.eye(graph.n, dtype=bool)
-        out = told.lost(turn)
-        left = remaining(graph.at(turn), out | ~there[:, None] | ~there)
-        found["exchanges"] += int(edges.sum()) // 2
-        found["lost"] += int((edges & out).sum()) // 2
-        first = (turn * told.mix_every - 1) // inner_steps != ((turn + 1) * told.mix_every - 1) // inner_steps      # of its visit
-        found["late"] += 0 if first else int((edges & ~out & (told.ages(turn) > 0)).sum())
-        found["alone"] += int((there & ((left != 0).sum(1) == 1)).sum())
-        found["apart"] += int(islands(left[np.ix_(there, there)] != 0) is not None) if there.any() else 0
-        found["unsound"] += int(not doubly_stochastic(left))
-        product = left @ product
-    # Who has left need not agree: the spread is that of the clients of the last inner step.
-    here = told.members(steps - 1)
+        out = faults.lost(turn)
+        W = remaining(graph.at(turn), out | ~there[:, None] | ~there)
+        counts["exchanges"] += int(edges.sum()) // 2
+        counts["lost"] += int((edges & out).sum()) // 2
+        first = (turn * faults.mix_every - 1) // inner_steps != (
+            (turn + 1) * faults.mix_every - 1
+        ) // inner_steps  # of its visit
+        counts["late"] += 0 if first else int((edges & ~out & (faults.ages(turn) > 0)).sum())
+        counts["alone"] += int((there & ((W != 0).sum(1) == 1)).sum())
+        counts["apart"] += (
+            int(islands(W[np.ix_(there, there)] != 0) is not None) if there.any() else 0
+        )
+        counts["unsound"] += int(not doubly_stochastic(W))
+        product = W @ product
+    here = faults.members(steps - 1)
     centred = product[np.ix_(here, here)] - product[np.ix_(here, here)].mean(0)
-    rho = float(np.linalg.norm(centred, 2)) ** (1 / max(told.turns, 1))
-    return {**found, "absent_at_the_end": int((~here).sum()), "rho_of_what_remained": rho}
+    rho = float(np.linalg.norm(centred, 2)) ** (1 / max(faults.turns, 1))
+    return {**counts, "absent_at_the_end": int((~here).sum()), "rho_of_what_remained": rho}

@@ -108,15 +108,15 @@ class Route(NamedTuple):
     """For each other rank: the clients that mine hear of it, and the rows of mine that its clients hear."""
 
     heard: dict[int, np.ndarray]
-    told: dict[int, Tensor]
+    wanted: dict[int, Tensor]
 
 
 def _route(world: World, W: np.ndarray, device: torch.device) -> Route:
     others = [rank for rank in range(world.size) if rank != world.rank]
     heard = {rank: _clients(W[world.mine], world.rows(rank)) for rank in others}
-    told = {rank: _clients(W[world.rows(rank)], world.mine) - world.mine.start for rank in others}
+    wanted = {rank: _clients(W[world.rows(rank)], world.mine) - world.mine.start for rank in others}
     return Route({rank: clients for rank, clients in heard.items() if len(clients)},
-                 {rank: torch.from_numpy(rows).to(device) for rank, rows in told.items() if len(rows)})
+                 {rank: torch.from_numpy(rows).to(device) for rank, rows in wanted.items() if len(rows)})
 
 
 def _clients(W: np.ndarray, rows: slice) -> np.ndarray:
@@ -134,7 +134,7 @@ def _all_rows(world: World, routes: Sequence[Route], own: Sequence[Tensor]) -> I
         for x, route, rows in zip(own, routes, arrived, strict=True):
             # Receives first: Gloo sends as soon as it is told to, and waits on a slow link until there is somewhere to put it.
             pending += [dist.P2POp(dist.irecv, row, rank) for row, rank in zip(rows, route.heard, strict=True)]
-            pending += [dist.P2POp(dist.isend, x[told], rank) for rank, told in route.told.items()]
+            pending += [dist.P2POp(dist.isend, x[index], rank) for rank, index in route.wanted.items()]
         work = _started(pending)
     # Before the wait: the caller mixes its own rows while the others' are on their way.
     yield from own
@@ -188,8 +188,8 @@ def summed(world: World, x: Tensor) -> Tensor:
     return x
 
 
-def told(world: World, numbers: list[int] | None, device: torch.device) -> list[int]:
-    """Return rank 0's whole numbers on every rank."""
+def broadcast(world: World, numbers: list[int] | None, device: torch.device) -> list[int]:
+    """Return rank 0's whole numbers on every rank; the others give None."""
     if world.size == 1:
         assert numbers is not None
         return numbers
@@ -197,9 +197,9 @@ def told(world: World, numbers: list[int] | None, device: torch.device) -> list[
         # Their number first: a receiver must make room before they come.
         count = torch.tensor([len(numbers or [])], device=device)
         dist.broadcast(count, 0)
-        held = torch.tensor(numbers, device=device) if numbers else torch.zeros(int(count), dtype=torch.int64, device=device)
-        dist.broadcast(held, 0)
-    return [int(number) for number in held]
+        received = torch.tensor(numbers, device=device) if numbers else torch.zeros(int(count), dtype=torch.int64, device=device)
+        dist.broadcast(received, 0)
+    return [int(number) for number in received]
 
 
 def through_server(world: World) -> Carrier:
@@ -267,7 +267,7 @@ def _outline(world: World, state: State | None, device: torch.device) -> dict[st
                            "moments": {k: numbers(held) for k, held in state.moments.items()},
                            "letters": list(state.wire.letters), "tallies": state.wire.tallies,
                            "tables": {name: table.tolist() for name, table in state.wire.tables.items()}})
-    outline: dict[str, Any] = json.loads(bytes(told(world, list(text.encode()) if state else None, device)))
+    outline: dict[str, Any] = json.loads(bytes(broadcast(world, list(text.encode()) if state else None, device)))
     return outline
 
 

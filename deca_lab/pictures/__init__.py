@@ -6,10 +6,17 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from deca_lab.lab.history import History
-from deca_lab.pictures import of_consensus, of_heterogeneity, of_ledger, of_losses, of_topology, of_visits
-from deca_lab.pictures.of_bound import draw_bounds, draw_judged
-from deca_lab.pictures.of_claims import draw_claims
+from deca_lab.pictures import (
+    of_consensus,
+    of_heterogeneity,
+    of_ledger,
+    of_losses,
+    of_topology,
+    of_visits,
+)
+from deca_lab.pictures.of_bound import draw_beside, draw_bounds
 from deca_lab.pictures.of_consensus import consensus, draw_consensus
+from deca_lab.pictures.of_findings import draw_findings
 from deca_lab.pictures.of_heterogeneity import draw_heterogeneity, heterogeneity
 from deca_lab.pictures.of_ledger import draw_ledger, ledger, sent_by, served
 from deca_lab.pictures.of_losses import draw_losses, losses
@@ -20,9 +27,31 @@ from deca_lab.pictures.of_visits import draw_visits, visits
 from deca_lab.pictures.style import nats, number, png, size
 
 __all__ = [
-    "PICTURES", "Picture", "consensus", "draw_bounds", "draw_claims", "draw_consensus", "draw_heterogeneity",
-    "draw_judged", "draw_ledger", "draw_losses", "draw_rates", "draw_sweep", "draw_topology", "draw_visits",
-    "heterogeneity", "ledger", "losses", "nats", "number", "png", "sent_by", "served", "size", "topology", "visits",
+    "PICTURES",
+    "Picture",
+    "consensus",
+    "draw_beside",
+    "draw_bounds",
+    "draw_consensus",
+    "draw_findings",
+    "draw_heterogeneity",
+    "draw_ledger",
+    "draw_losses",
+    "draw_rates",
+    "draw_sweep",
+    "draw_topology",
+    "draw_visits",
+    "heterogeneity",
+    "ledger",
+    "losses",
+    "nats",
+    "number",
+    "png",
+    "sent_by",
+    "served",
+    "size",
+    "topology",
+    "visits",
 ]
 
 

@@ -28,7 +28,7 @@ def draw_bounds(bounds: Mapping[str, Bound], ylabel: str, log: bool = False) -> 
 
 
 @styled
-def draw_judged(bounds: Mapping[str, Bound]) -> Figure:
+def draw_beside(bounds: Mapping[str, Bound]) -> Figure:
     """Return both sides of claims about one run, each in a panel with a logarithmic axis of its own."""
     figure = Figure(figsize=(WIDTH, 2.6 * len(bounds)), layout="constrained")
     for axes, (name, bound) in zip(figure.subplots(len(bounds), squeeze=False)[:, 0], bounds.items(), strict=True):

@@ -9,7 +9,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from deca_lab.lab.history import History
-from deca_lab.pictures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, blank, note, number, size, styled, title, unit_of
+from deca_lab.pictures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    blank,
+    note,
+    number,
+    size,
+    styled,
+    title,
+    unit_of,
+)
 
 BARS = 16  # clients as bars
 MEMORY = {  # key of the ledger's table -> words, colour, hatch

@@ -11,7 +11,21 @@ from matplotlib.ticker import MaxNLocator
 
 from deca_lab.lab.history import History
 from deca_lab.pictures.strip import broken, mark_break, with_strip
-from deca_lab.pictures.style import BLUE, GREEN, GREY, INK, ORANGE, RED, finite, legend, nats, note, number, styled, title
+from deca_lab.pictures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    finite,
+    legend,
+    nats,
+    note,
+    number,
+    styled,
+    title,
+)
 
 
 @styled

@@ -14,7 +14,19 @@ from deca_lab.errors import check
 from deca_lab.lab.history import History
 from deca_lab.mixing.doctor import Diagnosis, diagnose
 from deca_lab.mixing.topology import SERVER
-from deca_lab.pictures.style import BLUE, GREY, INK, RED, SKY, blank, note, number, styled, tint, title
+from deca_lab.pictures.style import (
+    BLUE,
+    GREY,
+    INK,
+    RED,
+    SKY,
+    blank,
+    note,
+    number,
+    styled,
+    tint,
+    title,
+)
 
 NUMBERED, DRAWN, SPECTRAL = 12, 40, 1536  # clients: W with numbers, a graph, singular values
 

@@ -105,7 +105,7 @@ def from_chains(
     return corpus._replace(entropy=np.array([rates[name] for name in corpus.label_names]))
 
 
-def _embedded(name: str, rows: Callable[[], stdlib_text.Rows]) -> Callable[[int], Corpus]:
+def _embedded(name: str, rows: Callable[[], stdlib_text.LabelledTexts]) -> Callable[[int], Corpus]:
     python = f"read from Python {'.'.join(map(str, sys.version_info[:3]))}"
 
     @lru_cache(maxsize=1)

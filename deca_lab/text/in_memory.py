@@ -5,7 +5,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from deca_lab.errors import BadInput, shown
+from deca_lab.errors import BadInput, quoted
 from deca_lab.models import hub
 from deca_lab.text.columns import label_name
 
@@ -37,7 +37,7 @@ def rows_of_list(data: Any) -> list[tuple[str, ...]]:  # noqa: ANN401 - anything
     strange = next((i for i, kind in enumerate(kinds) if kind != kinds[0] or not kind), None)
     if strange is not None:
         first = "" if strange == 0 else f", and row 0 is a {type(data[0]).__name__}"
-        _refuse(f"a list whose row {strange} is {shorten(shown(data[strange]), 80)}{first}")
+        _refuse(f"a list whose row {strange} is {shorten(quoted(data[strange]), 80)}{first}")
     return [_row_of(row) for row in data]
 
 
@@ -66,8 +66,8 @@ def _no_rows(data: Any) -> NoReturn:  # noqa: ANN401 - anything
     if hub.is_a(data, "datasets", "IterableDataset"):
         _refuse("an IterableDataset", "; take what you need of it, list(data.take(1000))")
     if isinstance(data, str | Path):
-        _refuse(shown(data), "; a name or a path is the corpus of a RunConfig")
-    _refuse(shorten(shown(data), 80))
+        _refuse(quoted(data), "; a name or a path is the corpus of a RunConfig")
+    _refuse(shorten(quoted(data), 80))
 
 
 def _refuse(what: str, hint: str = "") -> NoReturn:

@@ -19,7 +19,7 @@ from deca_lab.text.tokens import end_of_text, is_bytes, tokenize
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Pair = tuple[Tensor, Tensor]                # (tokens, counted)
+CountedTokens = tuple[Tensor, Tensor]                # (tokens, counted)
 LABEL_CUE, ANSWER_CUE = "\nlabel:", "\nanswer:"
 PAD = 0             # an id of every vocabulary; nothing that is counted ever sees it
 
@@ -145,7 +145,7 @@ def spread(labels: Tensor, limit: int) -> np.ndarray:
     return np.sort(chosen)
 
 
-def batch(clients: Sequence[Examples], batch_size: int, seed: int, step: int) -> Pair:
+def batch(clients: Sequence[Examples], batch_size: int, seed: int, step: int) -> CountedTokens:
     """Random examples of each client's own, with replacement: tokens (N, B, T+1) and counted (N, B, T).
 
     A pure function of (seed, step), so that a run can resume. The clients' examples must be equally wide (`widen`).

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deca_lab.errors import BadInput, check, pick, shown
+from deca_lab.errors import BadInput, check, pick, quoted
 from deca_lab.text.corpora import Corpus
 from deca_lab.text.tokens import end_of_text, stream, tokenize
 
@@ -28,7 +28,7 @@ class Split(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Ask(NamedTuple):
+class SplitRequest(NamedTuple):
     """What a row of SPLITS is given. `labels` belong to the rows that are to be dealt, in corpus order."""
 
     labels: np.ndarray  # (rows,) 0 ... L-1
@@ -42,57 +42,57 @@ class Ask(NamedTuple):
 Deal = tuple[list[np.ndarray], str]  # positions of each client's rows, and a note
 
 
-def iid(ask: Ask) -> Deal:
+def iid(request: SplitRequest) -> Deal:
     """Every client gets equally many rows, drawn at random."""
-    return np.array_split(ask.rng.permutation(len(ask.labels)), ask.clients), "rows dealt at random"
+    return np.array_split(request.rng.permutation(len(request.labels)), request.clients), "rows dealt at random"
 
 
-def contiguous(ask: Ask) -> Deal:
+def contiguous(request: SplitRequest) -> Deal:
     """Every client gets an equally long run of rows in corpus order."""
-    return np.array_split(np.arange(len(ask.labels)), ask.clients), "runs of rows in corpus order"
+    return np.array_split(np.arange(len(request.labels)), request.clients), "runs of rows in corpus order"
 
 
-def by_label(ask: Ask) -> Deal:
+def by_label(request: SplitRequest) -> Deal:
     """Whole labels go round the clients; with more clients than labels, the clients of a label share its rows."""
-    present = np.unique(ask.labels)
-    hands: list[list[np.ndarray]] = [[] for _ in range(ask.clients)]
+    present = np.unique(request.labels)
+    hands: list[list[np.ndarray]] = [[] for _ in range(request.clients)]
     for i, label in enumerate(present):
-        owners = range(i, ask.clients, len(present)) if ask.clients > len(present) else [i % ask.clients]
-        parts = np.array_split(ask.rng.permutation(np.flatnonzero(ask.labels == label)), len(owners))
+        owners = range(i, request.clients, len(present)) if request.clients > len(present) else [i % request.clients]
+        parts = np.array_split(request.rng.permutation(np.flatnonzero(request.labels == label)), len(owners))
         for owner, part in zip(owners, parts, strict=True):
             hands[owner].append(part)
     return [np.concatenate(hand) for hand in hands], f"{len(present)} labels dealt whole"
 
 
-def dirichlet(ask: Ask) -> Deal:
+def dirichlet(request: SplitRequest) -> Deal:
     """Each label's rows go to the clients in proportions drawn from Dir(alpha) (Hsu et al. 2019, arXiv 1909.06335)."""
-    return _proportional(ask, ask.labels)
+    return _proportional(request, request.labels)
 
 
-def quantity(ask: Ask) -> Deal:
+def quantity(request: SplitRequest) -> Deal:
     """The clients' sizes are drawn from Dir(alpha); the labels are dealt at random."""
-    return _proportional(ask, np.zeros_like(ask.labels))
+    return _proportional(request, np.zeros_like(request.labels))
 
 
-def by_shares(ask: Ask) -> Deal:
+def by_shares(request: SplitRequest) -> Deal:
     """Client i gets the labels in the proportions of row i of a table (N, L); all clients get equally many rows.
 
     The table [[.15, .85], [.85, .15], [.5, .5]] is Dec-LoRA's for three clients (arXiv 2501.15361).
     """
-    counts = np.bincount(ask.labels)
-    table = _share_table(ask, len(counts))
+    counts = np.bincount(request.labels)
+    table = _share_table(request, len(counts))
     size = np.min(counts / np.maximum(table.sum(axis=0), 1e-12))  # rows a client, at most, before a label runs out
     takes = np.floor(table * size + 1e-9).astype(np.int64)  # (N, L)
-    hands: list[list[np.ndarray]] = [[] for _ in range(ask.clients)]
+    hands: list[list[np.ndarray]] = [[] for _ in range(request.clients)]
     for label in range(len(counts)):
-        rows = ask.rng.permutation(np.flatnonzero(ask.labels == label))
+        rows = request.rng.permutation(np.flatnonzero(request.labels == label))
         for hand, part in zip(hands, np.split(rows, np.cumsum(takes[:, label])), strict=False):  # the rest is unused
             hand.append(part)
-    unused = len(ask.labels) - int(takes.sum())
+    unused = len(request.labels) - int(takes.sum())
     return [np.concatenate(hand) for hand in hands], f"{unused} rows unused, to keep the table's shares"
 
 
-SPLITS: dict[str, Callable[[Ask], Deal]] = {
+SPLITS: dict[str, Callable[[SplitRequest], Deal]] = {
     "iid": iid,
     "contiguous": contiguous,
     "by-label": by_label,
@@ -102,23 +102,23 @@ SPLITS: dict[str, Callable[[Ask], Deal]] = {
 }
 
 
-def _proportional(ask: Ask, labels: np.ndarray) -> Deal:
+def _proportional(request: SplitRequest, labels: np.ndarray) -> Deal:
     """Deal each label's rows in proportions from Dir(alpha), drawn again until every client has `minimum` rows."""
     for draw in range(1, DRAWS + 1):
-        cuts = _cuts(ask, np.bincount(labels))
+        cuts = _cuts(request, np.bincount(labels))
         sizes = np.diff(cuts, axis=0).sum(axis=1)  # (N,)
-        if sizes.min() >= ask.minimum:
-            return _hand_out(labels, cuts, ask.rng), f"proportions from Dir({ask.alpha:g}), draw {draw}"
+        if sizes.min() >= request.minimum:
+            return _hand_out(labels, cuts, request.rng), f"proportions from Dir({request.alpha:g}), draw {draw}"
     poor = int(sizes.argmin())
     raise BadInput(
-        f"client {poor} got {sizes[poor]} rows and needs {ask.minimum}, after {DRAWS} draws of Dir({ask.alpha:g}) for "
-        f"{ask.clients} clients over {len(labels)} rows: raise alpha, or take fewer clients or more rows"
+        f"client {poor} got {sizes[poor]} rows and needs {request.minimum}, after {DRAWS} draws of Dir({request.alpha:g}) for "
+        f"{request.clients} clients over {len(labels)} rows: raise alpha, or take fewer clients or more rows"
     )
 
 
-def _cuts(ask: Ask, counts: np.ndarray) -> np.ndarray:
+def _cuts(request: SplitRequest, counts: np.ndarray) -> np.ndarray:
     """(N+1, L): client i takes a label's rows from cuts[i] to cuts[i + 1]."""
-    proportions = ask.rng.dirichlet(np.full(ask.clients, ask.alpha), size=len(counts)).T  # (N, L)
+    proportions = request.rng.dirichlet(np.full(request.clients, request.alpha), size=len(counts)).T  # (N, L)
     proportions = np.nan_to_num(proportions)  # a tiny alpha underflows to 0 / 0
     inner = np.rint(np.cumsum(proportions, axis=0)[:-1] * counts).astype(np.int64)
     return np.vstack([np.zeros_like(counts), inner, counts])
@@ -129,14 +129,14 @@ def _hand_out(labels: np.ndarray, cuts: np.ndarray, rng: np.random.Generator) ->
     return [np.concatenate(mine) for mine in zip(*parts, strict=True)]
 
 
-def _share_table(ask: Ask, labels: int) -> np.ndarray:
-    wanted = f"a table of {ask.clients} clients x {labels} labels, each row non-negative with sum 1"
+def _share_table(request: SplitRequest, labels: int) -> np.ndarray:
+    wanted = f"a table of {request.clients} clients x {labels} labels, each row non-negative with sum 1"
     try:
-        table = np.asarray(ask.shares, dtype=np.float64)
+        table = np.asarray(request.shares, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise BadInput(f"shares = {shown(ask.shares)} cannot be used: it must be {wanted}") from None
-    fits = table.shape == (ask.clients, labels) and bool((table >= 0).all())
-    check(fits and bool(np.allclose(table.sum(axis=1), 1.0, atol=1e-6)), "shares", ask.shares, wanted)
+        raise BadInput(f"shares = {quoted(request.shares)} cannot be used: it must be {wanted}") from None
+    fits = table.shape == (request.clients, labels) and bool((table >= 0).all())
+    check(fits and bool(np.allclose(table.sum(axis=1), 1.0, atol=1e-6)), "shares", request.shares, wanted)
     return table
 
 
@@ -173,8 +173,8 @@ def split(
     test = _test_rows(compact, test_share, np.random.default_rng([seed, 0]))
     rest = np.setdiff1d(np.arange(len(labels)), test)
     check(len(rest) > 0, "test_share", test_share, f"smaller: none of the {len(labels)} rows is left for the clients")
-    ask = Ask(compact[rest], clients, alpha, least, shares, np.random.default_rng([seed, 1]))
-    parts, note = method(ask)
+    request = SplitRequest(compact[rest], clients, alpha, least, shares, np.random.default_rng([seed, 1]))
+    parts, note = method(request)
     _all_served(parts, least, how)
     draws = (np.random.default_rng([seed, 2, i]) for i in range(clients))
     pairs = [_hold_out(rest[part], validation_share, rng) for part, rng in zip(parts, draws, strict=True)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deca_lab.errors import BadInput
 
-Rows = list[tuple[str, str]]  # (text, label name)
+LabelledTexts = list[tuple[str, str]]  # (text, label name)
 ROW = 1200  # characters in a row of an embedded corpus, at most
 LONG = 80  # characters: a paragraph that long is not repeated by chance
 PACKAGES = (  # in CPython 3.11 to 3.14, each with more than 50 KB of source
@@ -89,7 +89,7 @@ def _package_files(package: str) -> list[Path]:
     return [path for parts, path in sorted(inside) if not {"test", "tests", "__pycache__"} & set(parts)]
 
 
-def stdlib() -> Rows:
+def stdlib() -> LabelledTexts:
     """The standard library's packages: rows of source text, label = package."""
     files = {package: _package_files(package) for package in PACKAGES}
     absent = [package for package, paths in files.items() if not paths]
@@ -101,7 +101,7 @@ def stdlib() -> Rows:
     return [(row, name) for name, paths in files.items() for path in paths for row in cut(paragraphs(_source(path)))]
 
 
-def modules() -> Rows:
+def modules() -> LabelledTexts:
     """The standard library's single-file modules, one label, to pretrain on: no long paragraph of the other two."""
     files = [path for path in sorted(_library().glob("*.py")) if _is_module(path.stem)]
     if not files:
@@ -119,7 +119,7 @@ def group(topic: str) -> str:
     return named or ("built-in types" if topic.startswith(("types", "bltin")) else "other")
 
 
-def topics() -> Rows:
+def topics() -> LabelledTexts:
     """The language reference in `pydoc_data.topics`: rows of English, label = group of topics.
 
     Topics repeat each other ("compound" holds "if"), so each paragraph stays in the shortest topic only that has it.
@@ -127,7 +127,7 @@ def topics() -> Rows:
     from pydoc_data.topics import topics as text_of
 
     seen: set[str] = set()
-    rows: Rows = []
+    rows: LabelledTexts = []
     for topic in sorted(text_of, key=lambda key: (len(text_of[key]), key)):
         parts = [part for part in paragraphs(text_of[topic]) if part.strip() not in seen]
         seen.update(part.strip() for part in parts)

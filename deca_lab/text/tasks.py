@@ -16,8 +16,8 @@ from deca_lab.text import shards
 from deca_lab.text.corpora import Corpus
 from deca_lab.text.prompts import (
     ANSWER_CUE,
+    CountedTokens,
     Examples,
-    Pair,
     batch,
     classification,
     generation,
@@ -45,7 +45,7 @@ def masked_loss(model: nn.Module) -> Loss:
     """
     logits = logits_of(model)
 
-    def loss(params: Params, batch: Pair) -> Tensor:
+    def loss(params: Params, batch: CountedTokens) -> Tensor:
         tokens, counted = batch
         out, targets = logits(params, tokens[:, :-1]), tokens[:, 1:]
         cost = nn.functional.cross_entropy(out.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
@@ -67,7 +67,7 @@ def entropy_floor(corpus: Corpus, rows: np.ndarray | None = None) -> float | Non
 # the table
 
 
-class Ask(NamedTuple):
+class TaskRequest(NamedTuple):
     """What a row of TASKS is given; all of it is `build`'s."""
 
     corpus: Corpus
@@ -90,27 +90,27 @@ class Task(NamedTuple):
     """
 
     loss: Loss
-    batches: Callable[[int], Pair]  # inner step -> (N, B, ...)
-    test: Pair                      # (n, ...) of the common test set
-    own: Pair                       # (N, n, ...) of each client's validation data, n the same for all, at most OWN
-    train: Pair                     # (N, n, ...) of each client's training data, at most TRAIN
+    batches: Callable[[int], CountedTokens]  # inner step -> (N, B, ...)
+    test: CountedTokens                      # (n, ...) of the common test set
+    own: CountedTokens                       # (N, n, ...) of each client's validation data, n the same for all, at most OWN
+    train: CountedTokens                     # (N, n, ...) of each client's training data, at most TRAIN
     score: Scores
     validation_score: Scores
     notes: tuple[str, ...] = ()     # what was left out or dropped, in plain words
 
 
-def lm(ask: Ask) -> Task:
+def lm(request: TaskRequest) -> Task:
     """Language modelling: every next token counts; its measure is the perplexity."""
-    data = shards.build(_with_answers(ask.corpus), ask.split, ask.tokenizer, ask.context)
+    data = shards.build(_with_answers(request.corpus), request.split, request.tokenizer, request.context)
 
-    def batches(step: int) -> Pair:
-        return _whole(shards.batch(data.train, ask.context, ask.batch_size, ask.seed, step).to(ask.device))
+    def batches(step: int) -> CountedTokens:
+        return _whole(shards.batch(data.train, request.context, request.batch_size, request.seed, step).to(request.device))
 
-    own, train = (_even_windows(streams, ask.context, most).to(ask.device)
+    own, train = (_even_windows(streams, request.context, most).to(request.device)
                   for streams, most in ((data.validation, OWN), (data.train, TRAIN)))
-    test = shards.windows(data.test, ask.context, ask.test_limit).to(ask.device)
+    test = shards.windows(data.test, request.context, request.test_limit).to(request.device)
     nothing: Scores = lambda params: {}  # noqa: E731
-    return Task(masked_loss(ask.model), batches, _whole(test), _whole(own), _whole(train), nothing, nothing)
+    return Task(masked_loss(request.model), batches, _whole(test), _whole(own), _whole(train), nothing, nothing)
 
 
 def _with_answers(corpus: Corpus) -> Corpus:
@@ -119,7 +119,7 @@ def _with_answers(corpus: Corpus) -> Corpus:
     return corpus._replace(texts=tuple(map(ANSWER_CUE.join, zip(corpus.texts, corpus.answers, strict=True))))
 
 
-def _whole(windows: Tensor) -> Pair:
+def _whole(windows: Tensor) -> CountedTokens:
     return windows, torch.ones_like(windows[..., 1:], dtype=torch.bool)
 
 
@@ -128,42 +128,42 @@ def _even_windows(streams: Sequence[Tensor], context: int, most: int) -> Tensor:
     return torch.stack([shards.windows(stream, context, count) for stream in streams])
 
 
-def classify_task(ask: Ask) -> Task:
+def classify_task(request: TaskRequest) -> Task:
     """Classification: after the text and "label:" only the label's token counts; accuracy and macro F1."""
-    words = verbaliser(ask.corpus.label_names, ask.tokenizer, ask.words)
-    sets = _sets(ask, lambda rows: classification(ask.corpus, rows, ask.tokenizer, ask.context, words))
+    words = verbaliser(request.corpus.label_names, request.tokenizer, request.words)
+    sets = _sets(request, lambda rows: classification(request.corpus, rows, request.tokenizer, request.context, words))
     missing = [name for i, name in enumerate(words) if i not in sets.test.labels]
     if missing:
         raise BadInput(f"the test set of {len(sets.test.labels)} examples has none of the label(s) {listed(missing)}: "
                        "take a larger test_share, more test examples (eval_windows), or fewer labels")
-    logits, ids = logits_of(ask.model), torch.tensor(list(words.values()), device=ask.device)
+    logits, ids = logits_of(request.model), torch.tensor(list(words.values()), device=request.device)
 
     def score(params: Params, examples: Examples) -> dict[str, Tensor]:
         predicted = classify(logits, params, examples, ids)
         return {"accuracy": accuracy(predicted, examples.labels), "macro_f1": macro_f1(predicted, examples.labels)}
 
-    return _task(ask, sets, score)
+    return _task(request, sets, score)
 
 
-def generate_task(ask: Ask) -> Task:
+def generate_task(request: TaskRequest) -> Task:
     """Generation: after the prompt and "answer:" the answer and the end token count; exact match."""
-    sets = _sets(ask, lambda rows: generation(ask.corpus, rows, ask.tokenizer, ask.context))
-    logits = logits_of(ask.model)
-    return _task(ask, sets, lambda params, examples: {"exact_match": exact_match(logits, params, examples)})
+    sets = _sets(request, lambda rows: generation(request.corpus, rows, request.tokenizer, request.context))
+    logits = logits_of(request.model)
+    return _task(request, sets, lambda params, examples: {"exact_match": exact_match(logits, params, examples)})
 
 
-class Row(NamedTuple):
-    """One row of the table of tasks."""
+class TaskKind(NamedTuple):
+    """What can be trained for: in words, how its `Task` is built, and what it is scored by."""
 
     about: str
-    build: Callable[[Ask], Task]
+    build: Callable[[TaskRequest], Task]
     scores: dict[str, bool]  # name -> higher is better; without scores, the loss is what choices are made by
 
 
-TASKS: dict[str, Row] = {
-    "lm": Row("predict every next token; measured by perplexity", lm, {}),
-    "classify": Row("name the label of a text, one token a label", classify_task, {"accuracy": True, "macro_f1": True}),
-    "generate": Row("write the answer to an instruction", generate_task, {"exact_match": True}),
+TASKS: dict[str, TaskKind] = {
+    "lm": TaskKind("predict every next token; measured by perplexity", lm, {}),
+    "classify": TaskKind("name the label of a text, one token a label", classify_task, {"accuracy": True, "macro_f1": True}),
+    "generate": TaskKind("write the answer to an instruction", generate_task, {"exact_match": True}),
 }
 
 
@@ -189,7 +189,7 @@ def build(
     check(words is None or row.build is classify_task, "words", words, "left out: only the task 'classify' has a verbaliser")
     check(batch_size >= 1, "batch_size", batch_size, "at least 1")
     check(test_limit >= 1, "test_limit", test_limit, "at least 1")
-    return row.build(Ask(corpus, split, tokenizer, model, context, batch_size, seed, device, test_limit, words))
+    return row.build(TaskRequest(corpus, split, tokenizer, model, context, batch_size, seed, device, test_limit, words))
 
 
 class _Sets(NamedTuple):
@@ -199,20 +199,20 @@ class _Sets(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _sets(ask: Ask, make: Callable[[np.ndarray], Examples]) -> _Sets:
+def _sets(request: TaskRequest, make: Callable[[np.ndarray], Examples]) -> _Sets:
     """All examples of a split, equally wide, on the device, without training prompts that are held-out ones too."""
-    train, validation = list(map(make, ask.split.train)), list(map(make, ask.split.validation))
-    test = make(ask.split.test)
+    train, validation = list(map(make, request.split.train)), list(map(make, request.split.validation))
+    test = make(request.split.test)
     own_train, own_validation = _disjoint(train, validation, test)
-    _require_examples(own_train, own_validation, test, ask.context)
-    rows = sum(map(len, (*ask.split.train, *ask.split.validation, ask.split.test)))
+    _require_examples(own_train, own_validation, test, request.context)
+    rows = sum(map(len, (*request.split.train, *request.split.validation, request.split.test)))
     long = rows - _count([*train, *validation, test])
     repeated = _count([*train, *validation]) - _count([*own_train, *own_validation])
-    notes = _counted(long, f"left out: longer than the context of {ask.context} tokens")
+    notes = _counted(long, f"left out: longer than the context of {request.context} tokens")
     notes += _counted(repeated, "dropped: cut to the context, their prompts are held-out ones")
     width = max(examples.tokens.shape[1] for examples in (*own_train, *own_validation, test))
-    fit = partial(_fit, width, ask.device)
-    limited = take(test, spread(test.labels, ask.test_limit))
+    fit = partial(_fit, width, request.device)
+    limited = take(test, spread(test.labels, request.test_limit))
     return _Sets(list(map(fit, own_train)), list(map(fit, own_validation)), fit(limited), notes)
 
 
@@ -268,12 +268,12 @@ def _without(examples: Examples, prompts: set[bytes]) -> Examples:
     return take(examples, np.array([prompt not in prompts for prompt in _each_prompt(examples)], dtype=bool))
 
 
-def _task(ask: Ask, sets: _Sets, score: Callable[[Params, Examples], dict[str, Tensor]]) -> Task:
+def _task(request: TaskRequest, sets: _Sets, score: Callable[[Params, Examples], dict[str, Tensor]]) -> Task:
     pool = Examples(*map(torch.cat, zip(*sets.validation, strict=True)))
-    pool = take(pool, spread(pool.labels, ask.test_limit))
+    pool = take(pool, spread(pool.labels, request.test_limit))
     return Task(
-        loss=masked_loss(ask.model),
-        batches=lambda step: batch(sets.train, ask.batch_size, ask.seed, step),
+        loss=masked_loss(request.model),
+        batches=lambda step: batch(sets.train, request.batch_size, request.seed, step),
         test=(sets.test.tokens, sets.test.counted),
         own=_probe(sets.validation, OWN),
         train=_probe(sets.train, TRAIN),
@@ -283,7 +283,7 @@ def _task(ask: Ask, sets: _Sets, score: Callable[[Params, Examples], dict[str, T
     )
 
 
-def _probe(parts: Sequence[Examples], most: int) -> Pair:
+def _probe(parts: Sequence[Examples], most: int) -> CountedTokens:
     count = min(most, *(len(examples.tokens) for examples in parts))
     chosen = [take(examples, spread(examples.labels, count)) for examples in parts]
     tokens, counted, *_ = map(torch.stack, zip(*chosen, strict=True))

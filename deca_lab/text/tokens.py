@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deca_lab.errors import BadInput, check, shown
+from deca_lab.errors import BadInput, check, quoted
 from deca_lab.models.hub import hub_or_offline, is_a
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class OwnTokenizer:
         try:
             ids = list(self.encode(text))
         except Exception as error:  # whatever another's code raises
-            what = f"tokenizer {self.name_or_path} cannot encode {shorten(shown(text), 60)}"
+            what = f"tokenizer {self.name_or_path} cannot encode {shorten(quoted(text), 60)}"
             raise BadInput(f"{what}: {type(error).__name__}: {shorten(str(error), 300)}") from error
         wrong = [i for i in ids if not _is_id(i, self.size)]
         allowed = f"a list of whole numbers from 0 to {self.size - 1}"
@@ -133,7 +133,7 @@ def tokenizer_of(which: Any) -> "PreTrainedTokenizerBase | OwnTokenizer":  # noq
         return which
     encode = getattr(which, "encode", which)
     if not callable(encode) or not hasattr(which, "__len__") or isinstance(which, str | type):
-        given = shorten(shown(which), 80)
+        given = shorten(quoted(which), 80)
         wanted = "one of transformers, or an object with a length, encode(text) and eos_token_id"
         raise BadInput(f"tokenizer = {given} cannot be used: it must be {wanted}")
     size, name = len(which), type(which).__name__

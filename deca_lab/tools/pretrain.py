@@ -31,7 +31,7 @@ PROBE = 20  # steps that measure the speed
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Training:
     """All that decides the weights, next to the text and the libraries' versions."""
 
     minutes: float = 30.0  # of training, used only where `steps` is 0
@@ -59,10 +59,10 @@ def split(texts: Sequence[str], fraction: float, seed: int) -> tuple[list[str], 
     return shuffled[cut:], shuffled[:cut]
 
 
-def batch(tokens: Tensor, recipe: Recipe, step: int) -> Tensor:
-    """Return a step's windows (B, context + 1), the recipe's contexts in turn: a pure function of seed and step."""
-    context = recipe.contexts[step % len(recipe.contexts)]
-    return shards.batch([tokens], context, max(1, recipe.tokens // context), recipe.seed, step)[0]
+def batch(tokens: Tensor, training: Training, step: int) -> Tensor:
+    """Return a step's windows (B, context + 1), the training's contexts in turn: a pure function of seed and step."""
+    context = training.contexts[step % len(training.contexts)]
+    return shards.batch([tokens], context, max(1, training.tokens // context), training.seed, step)[0]
 
 
 @torch.no_grad()
@@ -73,44 +73,44 @@ def held_out_loss(model: "PreTrainedModel", rows: Tensor, size: int = 64) -> flo
     return total / len(rows)
 
 
-def rate(step: int, steps: int, recipe: Recipe) -> float:
+def rate(step: int, steps: int, training: Training) -> float:
     """Learning rate of a step: linear warm-up, then a cosine down to `floor` of the peak."""
-    warm = max(1, round(recipe.warmup * steps))
+    warm = max(1, round(training.warmup * steps))
     if step < warm:
-        return recipe.lr * (step + 1) / warm
+        return training.lr * (step + 1) / warm
     cosine = (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
-    return recipe.lr * (recipe.floor + (1 - recipe.floor) * cosine)
+    return training.lr * (training.floor + (1 - training.floor) * cosine)
 
 
-def optimiser(model: "PreTrainedModel", recipe: Recipe) -> torch.optim.AdamW:
+def optimiser(model: "PreTrainedModel", training: Training) -> torch.optim.AdamW:
     """AdamW whose weight decay leaves the vectors (norms) alone."""
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p.dim() > 1]},
         {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.AdamW(groups, lr=training.lr, betas=training.betas, weight_decay=training.weight_decay, fused=True)
 
 
-def fit(model: "PreTrainedModel", tokens: Tensor, recipe: Recipe, report: Callable[[int, float], None]) -> None:
-    """Train the model in place for `recipe.steps` steps; `report(step, loss)` is called after each."""
-    optimum = optimiser(model, recipe)
-    for step in range(recipe.steps):
+def fit(model: "PreTrainedModel", tokens: Tensor, training: Training, report: Callable[[int, float], None]) -> None:
+    """Train the model in place for `training.steps` steps; `report(step, loss)` is called after each."""
+    optimum = optimiser(model, training)
+    for step in range(training.steps):
         for group in optimum.param_groups:
-            group["lr"] = rate(step, recipe.steps, recipe)
-        rows = batch(tokens, recipe, step)
+            group["lr"] = rate(step, training.steps, training)
+        rows = batch(tokens, training, step)
         loss = model(input_ids=rows, labels=rows, use_cache=False).loss
         optimum.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
         optimum.step()
         report(step + 1, loss.item())
 
 
-def affordable(model: "PreTrainedModel", tokens: Tensor, recipe: Recipe) -> int:
-    """Return how many steps fit in `recipe.minutes`, by the speed of a few on a copy of the model."""
+def affordable(model: "PreTrainedModel", tokens: Tensor, training: Training) -> int:
+    """Return how many steps fit in `training.minutes`, by the speed of a few on a copy of the model."""
     began = time.monotonic()
-    fit(copy.deepcopy(model), tokens, replace(recipe, steps=PROBE), lambda step, loss: None)
-    return max(1, round(60 * recipe.minutes * PROBE / (time.monotonic() - began)))
+    fit(copy.deepcopy(model), tokens, replace(training, steps=PROBE), lambda step, loss: None)
+    return max(1, round(60 * training.minutes * PROBE / (time.monotonic() - began)))
 
 
 def write(model: "PreTrainedModel", folder: Path, card: str) -> None:
@@ -195,10 +195,10 @@ class Text(NamedTuple):
     held_count: int
 
 
-def text(recipe: Recipe) -> Text:
+def text(training: Training) -> Text:
     """Read the corpora where this runs and split the one to learn."""
     corpus, other, which = corpora.load("modules"), corpora.load("stdlib"), tokenizer("bytes")
-    parts = (*split(corpus.texts, recipe.held_out, recipe.seed), other.texts)
+    parts = (*split(corpus.texts, training.held_out, training.seed), other.texts)
     train, held_out, rest = (stream(tokenize(part, which), end_of_text(which)) for part in parts)
     return Text(corpus, train, shards.windows(held_out, CONTEXT), shards.windows(rest, CONTEXT, 2048), len(parts[1]))
 
@@ -215,17 +215,17 @@ def measure(model: "PreTrainedModel", data: Text) -> dict[str, float]:
     return nats | {f"{name}_bits": value / math.log(2) for name, value in nats.items()}
 
 
-def card(model: "PreTrainedModel", recipe: Recipe, data: Text, minutes: float) -> str:
-    """Return the card, every figure measured here; `recipe.steps` are the steps that were taken."""
+def card(model: "PreTrainedModel", training: Training, data: Text, minutes: float) -> str:
+    """Return the card, every figure measured here; `training.steps` are the steps that were taken."""
     import transformers
 
-    config, seen = model.config, recipe.steps * recipe.tokens
+    config, seen = model.config, training.steps * training.tokens
     parameters = sum(p.numel() for p in causal_lm.trainable(model).values())
     return CARD.format(
         **measure(model, data),
-        **{name: getattr(recipe, name) for name in ("steps", "tokens", "lr", "seed", "contexts", "betas", "clip")},
-        **{"decay": recipe.weight_decay, "context": CONTEXT},
-        **{"head": "tied" if recipe.tied else "untied", "flag": " --tied" * recipe.tied},
+        **{name: getattr(training, name) for name in ("steps", "tokens", "lr", "seed", "contexts", "betas", "clip")},
+        **{"decay": training.weight_decay, "context": CONTEXT},
+        **{"head": "tied" if training.tied else "untied", "flag": " --tied" * training.tied},
         **{"parameters": parameters, "size": 2 * parameters, "seen": seen, "epochs": seen / len(data.train)},
         **{"layers": config.num_hidden_layers, "width": config.hidden_size, "minutes": minutes},
         **{"positions": config.max_position_embeddings, "held_rows": data.held_count},
@@ -241,24 +241,24 @@ def half(model: "PreTrainedModel") -> "PreTrainedModel":
     return causal_lm.with_parameters(model, {name: p.half() for name, p in causal_lm.trainable(model).items()})
 
 
-def make(recipe: Recipe, folder: Path, say: Callable[[str], None], every: int = 500) -> None:
-    """Train by the recipe and write the base, every `every` steps too, so that a broken run leaves one."""
-    data = text(recipe)
-    shape = causal_lm.Preset("the base", family="llama", layers=recipe.layers, width=recipe.width, tied=recipe.tied)
-    model = causal_lm.draw(shape, seed=recipe.seed, attention="sdpa")
-    recipe = recipe if recipe.steps else replace(recipe, steps=affordable(model, data.train, recipe))
+def make(training: Training, folder: Path, say: Callable[[str], None], every: int = 500) -> None:
+    """Train as `training` says and write the base, every `every` steps too, so that a broken run leaves one."""
+    data = text(training)
+    shape = causal_lm.Preset("the base", family="llama", layers=training.layers, width=training.width, tied=training.tied)
+    model = causal_lm.draw(shape, seed=training.seed, attention="sdpa")
+    training = training if training.steps else replace(training, steps=affordable(model, data.train, training))
     began = time.monotonic()
 
     def report(step: int, loss: float) -> None:
         if step % every == 0:
             minutes = (time.monotonic() - began) / 60
             other = held_out_loss(model, data.held[::8])
-            say(f"step {step}/{recipe.steps}, {minutes:.1f} min: training loss {loss:.3f}, held-out {other:.4f} nats per byte")
-            write(model, folder, f"Unfinished: step {step} of {recipe.steps}.\n")
+            say(f"step {step}/{training.steps}, {minutes:.1f} min: training loss {loss:.3f}, held-out {other:.4f} nats per byte")
+            write(model, folder, f"Unfinished: step {step} of {training.steps}.\n")
 
-    fit(model, data.train, recipe, report)
+    fit(model, data.train, training, report)
     minutes = (time.monotonic() - began) / 60
-    write(model, folder, card(model, recipe, data, minutes))
+    write(model, folder, card(model, training, data, minutes))
     say(f"wrote {folder}")
 
 
@@ -266,15 +266,15 @@ def main() -> None:
     """Read the command line and make the base."""
     parser = argparse.ArgumentParser(prog="python -m deca_lab.tools.pretrain", description="Train the lab's base model.")
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--minutes", type=float, default=Recipe.minutes, help="of training; gives the steps")
-    parser.add_argument("--steps", type=int, default=Recipe.steps, help="exact number of steps, instead of minutes")
-    parser.add_argument("--tokens", type=int, default=Recipe.tokens, help="in a step")
-    parser.add_argument("--lr", type=float, default=Recipe.lr, help="peak learning rate")
+    parser.add_argument("--minutes", type=float, default=Training.minutes, help="of training; gives the steps")
+    parser.add_argument("--steps", type=int, default=Training.steps, help="exact number of steps, instead of minutes")
+    parser.add_argument("--tokens", type=int, default=Training.tokens, help="in a step")
+    parser.add_argument("--lr", type=float, default=Training.lr, help="peak learning rate")
     parser.add_argument("--tied", action="store_true", help="one matrix for embedding and head")
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--seed", type=int, default=Training.seed)
     given = vars(parser.parse_args())
     folder = given.pop("out")
-    make(Recipe(**given), folder, lambda line: print(line, flush=True))
+    make(Training(**given), folder, lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

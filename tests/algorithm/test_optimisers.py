@@ -82,7 +82,7 @@ def test_quasi_global_adam():
         m, v, x = 0.9 * m + 0.1 * d, 0.99 * v + 0.01 * d**2, new
     fed = Feedback(downhill, unit_, 0.9, 0.99)
     agree(ours(opt.quasi_global_adam(ADAM, fed, corrected=False)), x)
-    agree(ours(opt.OPTIMISERS["qg-adam"](opt.Knobs(ADAM, NONE))), x)
+    agree(ours(opt.OPTIMISERS["qg-adam"](opt.OptimiserSpec(ADAM, NONE))), x)
 
 
 @pytest.mark.parametrize("signal", ["printed", "downhill"])
@@ -208,7 +208,7 @@ def test_amsgrad_with_a_tracked_second_moment_goes_to_the_minimum(lr, end, late)
 
 @pytest.mark.parametrize("name", list(opt.OPTIMISERS))
 def test_every_row_is_checkpointable_and_says_how_much_it_holds(name):
-    row = opt.OPTIMISERS[name](opt.Knobs(ADAM, Feedback(SIGNALS["printed"], SCALES["raw"], 0.9, 0.9), 0.9))
+    row = opt.OPTIMISERS[name](opt.OptimiserSpec(ADAM, Feedback(SIGNALS["printed"], SCALES["raw"], 0.9, 0.9), 0.9))
     state = row.init(torch.ones(N, D))
     assert all(t.shape == (N, D) for t in opt.tensors(state))
     assert len(opt.tensors(state)) == row.matrices > 0
@@ -226,7 +226,7 @@ RATE = {"qg-sgd": 0.02, "qg-adam": 0.01}     # QG-Adam steps with unit displacem
 def test_every_optimiser_learns_repeats_itself_and_sends_what_the_formula_says(name, graph):
     A, b, x0 = problem()
     fed = Feedback(SIGNALS["downhill"], SCALES["lr"], 0.9, 0.9)
-    recipe = tr.Recipe(1, 60, lambda s: RATE.get(name, 0.05), opt.OPTIMISERS[name](opt.Knobs(ADAM, fed, 0.5)))
+    recipe = tr.Recipe(1, 60, lambda s: RATE.get(name, 0.05), opt.OPTIMISERS[name](opt.OptimiserSpec(ADAM, fed, 0.5)))
     plan = tr.plan(quadratics(*map(torch.from_numpy, (A, b, x0)), noise=0.1), ALL, topology(graph, N), recipe)
 
     def value(state):

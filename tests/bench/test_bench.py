@@ -54,7 +54,7 @@ def test_what_cannot_be_measured_here_says_why(monkeypatch):
 
 
 def test_the_command_says_the_machine_and_refuses_what_it_does_not_know(capsys, monkeypatch):
-    monkeypatch.setattr(be, "PARTS", {"start": lambda device: iter([be.Row("start", "x", 1.0, 2.0, "s", "y", "z")])})
+    monkeypatch.setattr(be, "PARTS", {"start": lambda device: iter([be.Benchmark("start", "x", 1.0, 2.0, "s", "y", "z")])})
     said = deca_lab(capsys, "bench", "start", "--device", "cpu")
     assert said.code == 0
     assert "torch" in said.out.splitlines()[0]

@@ -21,27 +21,27 @@ BASE = RunConfig(**SMALL)
 
 
 @pytest.fixture(scope="module")
-def told():
+def history():
     return runs.run(BASE)
 
 
-def test_what_a_deca_run_must_satisfy_holds(told):
-    judged = beside(told)
-    assert list(judged) == ["traffic", "memory", "consensus", "gradient"]
-    assert {one.verdict for one in judged.values()} == {"holds"}
-    assert 0.01 < judged["consensus"].bound.tightness < 1
-    assert "L = " in judged["gradient"].rests_on
-    assert judged["consensus"].bound.lhs[0] == pytest.approx(np.sqrt(4 * told.metrics["consensus[embeddings]"].iloc[1]))
+def test_what_a_deca_run_must_satisfy_holds(history):
+    verdicts = beside(history)
+    assert list(verdicts) == ["traffic", "memory", "consensus", "gradient"]
+    assert {one.verdict for one in verdicts.values()} == {"holds"}
+    assert 0.01 < verdicts["consensus"].bound.tightness < 1
+    assert "L = " in verdicts["gradient"].rests_on
+    assert verdicts["consensus"].bound.lhs[0] == pytest.approx(np.sqrt(4 * history.metrics["consensus[embeddings]"].iloc[1]))
 
 
-def test_a_block_that_drifts_farther_than_it_can_is_found(told):
-    name = f"consensus[{told.metrics['block'].iloc[-1]}]"
-    wild = told.metrics.assign(**{name: told.metrics[name] * 1e4})
-    assert beside(replace(told, metrics=wild))["consensus"].verdict.startswith("fails at measurement")
-    more = told.edges.assign(measured=told.edges["measured"] + 1)
-    assert beside(replace(told, edges=more))["traffic"].verdict == "fails at edge 1"
-    memory = {**told.summary["memory"], "measured_peak": 2 * told.summary["memory"]["peak"]}
-    assert beside(replace(told, summary={**told.summary, "memory": memory}))["memory"].verdict.startswith("fails")
+def test_a_block_that_drifts_farther_than_it_can_is_found(history):
+    name = f"consensus[{history.metrics['block'].iloc[-1]}]"
+    wild = history.metrics.assign(**{name: history.metrics[name] * 1e4})
+    assert beside(replace(history, metrics=wild))["consensus"].verdict.startswith("fails at measurement")
+    more = history.edges.assign(measured=history.edges["measured"] + 1)
+    assert beside(replace(history, edges=more))["traffic"].verdict == "fails at edge 1"
+    memory = {**history.summary["memory"], "measured_peak": 2 * history.summary["memory"]["peak"]}
+    assert beside(replace(history, summary={**history.summary, "memory": memory}))["memory"].verdict.startswith("fails")
 
 
 @pytest.mark.parametrize("knobs", quick([
@@ -50,9 +50,9 @@ def test_a_block_that_drifts_farther_than_it_can_is_found(told):
     {"lr_scheduler_type": "cosine", "feedback": "downhill", "feedback_scale": "lr", "b1": 0.9, "b2": 0.9}, {"dtype": "float64"},
 ]))
 def test_disagreement_is_bounded_whatever_the_recipe(knobs):
-    judged = beside(runs.run(replace(BASE, **knobs)))
-    assert judged["consensus"].verdict == "holds"
-    assert judged["traffic"].verdict == "holds"
+    verdicts = beside(runs.run(replace(BASE, **knobs)))
+    assert verdicts["consensus"].verdict == "holds"
+    assert verdicts["traffic"].verdict == "holds"
 
 
 @pytest.mark.parametrize(("knobs", "claim", "words"), quick([
@@ -64,22 +64,22 @@ def test_disagreement_is_bounded_whatever_the_recipe(knobs):
     ({"method": "d-sgd", "momentum": 0.9}, "gradient", "momentum"),
 ], 2))
 def test_a_broken_hypothesis_is_named(knobs, claim, words):
-    judged = beside(runs.run(replace(BASE, **knobs)))[claim]
-    assert judged.verdict.startswith("hypothesis broken: ")
-    assert words in judged.verdict
-    assert judged.bound is None
+    verdict = beside(runs.run(replace(BASE, **knobs)))[claim]
+    assert verdict.verdict.startswith("hypothesis broken: ")
+    assert words in verdict.verdict
+    assert verdict.bound is None
 
 
 def test_d_sgd_with_a_small_learning_rate_is_bounded():
-    judged = beside(runs.run(replace(BASE, method="d-sgd", lr=1e-4)))
-    assert judged["gradient"].verdict == "holds"
-    assert 0 < judged["gradient"].bound.tightness < 1
+    verdicts = beside(runs.run(replace(BASE, method="d-sgd", lr=1e-4)))
+    assert verdicts["gradient"].verdict == "holds"
+    assert 0 < verdicts["gradient"].bound.tightness < 1
 
 
 def test_interference_of_a_dec_lora_run():
-    judged = beside(runs.run(replace(BASE, method="dec-lora", lr=0.02)))
-    assert judged["interference"].verdict == "holds"
-    assert judged["consensus"].verdict == "holds"
+    verdicts = beside(runs.run(replace(BASE, method="dec-lora", lr=0.02)))
+    assert verdicts["interference"].verdict == "holds"
+    assert verdicts["consensus"].verdict == "holds"
 
 
 def test_estimates_of_a_problem_whose_constants_are_exact():

@@ -8,7 +8,13 @@ import torch
 from cases import cases
 
 from deca_lab.algorithm import moments as mo
-from deca_lab.bounds.block_consensus import block_consensus, broken, disagreement, examples, others_kept
+from deca_lab.bounds.block_consensus import (
+    block_consensus,
+    broken,
+    disagreement,
+    examples,
+    others_kept,
+)
 from deca_lab.bounds.feedback_step import constants
 from deca_lab.bounds.landscape import as_problem, quadratics, tug_of_war, valleys
 from deca_lab.bounds.trace import Setting, trace

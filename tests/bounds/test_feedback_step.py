@@ -8,7 +8,14 @@ from cases import cases
 
 from deca_lab.algorithm.moments import Adam
 from deca_lab.bounds import adam_step
-from deca_lab.bounds.feedback_step import broken, constants, examples, feedback_step, weights, witness
+from deca_lab.bounds.feedback_step import (
+    broken,
+    constants,
+    examples,
+    feedback_step,
+    weights,
+    witness,
+)
 from deca_lab.errors import BadInput
 
 EXACT = Adam(eps=0.0)

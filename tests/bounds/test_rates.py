@@ -9,11 +9,23 @@ from cases import cases
 
 from deca_lab.algorithm import moments as mo
 from deca_lab.bounds import rates as ra
-from deca_lab.bounds.rates import Points, Setting, Squares, dec_lora, deca, factorised, fit, logistic, quadratic, stall, sweep
+from deca_lab.bounds.rates import (
+    Points,
+    RateSetting,
+    Squares,
+    dec_lora,
+    deca,
+    factorised,
+    fit,
+    logistic,
+    quadratic,
+    stall,
+    sweep,
+)
 from deca_lab.errors import BadInput
 from deca_lab.mixing.topology import topology
 
-SHORT = Setting(rounds=8, inner_steps=8)
+SHORT = RateSetting(rounds=8, inner_steps=8)
 DOWNHILL = mo.Feedback(mo.downhill, mo.per_lr_, 0.9, 0.8)
 
 
@@ -22,7 +34,9 @@ def line(lengths, exponent, floor=0.0, seeds=4, noise=0.0, seed=0):
     rng = np.random.default_rng([seed, 7])
     lengths = np.array(lengths, dtype=np.float64)
     k = rng.uniform(1, 9, seeds)
-    values = floor + k * lengths[:, None] ** exponent * np.exp(noise * rng.standard_normal((len(lengths), seeds)))
+    values = floor + k * lengths[:, None] ** exponent * np.exp(
+        noise * rng.standard_normal((len(lengths), seeds))
+    )
     return Points(lengths, Squares(values, values.copy(), values.copy()))
 
 
@@ -47,10 +61,16 @@ def test_the_interval_is_students_and_covers_as_often_as_it_says():
 
     found = fit(line([8, 64, 512], -0.5, seeds=5, noise=0.1))
     points = line([8, 64, 512], -0.5, seeds=5, noise=0.1)
-    slopes = [stats.linregress(np.log(points.lengths), np.log(column)).slope for column in points.squares.full.T]
+    slopes = [
+        stats.linregress(np.log(points.lengths), np.log(column)).slope
+        for column in points.squares.full.T
+    ]
     low, high = stats.t.interval(0.95, 4, np.mean(slopes), stats.sem(slopes))
     assert (found.low, found.slope, found.high) == pytest.approx((low, np.mean(slopes), high))
-    inside = [(f := fit(line([8, 64, 512], -0.5, seeds=5, noise=0.1, seed=k))).low <= -0.5 <= f.high for k in range(150)]
+    inside = [
+        (f := fit(line([8, 64, 512], -0.5, seeds=5, noise=0.1, seed=k))).low <= -0.5 <= f.high
+        for k in range(150)
+    ]
     assert 0.9 <= np.mean(inside) <= 0.99
     wide = fit(points, level=0.999)
     assert wide.low < found.low < found.high < wide.high
@@ -74,7 +94,9 @@ def test_the_examples_hold_and_the_broken_one_does_not():
     found = ra.examples()
     assert {name: bound.verdict for name, bound in found.items()} == dict.fromkeys(found, "holds")
     assert found["DECA, one Hessian"].lhs.shape == (3,)
-    assert (found["DECA, one Hessian"].lhs > -0.62).all()  # pinned slack: the exponents are near -1/2, not far below
+    assert (
+        found["DECA, one Hessian"].lhs > -0.62
+    ).all()  # pinned slack: the exponents are near -1/2, not far below
     broken = ra.broken()
     assert broken.verdict == "fails at knob 1"
     assert broken.lhs[0] > -0.4
@@ -90,7 +112,7 @@ def test_broken_all_coordinates_gradient_rises_with_the_number_of_blocks():
 def test_no_coordinate_goes_farther_than_its_steps():
     """The reason: with B blocks each coordinate has T R steps of at most C_R c / sqrt(T B R), so many blocks move nothing."""
     case = quadratic(2, d=8, sigma=0.0, distance=50.0)
-    one = deca(case, Setting(rounds=1, blocks=8, inner_steps=1, c=1.0))
+    one = deca(case, RateSetting(rounds=1, blocks=8, inner_steps=1, c=1.0))
     hessian, b = case.problem.batches(0)
     start = (hessian @ case.problem.start["x"][:, :, None])[:, :, 0] - b
     squared = start.unflatten(0, (2, -1)).mean(1).square().sum(1)
@@ -100,16 +122,20 @@ def test_no_coordinate_goes_farther_than_its_steps():
 
 
 def test_the_floor_of_different_clients_is_where_it_is_predicted():
-    setting = Setting(blocks=1, inner_steps=16, graph="complete")
+    setting = RateSetting(blocks=1, inner_steps=16, graph="complete")
     found = fit(sweep(quadratic(4, zeta=16.0), "rounds", (8, 32), setting), "full")
     predicted = stall(quadratic(4, zeta=16.0, sigma=0.0), 1.0).mean()
-    assert found.floor == pytest.approx(predicted, rel=0.15)  # a prediction: v is not the mean of g^2
+    assert found.floor == pytest.approx(
+        predicted, rel=0.15
+    )  # a prediction: v is not the mean of g^2
     assert found.floor_low > 0
     assert found.slope > -0.35
 
 
 def test_the_predicted_floor_vanishes_with_the_sixth_power_of_zeta_and_grows_with_its_square():
-    floors = [stall(quadratic(3, zeta=zeta, sigma=0.0), 1.0).mean() for zeta in (0.1, 0.2, 1000.0, 2000.0)]
+    floors = [
+        stall(quadratic(3, zeta=zeta, sigma=0.0), 1.0).mean() for zeta in (0.1, 0.2, 1000.0, 2000.0)
+    ]
     assert floors[1] / floors[0] == pytest.approx(2**6, rel=0.05)
     assert floors[3] / floors[2] == pytest.approx(2**2, rel=0.05)
     assert stall(quadratic(3, zeta=0.0, sigma=0.0), 1.0).max() < 1e-25
@@ -118,16 +144,20 @@ def test_the_predicted_floor_vanishes_with_the_sixth_power_of_zeta_and_grows_wit
 # edge sizes
 
 
-@pytest.mark.parametrize("make", [quadratic, lambda seeds, **sizes: logistic(seeds, batch=2, rows=4, **sizes)])
+@pytest.mark.parametrize(
+    "make", [quadratic, lambda seeds, **sizes: logistic(seeds, batch=2, rows=4, **sizes)]
+)
 def test_one_client_one_coordinate_one_step(make):
     case = make(1, clients=1, d=1)
-    found = deca(case, Setting(1, 1, 1))
+    found = deca(case, RateSetting(1, 1, 1))
     assert all(side.shape == (1,) and np.isfinite(side).all() for side in found)
     assert found.full == found.block == found.late
-    points = sweep(make(2, clients=1, d=1), "rounds", (1, 2), Setting(1, 1, 1))
-    assert np.isfinite(ra.rates(make(2, clients=1, d=1), {"rounds": (1, 2)}, Setting(1, 1, 1)).lhs).all()
+    points = sweep(make(2, clients=1, d=1), "rounds", (1, 2), RateSetting(1, 1, 1))
+    assert np.isfinite(
+        ra.rates(make(2, clients=1, d=1), {"rounds": (1, 2)}, RateSetting(1, 1, 1)).lhs
+    ).all()
     assert points.lengths.tolist() == [1, 2]
-    one = dec_lora(factorised(1, size=1, rank=1, clients=1), Setting(1, 1, 1))
+    one = dec_lora(factorised(1, size=1, rank=1, clients=1), RateSetting(1, 1, 1))
     assert one.full.shape == (1,)
 
 
@@ -157,31 +187,51 @@ def by_hand(case, A, b, x, setting, W, noise):
                     h = (old - new) / lr
                     m, v = 0.9 * m + 0.1 * h, 0.8 * v + 0.2 * h**2
                 step += 1
-    return np.mean(full), np.mean(block), np.mean(full[-max(step // 4, 1):])
+    return np.mean(full), np.mean(block), np.mean(full[-max(step // 4, 1) :])
 
 
 @pytest.mark.parametrize("feedback", [ra.NONE, DOWNHILL])
 @pytest.mark.parametrize("common", [True, False])
 def test_deca_is_a_plain_loop_over_each_seed_alone(common, feedback):
     case = quadratic(3, zeta=2.0, common=common, d=7, clients=5, seed=4)
-    setting = Setting(rounds=3, blocks=3, inner_steps=4, graph="path", feedback=feedback)
+    setting = RateSetting(rounds=3, blocks=3, inner_steps=4, graph="path", feedback=feedback)
     found = deca(case, setting)
     A, _ = case.problem.batches(0)
-    clean = quadratic(3, zeta=2.0, common=common, d=7, clients=5, seed=4, sigma=0.0).problem.batches(0)[1].numpy()
+    clean = (
+        quadratic(3, zeta=2.0, common=common, d=7, clients=5, seed=4, sigma=0.0)
+        .problem.batches(0)[1]
+        .numpy()
+    )
     noise = np.stack([case.problem.batches(s)[1].numpy() - clean for s in range(setting.length)])
     for s in range(3):
         mine = slice(5 * s, 5 * s + 5)
-        full, block, late = by_hand(case, A.numpy()[mine], clean[mine], case.problem.start["x"].numpy()[mine], setting,
-                                    topology("path", 5).at(0), noise[:, mine])
-        assert (found.full[s], found.block[s], found.late[s]) == pytest.approx((full, block, late), rel=1e-9)
+        full, block, late = by_hand(
+            case,
+            A.numpy()[mine],
+            clean[mine],
+            case.problem.start["x"].numpy()[mine],
+            setting,
+            topology("path", 5).at(0),
+            noise[:, mine],
+        )
+        assert (found.full[s], found.block[s], found.late[s]) == pytest.approx(
+            (full, block, late), rel=1e-9
+        )
 
 
 def test_dec_lora_is_a_plain_loop():
     case = factorised(2, size=4, rank=2, clients=3, seed=5)
-    setting = Setting(rounds=4, blocks=1, inner_steps=3, c=0.3)
+    setting = RateSetting(rounds=4, blocks=1, inner_steps=3, c=0.3)
     W, lr, found = topology("ring", 3).at(0), 0.3 / math.sqrt(12), dec_lora(case, setting)
-    M = np.stack([case.problem.batches(step).numpy() for step in range(12)])[:, 3:]  # the second seed's
-    clean = factorised(2, size=4, rank=2, clients=3, seed=5, sigma=0.0).problem.batches(0).numpy()[3:].mean(0)
+    M = np.stack([case.problem.batches(step).numpy() for step in range(12)])[
+        :, 3:
+    ]  # the second seed's
+    clean = (
+        factorised(2, size=4, rank=2, clients=3, seed=5, sigma=0.0)
+        .problem.batches(0)
+        .numpy()[3:]
+        .mean(0)
+    )
     A, B = (case.problem.start[name].numpy()[3:] for name in ("w.lora_A", "w.lora_B"))
     squares = []
     for step in range(12):
@@ -196,11 +246,14 @@ def test_dec_lora_is_a_plain_loop():
     assert found.late[1] == pytest.approx(np.mean(squares[-3:]), rel=1e-9)
 
 
-@pytest.mark.parametrize("make", [
-    lambda: quadratic(2, zeta=1.5, common=False, sigma=0.0, d=5),
-    lambda: factorised(2, sigma=0.0, size=3),
-    lambda: logistic(2, skew=0.5, rows=6, batch=6, d=5),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: quadratic(2, zeta=1.5, common=False, sigma=0.0, d=5),
+        lambda: factorised(2, sigma=0.0, size=3),
+        lambda: logistic(2, skew=0.5, rows=6, batch=6, d=5),
+    ],
+)
 def test_the_gradient_is_the_mean_of_the_clients_own(make):
     case = make()
     n = case.clients
@@ -210,7 +263,10 @@ def test_the_gradient_is_the_mean_of_the_clients_own(make):
     for s in range(2):
         leaf = x[0, s].clone().requires_grad_()
         pieces = leaf.split([v[0].numel() for v in case.problem.start.values()])
-        params = {name: p.view(v.shape[1:]) for p, (name, v) in zip(pieces, case.problem.start.items(), strict=True)}
+        params = {
+            name: p.view(v.shape[1:])
+            for p, (name, v) in zip(pieces, case.problem.start.items(), strict=True)
+        }
         losses = [case.problem.loss(params, take(data, i)) for i in range(n * s, n * s + n)]
         (g,) = torch.autograd.grad(sum(losses) / n, leaf)
         torch.testing.assert_close(case.gradient(x)[0, s], g, rtol=1e-10, atol=1e-12)
@@ -225,7 +281,12 @@ def rows_of(case):
     if case.problem.loss is not ra._logistic_loss:
         return case.problem.batches(0)
     seen = [case.problem.batches(step) for step in range(60)]
-    return torch.stack([torch.unique(torch.cat([batch[i] for batch in seen]), dim=0) for i in range(case.problem.clients)])
+    return torch.stack(
+        [
+            torch.unique(torch.cat([batch[i] for batch in seen]), dim=0)
+            for i in range(case.problem.clients)
+        ]
+    )
 
 
 def test_a_models_plan_is_measured_at_its_visits():
@@ -250,7 +311,9 @@ def test_a_models_plan_is_measured_at_its_visits():
 
 
 def test_seeds_differ_and_repeat():
-    first, second, other = (deca(quadratic(2, seed=s), Setting(2, 2, 2)).full for s in (0, 0, 1))
+    first, second, other = (
+        deca(quadratic(2, seed=s), RateSetting(2, 2, 2)).full for s in (0, 0, 1)
+    )
     assert np.array_equal(first, second)
     assert len({*first.tolist(), *other.tolist()}) == 4
 
@@ -263,11 +326,15 @@ def test_zeta_and_skew_are_what_they_say():
         g = A[mine] @ x - b[mine]
         assert float(g.mean(0).norm()) < 1e-10
         assert float(g.square().sum(1).mean()) == pytest.approx(2.5**2, rel=1e-9)
-        assert torch.linalg.eigvalsh(A[mine])[:, [0, -1]].numpy() == pytest.approx(np.tile([0.5, 2.0], (8, 1)))
+        assert torch.linalg.eigvalsh(A[mine])[:, [0, -1]].numpy() == pytest.approx(
+            np.tile([0.5, 2.0], (8, 1))
+        )
     apart = []
     for skew in (0.0, 0.5, 1.0):
         problem = logistic(1, skew=skew).problem
-        means = torch.cat([problem.batches(step) for step in range(100)], 1).mean(1)  # (N, d) of label times features
+        means = torch.cat([problem.batches(step) for step in range(100)], 1).mean(
+            1
+        )  # (N, d) of label times features
         apart.append(float((means - means.mean(0)).square().mean()))
     assert apart[0] < 0.02 < 2 * apart[0] < apart[1] < 0.1 < apart[2]
 
@@ -285,9 +352,10 @@ def test_zeta_and_skew_are_what_they_say():
     (lambda: ra.bound_of({}, "middle"), "unknown end 'middle'"),
     (lambda: quadratic(0), "seeds = 0 cannot be used: it must be a whole number from 1 up"),
     (lambda: logistic(2, skew=1.5), "skew = 1.5 cannot be used"),
-    (lambda: dec_lora(factorised(1), Setting()), "blocks = 4 cannot be used: it must be 1: Dec-LoRA trains all factors at once"),
-    (lambda: deca(factorised(1), Setting()), r"problem.start = \['w.lora_A', 'w.lora_B'\] cannot be used: it must be one"),
-    (lambda: deca(quadratic(1), Setting(rounds=0)), "rounds"),
+    (lambda: dec_lora(factorised(1), RateSetting()),
+     "blocks = 4 cannot be used: it must be 1: Dec-LoRA trains all factors at once"),
+    (lambda: deca(factorised(1), RateSetting()), r"problem.start = \['w.lora_A', 'w.lora_B'\] cannot be used: it must be one"),
+    (lambda: deca(quadratic(1), RateSetting(rounds=0)), "rounds"),
 ])  # fmt: skip
 def test_bad_input(call, message):
     with pytest.raises(BadInput, match=message):
@@ -309,7 +377,11 @@ def test_the_picture_shows_points_lines_guide_and_floor():
     _, words = axes.get_legend_handles_labels()
     assert words[0] == "slope -1/2" or words[-1] == "slope -1/2" or "slope -1/2" in words
     assert any(word.startswith("b: slope -0.70") for word in words)
-    flat = [row for row in axes.lines if len(set(np.round(row.get_ydata(), 9))) == 1 and row.get_linestyle() == ":"]
+    flat = [
+        row
+        for row in axes.lines
+        if len(set(np.round(row.get_ydata(), 9))) == 1 and row.get_linestyle() == ":"
+    ]
     assert [float(row.get_ydata()[0]) for row in flat] == pytest.approx([0.5])
     guide = next(row for row in axes.lines if row.get_label() == "slope -1/2")
     (x0, x1), (y0, y1) = guide.get_data()

@@ -6,7 +6,7 @@ import pytest
 from command import deca_lab
 
 from deca_lab.course import machine
-from deca_lab.course.machine import Finding
+from deca_lab.course.machine import Check
 from deca_lab.errors import BadInput
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -40,9 +40,9 @@ def test_what_is_needed_is_what_the_project_says():
 
 
 def test_a_training_that_does_not_learn_is_told():
-    assert machine.judged(5.0, 4.0).ok
-    assert not machine.judged(5.0, 5.0).ok
-    assert not machine.judged(5.0, float("nan")).ok
+    assert machine.learnt(5.0, 4.0).ok
+    assert not machine.learnt(5.0, 5.0).ok
+    assert not machine.learnt(5.0, float("nan")).ok
 
 
 def test_a_folder_that_is_not_there(tmp_path):
@@ -56,18 +56,18 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
     assert not machine.disk(tmp_path).ok
 
 
-def test_a_look_that_stops_is_a_finding_and_not_the_end():
+def test_a_look_that_stops_is_a_failed_check_and_not_the_end():
     (found,) = machine._guarded("kernel", lambda: 1 / 0)
     assert (found.ok, found.name) == (False, "kernel")
     assert "ZeroDivisionError" in found.found
 
 
 def test_the_command_says_it_and_exits_1_where_something_is_wrong(capsys, monkeypatch):
-    found = [Finding("python", True, "3.11", ""), Finding("cores", False, "0", "buy one")]
+    found = [Check("python", True, "3.11", ""), Check("cores", False, "0", "buy one")]
     monkeypatch.setattr(machine, "examine", lambda: found)
     said = deca_lab(capsys, "doctor", "--machine")
     assert said.code == 1
     assert "buy one" in said.out
     assert "not ready: cores" in said.out
-    monkeypatch.setattr(machine, "examine", lambda: [Finding("python", True, "3.11", "")])
+    monkeypatch.setattr(machine, "examine", lambda: [Check("python", True, "3.11", "")])
     assert deca_lab(capsys, "doctor", "--machine").code == 0

@@ -28,64 +28,135 @@ from deca_lab.text.shards import split
 
 CORPUS = load("markov", seed=0)
 LABELS, NAMES = dealing._few(CORPUS)
-SMALL = {"model": "tiny", "corpus": "markov", "clients": 2, "topology": "complete", "context": 16, "batch": 1, "rounds": 1,
-         "inner_steps": 2, "eval_windows": 2, "device": "cpu"}
+SMALL = {
+    "model": "tiny",
+    "corpus": "markov",
+    "clients": 2,
+    "topology": "complete",
+    "context": 16,
+    "batch": 1,
+    "rounds": 1,
+    "inner_steps": 2,
+    "eval_windows": 2,
+    "device": "cpu",
+}
 PICTURES = {
-    "dealing": (lambda: dealing.scene(LABELS, NAMES), dealing.KNOBS,
-                {"split": "dirichlet", "power": 0.0, "clients": 8, "seed": 0}),
-    "scheduler": (scheduler.scene, scheduler.KNOBS, {"model": "tiny", "cut": "layers", "fineness": 1, "order": "sequence",
-                                                     "rounds": 2, "inner_steps": 4, "clients": 4, "dtype": "float32"}),
-    "microscope": (microscope.scene, microscope.KNOBS, {"feedback": "printed", "scale": "lr", "b1": 0.9, "b2": 0.99, "noise": 0.5,
-                                                        "power": -1.0, "inner_steps": 12, "apart": 2.0}),
-    "paths": (paths.scene, paths.KNOBS, {"method": "deca", "power": -1.0, "inner_steps": 4, "apart": 0.5, "feedback": "downhill",
-                                         "scale": "lr", "b1": 0.9, "b2": 0.9}),
+    "dealing": (
+        lambda: dealing.scene(LABELS, NAMES),
+        dealing.CONTROLS,
+        {"split": "dirichlet", "power": 0.0, "clients": 8, "seed": 0},
+    ),
+    "scheduler": (
+        scheduler.scene,
+        scheduler.CONTROLS,
+        {
+            "model": "tiny",
+            "cut": "layers",
+            "fineness": 1,
+            "order": "sequence",
+            "rounds": 2,
+            "inner_steps": 4,
+            "clients": 4,
+            "dtype": "float32",
+        },
+    ),
+    "microscope": (
+        microscope.scene,
+        microscope.CONTROLS,
+        {
+            "feedback": "printed",
+            "scale": "lr",
+            "b1": 0.9,
+            "b2": 0.99,
+            "noise": 0.5,
+            "power": -1.0,
+            "inner_steps": 12,
+            "apart": 2.0,
+        },
+    ),
+    "paths": (
+        paths.scene,
+        paths.CONTROLS,
+        {
+            "method": "deca",
+            "power": -1.0,
+            "inner_steps": 4,
+            "apart": 0.5,
+            "feedback": "downhill",
+            "scale": "lr",
+            "b1": 0.9,
+            "b2": 0.9,
+        },
+    ),
 }
 
 
-def other(knob, value):
-    """Return another value of a knob."""
-    return next(o for o in knob.options if o != value) if knob.options else knob.low if value != knob.low else knob.high
+def other(control, value):
+    """Return another value of a control."""
+    return (
+        next(o for o in control.options if o != value)
+        if control.options
+        else control.low
+        if value != control.low
+        else control.high
+    )
 
 
-def drawn(knob, rng):
-    """Return a random value of a knob, its ends often."""
-    if knob.options:
-        return rng.choice(knob.options)
-    within = rng.randint(int(knob.low), int(knob.high)) if knob.step == 1 else rng.uniform(knob.low, knob.high)
-    return rng.choice([knob.low, knob.high, within])
+def drawn(control, rng):
+    """Return a random value of a control, its ends often."""
+    if control.options:
+        return rng.choice(control.options)
+    within = (
+        rng.randint(int(control.low), int(control.high))
+        if control.step == 1
+        else rng.uniform(control.low, control.high)
+    )
+    return rng.choice([control.low, control.high, within])
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_moving_a_control_draws_another_picture_and_back_the_same(name):
-    make, knobs, values = PICTURES[name]
-    mounted = panel.mount(make(), knobs, values)
+    make, controls, values = PICTURES[name]
+    mounted = panel.mount(make(), controls, values)
     picture = mounted.box.children[1]
     before = seen(picture)
-    for knob in knobs:
-        mounted.controls[knob].value = other(knobs[knob], values[knob])
+    for control in controls:
+        mounted.widgets[control].value = other(controls[control], values[control])
         changed = seen(picture)[0] != before[0]
-        assert changed or knob in {"order"}, knob        # two layers and ends of equal look: an order may change colours only
-        mounted.controls[knob].value = values[knob]
-        assert seen(picture) == before, knob
+        assert changed or control in {"order"}, (
+            control
+        )  # two layers and ends of equal look: an order may change colours only
+        mounted.widgets[control].value = values[control]
+        assert seen(picture) == before, control
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_no_setting_breaks_a_picture(name):
-    make, knobs, values = PICTURES[name]
+    make, controls, values = PICTURES[name]
     scene, rng = make(), random.Random(name)
     draw, update = panel.renderer(scene.figure), styled(scene.update)
     for _ in range(40):
         try:
-            words = update(**{**values, **{name: drawn(knob, rng) for name, knob in knobs.items()}})
-        except BadInput as error:                        # a cut that this model does not allow
+            words = update(
+                **{**values, **{name: drawn(control, rng) for name, control in controls.items()}}
+            )
+        except BadInput as error:  # a cut that this model does not allow
             words = str(error)
         assert draw().startswith(b"\x89PNG")
         assert 20 < len(words) < 900
         assert "nan" not in words
 
 
-@pytest.mark.parametrize("make", [lambda: shard_picture(CORPUS), block_scheduler, moment_microscope, quadratic_paths,
-                                  lambda: training_dashboard(RunConfig(**SMALL))])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: shard_picture(CORPUS),
+        block_scheduler,
+        moment_microscope,
+        quadratic_paths,
+        lambda: training_dashboard(RunConfig(**SMALL)),
+    ],
+)
 def test_elsewhere_it_is_a_picture_with_words(make, monkeypatch):
     from IPython.display import Image
 
@@ -97,18 +168,21 @@ def test_elsewhere_it_is_a_picture_with_words(make, monkeypatch):
     assert len(shown.data) < 60_000
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: shard_picture(CORPUS, clients=1), "clients = 1"),
-    (lambda: shard_picture(CORPUS, alpha=0.0), "alpha = 0.0"),
-    (lambda: shard_picture(CORPUS, split="shares"), "split = 'shares'"),
-    (lambda: block_scheduler(model="huge"), "model = 'huge'"),
-    (lambda: block_scheduler(model="tiny", fineness=5), "granularity = 5"),
-    (lambda: moment_microscope(b1=1.5), "b1 = 1.5"),
-    (lambda: moment_microscope(feedback="up"), "feedback = 'up'"),
-    (lambda: quadratic_paths(method="adam"), "method = 'adam'"),
-    (lambda: quadratic_paths(lr=0.0), "lr = 0.0"),
-    (lambda: quadratic_paths(lr=5.0), "lr = 5.0"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: shard_picture(CORPUS, clients=1), "clients = 1"),
+        (lambda: shard_picture(CORPUS, alpha=0.0), "alpha = 0.0"),
+        (lambda: shard_picture(CORPUS, split="shares"), "split = 'shares'"),
+        (lambda: block_scheduler(model="huge"), "model = 'huge'"),
+        (lambda: block_scheduler(model="tiny", fineness=5), "granularity = 5"),
+        (lambda: moment_microscope(b1=1.5), "b1 = 1.5"),
+        (lambda: moment_microscope(feedback="up"), "feedback = 'up'"),
+        (lambda: quadratic_paths(method="adam"), "method = 'adam'"),
+        (lambda: quadratic_paths(lr=0.0), "lr = 0.0"),
+        (lambda: quadratic_paths(lr=5.0), "lr = 5.0"),
+    ],
+)
 def test_bad_input(call, words):
     with pytest.raises(BadInput, match=words):
         call()
@@ -118,7 +192,9 @@ def test_bad_input(call, words):
 def test_the_rows_are_those_of_split_counted_by_hand(how):
     found = dealing.dealt(LABELS, how, -0.5, 5, 3)
     parts = split(np.array(LABELS), 5, how=how, alpha=10**-0.5, seed=3).train
-    by_hand = [[sum(LABELS[row] == label for row in part) for label in range(len(NAMES))] for part in parts]
+    by_hand = [
+        [sum(LABELS[row] == label for row in part) for label in range(len(NAMES))] for part in parts
+    ]
     np.testing.assert_array_equal(found.counts, by_hand)
     mixes = found.counts / found.counts.sum(1, keepdims=True)
     assert found.tv == pytest.approx(np.abs(mixes - mixes.mean(0)).sum(1).mean() / 2)
@@ -127,7 +203,11 @@ def test_the_rows_are_those_of_split_counted_by_hand(how):
 def test_many_labels_and_rows_are_gathered():
     from deca_lab.text.corpora import Corpus
 
-    many = CORPUS._replace(texts=["x"] * 9000, labels=np.arange(9000) % 12, label_names=[f"kind {k}" for k in range(12)])
+    many = CORPUS._replace(
+        texts=["x"] * 9000,
+        labels=np.arange(9000) % 12,
+        label_names=[f"kind {k}" for k in range(12)],
+    )
     assert isinstance(many, Corpus)
     labels, names = dealing._few(many)
     assert (len(labels), len(names)) == (4000, 8)
@@ -138,8 +218,10 @@ def test_the_schedule_and_its_costs_by_hand():
     found = scheduler.costs("tiny", "layers", 1, "sequence", 2, 4, 4, "float32")
     widths = [where.width for where in found.plan.layouts]
     assert [visit.block for visit in found.plan.visits] == [0, 1, 2, 3] * 2
-    assert found.sent == 2 * 4 * 4 * 2 * 4 * sum(widths)          # rounds, steps, clients, neighbours, bytes
-    assert found.sent_full == 4 * found.sent                      # as many steps, four blocks at once
+    assert found.sent == 2 * 4 * 4 * 2 * 4 * sum(
+        widths
+    )  # rounds, steps, clients, neighbours, bytes
+    assert found.sent_full == 4 * found.sent  # as many steps, four blocks at once
     assert found.memory.weights == 4 * 4 * sum(widths)
     assert found.memory.peak == 4 * 4 * (sum(widths) + 4 * max(widths))
 
@@ -149,7 +231,7 @@ def test_the_moments_are_torchs_adam_where_nothing_is_fed():
     x = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
     optimiser, at = torch.optim.Adam([x], lr=0.1, betas=microscope.DECAYS[:2], eps=1e-8), []
     for _ in range(24):
-        x.grad = x.detach().clone()                               # all wishes are 0, all clients are one
+        x.grad = x.detach().clone()  # all wishes are 0, all clients are one
         at.append(float(x.detach()))
         optimiser.step()
     np.testing.assert_allclose(found.g, at, rtol=1e-10)
@@ -157,9 +239,15 @@ def test_the_moments_are_torchs_adam_where_nothing_is_fed():
 
 
 def test_what_is_fed_is_the_step_that_was_taken():
-    found = microscope.seen("printed", "raw", 1.0, 1.0, 24, -1.0, 0.0, 0.0)          # b1 = b2 = 1: it is seen, and not taken in
+    found = microscope.seen(
+        "printed", "raw", 1.0, 1.0, 24, -1.0, 0.0, 0.0
+    )  # b1 = b2 = 1: it is seen, and not taken in
     np.testing.assert_allclose(found.h, -0.1 * found.direction, rtol=1e-9)
-    np.testing.assert_allclose(microscope.seen("downhill", "lr", 1.0, 1.0, 24, -1.0, 0.0, 0.0).h, found.direction, rtol=1e-9)
+    np.testing.assert_allclose(
+        microscope.seen("downhill", "lr", 1.0, 1.0, 24, -1.0, 0.0, 0.0).h,
+        found.direction,
+        rtol=1e-9,
+    )
 
 
 def test_decentralised_sgds_path_is_a_matrix_recursion():
@@ -171,12 +259,14 @@ def test_decentralised_sgds_path_is_a_matrix_recursion():
     for models in found.models:
         np.testing.assert_allclose(models, X, atol=1e-12)
         X = W @ (X - 0.1 * (X - wish) @ A)
-    np.testing.assert_allclose(found.above[-1], found.models[-1].mean(0) @ A @ found.models[-1].mean(0) / 2, rtol=1e-12)
+    np.testing.assert_allclose(
+        found.above[-1], found.models[-1].mean(0) @ A @ found.models[-1].mean(0) / 2, rtol=1e-12
+    )
 
 
 def test_a_block_moves_alone():
     found = paths.paths("deca", -1.0, 4, 0.5, "printed", "raw", 0.99, 0.999)
-    moved = np.abs(np.diff(found.models, axis=0)).max(1) > 0       # (steps, 2)
+    moved = np.abs(np.diff(found.models, axis=0)).max(1) > 0  # (steps, 2)
     assert moved[:4].any(0).tolist() == [True, False]
     assert moved[4:8].any(0).tolist() == [False, True]
 

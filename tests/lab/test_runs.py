@@ -49,21 +49,21 @@ def test_the_mean_model_gets_better_on_text_that_nobody_trains_on(unbroken):
 
 
 def test_folder_reads_back_as_the_same_history(unbroken):
-    told, folder = unbroken
+    history, folder = unbroken
     read = history.load(folder)
-    assert read.config == told.config
-    assert read.summary == json.loads(json.dumps(told.summary))
-    np.testing.assert_array_equal(read.W, told.W)
+    assert read.config == history.config
+    assert read.summary == json.loads(json.dumps(history.summary))
+    np.testing.assert_array_equal(read.W, history.W)
     for name in history.TABLES:
-        pd.testing.assert_frame_equal(getattr(read, name), getattr(told, name), check_dtype=False)
+        pd.testing.assert_frame_equal(getattr(read, name), getattr(history, name), check_dtype=False)
 
 
 def test_measured_bytes_equal_predicted_bytes(unbroken):
-    told = unbroken[0]
-    assert (told.edges["measured"] == told.edges["predicted"]).all()
-    blocks = dict(zip(told.blocks["block"], told.blocks["parameters"], strict=True))
-    by_hand = sum(blocks[name] for name in told.visits["block"]) * 3 * 4 * 8     # inner steps x float32 x directed edges
-    assert told.summary["bytes_sent"] == told.edges["measured"].sum() == by_hand
+    history = unbroken[0]
+    assert (history.edges["measured"] == history.edges["predicted"]).all()
+    blocks = dict(zip(history.blocks["block"], history.blocks["parameters"], strict=True))
+    by_hand = sum(blocks[name] for name in history.visits["block"]) * 3 * 4 * 8     # inner steps x float32 x directed edges
+    assert history.summary["bytes_sent"] == history.edges["measured"].sum() == by_hand
 
 
 def test_measured_peak_is_the_ledgers_within_a_tenth(unbroken):
@@ -203,10 +203,10 @@ def test_no_test_row_is_in_any_shard():
                                   3),
                          ids=lambda k: "-".join(map(str, k.values()))[:40])
 def test_every_kind_of_run_ends_and_its_ledger_is_right(knobs):
-    told = runs.run(replace(CONFIG, **{"inner_steps": 2, **knobs}))
-    assert told.metrics["test_loss"].iloc[-1] < told.metrics["test_loss"].iloc[0]
-    assert (told.edges["measured"] == told.edges["predicted"]).all()
-    assert told.summary["memory"]["measured_peak"] == pytest.approx(told.summary["memory"]["peak"], rel=0.1)
+    history = runs.run(replace(CONFIG, **{"inner_steps": 2, **knobs}))
+    assert history.metrics["test_loss"].iloc[-1] < history.metrics["test_loss"].iloc[0]
+    assert (history.edges["measured"] == history.edges["predicted"]).all()
+    assert history.summary["memory"]["measured_peak"] == pytest.approx(history.summary["memory"]["peak"], rel=0.1)
 
 
 def test_loop_and_stacked_engines_give_the_same_run():

@@ -219,7 +219,7 @@ def test_the_base_knows_its_language():
     there = pretrain.held_out_loss(model, shards.windows(other, 128, 256))
     assert there < 0.6 * pretrain.unigram_entropy(other)
     assert there == pytest.approx(said["2,048 contexts"], abs=0.1)
-    held = pretrain.split(corpora.load("modules").texts, pretrain.Recipe().held_out, pretrain.Recipe().seed)[1]
+    held = pretrain.split(corpora.load("modules").texts, pretrain.Training().held_out, pretrain.Training().seed)[1]
     own = shards.windows(byte_stream(held), 128, 256)
     assert pretrain.held_out_loss(model, own) == pytest.approx(said["held-out rows"], abs=0.1)
 
@@ -229,7 +229,7 @@ def test_the_base_is_made_by_its_script(tmp_path, monkeypatch):
     few = corpora.from_rows("few", [(row, "code") for row in rows])
     monkeypatch.setattr(corpora, "load", lambda name: few)
     said = []
-    recipe = pretrain.Recipe(steps=12, tokens=512, layers=1, width=32, contexts=(64, 32), lr=1e-2)
+    recipe = pretrain.Training(steps=12, tokens=512, layers=1, width=32, contexts=(64, 32), lr=1e-2)
     for folder in ("a", "b"):
         pretrain.make(recipe, tmp_path / folder, said.append, every=6)
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
@@ -246,7 +246,7 @@ def test_the_base_is_made_by_its_script(tmp_path, monkeypatch):
 def test_minutes_become_steps_by_the_speed(monkeypatch):
     clock = iter([100.0, 100.0 + pretrain.PROBE * 0.5])
     monkeypatch.setattr(pretrain, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    recipe = pretrain.Recipe(minutes=3, tokens=32, contexts=(16,))
+    recipe = pretrain.Training(minutes=3, tokens=32, contexts=(16,))
     model = causal_lm.draw(causal_lm.Preset("", family="llama", layers=1, width=32))
     before = {name: p.clone() for name, p in causal_lm.trainable(model).items()}
     assert pretrain.affordable(model, tokens(200), recipe) == 360  # half a second a step
@@ -262,7 +262,7 @@ def test_rows_held_out_are_not_trained_on():
 
 
 def test_the_rate_warms_up_and_comes_down():
-    recipe = pretrain.Recipe(lr=2.0, warmup=0.1, floor=0.1)
+    recipe = pretrain.Training(lr=2.0, warmup=0.1, floor=0.1)
     rates = [pretrain.rate(step, 100, recipe) for step in range(100)]
     assert rates[:11] == pytest.approx([0.2 * (i + 1) for i in range(10)] + [2.0])
     assert rates[10:] == sorted(rates[10:], reverse=True)

@@ -32,7 +32,7 @@ def row(width=1000, seed=0):
 
 
 def made(name, share=0.1, bits=4, gamma=1.0):
-    return ms.compression(name, share, bits, gamma)
+    return ms.compressor(name, share, bits, gamma)
 
 
 def test_top_k_keeps_the_largest():
@@ -112,16 +112,16 @@ def test_the_run_is_a_plain_loop_and_every_mixing_keeps_the_mean(name):
 def test_under_losses_each_edge_has_a_replica_of_its_own_that_is_brought_up_to_date(name, graph):
     """A plain loop in which every receiver keeps its own replica of each other client, from the messages that reached it."""
     n, width, turns, gamma, short = 4, 20, 40, 0.6, made(name, share=0.3, gamma=0.6)
-    told = fl.faults(fl.Faults(drop=0.4, away=(fl.Spell(1, 0, 6), fl.Spell(2, 25, 31)), clients=n, turns=turns),
+    faults = fl.require_possible(fl.Faults(drop=0.4, away=(fl.Spell(1, 0, 6), fl.Spell(2, 25, 31)), clients=n, turns=turns),
                      topology("ring", n), turns)
     problem = quadratics(torch.eye(width).double().repeat(n, 1, 1), *torch.from_numpy(
         np.random.default_rng(0).standard_normal((2, n, width))))
     laid = plan(problem, whole(["x"]), topology(graph, n), Recipe(2, 20, lambda s: 0.05, optimisers.sgd()),
-                lossy(told, 1), ms.compressed(short, 0))
+                lossy(faults, 1), ms.compressed(short, 0))
     _, b = (part.numpy() for part in problem.batches(0))
     X, total = problem.start["x"].numpy().copy(), np.zeros((n, n), int)
     for turn, (state, _) in enumerate(train(laid)):
-        there, W = told.present(turn), topology(graph, n).at(turn)
+        there, W = faults.present(turn), topology(graph, n).at(turn)
         plus = np.where(there[:, None], X - 0.05 * (X - b), X)
         if turn % 20 == 0:                                              # a visit: nobody knows anything of anybody
             own = plus.copy()
@@ -136,7 +136,7 @@ def test_under_losses_each_edge_has_a_replica_of_its_own_that_is_brought_up_to_d
         for i, j in heard:
             if W[i, j] and there[i] and there[j]:
                 total[i, j] += min(sum(waiting[i, j]), width * 8)
-                if not told.lost(turn)[i, j]:
+                if not faults.lost(turn)[i, j]:
                     heard[i, j], waiting[i, j] = own[j].copy(), []
                     X[i] += gamma * W[i, j] * (heard[i, j] - own[i])
         np.testing.assert_allclose(state.blocks[0].numpy(), X, atol=1e-12)

@@ -66,7 +66,7 @@ def problem(rows, dtype=torch.float64):
 def trained(name, world, dtype=torch.float64, engine=None):
     """Return this rank's rows after the run, and the bytes that they received."""
     which, graph, knobs = CASES[name]
-    optimiser = op.OPTIMISERS[which](op.Knobs(mo.Adam(), mo.Feedback(mo.printed, mo.raw, 0.9, 0.9)))
+    optimiser = op.OPTIMISERS[which](op.OptimiserSpec(mo.Adam(), mo.Feedback(mo.printed, mo.raw, 0.9, 0.9)))
     knobs = dict(knobs)
     wraps = [lossy(knobs.pop("faults"), 1)] if "faults" in knobs else []
     recipe = Recipe(2, 6, lambda step: 0.01, optimiser, **knobs)

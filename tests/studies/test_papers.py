@@ -1,4 +1,4 @@
-"""The examined claims: which arms, what verdict a table gives (by hand), and the page of a real small examination."""
+"""The examined findings: which arms, what verdict a table gives (by hand), and the page of a real small examination."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from deca_lab.methods import resolve
 from deca_lab.models import causal_lm
 from deca_lab.runconfig import RunConfig
 from deca_lab.studies import papers
-from deca_lab.studies.papers import ARMS, CLAIMS, config_of, examine, judge
+from deca_lab.studies.papers import ARMS, FINDINGS, config_of, examine, verdict_on
 
 TINY = RunConfig(**{**SMALL, "inner_steps": 2})
 
@@ -30,8 +30,8 @@ def table(first, second, gaps, score="test_loss"):
 
 @cases(("gaps", "verdict"), [([0.1, 0.11, 0.12], "agree"), ([-0.1, -0.11, -0.12], "disagree"),
                              ([0.1, -0.1, 0.02], "undecided"), ([0.0, 0.0, 0.0], "undecided")])
-def test_verdicts_of_a_better_than_claim(gaps, verdict):
-    found = judge("methods-lora", table("deca", "dec-lora", gaps))
+def test_verdicts_of_a_better_than_finding(gaps, verdict):
+    found = verdict_on("methods-lora", table("deca", "dec-lora", gaps))
     assert found["verdict"] == verdict
     assert found["gain"] == pytest.approx(np.mean(gaps))
     half = 4.302652729911275 * np.std(gaps, ddof=1) / np.sqrt(3)                      # Student's t, two degrees of freedom
@@ -40,28 +40,28 @@ def test_verdicts_of_a_better_than_claim(gaps, verdict):
 
 @cases(("gaps", "verdict"), [([-0.019, -0.018, -0.0185], "agree"), ([-0.021, -0.022, -0.0215], "disagree"),
                              ([-0.01, -0.03, -0.02], "undecided"), ([0.5, 0.51, 0.52], "agree")])
-def test_verdicts_of_an_as_good_as_claim_begin_at_minus_the_margin(gaps, verdict):
-    assert judge("quantised", table("dec-lora-nf4", "dec-lora", gaps))["verdict"] == verdict
+def test_verdicts_of_an_as_good_as_finding_begin_at_minus_the_margin(gaps, verdict):
+    assert verdict_on("quantised", table("dec-lora-nf4", "dec-lora", gaps))["verdict"] == verdict
 
 
 def test_a_higher_accuracy_is_a_gain(monkeypatch):
     monkeypatch.setitem(ARMS, "deca", ("deca", {"task": "classify"}))
-    found = judge("methods-lora", table("deca", "dec-lora", [-0.1, -0.11, -0.12], score="test_accuracy"))
+    found = verdict_on("methods-lora", table("deca", "dec-lora", [-0.1, -0.11, -0.12], score="test_accuracy"))
     assert (found["verdict"], found["gain"]) == ("agree", pytest.approx(0.11))
 
 
 def test_a_rate_at_the_edge_is_told():
     runs = table("deca", "dec-lora", [0.1, 0.11])
     runs.loc[(runs["arm"] == "deca") & ~runs["chosen"], "lr"] = 5.0
-    assert judge("methods-lora", runs)["edge"] == "deca dec-lora"                     # both took 1, of 1, 5 and 9
+    assert verdict_on("methods-lora", runs)["edge"] == "deca dec-lora"                     # both took 1, of 1, 5 and 9
     runs.loc[(runs["arm"] == "deca") & ~runs["chosen"], "lr"] = 0.1
-    assert judge("methods-lora", runs)["edge"] == ""
+    assert verdict_on("methods-lora", runs)["edge"] == ""
 
 
-def test_every_claim_names_two_arms_and_every_arm_is_in_a_claim():
-    used = {arm for claim in CLAIMS.values() for arm in (claim.first, claim.second)}
+def test_every_finding_names_two_arms_and_every_arm_is_in_a_finding():
+    used = {arm for finding in FINDINGS.values() for arm in (finding.first, finding.second)}
     assert used == set(ARMS)
-    assert all(claim.first != claim.second for claim in CLAIMS.values())
+    assert all(finding.first != finding.second for finding in FINDINGS.values())
 
 
 @pytest.fixture(scope="module")
@@ -81,23 +81,23 @@ def test_every_arm_has_the_same_inner_steps(name, steps):
     assert steps(config_of(name)) == 96
 
 
-@cases("name", CLAIMS)
-def test_the_arms_of_a_claim_share_task_seed_and_size(name):
-    first, second = (config_of(arm) for arm in (CLAIMS[name].first, CLAIMS[name].second))
+@cases("name", FINDINGS)
+def test_the_arms_of_a_finding_share_task_seed_and_size(name):
+    first, second = (config_of(arm) for arm in (FINDINGS[name].first, FINDINGS[name].second))
     for knob in ("task", "corpus", "labels", "batch", "context", "seed", "model", "clients", "eval_windows"):
         assert getattr(first, knob) == getattr(second, knob), knob
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    out = tmp_path_factory.mktemp("claims")
+    out = tmp_path_factory.mktemp("findings")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ARMS, "dec-lora", ("dec-lora", {"rounds": 4}))
         return examine(out, ["methods-lora", "feedback"], 2, (1e-3, 1e-2), TINY), out
 
 
 @pytest.mark.slow
-def test_an_examination_runs_the_arms_that_its_claims_need(done):
+def test_an_examination_runs_the_arms_that_its_findings_need(done):
     verdicts, out = done
     runs = pd.read_csv(out / "runs.csv")
     assert list(dict.fromkeys(runs["arm"])) == ["deca", "dec-lora", "deca-none"]
@@ -105,14 +105,14 @@ def test_an_examination_runs_the_arms_that_its_claims_need(done):
     chosen = runs[runs["chosen"]].set_index(["arm", "seed"])["test_loss"]
     by_hand = np.mean([chosen["dec-lora", i] - chosen["deca", i] for i in (0, 1)])
     assert verdicts["gain"].iloc[0] == pytest.approx(by_hand)
-    pd.testing.assert_frame_equal(pd.read_csv(out / "claims.csv", keep_default_na=False), verdicts, check_dtype=False)
+    pd.testing.assert_frame_equal(pd.read_csv(out / "findings.csv", keep_default_na=False), verdicts, check_dtype=False)
 
 
 @pytest.mark.slow
 def test_page_and_picture_say_the_same(done):
     verdicts, _ = done
     text = papers.page(verdicts)
-    figure = pictures.draw_claims(verdicts)
+    figure = pictures.draw_findings(verdicts)
     for row in verdicts.itertuples():
         assert f"| {row.says} |" in text
         assert f"{row.gain:+.4f} ({row.low:+.4f} to {row.high:+.4f})" in text
@@ -125,14 +125,14 @@ def test_page_and_picture_say_the_same(done):
 def test_command(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(papers, "BASE", TINY)
     monkeypatch.setattr(papers.examine, "__defaults__", (*papers.examine.__defaults__[:3], TINY, papers.examine.__defaults__[4]))
-    said = deca_lab(capsys, "claims", *options(out=tmp_path, only="feedback", seeds=2, rates="0.01"))
+    said = deca_lab(capsys, "findings", *options(out=tmp_path, only="feedback", seeds=2, rates="0.01"))
     assert said.code == 0
     assert "the feedback helps" in said.out
-    assert (tmp_path / "claims.md").read_text().count("| **") == 1
-    assert (tmp_path / "claims.png").stat().st_size > 1000
+    assert (tmp_path / "findings.md").read_text().count("| **") == 1
+    assert (tmp_path / "findings.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize(("changed", "words"), [({"chosen": ["feedbak"]}, "unknown claim 'feedbak': did you mean 'feedback'"),
+@pytest.mark.parametrize(("changed", "words"), [({"chosen": ["feedbak"]}, "unknown finding 'feedbak': did you mean 'feedback'"),
                                                 ({"seeds": 1}, "seeds = 1"), ({"chosen": []}, "only"), ({"rates": ()}, "rates")])
 def test_bad_examinations(changed, words, tmp_path):
     with pytest.raises(BadInput, match=words):
@@ -142,9 +142,9 @@ def test_bad_examinations(changed, words, tmp_path):
 
 def test_the_committed_verdicts_follow_from_the_committed_runs():
     theory = Path(__file__).parents[2] / "theory"
-    runs, told = pd.read_csv(theory / "claims_runs.csv"), pd.read_csv(theory / "claims.csv", keep_default_na=False)
-    again = pd.DataFrame([judge(name, runs) for name in CLAIMS])
-    pd.testing.assert_frame_equal(again, told, check_dtype=False)
+    runs, stored = pd.read_csv(theory / "findings_runs.csv"), pd.read_csv(theory / "findings.csv", keep_default_na=False)
+    again = pd.DataFrame([verdict_on(name, runs) for name in FINDINGS])
+    pd.testing.assert_frame_equal(again, stored, check_dtype=False)
     assert set(runs["step"].dropna()) == {96}
-    page = (theory / "claims.md").read_text()
-    assert page == papers.page(told)
+    page = (theory / "findings.md").read_text()
+    assert page == papers.page(stored)

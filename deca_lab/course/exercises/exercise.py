@@ -58,10 +58,10 @@ def verdict(exercise: Exercise, yours: Callable[..., Any]) -> str:
             return f"Not yet, on {where}: your function stopped with {type(error).__name__}{_message(error)}"
         if changed := _changed(exercise, given, arguments):
             return f"Not yet, on {where}: your function changed {changed} in place. Read the old values, write new ones."
-    return _judged(exercise, answers)
+    return _verdict(exercise, answers)
 
 
-def _judged(exercise: Exercise, answers: Sequence[Any]) -> str:
+def _verdict(exercise: Exercise, answers: Sequence[Any]) -> str:
     """Return the verdict on the answers, one for each case."""
     for (where, arguments), answer in zip(exercise.cases.items(), answers, strict=True):
         difference = _read(answer, exercise.solution(*deepcopy(arguments)))

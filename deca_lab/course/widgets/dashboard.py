@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PAUSE = 0.4                                  # seconds between two pictures of a live run
 LOWEST = 1e-6                                # of the disagreement's axis
-Rows = list[dict[str, Any]]                  # what the run reported, a row for each inner step
+Measurements = list[dict[str, Any]]                  # what the run reported, a row for each inner step
 
 
 def training_dashboard(config: RunConfig, out: Path | str | None = None) -> "VBox | Image":
@@ -38,11 +38,11 @@ def training_dashboard(config: RunConfig, out: Path | str | None = None) -> "VBo
     return still(scene(), {"rows": rows, "end": ""})
 
 
-def _follow(config: RunConfig, out: Path | str | None, seen: Callable[[Rows], bool]) -> Rows:
+def _follow(config: RunConfig, out: Path | str | None, seen: Callable[[Measurements], bool]) -> Measurements:
     """Run, and return what was known after each inner step; `seen` is shown the rows each time and may ask to stop."""
     from deca_lab.lab.runs import run
 
-    rows: Rows = []
+    rows: Measurements = []
 
     def progress(done: int, total: int, known: dict[str, Any]) -> bool:
         rows.append({**known, "done": done, "total": total})
@@ -57,9 +57,9 @@ def _live(config: RunConfig, out: Path | str | None) -> "VBox":
 
     picture, button = ipywidgets.HTML(), ipywidgets.Button(description="stop", icon="stop")
     draw, stop = _painter(picture), threading.Event()
-    latest, drawn = Rows(), 0.0
+    latest, drawn = Measurements(), 0.0
 
-    def seen(rows: Rows) -> bool:
+    def seen(rows: Measurements) -> bool:
         nonlocal latest, drawn
         latest = rows
         if time.monotonic() - drawn > PAUSE:
@@ -78,19 +78,19 @@ def _live(config: RunConfig, out: Path | str | None) -> "VBox":
     return ipywidgets.VBox([button, picture])
 
 
-def _painter(picture: "HTML") -> Callable[[Rows, str], None]:
+def _painter(picture: "HTML") -> Callable[[Measurements, str], None]:
     """Return the function that draws the rows so far, and how the run ended, into the picture."""
     shown = scene()
     render, update = renderer(shown.figure), styled(shown.update)
 
-    def draw(rows: Rows, end: str) -> None:
+    def draw(rows: Measurements, end: str) -> None:
         words = update(rows, end)
         put(picture, render(), words)
 
     return draw
 
 
-def _ended(config: RunConfig, out: Path | str | None, seen: Callable[[Rows], bool]) -> str:
+def _ended(config: RunConfig, out: Path | str | None, seen: Callable[[Measurements], bool]) -> str:
     """Run to the end, and return in words how it ended."""
     try:
         _follow(config, out, seen)
@@ -110,7 +110,7 @@ def scene() -> Scene:
         title, draw, follow = headline(losses), _losses(losses), _distance(distances)
         figure.legend(*losses.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=3, handlelength=2)
 
-    def update(rows: Rows, end: str) -> str:
+    def update(rows: Measurements, end: str) -> str:
         if not rows:
             say(title, end or "Preparing text, shards and model ...")
             return f"No picture yet: the run is being prepared. {end}".strip()
@@ -127,7 +127,7 @@ def scene() -> Scene:
     return Scene(figure, update)
 
 
-def _losses(axes: "Axes") -> Callable[[Rows, Rows, list[int]], None]:
+def _losses(axes: "Axes") -> Callable[[Measurements, Measurements, list[int]], None]:
     """Return what draws the training batches' loss, and the test losses where they were measured."""
     batch = axes.plot([], [], color=GREY, lw=1, label="training batches", animated=True)[0]
     least = axes.plot([], [], color=ORANGE, lw=1.2, ls=":", label="clients, least and most", animated=True)[0]
@@ -136,7 +136,7 @@ def _losses(axes: "Axes") -> Callable[[Rows, Rows, list[int]], None]:
     axes.set(xlabel="inner step", ylabel="loss (nats per token)")
     axes.grid(visible=True)
 
-    def update(rows: Rows, measured: Rows, at: list[int]) -> None:
+    def update(rows: Measurements, measured: Measurements, at: list[int]) -> None:
         batch.set_data(*np.array([(row["done"], row["loss"]) for row in rows]).T)
         for artist, name in ((mean, "test_loss"), (least, "client_test_loss_min"), (most, "client_test_loss_max")):
             artist.set_data(at, [row[name] for row in measured])
@@ -146,13 +146,13 @@ def _losses(axes: "Axes") -> Callable[[Rows, Rows, list[int]], None]:
     return update
 
 
-def _distance(axes: "Axes") -> Callable[[Rows, list[int]], None]:
+def _distance(axes: "Axes") -> Callable[[Measurements, list[int]], None]:
     """Return what draws the consensus distance."""
     line = axes.plot([], [], color=RED, lw=1.6, ls="--", marker="s", ms=3.5, animated=True)[0]
     axes.set(yscale="log", ylim=(LOWEST, 10), xlabel="inner step", ylabel="consensus distance")
     axes.grid(visible=True)
 
-    def update(measured: Rows, at: list[int]) -> None:
+    def update(measured: Measurements, at: list[int]) -> None:
         line.set_data(at, np.clip([row["consensus"] for row in measured], LOWEST, 10))
         axes.set_xlim(0, measured[0]["total"])
 

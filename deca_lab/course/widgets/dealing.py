@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from deca_lab.course.widgets.panel import Knob, Scene, headline, say, sheet, show
+from deca_lab.course.widgets.panel import Control, Scene, headline, say, sheet, show
 from deca_lab.errors import check
 from deca_lab.pictures.style import BLUE, COLOURS, GREY, ORANGE, STYLE, clean, number
 from deca_lab.text import shards
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 MOST, LABELS, MANY = 16, 8, 4000             # clients, labels that are drawn, rows that are dealt at most
 LEAST, LARGEST = -2.0, 2.0                   # of log10 alpha
 HATCHES = ("", "//", "", "..", "", "xx", "", "--")          # every other one: hatching takes time
-KNOBS = {
-    "split": Knob("split", options=tuple(name for name in shards.SPLITS if name != "shares")),
-    "power": Knob("log10 of alpha", LEAST, LARGEST, 0.1),
-    "clients": Knob("clients N", 2, MOST, 1),
-    "seed": Knob("draw (seed)", 0, 30, 1),
+CONTROLS = {
+    "split": Control("split", options=tuple(name for name in shards.SPLITS if name != "shares")),
+    "power": Control("log10 of alpha", LEAST, LARGEST, 0.1),
+    "clients": Control("clients N", 2, MOST, 1),
+    "seed": Control("draw (seed)", 0, 30, 1),
 }
 
 
@@ -53,7 +53,7 @@ def shard_picture(corpus: Corpus, clients: int = 8, alpha: float = 0.25, split: 
     """
     check(isinstance(alpha, int | float) and 10**LEAST <= alpha <= 10**LARGEST, "alpha", alpha, "a number from 0.01 to 100")
     values = {"split": split, "power": log10(alpha), "clients": clients, "seed": seed}
-    return show(lambda: scene(*_few(corpus)), KNOBS, values)
+    return show(lambda: scene(*_few(corpus)), CONTROLS, values)
 
 
 def _few(corpus: Corpus) -> tuple[tuple[int, ...], tuple[str, ...]]:

@@ -9,9 +9,19 @@ import numpy as np
 
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.gossip_contraction import gossip_contraction, witness
-from deca_lab.course.widgets.panel import Knob, Scene, headline, live, mount, require, say, sheet, still
+from deca_lab.course.widgets.panel import (
+    Control,
+    Scene,
+    headline,
+    live,
+    mount,
+    require,
+    say,
+    sheet,
+    still,
+)
 from deca_lab.mixing.doctor import Diagnosis, diagnose
-from deca_lab.mixing.graphs import GRAPHS, Knobs
+from deca_lab.mixing.graphs import GRAPHS, GraphSpec
 from deca_lab.mixing.topology import topology
 from deca_lab.pictures.of_topology import said_topology
 from deca_lab.pictures.style import BLUE, GREY, INK, ORANGE, RED, SKY, STYLE, number, tint
@@ -24,15 +34,15 @@ if TYPE_CHECKING:
 
 MOST, MIXINGS, COLUMNS = 16, 24, 4           # clients, mixings drawn, columns of X
 FLOOR = 1e-7                                 # below it a disagreement is drawn at the edge
-Pair = tuple[int, int]
+Edge = tuple[int, int]
 STARTS = ("random", "worst for this W")
-KNOBS = {
-    "graph": Knob("graph", options=tuple(GRAPHS)),
-    "clients": Knob("clients N", 2, MOST, 1),
-    "lazy": Knob("lazy share s", 0, 0.95, 0.05),
-    "start": Knob("models X at first", options=STARTS),
-    "first": Knob("edge from client", 0, MOST - 1, 1),
-    "second": Knob("to client", 0, MOST - 1, 1),
+CONTROLS = {
+    "graph": Control("graph", options=tuple(GRAPHS)),
+    "clients": Control("clients N", 2, MOST, 1),
+    "lazy": Control("lazy share s", 0, 0.95, 0.05),
+    "start": Control("models X at first", options=STARTS),
+    "first": Control("edge from client", 0, MOST - 1, 1),
+    "second": Control("to client", 0, MOST - 1, 1),
 }
 
 
@@ -52,14 +62,14 @@ def topology_editor(clients: int = 8, graph: str = "ring", lazy: float = 0.0) ->
     """
     values = {"graph": graph, "clients": clients, "lazy": lazy, "start": STARTS[0], "first": 0, "second": clients // 2
               if isinstance(clients, int) else 0}
-    require(KNOBS, values)
+    require(CONTROLS, values)
     edited(graph, clients, ())                         # so that a graph that cannot have this size is refused here
     return _live(values) if live() else still(scene(), values)
 
 
-def edited(name: str, clients: int, toggled: Collection[Pair]) -> nx.Graph:
+def edited(name: str, clients: int, toggled: Collection[Edge]) -> nx.Graph:
     """Return the named graph with the edges between these pairs of clients flipped: added where missing, else cut."""
-    graph = nx.Graph(GRAPHS[name](clients, Knobs(degree=3 if clients % 2 == 0 and clients > 3 else min(2, clients - 1))))
+    graph = nx.Graph(GRAPHS[name](clients, GraphSpec(degree=3 if clients % 2 == 0 and clients > 3 else min(2, clients - 1))))
     for i, j in toggled:
         (graph.remove_edge if graph.has_edge(i, j) else graph.add_edge)(i, j)
     return graph
@@ -90,11 +100,11 @@ def words(name: str, seen: Mixing) -> str:
 def _live(values: Mapping[str, Any]) -> "VBox":
     import ipywidgets
 
-    toggled: dict[tuple[str, int], frozenset[Pair]] = {}              # of each graph that was edited
-    panel = mount(scene(), KNOBS, values, {"toggled": toggled})
+    toggled: dict[tuple[str, int], frozenset[Edge]] = {}              # of each graph that was edited
+    panel = mount(scene(), CONTROLS, values, {"toggled": toggled})
     wide = {"width": "220px"}
     turn, back = ipywidgets.Button(layout=wide), ipywidgets.Button(description="undo all edits", layout=wide)
-    parts = panel.controls
+    parts = panel.widgets
 
     def label(change: object = None) -> None:
         key, most = (parts["graph"].value, parts["clients"].value), parts["clients"].value - 1
@@ -132,7 +142,7 @@ def scene() -> Scene:
             _legend_below(figure, axes)
 
     def update(graph: str, clients: int, lazy: float, start: str, first: int, second: int,
-               toggled: Mapping[tuple[str, int], frozenset[Pair]] | None = None) -> str:
+               toggled: Mapping[tuple[str, int], frozenset[Edge]] | None = None) -> str:
         pairs = (toggled or {}).get((graph, clients), frozenset())
         seen = mixing(edited(graph, clients, pairs), lazy, start)
         graph_of(seen.W, first, second)

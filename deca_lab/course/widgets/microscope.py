@@ -14,7 +14,7 @@ from deca_lab.algorithm.gradients import Gradients, Loss
 from deca_lab.algorithm.loop import Recipe, plan, train
 from deca_lab.algorithm.moments import SCALES, SIGNALS, Adam, Feedback, Moments
 from deca_lab.algorithm.problems import Problem
-from deca_lab.course.widgets.panel import Knob, Scene, headline, say, sheet, show
+from deca_lab.course.widgets.panel import Control, Scene, headline, say, sheet, show
 from deca_lab.mixing.gossip import Mix
 from deca_lab.mixing.topology import topology
 from deca_lab.pictures.style import BLUE, GREY, INK, ORANGE, RED, STYLE, number
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 CLIENTS, STEPS, FLOOR, TOP = 4, 24, 1e-6, 30.0
 DECAYS, START = Adam(0.9, 0.99), 3.0
-KNOBS = {
-    "feedback": Knob("feedback h", options=tuple(SIGNALS)),
-    "scale": Knob("scale of h", options=tuple(SCALES)),
-    "b1": Knob("b1", 0.0, 1.0, 0.01),
-    "b2": Knob("b2", 0.0, 1.0, 0.001),
-    "inner_steps": Knob("inner steps a visit R", 1, STEPS, 1),
-    "power": Knob("log10 of lr", -4.0, -0.5, 0.1),
-    "apart": Knob("how far wishes differ", 0.0, 4.0, 0.1),
-    "noise": Knob("gradient noise", 0.0, 2.0, 0.1),
+CONTROLS = {
+    "feedback": Control("feedback h", options=tuple(SIGNALS)),
+    "scale": Control("scale of h", options=tuple(SCALES)),
+    "b1": Control("b1", 0.0, 1.0, 0.01),
+    "b2": Control("b2", 0.0, 1.0, 0.001),
+    "inner_steps": Control("inner steps a visit R", 1, STEPS, 1),
+    "power": Control("log10 of lr", -4.0, -0.5, 0.1),
+    "apart": Control("how far wishes differ", 0.0, 4.0, 0.1),
+    "noise": Control("gradient noise", 0.0, 2.0, 0.1),
 }
 
 
@@ -60,7 +60,7 @@ def moment_microscope(feedback: str = "printed", scale: str = "raw", b1: float =
     """
     values = {"feedback": feedback, "scale": scale, "b1": b1, "b2": b2, "inner_steps": inner_steps, "power": -1.0, "apart": apart,
               "noise": 0.5}
-    return show(scene, KNOBS, values)
+    return show(scene, CONTROLS, values)
 
 
 @lru_cache(128)
@@ -116,7 +116,7 @@ def scene() -> Scene:
         for axes in panels:
             _legend_below(figure, axes)
 
-    def update(**values: Any) -> str:  # noqa: ANN401 - the knobs' values
+    def update(**values: Any) -> str:  # noqa: ANN401 - the controls' values
         fed, plain = seen(**values), seen(**{**values, "feedback": "none"})
         sizes = (fed.g, fed.m, *(np.clip(np.abs(part), FLOOR, TOP) for part in (fed.g, fed.h, fed.root)))
         for line, part in zip(lines, (*sizes, fed.direction, plain.direction), strict=True):

@@ -56,7 +56,7 @@ class Canvas(Protocol):
         """Return all pixels, (height, width, 4)."""
 
 
-class Knob(NamedTuple):
+class Control(NamedTuple):
     """One control: a choice where it has options, else a slider, of whole numbers where `step` is one."""
 
     about: str
@@ -67,10 +67,10 @@ class Knob(NamedTuple):
 
 
 class Mounted(NamedTuple):
-    """A live picture: the box to show, its controls by name, and what draws it again."""
+    """A live picture: the box to show, its widgets by name, and what draws it again."""
 
     box: "VBox"
-    controls: "dict[str, ValueWidget]"
+    widgets: "dict[str, ValueWidget]"
     redraw: Callable[[], None]
 
 
@@ -80,26 +80,26 @@ def live() -> bool:
     return pick({"on": True, "off": False}, wish, "DECA_LAB_WIDGETS") if wish else "JPY_SESSION_NAME" in os.environ
 
 
-def show(scene: Callable[[], Scene], knobs: Mapping[str, Knob], values: Values) -> "VBox | Image":
+def show(scene: Callable[[], Scene], controls: Mapping[str, Control], values: Values) -> "VBox | Image":
     """Return the controls over the live picture, or the picture of these values as an IPython image with its text.
 
-    Raises BadInput where a value lies outside its knob.
+    Raises BadInput where a value lies outside its control.
     """
-    require(knobs, values)
-    return mount(scene(), knobs, values).box if live() else still(scene(), values)
+    require(controls, values)
+    return mount(scene(), controls, values).box if live() else still(scene(), values)
 
 
-def require(knobs: Mapping[str, Knob], values: Values) -> None:
+def require(controls: Mapping[str, Control], values: Values) -> None:
     """Raise BadInput at the first value that its control could not take."""
-    for name, knob in knobs.items():
+    for name, control in controls.items():
         value = values[name]
-        if knob.options:
-            check(value in knob.options, name, value, f"one of {', '.join(map(str, knob.options))}")
+        if control.options:
+            check(value in control.options, name, value, f"one of {', '.join(map(str, control.options))}")
             continue
-        whole = knob.step == 1
+        whole = control.step == 1
         number = isinstance(value, int if whole else int | float) and not isinstance(value, bool) and isfinite(value)
         kind = "a whole number" if whole else "a number"
-        check(number and knob.low <= value <= knob.high, name, value, f"{kind} from {knob.low:g} to {knob.high:g}")
+        check(number and control.low <= value <= control.high, name, value, f"{kind} from {control.low:g} to {control.high:g}")
 
 
 def still(scene: Scene, values: Values) -> "Image":
@@ -108,15 +108,15 @@ def still(scene: Scene, values: Values) -> "Image":
     return shown(scene.figure, alt)
 
 
-def mount(scene: Scene, knobs: Mapping[str, Knob], values: Values, held: Values | None = None) -> Mounted:
+def mount(scene: Scene, controls: Mapping[str, Control], values: Values, held: Values | None = None) -> Mounted:
     """Return the live picture; `held` goes to its update together with the controls' values."""
     import ipywidgets
 
-    controls = {name: control(knob, values[name]) for name, knob in knobs.items()}
+    widgets = {name: widget_of(control, values[name]) for name, control in controls.items()}
     picture, render = ipywidgets.HTML(), renderer(scene.figure)
 
     def redraw(change: object = None) -> None:
-        now = {name: part.value for name, part in controls.items()} | dict(held or {})
+        now = {name: widget.value for name, widget in widgets.items()} | dict(held or {})
         try:
             alt = styled(scene.update)(**now)
             put(picture, render(), alt)
@@ -124,11 +124,11 @@ def mount(scene: Scene, knobs: Mapping[str, Knob], values: Values, held: Values 
             alt = f"No picture: {error}"
             put(picture, refusal(alt), alt)
 
-    for part in controls.values():
-        part.observe(redraw, "value")
+    for widget in widgets.values():
+        widget.observe(redraw, "value")
     redraw()
-    top = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
-    return Mounted(ipywidgets.VBox([top, picture]), controls, redraw)
+    top = ipywidgets.HBox(list(widgets.values()), layout={"flex_flow": "row wrap"})
+    return Mounted(ipywidgets.VBox([top, picture]), widgets, redraw)
 
 
 def put(picture: "HTML", png: bytes, alt: str) -> None:
@@ -138,17 +138,17 @@ def put(picture: "HTML", png: bytes, alt: str) -> None:
                      f'<div style="max-width: 630px; line-height: 1.3">{words}</div>')
 
 
-def control(knob: Knob, value: object) -> "ValueWidget":
-    """Return the widget of a knob."""
+def widget_of(control: Control, value: object) -> "ValueWidget":
+    """Return the widget of a control."""
     import ipywidgets
 
-    look = {"description": knob.about, "style": {"description_width": "initial"}, "layout": {"width": "300px"}}
-    if knob.options:
-        return ipywidgets.Dropdown(options=knob.options, value=value, **look)
-    within = {"value": value, "min": knob.low, "max": knob.high, "step": knob.step, **look}
-    if knob.step == 1:
+    look = {"description": control.about, "style": {"description_width": "initial"}, "layout": {"width": "300px"}}
+    if control.options:
+        return ipywidgets.Dropdown(options=control.options, value=value, **look)
+    within = {"value": value, "min": control.low, "max": control.high, "step": control.step, **look}
+    if control.step == 1:
         return ipywidgets.IntSlider(**within)
-    return ipywidgets.FloatSlider(readout_format=f".{len(f'{knob.step:g}') - 2}f", **within)
+    return ipywidgets.FloatSlider(readout_format=f".{len(f'{control.step:g}') - 2}f", **within)
 
 
 def renderer(figure: "Figure") -> Callable[[], bytes]:

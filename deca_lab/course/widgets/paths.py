@@ -15,7 +15,7 @@ from deca_lab.algorithm.loop import begin, plan, train
 from deca_lab.algorithm.moments import SCALES, SIGNALS
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.stacking import Layout, Params
-from deca_lab.course.widgets.panel import Knob, Scene, headline, say, sheet, show
+from deca_lab.course.widgets.panel import Control, Scene, headline, say, sheet, show
 from deca_lab.errors import check
 from deca_lab.lab.prepare import recipe_of
 from deca_lab.methods import resolve
@@ -33,15 +33,15 @@ START = (-1.8, 1.3)
 HESSIAN = torch.tensor([[1.1, 0.6], [0.6, 0.7]], dtype=torch.float64)
 WISHES = torch.tensor([[0.0, 1.0], [1.0, 0.2], [-1.4, 0.4], [0.4, -1.6]], dtype=torch.float64)   # their mean is zero
 METHODS = ("deca", "deca-no-feedback", "deca-mixed", "d-adam", "d-sgd", "gradient-tracking", "local")
-KNOBS = {
-    "method": Knob("method", options=METHODS),
-    "power": Knob("log10 of lr", -3.0, 0.0, 0.1),
-    "inner_steps": Knob("inner steps a visit R", 1, 12, 1),
-    "apart": Knob("how far wishes differ", 0.0, 1.0, 0.05),
-    "feedback": Knob("feedback h", options=tuple(name for name in SIGNALS if name != "none")),
-    "scale": Knob("scale of h", options=tuple(SCALES)),
-    "b1": Knob("b1", 0.0, 1.0, 0.01),
-    "b2": Knob("b2", 0.0, 1.0, 0.001),
+CONTROLS = {
+    "method": Control("method", options=METHODS),
+    "power": Control("log10 of lr", -3.0, 0.0, 0.1),
+    "inner_steps": Control("inner steps a visit R", 1, 12, 1),
+    "apart": Control("how far wishes differ", 0.0, 1.0, 0.05),
+    "feedback": Control("feedback h", options=tuple(name for name in SIGNALS if name != "none")),
+    "scale": Control("scale of h", options=tuple(SCALES)),
+    "b1": Control("b1", 0.0, 1.0, 0.01),
+    "b2": Control("b2", 0.0, 1.0, 0.001),
 }
 
 
@@ -62,7 +62,7 @@ def quadratic_paths(method: str = "deca", lr: float = 0.1, inner_steps: int = 4,
     check(isinstance(lr, int | float) and 0.001 <= lr <= 1, "lr", lr, "a number from 0.001 to 1")
     values = {"method": method, "power": log10(lr), "inner_steps": inner_steps, "apart": apart, "feedback": "printed",
               "scale": "raw", "b1": b1, "b2": b2}
-    return show(scene, KNOBS, values)
+    return show(scene, CONTROLS, values)
 
 
 @lru_cache(128)
@@ -104,7 +104,7 @@ def scene() -> Scene:
         title, draw, follow = headline(plane), _plane(plane), _curve(curve)
         figure.legend(*plane.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=4, handlelength=2)
 
-    def update(**values: Any) -> str:  # noqa: ANN401 - the knobs' values
+    def update(**values: Any) -> str:  # noqa: ANN401 - the controls' values
         shown = paths(**values)
         draw(shown.models, values["apart"])
         follow(shown.above)

@@ -11,7 +11,7 @@ from deca_lab.algorithm.loop import Plan, Recipe, plan
 from deca_lab.algorithm.moments import Adam, Feedback, raw
 from deca_lab.algorithm.optimisers import adam
 from deca_lab.algorithm.problems import Problem
-from deca_lab.course.widgets.panel import Knob, Scene, headline, require, say, sheet, show
+from deca_lab.course.widgets.panel import Control, Scene, headline, require, say, sheet, show
 from deca_lab.lab import ledger
 from deca_lab.mixing.topology import topology
 from deca_lab.pictures.style import BLUE, COLOURS, GREY, INK, ORANGE, SKY, STYLE, number, size
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 MODELS, DTYPES = ("tiny", "small", "medium"), {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CUTS = ("layers", "equal", "whole")
 MOST, LANES = 8, 12                          # fineness, lanes of the time line
-KNOBS = {
-    "model": Knob("model", options=MODELS),
-    "cut": Knob("blocks", options=CUTS),
-    "fineness": Knob("layers a block, or blocks", 1, MOST, 1),
-    "order": Knob("order", options=tuple(ORDERS)),
-    "rounds": Knob("rounds T", 1, 4, 1),
-    "inner_steps": Knob("inner steps a visit R", 1, 8, 1),
-    "clients": Knob("clients N on a ring", 2, 16, 1),
-    "dtype": Knob("weights in", options=tuple(DTYPES)),
+CONTROLS = {
+    "model": Control("model", options=MODELS),
+    "cut": Control("blocks", options=CUTS),
+    "fineness": Control("layers a block, or blocks", 1, MOST, 1),
+    "order": Control("order", options=tuple(ORDERS)),
+    "rounds": Control("rounds T", 1, 4, 1),
+    "inner_steps": Control("inner steps a visit R", 1, 8, 1),
+    "clients": Control("clients N on a ring", 2, 16, 1),
+    "dtype": Control("weights in", options=tuple(DTYPES)),
 }
 
 
@@ -53,9 +53,9 @@ def block_scheduler(model: str = "small", blocks: str = "layers", fineness: int 
     """
     values = {"model": model, "cut": blocks, "fineness": fineness, "order": "sequence", "rounds": rounds,
               "inner_steps": inner_steps, "clients": clients, "dtype": "float32"}
-    require(KNOBS, values)
+    require(CONTROLS, values)
     cut_of(model, blocks, fineness)                    # so that a cut that this model does not allow is refused here
-    return show(scene, KNOBS, values)
+    return show(scene, CONTROLS, values)
 
 
 @lru_cache
@@ -103,7 +103,7 @@ def scene() -> Scene:
         figure.subplots_adjust(left=0.185, right=0.985, bottom=0.135, top=0.85, wspace=0.2)
         title, draw, fill = headline(lanes), _lanes(lanes), _bars(bars)
 
-    def update(**values: Any) -> str:  # noqa: ANN401 - the knobs' values
+    def update(**values: Any) -> str:  # noqa: ANN401 - the controls' values
         cost = costs(**values)
         draw(cost.plan)
         fill(cost)

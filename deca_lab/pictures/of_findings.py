@@ -1,4 +1,4 @@
-"""The picture of the examined claims: an interval a claim, and which side of its line it lies on."""
+"""The picture of the examined findings: an interval a finding, and which side of its line it lies on."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -13,8 +13,8 @@ LOOKS = {"agree": (BLUE, "o"), "undecided": (GREY, "D"), "disagree": (RED, "X")}
 
 
 @styled
-def draw_claims(verdicts: pd.DataFrame) -> Figure:
-    """Return gain and 95 % interval of each claim, a row a claim, with a tick at minus its margin; a panel a score."""
+def draw_findings(verdicts: pd.DataFrame) -> Figure:
+    """Return gain and 95 % interval of each finding, a row a finding, with a tick at minus its margin; a panel a score."""
     scores = list(dict.fromkeys(verdicts["score"]))
     parts = [verdicts[verdicts["score"] == score] for score in scores]
     figure = Figure(figsize=(WIDTH + 2, 1.6 * len(scores) + 0.3 * len(verdicts)), layout="constrained")
