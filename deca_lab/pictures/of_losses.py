@@ -108,7 +108,7 @@ def said_losses(metrics: pd.DataFrame) -> str:
 
 def losses(history: History) -> Figure:
     """Return the picture of the run's losses."""
-    return draw_losses(history.metrics, history.train, history.visits, history.summary["entropy_floor"])
+    return draw_losses(history.metrics, history.train, history.visits, history.summary.get("entropy_floor"))
 
 
 def alt(history: History) -> str:
