@@ -1,14 +1,9 @@
-"""A run at a glance: one line, a small table for notebooks, and its pictures by name."""
+"""A run at a glance: one line, and a small table for notebooks."""
 
 from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pandas as pd
-
-from deca_lab.errors import BadInput, pick
-from deca_lab.registry import resolved
+from typing import Any
 
 Summary = Mapping[str, Any]
 
@@ -35,29 +30,6 @@ WORDS: tuple[Callable[[Summary], str], ...] = (  # of the line
 )
 
 
-class Plot(NamedTuple):
-    """One picture of a run: who draws it, and what it needs that not every run has.
-
-    The function is named as text and imported when it is drawn, as the registry's tables are:
-    pictures know histories, and a run that is never drawn loads no library for pictures.
-    """
-
-    draw: str  # "module:function" of a history
-    table: str = "metrics"
-    columns: frozenset[str] = frozenset()  # of the table, beside those that every run has
-
-
-READINGS = {"test_perplexity", "client_test_loss", "client_test_loss_min", "client_test_loss_max"}
-PLOTS: dict[str, Plot] = {
-    "losses": Plot("deca_lab.pictures:losses", columns=frozenset(READINGS)),
-    "consensus": Plot("deca_lab.pictures:consensus"),
-    "heterogeneity": Plot("deca_lab.pictures:heterogeneity", "shards"),
-    "topology": Plot("deca_lab.pictures:topology"),
-    "visits": Plot("deca_lab.pictures:visits", "visits"),
-    "ledger": Plot("deca_lab.pictures:ledger", "edges"),
-}
-
-
 def line(summary: Summary, folder: Path | None) -> str:
     """Return a run's summary on one short line; what the summary does not hold is left out."""
     told = [words for of in WORDS if (words := _told(of, summary))]
@@ -75,24 +47,6 @@ def table(summary: Summary, folder: Path | None) -> str:
         for name, words in shown.items()
     )
     return f'<table style="border-collapse: collapse; color: inherit"><tbody>{rows}</tbody></table>'
-
-
-def drawer(name: str, tables: Mapping[str, pd.DataFrame]) -> Callable[[Any], Any]:
-    """Return the function that draws the picture `name` of a history with these tables.
-
-    Raises BadInput for an unknown name, and where a table does not hold what the picture shows.
-    """
-    plot = pick(PLOTS, name, "picture")
-    there = set(tables[plot.table])
-    lacking = sorted(plot.columns - there)
-    if lacking or not there:
-        missing = f"has no {', '.join(lacking)}" if lacking else "is empty"
-        raise BadInput(
-            f"picture {name!r} cannot be drawn: the table {plot.table!r} of this run {missing}; "
-            "a run on text has what it shows"
-        )
-    draw: Callable[[Any], Any] = resolved(plot.draw)
-    return draw
 
 
 def _losses(summary: Summary) -> str:

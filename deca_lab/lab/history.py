@@ -18,6 +18,7 @@ from deca_lab.lab.prepare import Lab
 from deca_lab.methods import resolve
 from deca_lab.models.four_bit import stored_bytes
 from deca_lab.network.faults import told_in_words
+from deca_lab.registry import resolved
 from deca_lab.runconfig import RunConfig, from_json
 from deca_lab.text.tasks import entropy_floor
 
@@ -31,6 +32,9 @@ COLUMNS = {                                            # of each table, those th
     "shards": set(), "edges": {"receiver", "sender", "measured", "predicted"}, "timings": {"step", "seconds"},
 }
 TABLES = tuple(COLUMNS)
+# Named as text and imported when it is called, as the registry's tables are: pictures stand on a later layer, for they
+# know histories, and a run that is never drawn loads no library for pictures.
+PLOT = "deca_lab.pictures.jupyter:plot"
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,11 @@ class History:
     def plot(self, name: str) -> "Figure":
         """Return a picture of the run as a matplotlib Figure, which `savefig` writes to a file.
 
-        `name` is losses, consensus, heterogeneity, topology, visits or ledger. Raises BadInput for
-        another name, and for a picture of what this run does not have, such as labels of its rows.
+        `name` is losses, consensus, heterogeneity, topology, visits or ledger. In a notebook it is
+        shown as the last value of a cell. Raises BadInput for another name, and for a picture of
+        what this run does not have, such as labels of its rows.
         """
-        figure: Figure = glance.drawer(name, {t: getattr(self, t) for t in TABLES})(self)
+        figure: Figure = resolved(PLOT)(self, name)
         return figure
 
 

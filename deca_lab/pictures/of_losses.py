@@ -13,6 +13,8 @@ from deca_lab.lab.history import History
 from deca_lab.pictures.strip import broken, mark_break, with_strip
 from deca_lab.pictures.style import BLUE, GREEN, GREY, INK, ORANGE, RED, finite, legend, nats, note, number, styled, title
 
+READINGS = ("test_perplexity", "client_test_loss", "client_test_loss_min", "client_test_loss_max")
+
 
 @styled
 def draw_losses(metrics: pd.DataFrame, train: pd.DataFrame, visits: pd.DataFrame, floor: float | None = None) -> Figure:
@@ -116,3 +118,8 @@ def alt(history: History) -> str:
     last = history.metrics.iloc[-1]
     return (f"Line chart of loss against inner step. {said_losses(history.metrics)}. At the end the clients' own models lie "
             f"between {nats(last['client_test_loss_min'])} and {nats(last['client_test_loss_max'])}.")
+
+
+def lacks(history: History) -> str:
+    """Return the readings that the picture shows and this run has not; "" where it has all."""
+    return ", ".join(name for name in READINGS if name not in history.metrics)

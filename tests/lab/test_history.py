@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ import deca_lab
 from deca_lab import BadInput, RunConfig, pictures
 from deca_lab.lab import glance, runs
 from deca_lab.lab.history import TABLES
+from deca_lab.pictures.of_losses import READINGS
 
 HOSTILE = '<script>alert("x")</script>\n&'
 
@@ -97,13 +99,7 @@ def test_the_table_leaves_out_what_a_summary_does_not_hold(done):
     assert set(Cells(replace(done, summary={"method": "deca"})._repr_html_()).rows) == {"method", "folder"}
 
 
-def test_a_picture_of_a_run_has_the_name_that_the_report_gives_it():
-    assert set(glance.PLOTS) == set(pictures.PICTURES)
-    for name, plot in glance.PLOTS.items():
-        assert glance.resolved(plot.draw) is pictures.PICTURES[name].draw
-
-
-@pytest.mark.parametrize("name", list(glance.PLOTS))
+@pytest.mark.parametrize("name", list(pictures.PICTURES))
 def test_plot_draws_what_the_report_shows(name, done):
     assert pictures.png(done.plot(name)) == pictures.png(pictures.PICTURES[name].draw(done))
 
@@ -111,7 +107,7 @@ def test_plot_draws_what_the_report_shows(name, done):
 def test_an_unknown_picture_gets_a_hint_and_the_list(done):
     with pytest.raises(BadInput, match="unknown picture 'loses': did you mean 'losses'") as caught:
         done.plot("loses")
-    assert all(name in str(caught.value) for name in glance.PLOTS)
+    assert all(name in str(caught.value) for name in pictures.PICTURES)
     with pytest.raises(BadInput, match="unknown picture 3"):
         done.plot(3)
 
@@ -120,20 +116,45 @@ def test_an_unknown_picture_gets_a_hint_and_the_list(done):
 def test_a_run_without_text_has_all_pictures_but_that_of_its_labels(shards, done):
     problem = replace(done, shards=shards, summary={**done.summary, "entropy_floor": None})
     problem.summary.pop("entropy_floor")
-    with pytest.raises(BadInput, match="'heterogeneity' cannot be drawn: the table 'shards' of this run is empty"):
+    with pytest.raises(BadInput, match="'heterogeneity' cannot be drawn: this run does not have labels of its rows"):
         problem.plot("heterogeneity")
-    for name in set(glance.PLOTS) - {"heterogeneity"}:
+    for name in set(pictures.PICTURES) - {"heterogeneity"}:
         assert problem.plot(name).axes
 
 
-@pytest.mark.parametrize("column", sorted(glance.READINGS))
+@pytest.mark.parametrize("column", sorted(READINGS))
 def test_a_run_without_a_reading_that_a_picture_shows_says_which(column, done):
     less = replace(done, metrics=done.metrics.drop(columns=column))
-    with pytest.raises(BadInput, match=f"'losses' cannot be drawn: .* has no {column};"):
+    with pytest.raises(BadInput, match=f"'losses' cannot be drawn: this run does not have {column}, as"):
         less.plot("losses")
     assert less.plot("consensus").axes
 
 
 def test_every_other_column_can_be_missing_in_the_picture_of_the_losses(done):
-    read = {"step", "test_loss", *glance.READINGS}
+    read = {"step", "test_loss", *READINGS}
     assert replace(done, metrics=done.metrics[sorted(read)]).plot("losses").axes
+
+
+class Formatter:
+    """What IPython keeps of how a type is shown."""
+
+    def __init__(self, **known):
+        self.type_printers = known
+
+    def for_type(self, kind, how):
+        self.type_printers[kind] = how
+
+
+@pytest.mark.parametrize("own", [None, str])
+def test_a_notebook_shows_the_figure_unless_it_has_its_own_way(own, done, monkeypatch):
+    import IPython
+    from matplotlib.figure import Figure
+
+    formatter = Formatter()
+    if own:
+        formatter.for_type(Figure, own)
+    shell = SimpleNamespace(display_formatter=SimpleNamespace(formatters={"image/png": formatter}))
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    figure = done.plot("visits")
+    how = formatter.type_printers[Figure]
+    assert how is own or how(figure).startswith(b"\x89PNG")
