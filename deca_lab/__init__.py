@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from deca_lab.errors import BadInput, Diverged
     from deca_lab.lab.export import export_model
     from deca_lab.lab.fit import fit
-    from deca_lab.lab.history import History
+    from deca_lab.lab.history import History, load
     from deca_lab.lab.prepare import prepare
     from deca_lab.lab.runs import resume, run
     from deca_lab.lab.snapshot import Snapshot
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deca_lab.mixing.topology import Topology
     from deca_lab.registry import register
     from deca_lab.runconfig import RunConfig
+    from deca_lab.studies.compare import compare_runs
 
 __version__ = version("deca-lab")
 
@@ -31,6 +32,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")    # torch's big tensors in b
 _HOME = {  # public name -> its module
     "RunConfig": "runconfig",
     "History": "lab.history",
+    "load": "lab.history",
     "run": "lab.runs",
     "resume": "lab.runs",
     "fit": "lab.fit",
@@ -45,13 +47,15 @@ _HOME = {  # public name -> its module
     "describe": "mixing.doctor",
     "Problem": "algorithm.problems",
     "quadratics": "algorithm.problems",
+    "compare_runs": "studies.compare",
     "BadInput": "errors",
     "Diverged": "errors",
 }
 
 # Written out, and not made from the table, because type checkers and editors read the file and do not run it.
-__all__ = ["BadInput", "Diverged", "History", "Method", "Problem", "RunConfig", "Snapshot", "Topology", "__version__", "describe",
-           "diagnose", "export_model", "fit", "optimiser", "prepare", "quadratics", "register", "resume", "run"]
+__all__ = ["BadInput", "Diverged", "History", "Method", "Problem", "RunConfig", "Snapshot", "Topology", "__version__",
+           "compare_runs", "describe", "diagnose", "export_model", "fit", "load", "optimiser", "prepare", "quadratics", "register",
+           "resume", "run"]
 
 
 def __dir__() -> list[str]:

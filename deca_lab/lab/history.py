@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field, fields
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,17 @@ import torch
 from deca_lab.algorithm.loop import State
 from deca_lab.errors import BadInput
 from deca_lab.files import read_text, write_whole
-from deca_lab.lab import ledger
+from deca_lab.lab import glance, ledger
 from deca_lab.lab.prepare import Lab
 from deca_lab.methods import resolve
 from deca_lab.models.four_bit import stored_bytes
 from deca_lab.network.faults import fault_summary
+from deca_lab.registry import resolved
 from deca_lab.runconfig import RunConfig, from_json
 from deca_lab.text.tasks import entropy_floor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = {                                            # of each table, those that no run is without
     "metrics": {"step", "round", "block", "test_loss", "validation_loss", "consensus"},
@@ -28,6 +32,9 @@ COLUMNS = {                                            # of each table, those th
     "shards": set(), "edges": {"receiver", "sender", "measured", "predicted"}, "timings": {"step", "seconds"},
 }
 TABLES = tuple(COLUMNS)
+# Named as text and imported when it is called, as the registry's tables are: pictures stand on a later layer, for they
+# know histories, and a run that is never drawn loads no library for pictures.
+PLOT = "deca_lab.pictures.jupyter:plot"
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,23 @@ class History:
     W: np.ndarray
     summary: dict[str, Any]
     folder: Path | None = None
+
+    def __repr__(self) -> str:
+        return glance.line(self.summary, self.folder)
+
+    def _repr_html_(self) -> str:
+        """Return the summary as Jupyter shows it: a table without colours of its own."""
+        return glance.table(self.summary, self.folder)
+
+    def plot(self, name: str) -> "Figure":
+        """Return a picture of the run as a matplotlib Figure, which `savefig` writes to a file.
+
+        `name` is losses, consensus, heterogeneity, topology, visits or ledger. In a notebook it is
+        shown as the last value of a cell. Raises BadInput for another name, and for a picture of
+        what this run does not have, such as labels of its rows.
+        """
+        figure: Figure = resolved(PLOT)(self, name)
+        return figure
 
 
 @dataclass

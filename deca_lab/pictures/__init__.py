@@ -56,12 +56,16 @@ __all__ = [
 
 
 class Picture(NamedTuple):
-    """How a picture of a run is drawn, what it says to those who do not see it, its heading, how it is read."""
+    """How a picture of a run is drawn, what it says to those who do not see it, its heading, how it is read.
+
+    `lacks` says in words what a run would need and does not have; "" where it can be drawn.
+    """
 
     draw: Callable[[History], Figure]
     alt: Callable[[History], str]
     heading: str
     caption: str
+    lacks: Callable[[History], str] = lambda history: ""
 
 
 PICTURES: dict[str, Picture] = {
@@ -69,13 +73,13 @@ PICTURES: dict[str, Picture] = {
         "Lower is better. The blue line is the model that one gets by averaging all clients' parameters, read on text that no "
         "client trained on; the band and the dashed line are the clients' own models on the same text. A wide band means that "
         "clients disagree. The lower panel, on a scale of its own, is the clients' own text: what they train on, and what they "
-        "held out. The strip under the axis says which block was training."),
+        "held out. The strip under the axis says which block was training.", of_losses.lacks),
     "consensus": Picture(consensus, of_consensus.alt, "Did the clients stay together?",
         "The consensus distance is the mean squared distance of the clients' models from their average. Each step up is a factor "
         "of ten. A block can only drift while it trains (shaded in its colour); in the rest of the time its line is flat."),
     "heterogeneity": Picture(heterogeneity, of_heterogeneity.alt, "Who holds which text?",
         "A column is a client, a row a label, an area the number of training rows. Equal columns would be IID data; the emptier "
-        "the picture, the more each client needs the others."),
+        "the picture, the more each client needs the others.", of_heterogeneity.lacks),
     "topology": Picture(topology, of_topology.alt, "Who hears whom?",
         "Line i-j is as thick as the share that i takes of j's model at one mixing; the same shares stand in W, where blank "
         "means none. rho is the part of the disagreement that one mixing leaves at worst: 0 is perfect, 1 is never."),

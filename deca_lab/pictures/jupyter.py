@@ -1,25 +1,59 @@
 """What notebooks show: pictures as PNG with a text for those who do not see them."""
 
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from deca_lab.errors import BadInput, pick
 from deca_lab.lab.history import History
 
 if TYPE_CHECKING:
     from IPython.display import Image
     from matplotlib.figure import Figure
 
+    from deca_lab.pictures import Picture
+
 DOTS = 75  # an inch: three or four pictures must fit into a notebook of 300 KB
 
 
 def picture(history: History, name: str) -> "Image":
-    """Return one picture of a run, a name in `pictures.PICTURES`, with its text."""
-    from deca_lab.errors import pick
+    """Return one picture of a run, a name in `pictures.PICTURES`, with its text.
+
+    Raises BadInput for another name, and for a run that does not have what the picture shows.
+    """
+    chosen = _chosen(history, name)
+    return shown(chosen.draw(history), chosen.alt(history))
+
+
+def plot(history: History, name: str) -> "Figure":
+    """Return one picture of a run, as `picture` names it, for `History.plot`; a notebook can show it."""
+    figure = _chosen(history, name).draw(history)
+    _let_notebooks_show(type(figure))
+    return figure
+
+
+def _chosen(history: History, name: str) -> "Picture":
+    """Return a picture of a run; raise BadInput for an unknown name, and where the run lacks what it shows."""
     from deca_lab.pictures import PICTURES
 
     chosen = pick(PICTURES, name, "picture")
-    return shown(chosen.draw(history), chosen.alt(history))
+    lacking = chosen.lacks(history)
+    if lacking:
+        raise BadInput(f"picture {name!r} cannot be drawn: this run does not have {lacking}, as a run on text has")
+    return chosen
+
+
+def _let_notebooks_show(figure: "type[Figure]") -> None:
+    """Show figures as PNG in a running notebook, unless it has its own way: IPython alone shows only pyplot's."""
+    from deca_lab.pictures import png
+
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    if shell is not None:
+        known = shell.display_formatter.formatters["image/png"]
+        if figure not in known.type_printers:
+            known.for_type(figure, png)
 
 
 def shown(figure: "Figure", alt: str) -> "Image":

@@ -76,3 +76,8 @@ def alt(history: History) -> str:
     rows, labels = history.shards.sum(axis=1), history.shards.shape[1]
     return (f"Training rows of {len(rows):,} clients by {labels} labels. {said_heterogeneity(history)}; a client holds "
             f"{rows.min():,} to {rows.max():,} rows.")
+
+
+def lacks(history: History) -> str:
+    """Return what a run without text has not; "" for a run with labelled rows."""
+    return "labels of its rows" if history.shards.empty else ""

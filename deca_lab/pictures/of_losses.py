@@ -27,6 +27,8 @@ from deca_lab.pictures.style import (
     title,
 )
 
+READINGS = ("test_perplexity", "client_test_loss", "client_test_loss_min", "client_test_loss_max")
+
 
 @styled
 def draw_losses(metrics: pd.DataFrame, train: pd.DataFrame, visits: pd.DataFrame, floor: float | None = None) -> Figure:
@@ -122,7 +124,7 @@ def said_losses(metrics: pd.DataFrame) -> str:
 
 def losses(history: History) -> Figure:
     """Return the picture of the run's losses."""
-    return draw_losses(history.metrics, history.train, history.visits, history.summary["entropy_floor"])
+    return draw_losses(history.metrics, history.train, history.visits, history.summary.get("entropy_floor"))
 
 
 def alt(history: History) -> str:
@@ -130,3 +132,8 @@ def alt(history: History) -> str:
     last = history.metrics.iloc[-1]
     return (f"Line chart of loss against inner step. {said_losses(history.metrics)}. At the end the clients' own models lie "
             f"between {nats(last['client_test_loss_min'])} and {nats(last['client_test_loss_max'])}.")
+
+
+def lacks(history: History) -> str:
+    """Return the readings that the picture shows and this run has not; "" where it has all."""
+    return ", ".join(name for name in READINGS if name not in history.metrics)

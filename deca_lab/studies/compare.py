@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from deca_lab import files
-from deca_lab.errors import BadInput, Diverged, check, pick
+from deca_lab.errors import BadInput, Diverged, check, pick, shown
 from deca_lab.files import write_whole
 from deca_lab.lab import history, ledger, runs
 from deca_lab.lab.prepare import Lab, prepare
@@ -19,6 +19,7 @@ from deca_lab.runconfig import RunConfig, defaults
 from deca_lab.text.tasks import TASKS
 
 Say = Callable[[str], None]
+Objects = Mapping[str, Any]  # keyword arguments of `runs.run`
 BUDGETS: dict[str, Callable[[Lab], float]] = {      # what one round of an arm costs
     "rounds": lambda lab: 1.0,
     "steps": lambda lab: float(lab.plan.steps),
@@ -39,31 +40,46 @@ class Comparison:
     amount: float = 0.0
 
 
-def compare(asked: Comparison, out: Path, say: Say = lambda line: None) -> pd.DataFrame:
+def compare(
+    asked: Comparison,
+    out: Path,
+    say: Say = lambda line: None,
+    **objects: Any,  # noqa: ANN401 - as `runs.run` takes them
+) -> pd.DataFrame:
     """Run every method as an arm with the same budget, and return one row a run, as `run_arms` does.
 
-    Raises BadInput where no arm can meet the budget or a name is unknown.
+    `objects` are those of `runs.run`, such as `model=` and `dataset=`; every arm gets them. Raises
+    BadInput where no arm can meet the budget or a name is unknown.
     """
-    arms = {method: replace(arm(asked.base, method), rounds=rounds) for method, rounds in rounds_of(asked).items()}
-    return run_arms(arms, asked.seeds, asked.rates, out, say)
+    rounds = rounds_of(asked, **objects)
+    arms = {method: replace(arm(asked.base, method), rounds=many) for method, many in rounds.items()}
+    return run_arms(arms, asked.seeds, asked.rates, out, say, **objects)
 
 
-def run_arms(arms: Mapping[str, RunConfig], seeds: int, rates: Sequence[float], out: Path,
-             say: Say = lambda line: None) -> pd.DataFrame:
+def run_arms(
+    arms: Mapping[str, RunConfig],
+    seeds: int,
+    rates: Sequence[float],
+    out: Path,
+    say: Say = lambda line: None,
+    **objects: Any,  # noqa: ANN401 - as `runs.run` takes them
+) -> pd.DataFrame:
     """Run named configs and return one row a run: arm, seed, lr, whether that rate was chosen, and the last measurement.
 
     Every rate is tried on the first seed; the one with the lowest validation loss is then run on the other seeds. Each
-    run has a folder under `out`/arms: finished ones are kept, a broken one is resumed. Raises BadInput for a number out
-    of range, and where a folder holds another run.
+    run has a folder under `out`/arms, which `folder_of` names and `deca_lab.load` reads: finished ones are kept, a broken
+    one is resumed. `objects` are those of `runs.run` and go to every run. Raises BadInput for a number out of range, and
+    where a folder holds another run.
     """
     check(seeds >= 1, "seeds", seeds, "1 or more")
     check(len(rates) > 0, "rates", rates, "one learning rate or more")
     files.folder(out)
     rows: list[dict[str, Any]] = []
     for name, config in arms.items():
-        tried = [_row(name, replace(config, lr=rate), out, say) for rate in rates]
+        tried = [_row(name, replace(config, lr=rate), out, say, objects) for rate in rates]
         best = min(tried, key=lambda row: float(row["validation_loss"]))["lr"]
-        others = [_row(name, replace(config, lr=best, seed=config.seed + i), out, say) for i in range(1, seeds)]
+        again = [replace(config, lr=best, seed=config.seed + i) for i in range(1, seeds)]
+        others = [_row(name, other, out, say, objects) for other in again]
         rows += [{**row, "chosen": row["lr"] == best} for row in [*tried, *others]]
         write_whole(out / "runs.csv", pd.DataFrame(rows).to_csv(index=False))
     return pd.DataFrame(rows)
@@ -75,14 +91,14 @@ def arm(base: RunConfig, method: str) -> RunConfig:
     return replace(base, method=method, **{name: usual[name] for name in fixed if name != "clients"})
 
 
-def rounds_of(asked: Comparison) -> dict[str, int]:
-    """Return how many rounds each method gets for the budget."""
+def rounds_of(asked: Comparison, **objects: Any) -> dict[str, int]:  # noqa: ANN401
+    """Return how many rounds each method gets for the budget; `objects` as in `compare`."""
     cost = pick(BUDGETS, asked.budget, "budget")
     check(len(asked.methods) > 0, "methods", asked.methods, "one method or more")
     configs = {method: arm(asked.base, method) for method in asked.methods}
     if asked.budget == "rounds":
         return dict.fromkeys(configs, int(asked.amount) or asked.base.rounds)
-    costs = {method: cost(prepare(replace(config, rounds=1))) for method, config in configs.items()}
+    costs = {method: cost(prepare(replace(config, rounds=1), **objects)) for method, config in configs.items()}
     free = [method for method, price in costs.items() if price == 0]
     check(not free, "budget", asked.budget, f"another: {', '.join(free)} sends nothing, and would never end")
     amount = asked.amount or asked.base.rounds * costs[asked.methods[0]]
@@ -93,20 +109,19 @@ def rounds_of(asked: Comparison) -> dict[str, int]:
     return {method: int(amount // price) for method, price in costs.items()}
 
 
-def _row(name: str, config: RunConfig, out: Path, say: Say) -> dict[str, Any]:
+def _row(name: str, config: RunConfig, out: Path, say: Say, objects: Objects) -> dict[str, Any]:
     """Return the row of one run, from its folder where it has finished."""
     folder = folder_of(out, name, config.lr, config.seed)
     known: dict[str, Any] = {"arm": name, "seed": config.seed, "lr": config.lr}
     try:
-        finished = _finished(config, folder)
+        done = finished(config, folder, objects)
     except Diverged as error:
         say(f"{folder.name}: {error}")
         return {**known, "validation_loss": float("inf"), "test_loss": float("inf")}
-    say(f"{folder.name}: validation loss {finished.metrics['validation_loss'].iloc[-1]:.4f}")
-    memory, last = finished.summary["memory"], finished.metrics.iloc[-1].drop(["round", "block"])
-    return {**known, **{str(name): value for name, value in last.items()}, "rounds": config.rounds,
-            "seconds": float(finished.timings["seconds"].iloc[-1]), "memory": memory["measured_peak"] + memory["shared"],
-            "parameters": finished.summary["parameters"]}
+    say(f"{folder.name}: validation loss {done.metrics['validation_loss'].iloc[-1]:.4f}")
+    last = done.metrics.iloc[-1].drop(["round", "block"])
+    measured = {str(name): value for name, value in last.items()}
+    return {**known, **measured, "rounds": config.rounds, **_costs(done), "parameters": done.summary["parameters"]}
 
 
 def folder_of(out: Path, arm: str, lr: float, seed: int) -> Path:
@@ -114,18 +129,28 @@ def folder_of(out: Path, arm: str, lr: float, seed: int) -> Path:
     return out / "arms" / f"{arm}-lr{lr:g}-seed{seed}"
 
 
-def _finished(config: RunConfig, folder: Path) -> history.History:
+def _costs(done: history.History) -> dict[str, float]:
+    """Return what a run took: seconds, and bytes of memory at the peak, all clients and what they share."""
+    memory = done.summary["memory"]
+    return {"seconds": float(done.timings["seconds"].iloc[-1]), "memory": memory["measured_peak"] + memory["shared"]}
+
+
+def finished(config: RunConfig, folder: Path, objects: Objects) -> history.History:
+    """Return the history of a study's run: read where it has finished, resumed where it was broken off.
+
+    Raises BadInput where the folder holds another run.
+    """
     if (folder / "summary.json").exists():
         check(runs.read_config(folder) == config, "out", str(folder), "a new folder: this arm was run with other knobs")
         return history.load(folder)
     if (folder / "checkpoint.safetensors").exists():
-        finished = runs.resume(folder)
+        done = runs.resume(folder, **objects)
     else:
         if (folder / "config.json").exists():            # an arm that was broken off before its first checkpoint
             shutil.rmtree(folder)
-        finished = runs.run(config, folder)
+        done = runs.run(config, folder, **objects)
     (folder / "checkpoint.safetensors").unlink()        # a comparison keeps tables, not models
-    return finished
+    return done
 
 
 def score_of(task: str) -> tuple[str, bool]:
@@ -190,6 +215,56 @@ def at_edge(table: pd.DataFrame) -> list[str]:
     rates = sorted(set(table["lr"]))
     chosen = table[table["chosen"] & table["lr"].isin([rates[0], rates[-1]])]
     return list(dict.fromkeys(chosen["arm"])) if len(rates) > 2 else []
+
+
+def compare_runs(
+    histories: Sequence[history.History | Path | str], names: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return one row a run, of histories or of folders that hold finished runs.
+
+    Columns: name (that of the folder, or "run 0" for the first in memory), method, seed,
+    inner_steps; test_loss_start, test_loss_end, validation_loss_end (mean model, nats per token),
+    consensus_end; bytes_sent (all clients), memory (bytes at the peak), seconds; then each score on
+    the test data, NaN where a run has none of that name. Raises BadInput, which says where in the
+    list, for what is not a finished run.
+    """
+    listed = isinstance(histories, Sequence) and not isinstance(histories, str) and len(histories) > 0
+    check(listed, "histories", histories, "a list of one run or more")
+    loaded = [_loaded(run, k) for k, run in enumerate(histories)]
+    named = [done.folder.name if done.folder else f"run {k}" for k, done in enumerate(loaded)]
+    check(names is None or len(names) == len(loaded), "names", names, f"{len(loaded)} names, one a run")
+    rows = zip(named if names is None else names, loaded, strict=True)
+    return pd.DataFrame([{"name": name, **_figures(done)} for name, done in rows])
+
+
+def _loaded(run: object, place: int) -> history.History:
+    if isinstance(run, history.History):
+        return run
+    allowed = "a History, or the folder of a finished run"
+    if not isinstance(run, Path | str):
+        raise BadInput(f"histories[{place}] = {shown(run)} cannot be used: it must be {allowed}")
+    try:
+        return history.load(run)
+    except BadInput as error:
+        raise BadInput(f"histories[{place}] cannot be used: {error}") from None
+
+
+def _figures(done: history.History) -> dict[str, Any]:
+    """Return a run in one row."""
+    s = done.summary
+    return {
+        "method": s["method"],
+        "seed": done.config.seed,
+        "inner_steps": s["inner_steps"],
+        "test_loss_start": s["test_loss_start"],
+        "test_loss_end": s["test_loss_end"],
+        "validation_loss_end": float(done.metrics["validation_loss"].iloc[-1]),
+        "consensus_end": s["consensus_end"],
+        "bytes_sent": s["bytes_sent"],
+        "memory": _costs(done)["memory"],
+        "seconds": _costs(done)["seconds"],
+        **s.get("scores", {}),
+    }
 
 
 def curves(out: Path, table: pd.DataFrame) -> dict[str, list[history.History]]:

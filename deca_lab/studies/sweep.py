@@ -13,6 +13,7 @@ from deca_lab.errors import BadInput, Diverged, check, pick
 from deca_lab.files import folder, read_text, write_whole
 from deca_lab.lab import runs
 from deca_lab.runconfig import RunConfig
+from deca_lab.studies.compare import finished
 
 MEASURED = ("validation_loss", "test_loss", "client_test_loss", "consensus")  # of the last measurement
 
@@ -34,26 +35,38 @@ def _parse(text: str) -> tuple[str, list[Any]]:
         raise BadInput(f"vary = {text!r} cannot be used: {knob.name} takes values of type {kind.__name__}") from None
 
 
-def sweep(base: RunConfig, grid: Mapping[str, Sequence[Any]], seeds: int, out: Path,
-          say: Callable[[str], None] = lambda line: None) -> pd.DataFrame:
+def sweep(
+    base: RunConfig,
+    grid: Mapping[str, Sequence[Any]],
+    seeds: int,
+    out: Path,
+    say: Callable[[str], None] = lambda line: None,
+    keep: bool = False,
+    **objects: Any,  # noqa: ANN401 - as `runs.run` takes them
+) -> pd.DataFrame:
     """Run `base` with every combination of the grid and `seeds` seeds; return one row a run.
 
     The rows are written to `out`/runs.csv after each run, and a sweep that finds its rows there goes on behind them. A
     run that diverges has infinite losses.
+
+    With `keep`, every run also leaves its tables, and the column `folder` says where below `out`:
+    `[deca_lab.load(out / f) for f in table["folder"]]` are the histories. `objects` are those of
+    `runs.run`, such as `model=`; every run gets them, and what `metrics=` measures gets columns.
     """
     check(seeds >= 1, "seeds", seeds, "1 or more")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     arms = [{**point, "seed": base.seed + i} for point in points for i in range(seeds)]
     configs = [replace(base, **arm) for arm in arms]                     # all checked before the first one runs
-    rows = _kept(out, arms)
-    for arm, config in list(zip(arms, configs, strict=True))[len(rows):]:
-        rows.append({**arm, **_outcome(config)})
+    places = [f"runs/{k}" if keep else None for k in range(len(arms))]
+    rows = _kept(out, arms, keep)
+    for arm, config, place in list(zip(arms, configs, places, strict=True))[len(rows):]:
+        rows.append({**arm, **_outcome(config, out, place, objects)})
         write_whole(out / "runs.csv", pd.DataFrame(rows).to_csv(index=False))
         say(f"{len(rows)}/{len(arms)}  " + "  ".join(f"{name} {value}" for name, value in rows[-1].items()))
     return pd.DataFrame(rows)
 
 
-def _kept(out: Path, arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _kept(out: Path, arms: Sequence[Mapping[str, Any]], keep: bool) -> list[dict[str, Any]]:
     """Return the rows of an earlier, interrupted sweep of the same arms, or none; raise BadInput at another sweep's."""
     if not (folder(out) / "runs.csv").exists():
         return []
@@ -63,6 +76,7 @@ def _kept(out: Path, arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         raise BadInput(f"{str(out / 'runs.csv')!r} is damaged: {error}") from None
     begun = zip(rows, arms, strict=False)                                # the sweep may have been interrupted
     same = len(rows) <= len(arms) and all(row.get(name) == value for row, arm in begun for name, value in arm.items())
+    same = same and all(("folder" in row) == keep for row in rows)
     check(same, "out", str(out), "a new folder, or that of the same sweep")
     return [_by_name(row) for row in rows]
 
@@ -72,12 +86,17 @@ def _by_name(row: Mapping[Hashable, Any]) -> dict[str, Any]:
     return {str(name): value for name, value in row.items()}
 
 
-def _outcome(config: RunConfig) -> dict[str, float]:
+def _outcome(
+    config: RunConfig, out: Path, place: str | None, objects: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what one run measured at its end; `place` is its folder below `out`, if it is kept."""
+    kept = {} if place is None else {"folder": place}
     try:
-        last = runs.run(config).metrics.iloc[-1]
+        done = runs.run(config, **objects) if place is None else finished(config, out / place, objects)
     except Diverged:
-        return dict.fromkeys(MEASURED, float("inf"))
-    return {name: float(last[name]) for name in MEASURED}
+        return {**dict.fromkeys(MEASURED, float("inf")), **dict.fromkeys(kept)}
+    last = done.metrics.iloc[-1]
+    return {**{name: float(last[name]) for name in (*MEASURED, *objects.get("metrics", ()))}, **kept}
 
 
 def summary(table: pd.DataFrame, knobs: Sequence[str]) -> pd.DataFrame:

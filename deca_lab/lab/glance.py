@@ -1,0 +1,61 @@
+"""A run at a glance: one line, and a small table for notebooks."""
+
+from collections.abc import Callable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+Summary = Mapping[str, Any]
+
+FIGURES: dict[str, Callable[[Summary], str]] = {  # of the table; a run that lacks one has no such row
+    "method": lambda s: str(s["method"]),
+    "task": lambda s: str(s["task"]),
+    "clients": lambda s: str(s["clients"]),
+    "topology": lambda s: f"{s['topology']} (rho {s['rho']:.4g})",
+    "inner steps": lambda s: f"{s['inner_steps']:,}",
+    "parameters that train": lambda s: f"{s['parameters']:,}",
+    "test loss of the mean model": lambda s: _losses(s),
+    "test loss of the clients' own models, at the end": lambda s: f"{s['client_test_loss_end']:.4f}",
+    "consensus distance at the end": lambda s: f"{s['consensus_end']:.4g}",
+    "bytes sent by all clients": lambda s: f"{s['bytes_sent']:,}",
+    "bytes of memory at the peak, all clients": lambda s: f"{s['memory']['measured_peak']:,}",
+    "device": lambda s: str(s["device"]),
+}
+WORDS: tuple[Callable[[Summary], str], ...] = (  # of the line
+    FIGURES["method"],
+    FIGURES["task"],
+    lambda s: f"{s['clients']} client{'s' * (s['clients'] != 1)} on {s['topology']}",
+    lambda s: f"{s['inner_steps']} inner steps",
+    lambda s: f"test loss {_losses(s)}",
+)
+
+
+def line(summary: Summary, folder: Path | None) -> str:
+    """Return a run's summary on one short line; what the summary does not hold is left out."""
+    told = [words for of in WORDS if (words := _told(of, summary))]
+    return f"History({' '.join(', '.join([*told, str(folder or 'in memory')]).split())})"
+
+
+def table(summary: Summary, folder: Path | None) -> str:
+    """Return a run's summary as an HTML table without colours of its own; all texts are escaped."""
+    figures = {name: words for name, of in FIGURES.items() if (words := _told(of, summary))}
+    scores = {n.replace("_", " "): f"{v:.4g}" for n, v in summary.get("scores", {}).items()}
+    shown = {**figures, **scores, "folder": str(folder or "none: in memory")}
+    edge = 'style="border-bottom: thin solid currentColor; text-align: left"'
+    rows = "".join(
+        f'<tr><th scope="row" {edge}>{escape(name)}</th><td {edge}>{escape(words)}</td></tr>'
+        for name, words in shown.items()
+    )
+    return f'<table style="border-collapse: collapse; color: inherit"><tbody>{rows}</tbody></table>'
+
+
+def _losses(summary: Summary) -> str:
+    return f"{summary['test_loss_start']:.4f} -> {summary['test_loss_end']:.4f}"
+
+
+def _told(of: Callable[[Summary], str], summary: Summary) -> str:
+    """Return a figure in words, or "" where the summary does not hold it, or not as a number."""
+    try:
+        return of(summary)
+    except (KeyError, TypeError, ValueError):
+        return ""
