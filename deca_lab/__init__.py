@@ -54,8 +54,8 @@ _HOME = {  # public name -> its module
 
 # Written out, and not made from the table, because type checkers and editors read the file and do not run it.
 __all__ = ["BadInput", "Diverged", "History", "Method", "Problem", "RunConfig", "Snapshot", "Topology", "__version__",
-           "compare_runs", "describe", "diagnose", "export_model", "fit", "load", "optimiser", "prepare", "quadratics", "register",
-           "resume", "run"]
+           "compare_runs", "describe", "diagnose", "export_model", "fit", "load", "optimiser", "prepare", "quadratics",
+           "register", "resume", "run"]
 
 
 def __dir__() -> list[str]:

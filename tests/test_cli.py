@@ -146,6 +146,7 @@ def test_help_names_every_knob_and_loads_no_torch():
         assert f"--{name.replace('_', '-')}" in said.stdout
 
 
+@pytest.mark.slow
 def test_only_this_folder_is_written(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert deca_lab(capsys, "run", *options(**SMALL)).code == 0

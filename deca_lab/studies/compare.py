@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from deca_lab import files
-from deca_lab.errors import BadInput, Diverged, check, pick, shown
+from deca_lab.errors import BadInput, Diverged, check, pick, quoted
 from deca_lab.files import write_whole
 from deca_lab.lab import history, ledger, runs
 from deca_lab.lab.prepare import Lab, prepare
@@ -242,7 +242,7 @@ def _loaded(run: object, place: int) -> history.History:
         return run
     allowed = "a History, or the folder of a finished run"
     if not isinstance(run, Path | str):
-        raise BadInput(f"histories[{place}] = {shown(run)} cannot be used: it must be {allowed}")
+        raise BadInput(f"histories[{place}] = {quoted(run)} cannot be used: it must be {allowed}")
     try:
         return history.load(run)
     except BadInput as error:

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from cases import quick
 from command import SMALL
 
 from deca_lab.algorithm import loop as tr
@@ -42,9 +43,9 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.02)
 
 
-@pytest.mark.parametrize("base_weights", ["full", "nf4"])
+@pytest.mark.parametrize("base_weights", quick(["full", "nf4"]))
 @pytest.mark.parametrize("local_steps", [1, 5])
-@pytest.mark.parametrize(("name", "optimiser"), [("adam", adam), ("sgd", sgd)])
+@pytest.mark.parametrize(("name", "optimiser"), quick([("adam", adam), ("sgd", sgd)]))
 def test_dec_lora_is_the_plain_loop(name, optimiser, local_steps, base_weights):
     lab = prepare(RunConfig(**{**SMALL, "method": "dec-lora", "optimiser": name, "mix_every": local_steps, "inner_steps": 10,
                                "lr": 0.02, "dtype": "float64", "base_weights": base_weights}))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cases import quick
 from command import deca_lab
 
 from deca_lab.bench import bench as be
@@ -21,7 +22,7 @@ def small(monkeypatch):
     monkeypatch.setattr(be, "prepare", lambda config: prepare(replace(config, model="tiny", clients=2, context=16, batch=1)))
 
 
-@pytest.mark.parametrize("part", ["engine", "step", "mixing", "theory"])
+@pytest.mark.parametrize("part", quick(["engine", "step", "mixing", "theory"], 2))
 def test_every_part_gives_rows_that_compare(part, small):
     rows = list(be.bench([part], "cpu"))
     assert rows

@@ -22,6 +22,7 @@ def test_ours_over_processes_gives_seconds_of_a_step(monkeypatch):
     assert 0 < took < math.inf
 
 
+@pytest.mark.slow
 def test_a_measurement_that_fails_says_why(monkeypatch):
     monkeypatch.setattr(ot, "CLIENTS", 1)
     with pytest.raises(BadInput, match="'nobody' did not run over 1 processes"):

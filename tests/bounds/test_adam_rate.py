@@ -29,6 +29,7 @@ def test_the_right_side_by_hand():
     np.testing.assert_allclose(ar.right(land, G, alpha, a2, 4, lam)[-1], by_hand, rtol=ROUNDING)
 
 
+@pytest.mark.slow
 def test_the_measured_slack():
     found = ar.examples()
     assert all(bound.holds() for bound in found.values())

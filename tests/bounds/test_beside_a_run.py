@@ -106,6 +106,7 @@ def test_one_batch_has_no_spread():
         estimate(as_problem(quadratics(2, 2))[0], batches=1)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_table_and_the_picture(capsys, tmp_path):
     said = deca_lab(capsys, "run", "--bounds", *options(out=tmp_path / "run", **SMALL))
     assert said.code == 0

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import cases, quick
+from cases import cases
 from command import SMALL
 
 from deca_lab.algorithm import optimisers
@@ -61,8 +61,9 @@ def test_half_the_mixings_are_half_the_bytes_and_tracking_is_twice():
     assert cs.measured(cs.laid_out(*equal, ring, optimisers.mixed_adam(Adam(), Feedback(None, raw, 1.0, 1.0))))[0] == 2 * once
 
 
-@pytest.mark.parametrize("knobs", quick([{}, {"method": "d-adam"}, {"method": "dec-lora", "rank": 4}, {"method": "deca-mixed"},
-                                   {"blocks": "equal", "block_count": 3}]))
+@pytest.mark.slow
+@pytest.mark.parametrize("knobs", [{}, {"method": "d-adam"}, {"method": "dec-lora", "rank": 4}, {"method": "deca-mixed"},
+                                   {"blocks": "equal", "block_count": 3}])
 def test_the_closed_forms_fit_real_runs_of_a_gpt(knobs):
     from deca_lab.lab.prepare import prepare
 

@@ -62,6 +62,7 @@ def test_shares_by_hand():
     assert not dm.shares(setting._replace(topology=topology("complete", 4))).round(12).any()
 
 
+@pytest.mark.slow
 def test_broken_deca_itself_is_not_covered_and_stops_short():
     assert dm.broken().verdict.startswith("fails at inner step")
     hills = quadratics(4, 1, zeta=3.0, far=0.0, lonely=True)

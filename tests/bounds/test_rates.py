@@ -242,7 +242,7 @@ def test_dec_lora_is_a_plain_loop():
         if step % 3 == 2:
             A, B = np.einsum("ij,jkl->ikl", W, A), np.einsum("ij,jkl->ikl", W, B)
     assert found.full[1] == pytest.approx(np.mean(squares), rel=1e-9)
-    assert found.block[1] == found.full[1]
+    assert found.block[1] == pytest.approx(found.full[1], rel=1e-12)
     assert found.late[1] == pytest.approx(np.mean(squares[-3:]), rel=1e-9)
 
 

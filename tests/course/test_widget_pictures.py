@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from cases import quick
 from pictured import seen
 
 from deca_lab import RunConfig
@@ -130,7 +131,7 @@ def test_moving_a_control_draws_another_picture_and_back_the_same(name):
         assert seen(picture) == before, control
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", quick(PICTURES))
 def test_no_setting_breaks_a_picture(name):
     make, controls, values = PICTURES[name]
     scene, rng = make(), random.Random(name)

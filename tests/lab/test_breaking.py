@@ -97,6 +97,7 @@ def test_a_second_process_on_a_run_folder_is_refused_and_the_first_goes_on_and_c
     assert f"stopped after inner step {step} of" in said
 
 
+@pytest.mark.slow
 def test_told_to_stop_a_run_checkpoints_and_resumes_to_the_same_bits(tmp_path):
     knobs = {**KNOBS, "checkpoint_every": 0}
     whole = runs.run(RunConfig(**knobs), tmp_path / "whole")

@@ -209,6 +209,7 @@ def test_every_kind_of_run_ends_and_its_ledger_is_right(knobs):
     assert history.summary["memory"]["measured_peak"] == pytest.approx(history.summary["memory"]["peak"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_loop_and_stacked_engines_give_the_same_run():
     one, two = (runs.run(replace(CONFIG, dtype="float64", model="tiny", engine=engine)) for engine in ("stacked", "loop"))
     columns = ["test_loss", "consensus", "gradient_norm"]

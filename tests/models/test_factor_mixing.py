@@ -157,7 +157,7 @@ def test_it_is_exact_where_the_rank_suffices():
 def test_equal_factors_on_the_complete_graph_are_a_fixed_point_in_the_product(dtype):
     params = stacking.replicate(stacking.client(random_params(1, dtype), 0), 4)
     once = mixed(params, GRAPHS["complete"])
-    digits = {torch.float32: 1e-5, torch.float64: LONG_ROUNDING, torch.bfloat16: 0.2}[dtype]
+    digits = {torch.float32: 1e-4, torch.float64: LONG_ROUNDING, torch.bfloat16: 0.2}[dtype]
     for module in ("h.0.q", "h.1.v"):
         assert np.abs(products(once, module) - products(params, module)).max() < digits
     assert all(p.dtype == dtype and not p.requires_grad for p in once.values())

@@ -83,7 +83,7 @@ def test_every_weight_goes_to_the_nearest_level_of_its_block(shape, block):
         scale = flat[first:first + block].abs().max()
         for w, got in zip(flat[first:first + block], back[first:first + block], strict=True):
             errors = [abs(float(w) - level * float(scale)) for level in PAPER]
-            assert abs(float(w - got)) <= min(errors) + 1e-6
+            assert abs(float(w - got)) <= min(errors) + SINGLE
 
 
 def test_a_second_quantisation_changes_nothing_and_zeros_stay():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cases import cases, quick
+from cases import cases
 from command import SMALL
 from reference import LONG_ROUNDING, ROUNDING
 
@@ -60,7 +60,7 @@ def test_quantised_rounds_to_the_nearest_of_its_levels(bits):
     left = made("quantised", bits=bits).short(z, np.random.default_rng(0)).numpy()
     step = np.abs(z.numpy()).max() / levels
     assert len(np.unique(np.rint(left / step))) <= 2 * levels + 1
-    assert np.abs(left - z.numpy()).max() <= step / 2 * (1 + 1e-9)
+    assert np.abs(left - z.numpy()).max() <= step / 2 + 2e-7 * np.abs(z.numpy()).max()     # twice the eps of float32
     assert made("quantised", bits=bits).size(1001, 4) == -(-1001 * bits // 8) + 4
     assert made("quantised").short(torch.zeros(7), np.random.default_rng(0)).equal(torch.zeros(7))
 
@@ -167,7 +167,8 @@ def test_what_was_left_out_comes_later_so_that_clients_agree_on_their_mean(name,
     assert name == "quantised" or float((naive - naive.mean(0)).norm()) > 10 * apart[-1]
 
 
-@pytest.mark.parametrize("knobs", quick([{"compress": "top-k"}, {"compress": "random-k", "gamma": 0.2},
+@pytest.mark.slow
+@pytest.mark.parametrize("knobs", [{"compress": "top-k"}, {"compress": "random-k", "gamma": 0.2},
                                    {"compress": "quantised", "bits": 4, "dtype": "bfloat16", "context": 16, "batch": 1},
                                    {"compress": "top-k", "method": "gradient-tracking", "keep_share": 0.25},
                                    {"compress": "quantised", "method": "dec-lora", "inner_steps": 4},
@@ -175,7 +176,7 @@ def test_what_was_left_out_comes_later_so_that_clients_agree_on_their_mean(name,
                                    {"compress": "top-k", "topology": "one-peer-exponential", "clients": 4},
                                    {"compress": "top-k", "drop": 0.3, "away": "1@0.2-0.7", "mixed": "all"},
                                    {"compress": "quantised", "stale": 0.4, "delay": 2, "garbage": "1@0-0.5",
-                                    "method": "deca-mixed"}]))
+                                    "method": "deca-mixed"}])
 def test_bytes_and_memory_are_as_predicted_and_a_stopped_run_goes_on_to_the_same_bits(knobs, tmp_path):
     config = replace(CONFIG, **knobs)
     whole_run = runs.run(config, tmp_path / "whole")

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cases import quick
 from command import SMALL, options
 from reference import SINGLE
 
@@ -100,7 +99,8 @@ def finished(process):
     return out, err
 
 
-@pytest.mark.parametrize("ranks", quick([2, 4]))
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_loop_stacked_and_distributed_are_equal(ranks, tmp_path):
     finished(torchrun(ranks, Path(__file__), tmp_path / "found"))
     for dtype, digits in ((torch.float64, 1e-12), (torch.float32, SINGLE)):

@@ -59,6 +59,7 @@ def test_every_run_has_its_pictures_and_its_page(name, told, tmp_path):
         assert pictures.number(value) in text
 
 
+@pytest.mark.slow
 def test_the_page_says_what_went_wrong(told, tmp_path):
     history = told("faults")
     found, rows = history.summary["faults"], dict(report.faults(history))
@@ -71,6 +72,7 @@ def test_the_page_says_what_went_wrong(told, tmp_path):
     assert "went wrong" not in report.write(told("usual"), tmp_path).read_text()
 
 
+@pytest.mark.slow
 def test_two_pages_of_one_run_are_the_same_bytes(told, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -152,6 +154,7 @@ def test_a_bounds_picture_holds_both_sides():
     np.testing.assert_array_equal(drawn[1], bound.rhs)
 
 
+@pytest.mark.slow
 def test_infinite_losses_are_drawn_without_a_warning(told, tmp_path):
     usual = told("usual")
     metrics = usual.metrics.copy()

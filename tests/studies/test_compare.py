@@ -28,12 +28,14 @@ def done(tmp_path_factory):
     return compare.compare(ASKED, out), out
 
 
+@pytest.mark.slow
 def test_equal_steps_are_equal_steps(done):
     table, _ = done
     assert set(table["step"]) == {8}                                      # deca: 4 blocks x 2; the others: 4 rounds of 2
     assert compare.rounds_of(ASKED) == {"deca": 1, "dec-lora": 4, "badam": 1}
 
 
+@pytest.mark.slow
 def test_all_arms_of_a_seed_start_from_the_same_model_and_test_text(done):
     table, out = done
     starts = {m: [h.metrics["test_loss"].iloc[0] for h in hs] for m, hs in compare.curves(out, table).items()}
@@ -68,6 +70,7 @@ def test_the_rate_is_chosen_by_validation_never_by_test(monkeypatch, tmp_path):
     assert table.groupby("arm").size().tolist() == [3, 3, 3]           # two rates on the first seed, one on the second
 
 
+@pytest.mark.slow
 def test_finished_arms_are_kept_and_a_broken_one_goes_on(done, monkeypatch):
     table, out = done
     (out / "arms" / "badam-lr0.01-seed1" / "summary.json").unlink()       # as if it had been broken off
@@ -79,6 +82,7 @@ def test_finished_arms_are_kept_and_a_broken_one_goes_on(done, monkeypatch):
     pd.testing.assert_frame_equal(again.drop(columns="seconds"), table.drop(columns="seconds"), check_dtype=False)
 
 
+@pytest.mark.slow
 def test_arms_of_another_comparison_are_refused(done):
     _, out = done
     with pytest.raises(BadInput, match="this arm was run with other knobs"):
@@ -128,6 +132,7 @@ def test_an_arm_takes_its_fixed_knobs_whatever_the_base_says(method):
     assert resolve(compare.arm(replace(BASE, topology="star", feedback="downhill", blocks="equal"), method)).method == method
 
 
+@pytest.mark.slow
 def test_the_page_holds_table_differences_curves_and_grid(done):
     table, out = done
     page = compare_report.write(ASKED, table, out)
@@ -144,6 +149,7 @@ def test_the_page_holds_table_differences_curves_and_grid(done):
     assert len(pd.read_csv(out / "differences.csv")) == 3
 
 
+@pytest.mark.slow
 def test_curves_are_the_measured_scores(done):
     table, out = done
     figure = compare_report.draw_curves(compare.curves(out, table), "test_loss")

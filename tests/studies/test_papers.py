@@ -122,6 +122,7 @@ def test_page_and_picture_say_the_same(done):
     assert [text.get_text() for text in figure.axes[0].texts] == list(verdicts["verdict"])
 
 
+@pytest.mark.slow
 def test_command(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(papers, "BASE", TINY)
     monkeypatch.setattr(papers.examine, "__defaults__", (*papers.examine.__defaults__[:3], TINY, papers.examine.__defaults__[4]))
