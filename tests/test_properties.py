@@ -220,7 +220,7 @@ def test_a_hostile_method_makes_no_folder(tmp_path, monkeypatch, capsys, method)
 
 def sweep_of(name):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "_outcome", lambda config: dict.fromkeys(sweep.MEASURED, 1.0))
+        patch.setattr(sweep, "_outcome", lambda config, *where: dict.fromkeys(sweep.MEASURED, 1.0))
         return kept(sweep.sweep, RunConfig(), {"b1": [0.5]}, 1, Path(name))
 
 

@@ -262,7 +262,7 @@ def _outline(world: World, state: State | None, device: torch.device) -> dict[st
     """Return, on every rank, all of rank 0's state that is no row of a client."""
     text = ""
     if state is not None:
-        # As bytes of JSON: collectives carry tensors alone, and torch's for objects unpickle.
+        # As bytes of JSON: only tensors travel, for what unpickles an object would run whatever a peer sends.
         text = json.dumps({"step": state.step, "master": state.master is not None,
                            "moments": {k: numbers(held) for k, held in state.moments.items()},
                            "letters": list(state.wire.letters), "tallies": state.wire.tallies,

@@ -19,7 +19,7 @@ from deca_lab.algorithm.problems import Problem, quadratics
 from deca_lab.algorithm.stacking import client
 from deca_lab.errors import BadInput
 from deca_lab.mixing.topology import Topology, topology
-from deca_lab.network.compression import compressed, compression
+from deca_lab.network.compression import compressed, compressor
 from deca_lab.network.faults import Faults, Spell
 from deca_lab.network.lossy_mixing import lossy
 
@@ -200,9 +200,9 @@ VALUES = {
     "quasi-global": (recipe()._replace(optimiser=op.quasi_global_sgd()), []),
     "late and absent": (recipe(feedback=PRINTED), [lossy(Faults(
         drop=0.2, away=(Spell(1, 3, 8),), stale=0.5, noise=0.01, clients=N, turns=24, mix_every=1), 1)]),
-    "short": (recipe(feedback=PRINTED), [compressed(compression("top-k", 0.5, 8, 0.5), 0)]),
+    "short": (recipe(feedback=PRINTED), [compressed(compressor("top-k", 0.5, 8, 0.5), 0)]),
     "short and lost": (recipe(feedback=PRINTED), [lossy(Faults(drop=0.3, stale=0.3, clients=N, turns=24), 1),
-                                                  compressed(compression("quantised", 0.5, 3, 0.5), 0)]),
+                                                  compressed(compressor("quantised", 0.5, 3, 0.5), 0)]),
 }
 
 

@@ -49,13 +49,13 @@ def test_the_mean_model_gets_better_on_text_that_nobody_trains_on(unbroken):
 
 
 def test_folder_reads_back_as_the_same_history(unbroken):
-    history, folder = unbroken
+    written, folder = unbroken
     read = history.load(folder)
-    assert read.config == history.config
-    assert read.summary == json.loads(json.dumps(history.summary))
-    np.testing.assert_array_equal(read.W, history.W)
+    assert read.config == written.config
+    assert read.summary == json.loads(json.dumps(written.summary))
+    np.testing.assert_array_equal(read.W, written.W)
     for name in history.TABLES:
-        pd.testing.assert_frame_equal(getattr(read, name), getattr(history, name), check_dtype=False)
+        pd.testing.assert_frame_equal(getattr(read, name), getattr(written, name), check_dtype=False)
 
 
 def test_measured_bytes_equal_predicted_bytes(unbroken):

@@ -60,7 +60,7 @@ def test_flops_by_hand():
 
 
 def test_the_rate_is_chosen_by_validation_never_by_test(monkeypatch, tmp_path):
-    def row(name, config, out, say):
+    def row(name, config, out, say, *objects):
         return {"arm": name, "seed": config.seed, "lr": config.lr, "step": 1,
                 "validation_loss": config.lr, "test_loss": -config.lr}
 

@@ -22,7 +22,7 @@ def test_rows_are_those_of_separate_runs_and_a_broken_sweep_goes_on(tmp_path, mo
     (tmp_path / "broken").mkdir()
     table.head(2).to_csv(tmp_path / "broken" / "runs.csv", index=False)
     ran, ones = [], dict.fromkeys(sweep.MEASURED, 1.0)
-    monkeypatch.setattr(sweep, "_outcome", lambda config: ran.append((config.lr, config.seed)) or ones)
+    monkeypatch.setattr(sweep, "_outcome", lambda config, *where: ran.append((config.lr, config.seed)) or ones)
     again = sweep.sweep(BASE, GRID, 2, tmp_path / "broken")
     assert ran == [(1e-2, 0), (1e-2, 1)]
     pd.testing.assert_frame_equal(again.head(2), table.head(2))
