@@ -114,11 +114,11 @@ def test_a_second_run_is_a_second_run_of_wandb(recorded):
 
 @pytest.mark.slow
 def test_the_real_wandb_takes_it_offline(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    log = loggers.wandb("lessons", dir=str(tmp_path))
+    log = loggers.wandb("lessons", dir=str(tmp_path), settings=wandb.Settings(init_timeout=600))
     for moment in moments():
         log(moment)
     (kept,) = tmp_path.glob("wandb/offline-run-*/*.wandb")

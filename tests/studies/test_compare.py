@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 from cases import cases
 from command import SMALL, deca_lab, options
+from objects import OBJECTS, needs_objects, recorder
 
+import deca_lab as lab
 from deca_lab.errors import BadInput
 from deca_lab.lab import ledger, runs
+from deca_lab.lab.history import load
 from deca_lab.lab.prepare import prepare
 from deca_lab.methods import METHODS
 from deca_lab.pictures import compare_report
@@ -28,14 +31,12 @@ def done(tmp_path_factory):
     return compare.compare(ASKED, out), out
 
 
-@pytest.mark.slow
 def test_equal_steps_are_equal_steps(done):
     table, _ = done
     assert set(table["step"]) == {8}                                      # deca: 4 blocks x 2; the others: 4 rounds of 2
     assert compare.rounds_of(ASKED) == {"deca": 1, "dec-lora": 4, "badam": 1}
 
 
-@pytest.mark.slow
 def test_all_arms_of_a_seed_start_from_the_same_model_and_test_text(done):
     table, out = done
     starts = {m: [h.metrics["test_loss"].iloc[0] for h in hs] for m, hs in compare.curves(out, table).items()}
@@ -60,7 +61,7 @@ def test_flops_by_hand():
 
 
 def test_the_rate_is_chosen_by_validation_never_by_test(monkeypatch, tmp_path):
-    def row(name, config, out, say, *objects):
+    def row(name, config, out, say, objects):
         return {"arm": name, "seed": config.seed, "lr": config.lr, "step": 1,
                 "validation_loss": config.lr, "test_loss": -config.lr}
 
@@ -70,7 +71,6 @@ def test_the_rate_is_chosen_by_validation_never_by_test(monkeypatch, tmp_path):
     assert table.groupby("arm").size().tolist() == [3, 3, 3]           # two rates on the first seed, one on the second
 
 
-@pytest.mark.slow
 def test_finished_arms_are_kept_and_a_broken_one_goes_on(done, monkeypatch):
     table, out = done
     (out / "arms" / "badam-lr0.01-seed1" / "summary.json").unlink()       # as if it had been broken off
@@ -82,7 +82,6 @@ def test_finished_arms_are_kept_and_a_broken_one_goes_on(done, monkeypatch):
     pd.testing.assert_frame_equal(again.drop(columns="seconds"), table.drop(columns="seconds"), check_dtype=False)
 
 
-@pytest.mark.slow
 def test_arms_of_another_comparison_are_refused(done):
     _, out = done
     with pytest.raises(BadInput, match="this arm was run with other knobs"):
@@ -132,7 +131,6 @@ def test_an_arm_takes_its_fixed_knobs_whatever_the_base_says(method):
     assert resolve(compare.arm(replace(BASE, topology="star", feedback="downhill", blocks="equal"), method)).method == method
 
 
-@pytest.mark.slow
 def test_the_page_holds_table_differences_curves_and_grid(done):
     table, out = done
     page = compare_report.write(ASKED, table, out)
@@ -149,7 +147,6 @@ def test_the_page_holds_table_differences_curves_and_grid(done):
     assert len(pd.read_csv(out / "differences.csv")) == 3
 
 
-@pytest.mark.slow
 def test_curves_are_the_measured_scores(done):
     table, out = done
     figure = compare_report.draw_curves(compare.curves(out, table), "test_loss")
@@ -174,3 +171,90 @@ def test_a_rate_at_the_edge_of_the_grid_is_said():
                           "chosen": [False, True, False, False, False, True]})
     assert compare.at_edge(table) == ["b"]
     assert compare.at_edge(table[table["lr"] < 3]) == []
+
+
+def test_compare_runs_is_each_history_in_a_row(done):
+    _, out = done
+    histories = [h for hs in compare.curves(out, compare.compare(ASKED, out)).values() for h in hs]
+    table = lab.compare_runs([histories[0], histories[1].folder, str(histories[2].folder)])
+    assert table["name"].tolist() == [h.folder.name for h in histories[:3]]
+    for row, h in zip(table.to_dict("records"), histories, strict=False):
+        first, last = h.metrics.iloc[0], h.metrics.iloc[-1]
+        assert (row["method"], row["seed"]) == (h.config.method, h.config.seed)
+        assert row["inner_steps"] == len(h.train)
+        assert [row["test_loss_start"], row["test_loss_end"]] == [first["test_loss"], last["test_loss"]]
+        assert [row["validation_loss_end"], row["consensus_end"]] == [last["validation_loss"], last["consensus"]]
+        assert row["bytes_sent"] == h.edges["measured"].sum() > 0
+        assert row["memory"] == last["peak_bytes"] + h.summary["memory"]["shared"]
+        assert row["seconds"] == h.timings["seconds"].iloc[-1]
+
+
+def test_compare_runs_names_runs_in_memory_and_keeps_scores_apart(done):
+    _, out = done
+    usual = load(next((out / "arms").iterdir()))
+    scored = replace(usual, folder=None, summary={**usual.summary, "scores": {"test_accuracy": 0.5}})
+    table = lab.compare_runs([usual, scored])
+    assert table["name"].tolist() == [usual.folder.name, "run 1"]
+    np.testing.assert_array_equal(table["test_accuracy"], [np.nan, 0.5])
+    assert lab.compare_runs([usual, scored], ["a", "b"])["name"].tolist() == ["a", "b"]
+    pd.testing.assert_frame_equal(lab.compare_runs((usual, scored)), table)
+
+
+@cases(("runs", "words"), [
+    ([], "histories = .* must be a list"), ("folder", "histories = 'folder' .* must be a list"),
+    (["nosuch"], r"^histories\[0\] cannot be used: .*nosuch"),
+    ([3], r"^histories\[0\] = 3 cannot be used: it must be a History"),
+])
+def test_compare_runs_says_which_item_is_bad(runs, words):
+    with pytest.raises(BadInput, match=words):
+        lab.compare_runs(runs)
+
+
+def test_compare_runs_says_the_place_of_a_bad_item_among_good_ones(done):
+    _, out = done
+    good = load(next((out / "arms").iterdir()))
+    with pytest.raises(BadInput, match=r"^histories\[2\] cannot be used") as caught:
+        lab.compare_runs([good, good, out])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(BadInput, match=r"names = .* must be 2 names"):
+        lab.compare_runs([good, good], ["a"])
+
+
+def test_objects_reach_every_run_and_every_resumption(monkeypatch, tmp_path):
+    ran = recorder(monkeypatch)
+    arms = {"a": replace(BASE, inner_steps=1, checkpoint_every=1)}
+    compare.run_arms(arms, 2, (1e-3, 1e-2), tmp_path, **OBJECTS)
+    assert [kind for kind, _ in ran] == ["run"] * 3
+    folder = next((tmp_path / "arms").iterdir())
+    (folder / "summary.json").unlink()
+    (folder / "checkpoint.safetensors").write_bytes(b"left by a run that was broken off")
+    monkeypatch.setattr(runs, "resume", ran.resumed)
+    compare.run_arms(arms, 2, (1e-3, 1e-2), tmp_path, **OBJECTS)
+    assert [kind for kind, _ in ran] == [*["run"] * 3, "resume"]
+    assert all(given == OBJECTS for _, given in ran)
+
+
+def test_the_budget_is_reckoned_with_the_objects(monkeypatch):
+    seen, real = [], compare.prepare
+    monkeypatch.setattr(compare, "prepare", lambda config, **objects: seen.append(objects) or real(config))
+    assert compare.rounds_of(ASKED, **OBJECTS) == compare.rounds_of(ASKED)
+    assert seen == [*[OBJECTS] * 3, *[{}] * 3]
+
+
+@needs_objects
+@pytest.mark.slow
+def test_real_objects_make_the_arms_of_a_comparison_and_are_asked_for_again(tmp_path):
+    steps = []
+    own = {"topology": np.full((4, 4), 0.25), "callbacks": [lambda moment: steps.append(moment.step)],
+           "metrics": {"disagreement": lambda moment: 1.5}}
+    asked = replace(ASKED, methods=("deca", "dec-lora"), seeds=1, rates=(1e-3,))
+    table = compare.compare(asked, tmp_path, **own)
+    assert steps == [*range(1, 9)] * 2
+    assert table["disagreement"].tolist() == [1.5, 1.5]
+    for h in (h for hs in compare.curves(tmp_path, table).values() for h in hs):
+        np.testing.assert_array_equal(h.W[0], own["topology"])
+    again = compare.compare(asked, tmp_path, **own)                        # finished arms are read, not run
+    assert len(steps) == 16
+    pd.testing.assert_frame_equal(again.drop(columns="seconds"), table.drop(columns="seconds"), check_dtype=False)
+    with pytest.raises(BadInput):                                          # another object is another comparison
+        compare.compare(asked, tmp_path, **{**own, "topology": np.eye(4) / 2 + 0.125})

@@ -1,9 +1,12 @@
 """Sweeps: every combination once, the table as separate runs would give it, and what is kept of a broken one."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from command import SMALL, deca_lab, options
+from objects import OBJECTS, needs_objects, recorder
 
+import deca_lab as lab
 from deca_lab.errors import BadInput
 from deca_lab.lab import runs
 from deca_lab.runconfig import RunConfig
@@ -22,7 +25,7 @@ def test_rows_are_those_of_separate_runs_and_a_broken_sweep_goes_on(tmp_path, mo
     (tmp_path / "broken").mkdir()
     table.head(2).to_csv(tmp_path / "broken" / "runs.csv", index=False)
     ran, ones = [], dict.fromkeys(sweep.MEASURED, 1.0)
-    monkeypatch.setattr(sweep, "_outcome", lambda config, *where: ran.append((config.lr, config.seed)) or ones)
+    monkeypatch.setattr(sweep, "_outcome", lambda config, *rest: ran.append((config.lr, config.seed)) or ones)
     again = sweep.sweep(BASE, GRID, 2, tmp_path / "broken")
     assert ran == [(1e-2, 0), (1e-2, 1)]
     pd.testing.assert_frame_equal(again.head(2), table.head(2))
@@ -60,3 +63,54 @@ def test_command_prints_the_table(capsys, tmp_path):
     assert said.code == 0
     assert "validation_loss mean" in said.out
     assert (tmp_path / "sweep.png").stat().st_size > 5000
+
+
+KEPT = RunConfig(**{**SMALL, "inner_steps": 1}, method="d-sgd")
+
+
+def test_a_kept_sweep_has_the_history_of_every_row(tmp_path, monkeypatch):
+    grid = {"lr": [1e-3, 1e-2]}
+    table = sweep.sweep(KEPT, grid, 2, tmp_path, keep=True)
+    assert table["folder"].tolist() == [f"runs/{k}" for k in range(4)]
+    for row in table.to_dict("records"):
+        history = lab.load(tmp_path / row["folder"])
+        assert (history.config.lr, history.config.seed) == (row["lr"], row["seed"])
+        assert history.metrics["validation_loss"].iloc[-1] == row["validation_loss"]
+    (tmp_path / "runs.csv").unlink()                           # as if it had been broken off before the first row
+    monkeypatch.setattr(runs, "run", None)
+    again = sweep.sweep(KEPT, {"lr": [1e-3]}, 2, tmp_path, keep=True)
+    pd.testing.assert_frame_equal(again, table.head(2))
+
+
+def test_a_diverged_run_of_a_kept_sweep_has_no_folder(tmp_path):
+    table = sweep.sweep(KEPT, {"lr": [1e38], "rounds": [4]}, 1, tmp_path, keep=True)
+    assert table["test_loss"].tolist() == [float("inf")]
+    assert table["folder"].isna().all()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_sweep_that_keeps_and_one_that_does_not_are_two(keep, tmp_path):
+    row = {"lr": 1e-3, "feedback": "none", "seed": 0, **dict.fromkeys(sweep.MEASURED, 1.0)}
+    pd.DataFrame([row if keep else {**row, "folder": "runs/0"}]).to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(BadInput, match="that of the same sweep"):
+        sweep.sweep(BASE, GRID, 1, tmp_path, keep=keep)
+
+
+def test_objects_reach_every_run_of_a_sweep(tmp_path, monkeypatch):
+    ran = recorder(monkeypatch)
+    objects = {name: thing for name, thing in OBJECTS.items() if name != "metrics"}
+    sweep.sweep(KEPT, {"lr": [1e-3]}, 2, tmp_path / "a", **objects)
+    sweep.sweep(KEPT, {"lr": [1e-3]}, 1, tmp_path / "b", keep=True, **objects)
+    assert ran == [("run", objects)] * 3
+
+
+@needs_objects
+def test_real_objects_make_the_runs_of_a_sweep(tmp_path):
+    graph, steps = np.full((4, 4), 0.25), []
+    own = {"topology": graph, "callbacks": [lambda moment: steps.append(moment.step)],
+           "metrics": {"twice": lambda moment: 2.0 * moment.step}}
+    table = sweep.sweep(KEPT, {"lr": [1e-3, 1e-2]}, 1, tmp_path, keep=True, **own)
+    assert table["twice"].tolist() == [2.0, 2.0]
+    assert steps == [1, 1]
+    for folder in table["folder"]:
+        np.testing.assert_array_equal(lab.load(tmp_path / folder).W[0], graph)
