@@ -1,6 +1,8 @@
 """Parts of one's own, given as objects: what they must get is what a name gets, and a bad one gets a bad name's line."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
@@ -276,3 +278,12 @@ def test_a_bad_problem_gets_one_line(problem, config, words):
 def test_a_problem_that_blows_up_says_where():
     with pytest.raises(Diverged, match="no longer finite for client"):
         fit(quadratic(), RunConfig(clients=5, rounds=1, inner_steps=60, lr=1e30, method="d-sgd", device="cpu"))
+
+
+def test_the_script_in_the_readme_runs_as_it_stands(capsys):
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (script,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "fit(problem" in block]
+    lines = [line for line in script.splitlines() if line.strip()]
+    assert len(lines) <= 30
+    exec(compile(script, "README.md", "exec"), {})
+    assert capsys.readouterr().out.count("test_loss") == 2
