@@ -1,4 +1,4 @@
-"""Every knob's type and range at the door, and JSON there and back."""
+"""Every knob's type and range are checked at construction; JSON there and back."""
 
 import json
 import math

@@ -25,7 +25,7 @@ def save(path: Path, state: State, record: Mapping[str, Any]) -> None:
     from safetensors.torch import save as serialise
 
     tensors = {name: t.detach().contiguous().cpu() for name, t in _tensors(state).items()}
-    counts = {str(k): op.numbers(held) for k, held in state.moments.items()}
+    counts = {str(k): op.numbers(optimiser) for k, optimiser in state.moments.items()}
     text = json.dumps({"step": state.step, "counts": counts, "tallies": state.wire.tallies, "record": record})
     sealed = json.dumps({"format": FORMAT, "sha256": _digest(FORMAT, text, tensors), "state": text})
     write_whole(path, serialise(tensors, metadata={"deca_lab": sealed}))  # one key: equal states are equal bytes
@@ -61,8 +61,8 @@ def load(path: Path, init: Init | None = None, device: torch.device | str = "cpu
 def _tensors(state: State) -> dict[str, Tensor]:
     """Return every tensor of the state under a name of its own."""
     named = {f"block.{k}": x for k, x in enumerate(state.blocks)}
-    for k, held in state.moments.items():
-        named.update({f"moments.{k}.{i}": part for i, part in enumerate(op.tensors(held))})
+    for k, optimiser in state.moments.items():
+        named.update({f"moments.{k}.{i}": part for i, part in enumerate(op.tensors(optimiser))})
     named.update({f"letter.{name}": letter for name, letter in state.wire.letters.items()})
     named.update({f"table.{name}": torch.from_numpy(table) for name, table in state.wire.tables.items()})
     return {**named, **({} if state.master is None else {"master": state.master}), "sent": torch.from_numpy(state.sent)}

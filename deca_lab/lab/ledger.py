@@ -150,10 +150,10 @@ class Meter(TorchDispatchMode):
         self.most = 0
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
 
-    def watch(self, held: list[Tensor]) -> None:
-        """Count from here on, beginning with the storages of `held`."""
+    def watch(self, tensors: list[Tensor]) -> None:
+        """Count from here on, beginning with the storages of `tensors`."""
         self.most, self._live = 0, {}
-        for t in held:
+        for t in tensors:
             self._add(t, t.untyped_storage().nbytes())
 
     def _add(self, t: Tensor, size: int) -> None:
@@ -174,7 +174,7 @@ class Meter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for t in _tensors(out):
             self._add(t, t.untyped_storage().nbytes())
-        self._live = {key: held for key, held in self._live.items() if not held[0].expired()}
+        self._live = {key: living for key, living in self._live.items() if not living[0].expired()}
         self.most = max(self.most, sum(size for _, size in self._live.values()))
         return out
 

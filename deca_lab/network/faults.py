@@ -157,7 +157,7 @@ def spoken(spells: Sequence[Spell], steps: int) -> str:
 
 def stragglers(text: str, clients: int) -> tuple[tuple[int, int], ...]:
     """Return the pairs of a text such as "3@4, 5@2": client 3 finishes in time for one mixing of four."""
-    found = {}
+    periods = {}
     for part in (part.strip() for part in text.split(",") if part.strip()):
         who, _, times = part.partition("@")
         try:
@@ -173,8 +173,8 @@ def stragglers(text: str, clients: int) -> tuple[tuple[int, int], ...]:
             part,
             f"CLIENT@TIMES of a client from 0 to {clients - 1}, with TIMES 1 or more",
         )
-        found[client] = each
-    return tuple(sorted(found.items()))
+        periods[client] = each
+    return tuple(sorted(periods.items()))
 
 
 def spells(text: str, argument: str, clients: int, steps: int) -> tuple[Spell, ...]:

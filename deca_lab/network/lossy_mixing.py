@@ -58,8 +58,8 @@ def mixed(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire) -
     """Return X (n, D) mixed under faults: who hears nobody, or is heard by nobody, keeps to itself what it would have given."""
     W, site, there = channel.topology.at(call.turn), channel.site, faults.present(call.step)
     out = faults.lost(call.turn) | ~there[:, None] | ~there
-    own, said = (everybodys(site, sizes(part), faults.clients) for part in (x, garbled(x, faults, call.step, site.mine)))
-    good = acceptable(own, said)
+    own, sent = (everybodys(site, sizes(part), faults.clients) for part in (x, garbled(x, faults, call.step, site.mine)))
+    good = acceptable(own, sent)
     _add(wire, "refused", ((W != 0) & ~out & ~good & ~np.eye(len(W), dtype=bool)).sum())
     left = remaining(W, out | ~good[:, None] | ~good)
 
@@ -98,12 +98,12 @@ def _by_age(left: np.ndarray, ages: np.ndarray, x: Tensor, letters: Sequence[Ten
 
 def _letters(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire) -> list[Tensor]:
     """Return the messages of this mixing and of those before it in the visit, newest first, and keep what may be needed."""
-    said = noisy(x, faults, (call.turn, call.block, call.number), channel.site.mine)
+    newest = noisy(x, faults, (call.turn, call.block, call.number), channel.site.mine)
     if faults.stale == 0:
-        return [said]
+        return [newest]
     names = [f"{call.key}.late.{age}" for age in range(1, faults.delay + 1)]
-    letters = [said, *(wire.letters[name] for name in names if name in wire.letters)]
-    older = [said.clone(), *letters[1:faults.delay]]                     # x may be changed in place later
+    letters = [newest, *(wire.letters[name] for name in names if name in wire.letters)]
+    older = [newest.clone(), *letters[1:faults.delay]]                     # x may be changed in place later
     wire.letters.update(zip(names, older, strict=False))
     return letters
 
@@ -138,10 +138,10 @@ def garbled(x: Tensor, faults: Faults, step: int, mine: slice) -> Tensor:
     mute = np.flatnonzero(faults.silent(step)[mine])
     if not len(mute):
         return x
-    said = x.clone()
+    messages = x.clone()
     for i in mute:                                                     # no numbers, and numbers that are far too large, in turn
-        said[i] = NAN if (step + mine.start + i) % 2 else 1e20
-    return said
+        messages[i] = NAN if (step + mine.start + i) % 2 else 1e20
+    return messages
 
 
 def noisy(x: Tensor, faults: Faults, call: Sequence[int], mine: slice) -> Tensor:

@@ -132,7 +132,7 @@ def _all_rows(world: World, routes: Sequence[Route], own: Sequence[Tensor]) -> I
     with answering(world):
         pending = []
         for x, route, rows in zip(own, routes, arrived, strict=True):
-            # Receives first: Gloo sends as soon as it is told to, and waits on a slow link until there is somewhere to put it.
+            # Receives first: Gloo starts a send at once, and on a slow link waits until the peer has somewhere to put it.
             pending += [dist.P2POp(dist.irecv, row, rank) for row, rank in zip(rows, route.heard, strict=True)]
             pending += [dist.P2POp(dist.isend, x[index], rank) for rank, index in route.wanted.items()]
         work = _started(pending)
@@ -223,7 +223,7 @@ def gathered_state(world: World, state: State) -> State:
     def whole(x: Tensor) -> Tensor:
         return gathered(world, x)
 
-    moments = {k: _each_tensor(held, whole) for k, held in state.moments.items()}
+    moments = {k: _each_tensor(optimiser, whole) for k, optimiser in state.moments.items()}
     # A copy, since the sum is written in place: the state that goes on training keeps its own.
     sent = summed(world, torch.from_numpy(state.sent).to(state.blocks[0].device, copy=True)).cpu().numpy()
     letters = {name: whole(letter) for name, letter in state.wire.letters.items()}
@@ -264,20 +264,20 @@ def _outline(world: World, state: State | None, device: torch.device) -> dict[st
     if state is not None:
         # As bytes of JSON: only tensors travel, for what unpickles an object would run whatever a peer sends.
         text = json.dumps({"step": state.step, "master": state.master is not None,
-                           "moments": {k: numbers(held) for k, held in state.moments.items()},
+                           "moments": {k: numbers(optimiser) for k, optimiser in state.moments.items()},
                            "letters": list(state.wire.letters), "tallies": state.wire.tallies,
                            "tables": {name: table.tolist() for name, table in state.wire.tables.items()}})
     outline: dict[str, Any] = json.loads(bytes(broadcast(world, list(text.encode()) if state else None, device)))
     return outline
 
 
-def _each_tensor(held: OptState, change: Callable[[Tensor], Tensor]) -> OptState:
-    return with_leaves(held, (change(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves(held)))
+def _each_tensor(state: OptState, change: Callable[[Tensor], Tensor]) -> OptState:
+    return with_leaves(state, (change(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves(state)))
 
 
-def _scattered_moments(part: Callable[..., Tensor], template: OptState, counts: list[Any], held: OptState | None) -> OptState:
+def _scattered_moments(part: Callable[..., Tensor], template: OptState, counts: list[Any], state: OptState | None) -> OptState:
     """Return an optimiser's state of this rank's rows, in the shape of a fresh one."""
-    given, rest = iter(tensors(held) if held is not None else ()), iter(counts)
+    given, rest = iter(tensors(state) if state is not None else ()), iter(counts)
     return with_leaves(template, (part(next(given, None), tuple(leaf.shape[1:]), leaf) if isinstance(leaf, Tensor) else next(rest)
                                   for leaf in leaves(template)))
 

@@ -1,4 +1,4 @@
-"""Links that the kernel slows down: namespaces come and go, a run's bytes go over the wire, what cannot be is told. No times."""
+"""Links that the kernel slows down: namespaces come and go, bytes go over the wire, what cannot be done is reported. No times."""
 
 import math
 import os
@@ -36,7 +36,11 @@ def told(*words):
 
 def namespaces():
     """Return the names of this process's namespaces."""
-    return sorted(line.split()[0] for line in told("ip", "netns", "list").splitlines() if f"deca-{os.getpid()}-" in line)
+    return sorted(
+        line.split()[0]
+        for line in told("ip", "netns", "list").splitlines()
+        if f"deca-{os.getpid()}-" in line
+    )
 
 
 def queues(names):
@@ -45,9 +49,11 @@ def queues(names):
 
 def broken(error, before):
     """Make namespaces, look at them, and break."""
-    with sh.links(3) as names, sh.links(2) as others:                                 # two at once do not meet
-        assert sorted([*names, *others]) == [name for name in namespaces() if not name.endswith("bridge")]
-        assert told("ip", "-brief", "link") == before                                 # the machine's network is as it was
+    with sh.links(3) as names, sh.links(2) as others:  # two at once do not meet
+        assert sorted([*names, *others]) == [
+            name for name in namespaces() if not name.endswith("bridge")
+        ]
+        assert told("ip", "-brief", "link") == before  # the machine's network is as it was
         raise error
 
 
@@ -79,7 +85,19 @@ def test_what_a_card_sends_is_held_back_and_let_go_again(rights):
 
 def test_latency_is_real_or_refused(rights):
     with sh.links(2) as names:
-        try_it = ["tc", "-n", names[0], "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
+        try_it = [
+            "tc",
+            "-n",
+            names[0],
+            "qdisc",
+            "add",
+            "dev",
+            "lo",
+            "root",
+            "netem",
+            "delay",
+            "1ms",
+        ]
         there = subprocess.run(try_it, capture_output=True, check=False).returncode == 0
         with nullcontext() if there else pytest.raises(BadInput, match="no netem"):
             sh.shape(names, 20.0, 0.05)
@@ -94,8 +112,10 @@ def test_the_bytes_of_the_ledger_go_over_the_wire_and_a_rank_that_dies_is_told(r
     assert found.case == "path of 2, 50 Mbit/s, 0 ms"
     assert min(found.predicted, found.measured) > 0
     assert found.ledger == traffic(prepare(replace(two, topology="path")).plan).sum()
-    assert 1 < found.wire / found.ledger < 1.5                      # 66 bytes of headers in 1,514, acknowledgements; what is
-                                                                    # sent again on a busy machine; not twice
+    assert (
+        1 < found.wire / found.ledger < 1.5
+    )  # 66 bytes of headers in 1,514, acknowledgements; what is
+    # sent again on a busy machine; not twice
     last = next(name for name in namespaces() if name.endswith("-1"))
     os.kill(int(told("ip", "netns", "pids", last)), signal.SIGKILL)
     with pytest.raises(PeerLost, match=r"of 2 ended with code"):
@@ -111,19 +131,25 @@ def test_the_clock_is_given_what_the_processes_took(monkeypatch):
     monkeypatch.setattr(sh, "shape", lambda names, mbit, latency: None)
     monkeypatch.setattr(sh, "_asked", lambda ranks, config, repeats: turns[:repeats])
     found = list(sh.measured([("path", 1.0), ("ring", math.inf)], CONFIG, 0.5))
-    assert [row.case for row in found] == ["path of 3, 1 Mbit/s, 500 ms", "ring of 3, unshaped, 500 ms"]
+    assert [row.case for row in found] == [
+        "path of 3, 1 Mbit/s, 500 ms",
+        "ring of 3, unshaped, 500 ms",
+    ]
     assert [(row.measured, row.wire) for row in found] == [(20.0, 200)] * 2
     for row, graph, mbit in zip(found, ("path", "ring"), (1.0, 1e15), strict=True):
         plan = prepare(replace(CONFIG, topology=graph)).plan
         assert row.predicted == pytest.approx(clock(plan, network(3, 2.0, mbit, 0.5)).seconds)
 
 
-@pytest.mark.parametrize(("module", "name", "value", "words"), [
-    (os, "geteuid", lambda: 1000, "only root may make network namespaces"),
-    (shutil, "which", lambda command: None, "no command ip and no tc"),
-    (sys, "platform", "darwin", "network namespaces are Linux's"),
-])
-def test_what_is_missing_is_told_in_words(monkeypatch, module, name, value, words):
+@pytest.mark.parametrize(
+    ("module", "name", "value", "words"),
+    [
+        (os, "geteuid", lambda: 1000, "only root may make network namespaces"),
+        (shutil, "which", lambda command: None, "no command ip and no tc"),
+        (sys, "platform", "darwin", "network namespaces are Linux's"),
+    ],
+)
+def test_what_is_missing_is_reported(monkeypatch, module, name, value, words):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(shutil, "which", lambda command: command)
     monkeypatch.setattr(module, name, value)
@@ -132,13 +158,16 @@ def test_what_is_missing_is_told_in_words(monkeypatch, module, name, value, word
         pass
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: sh.links(0).__enter__(), "ranks = 0"),
-    (lambda: sh.shape([], 0.0), "mbit = 0.0"),
-    (lambda: sh.shape([], 1.0, -1.0), "latency = -1.0"),
-    (lambda: next(sh.measured(repeats=0)), "repeats = 0"),
-    (lambda: next(sh.measured([("circle", 1.0)], CONFIG)), "unknown topology 'circle'"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: sh.links(0).__enter__(), "ranks = 0"),
+        (lambda: sh.shape([], 0.0), "mbit = 0.0"),
+        (lambda: sh.shape([], 1.0, -1.0), "latency = -1.0"),
+        (lambda: next(sh.measured(repeats=0)), "repeats = 0"),
+        (lambda: next(sh.measured([("circle", 1.0)], CONFIG)), "unknown topology 'circle'"),
+    ],
+)
 def test_bad_input(call, words):
     with pytest.raises(BadInput, match=words):
         call()

@@ -1,4 +1,4 @@
-"""The exercises' checks: solutions pass, each usual mistake is told apart, and no answer makes a check fall over."""
+"""The exercises' checks: solutions pass, each usual mistake is recognised, and no answer makes a check fall over."""
 
 import numpy as np
 import pytest

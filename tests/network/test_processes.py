@@ -195,7 +195,7 @@ def test_what_one_process_stopped_goes_on_over_two(one_process, tmp_path):
 
 @pytest.mark.parametrize(("knobs", "words"), [({"clients": 2}, "3 or more"),
                                               ({"compress": "top-k"}, "none where clients are spread")])
-def test_what_only_one_process_can_do_is_told_at_the_door(knobs, words):
+def test_what_only_one_process_can_do_is_refused_before_any_work(knobs, words):
     with pytest.raises(BadInput, match=words):
         prepare(RunConfig(**{**KNOBS, **knobs}), World(1, 3, 5))
 
