@@ -7,12 +7,13 @@ import pytest
 from deca_lab.lab import runs
 
 OBJECTS = {"model": object(), "metrics": {"own": float}, "callbacks": [print]}
-needs_objects = pytest.mark.skipif("callbacks" not in signature(runs.run).parameters,
-                                   reason="run takes no objects yet")
+needs_objects = pytest.mark.skipif(
+    "callbacks" not in signature(runs.run).parameters, reason="run takes no objects yet"
+)
 
 
 class Recorder(list):
-    """The calls of `run` and `resume` as (which, objects); each makes a real run of the config without objects."""
+    """The calls of `run` and `resume` as (which, objects); each runs without the objects."""
 
     def __init__(self, run, read_config):
         super().__init__()

@@ -7,7 +7,8 @@ from typing import Any
 
 Summary = Mapping[str, Any]
 
-FIGURES: dict[str, Callable[[Summary], str]] = {  # of the table; a run that lacks one has no such row
+# of the table; a run that lacks one has no such row
+FIGURES: dict[str, Callable[[Summary], str]] = {
     "method": lambda s: str(s["method"]),
     "task": lambda s: str(s["task"]),
     "clients": lambda s: str(s["clients"]),
@@ -15,7 +16,9 @@ FIGURES: dict[str, Callable[[Summary], str]] = {  # of the table; a run that lac
     "inner steps": lambda s: f"{s['inner_steps']:,}",
     "parameters that train": lambda s: f"{s['parameters']:,}",
     "test loss of the mean model": lambda s: _losses(s),
-    "test loss of the clients' own models, at the end": lambda s: f"{s['client_test_loss_end']:.4f}",
+    "test loss of the clients' own models, at the end": lambda s: (
+        f"{s['client_test_loss_end']:.4f}"
+    ),
     "consensus distance at the end": lambda s: f"{s['consensus_end']:.4g}",
     "bytes sent by all clients": lambda s: f"{s['bytes_sent']:,}",
     "bytes of memory at the peak, all clients": lambda s: f"{s['memory']['measured_peak']:,}",

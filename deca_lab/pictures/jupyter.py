@@ -27,25 +27,31 @@ def picture(history: History, name: str) -> "Image":
 
 
 def plot(history: History, name: str) -> "Figure":
-    """Return one picture of a run, as `picture` names it, for `History.plot`; a notebook can show it."""
+    """Return one picture of a run for `History.plot`; a notebook can show it."""
     figure = _chosen(history, name).draw(history)
     _let_notebooks_show(type(figure))
     return figure
 
 
 def _chosen(history: History, name: str) -> "Picture":
-    """Return a picture of a run; raise BadInput for an unknown name, and where the run lacks what it shows."""
+    """Return a picture by name; raise BadInput where the run lacks what it shows."""
     from deca_lab.pictures import PICTURES
 
     chosen = pick(PICTURES, name, "picture")
     lacking = chosen.lacks(history)
     if lacking:
-        raise BadInput(f"picture {name!r} cannot be drawn: this run does not have {lacking}, as a run on text has")
+        raise BadInput(
+            f"picture {name!r} cannot be drawn: this run does not have {lacking}, "
+            "as a run on text has"
+        )
     return chosen
 
 
 def _let_notebooks_show(figure: "type[Figure]") -> None:
-    """Show figures as PNG in a running notebook, unless it has its own way: IPython alone shows only pyplot's."""
+    """Show figures as PNG in a running notebook: IPython alone shows only pyplot's.
+
+    A way of showing them that the notebook has already stays.
+    """
     from deca_lab.pictures import png
 
     ipython = sys.modules.get("IPython")
@@ -66,5 +72,5 @@ def shown(figure: "Figure", alt: str) -> "Image":
     small = BytesIO()
     drawn = Pixels.open(BytesIO(png(figure, DOTS))).convert("RGB")
     drawn.quantize(256, dither=Pixels.Dither.NONE).save(small, "png", optimize=True)
-    make: Callable[..., Image] = Image      # IPython has no types
+    make: Callable[..., Image] = Image  # IPython has no types
     return make(data=small.getvalue(), alt=alt)
