@@ -12,6 +12,7 @@ from deca_lab import files
 from deca_lab.errors import BadInput, Diverged, check, pick, quoted
 from deca_lab.files import write_whole
 from deca_lab.lab import history, ledger, runs
+from deca_lab.lab.objects import Objects, accepted, named
 from deca_lab.lab.prepare import Lab, prepare
 from deca_lab.methods import METHODS
 from deca_lab.registry import load_plugins
@@ -19,7 +20,7 @@ from deca_lab.runconfig import RunConfig, defaults
 from deca_lab.text.tasks import TASKS
 
 Say = Callable[[str], None]
-Objects = Mapping[str, Any]  # keyword arguments of `runs.run`
+Given = Mapping[str, Any]  # keyword arguments of `runs.run`
 BUDGETS: dict[str, Callable[[Lab], float]] = {      # what one round of an arm costs
     "rounds": lambda lab: 1.0,
     "steps": lambda lab: float(lab.plan.steps),
@@ -98,7 +99,7 @@ def rounds_of(asked: Comparison, **objects: Any) -> dict[str, int]:  # noqa: ANN
     configs = {method: arm(asked.base, method) for method in asked.methods}
     if asked.budget == "rounds":
         return dict.fromkeys(configs, int(asked.amount) or asked.base.rounds)
-    costs = {method: cost(prepare(replace(config, rounds=1), **objects)) for method, config in configs.items()}
+    costs = {method: cost(prepare(replace(config, rounds=1), objects=Objects(**objects))) for method, config in configs.items()}
     free = [method for method, price in costs.items() if price == 0]
     check(not free, "budget", asked.budget, f"another: {', '.join(free)} sends nothing, and would never end")
     amount = asked.amount or asked.base.rounds * costs[asked.methods[0]]
@@ -109,7 +110,7 @@ def rounds_of(asked: Comparison, **objects: Any) -> dict[str, int]:  # noqa: ANN
     return {method: int(amount // price) for method, price in costs.items()}
 
 
-def _row(name: str, config: RunConfig, out: Path, say: Say, objects: Objects) -> dict[str, Any]:
+def _row(name: str, config: RunConfig, out: Path, say: Say, objects: Given) -> dict[str, Any]:
     """Return the row of one run, from its folder where it has finished."""
     folder = folder_of(out, name, config.lr, config.seed)
     known: dict[str, Any] = {"arm": name, "seed": config.seed, "lr": config.lr}
@@ -135,13 +136,14 @@ def _costs(done: history.History) -> dict[str, float]:
     return {"seconds": float(done.timings["seconds"].iloc[-1]), "memory": memory["measured_peak"] + memory["shared"]}
 
 
-def finished(config: RunConfig, folder: Path, objects: Objects) -> history.History:
+def finished(config: RunConfig, folder: Path, objects: Given) -> history.History:
     """Return the history of a study's run: read where it has finished, resumed where it was broken off.
 
     Raises BadInput where the folder holds another run.
     """
     if (folder / "summary.json").exists():
-        check(runs.read_config(folder) == config, "out", str(folder), "a new folder: this arm was run with other knobs")
+        as_written = named(config, accepted(config, Objects(**objects)))
+        check(runs.read_config(folder) == as_written, "out", str(folder), "a new folder: this arm was run with other knobs")
         return history.load(folder)
     if (folder / "checkpoint.safetensors").exists():
         done = runs.resume(folder, **objects)

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from cases import cases
 from command import SMALL, deca_lab, options
-from objects import OBJECTS, needs_objects, recorder
 
 import deca_lab as lab
 from deca_lab.errors import BadInput
@@ -220,28 +219,6 @@ def test_compare_runs_says_the_place_of_a_bad_item_among_good_ones(done):
         lab.compare_runs([good, good], ["a"])
 
 
-def test_objects_reach_every_run_and_every_resumption(monkeypatch, tmp_path):
-    ran = recorder(monkeypatch)
-    arms = {"a": replace(BASE, inner_steps=1, checkpoint_every=1)}
-    compare.run_arms(arms, 2, (1e-3, 1e-2), tmp_path, **OBJECTS)
-    assert [kind for kind, _ in ran] == ["run"] * 3
-    folder = next((tmp_path / "arms").iterdir())
-    (folder / "summary.json").unlink()
-    (folder / "checkpoint.safetensors").write_bytes(b"left by a run that was broken off")
-    monkeypatch.setattr(runs, "resume", ran.resumed)
-    compare.run_arms(arms, 2, (1e-3, 1e-2), tmp_path, **OBJECTS)
-    assert [kind for kind, _ in ran] == [*["run"] * 3, "resume"]
-    assert all(given == OBJECTS for _, given in ran)
-
-
-def test_the_budget_is_reckoned_with_the_objects(monkeypatch):
-    seen, real = [], compare.prepare
-    monkeypatch.setattr(compare, "prepare", lambda config, **objects: seen.append(objects) or real(config))
-    assert compare.rounds_of(ASKED, **OBJECTS) == compare.rounds_of(ASKED)
-    assert seen == [*[OBJECTS] * 3, *[{}] * 3]
-
-
-@needs_objects
 @pytest.mark.slow
 def test_real_objects_make_the_arms_of_a_comparison_and_are_asked_for_again(tmp_path):
     steps = []

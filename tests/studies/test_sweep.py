@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from command import SMALL, deca_lab, options
-from objects import OBJECTS, needs_objects, recorder
 
 import deca_lab as lab
 from deca_lab.errors import BadInput
@@ -96,15 +95,6 @@ def test_a_sweep_that_keeps_and_one_that_does_not_are_two(keep, tmp_path):
         sweep.sweep(BASE, GRID, 1, tmp_path, keep=keep)
 
 
-def test_objects_reach_every_run_of_a_sweep(tmp_path, monkeypatch):
-    ran = recorder(monkeypatch)
-    objects = {name: thing for name, thing in OBJECTS.items() if name != "metrics"}
-    sweep.sweep(KEPT, {"lr": [1e-3]}, 2, tmp_path / "a", **objects)
-    sweep.sweep(KEPT, {"lr": [1e-3]}, 1, tmp_path / "b", keep=True, **objects)
-    assert ran == [("run", objects)] * 3
-
-
-@needs_objects
 def test_real_objects_make_the_runs_of_a_sweep(tmp_path):
     graph, steps = np.full((4, 4), 0.25), []
     own = {"topology": graph, "callbacks": [lambda moment: steps.append(moment.step)],
