@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from cases import cases
 
 import deca_lab
 
@@ -272,14 +273,14 @@ def test_heavy_imports_wait_inside_functions():
     assert not heavy(FOUND), "import it inside the function that needs it"
 
 
-@pytest.mark.parametrize("module", sorted(LIGHT))
-@pytest.mark.parametrize("weight", ["torch", "numpy", "networkx", *sorted(HEAVY)])
+@cases("module", sorted(LIGHT))
+@cases("weight", ["torch", "numpy", "networkx", *sorted(HEAVY)])
 def test_help_and_config_load_nothing_heavy(module, weight):
     ways = {top(target): way for target, way in reached(FOUND, module).items()}
     assert weight not in ways, ways[weight]
 
 
-@pytest.mark.parametrize("module", sorted(m for m in KNOWN if not lies_in(m, PICTURES)))
+@cases("module", sorted(m for m in KNOWN if not lies_in(m, PICTURES)))
 def test_only_pictures_load_the_library_for_pictures(module):
     ways = {top(target): way for target, way in reached(FOUND, module).items()}
     held = sorted({"matplotlib", "transformers", "datasets", "peft", "papermill"} & set(ways))
