@@ -1,5 +1,6 @@
 """Notebooks: they run from top to bottom, heed their parameters, and are committed clean."""
 
+import ast
 import json
 import os
 import re
@@ -8,11 +9,13 @@ from pathlib import Path
 import pytest
 from cases import cases
 
+import deca_lab
 from deca_lab import course
 from deca_lab.course import running
 
 HOUSE = Path(__file__).parents[1]
 NOTEBOOKS = sorted([*HOUSE.glob("notebooks/*.ipynb"), *HOUSE.glob("theory/*.ipynb")])
+GUIDES = [HOUSE / "notebooks" / f"bring_your_own_{what}.ipynb" for what in ("method", "model")]
 SECONDS = 600      # a cell, on a slow and busy machine
 
 pytestmark = [
@@ -113,6 +116,23 @@ def test_its_cells_are_short_and_hold_no_machinery(path):
         assert "class " not in source
         assert "plt." not in source
     assert sum("parameters" in cell["metadata"].get("tags", []) for cell in cells(path)) == 1
+
+
+def imported(path):
+    """The names that a notebook imports, each with its module: "torch.nn"."""
+    names = set()
+    for node in ast.walk(ast.parse("\n".join("".join(cell["source"]) for cell in cells(path)))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            names |= {module + alias.name for alias in node.names}
+    return names
+
+
+@cases("path", GUIDES)
+def test_a_guide_takes_public_names_alone(path):
+    ours = {name for name in imported(path) if name.split(".")[0] == "deca_lab"}
+    assert ours
+    assert ours <= {f"deca_lab.{name}" for name in deca_lab.__all__}
 
 
 def test_every_claim_has_its_three_files_and_its_row():
