@@ -36,6 +36,7 @@ FIELDS = {  # argument -> the knob in whose place it stands
     "problem": "corpus",
     "blocks": "blocks",
 }
+UNREAD = ("a1", "a2", "eps", "momentum", "feedback", "feedback_scale", "b1", "b2")  # knobs, by an own optimiser
 
 
 class Objects(NamedTuple):
@@ -100,7 +101,7 @@ def named(config: RunConfig, objects: Objects) -> RunConfig:
     Raises BadInput where a knob already names something else, and where an object is missing.
     """
     if objects.optimiser is not None:
-        _require_unread(config, ("a1", "a2", "eps", "momentum", "feedback", "feedback_scale", "b1", "b2"), "optimiser")
+        _require_unread(config, UNREAD, "optimiser")
     labels = {name: _label(name, getattr(objects, name)) for name in FIELDS if getattr(objects, name) is not None}
     usual = defaults()
     for name, label in labels.items():
@@ -116,6 +117,11 @@ def named(config: RunConfig, objects: Objects) -> RunConfig:
             f"given again as {_argument(name, value)}: it is an object, which no file holds",
         )
     return replace(config, **placed)
+
+
+def with_objects(config: RunConfig) -> list[str]:
+    """Return the knobs of a config in whose place objects were given."""
+    return [knob for knob in dict.fromkeys(FIELDS.values()) if str(getattr(config, knob)).startswith(OBJECT)]
 
 
 def _require_unread(config: RunConfig, knobs: Sequence[str], name: str) -> None:
