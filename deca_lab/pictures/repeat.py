@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from deca_lab.lab.history import History
-from deca_lab.lab.objects import FIELDS, UNREAD
+from deca_lab.lab.objects import FIELDS, UNREAD, on_problem, with_objects
 from deca_lab.runconfig import OBJECT, RunConfig, defaults
 
 
@@ -36,13 +36,7 @@ def call(history: History) -> str:
 
 def given(config: RunConfig) -> dict[str, str]:
     """Return {knob: class} of the objects that stood in for names."""
-    labels = {name: str(value) for name, value in asdict(config).items()}
-    return {name: kind_of(label) for name, label in labels.items() if label.startswith(OBJECT)}
-
-
-def on_problem(config: RunConfig) -> bool:
-    """Whether this is the config of a fit: a problem of one's own stands in for the text."""
-    return config.corpus.startswith(f"{OBJECT}Problem:")
+    return {knob: kind_of(getattr(config, knob)) for knob in with_objects(config)}
 
 
 def kind_of(label: str) -> str:

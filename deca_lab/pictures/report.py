@@ -9,9 +9,10 @@ from deca_lab import pictures
 from deca_lab.files import write_whole
 from deca_lab.lab.fit import FOREIGN
 from deca_lab.lab.history import History
+from deca_lab.lab.objects import on_problem
 from deca_lab.mixing.doctor import describe
 from deca_lab.pictures.of_losses import on_text
-from deca_lab.pictures.repeat import given, kind_of, on_problem, repeated
+from deca_lab.pictures.repeat import given, kind_of, repeated
 from deca_lab.runconfig import OBJECT, RunConfig, defaults
 
 
