@@ -50,8 +50,9 @@ class History:
     table that differs between two equal runs. `W`: the mixing matrices (period, N, N).
 
     `lab`: in memory, what a run with objects in place of names was made of, for no config can make it again; None for
-    all other runs and for a folder that was read. It keeps the clients' start, N models, and a copy of the model given;
-    a fit's start is the problem's own memory. `dataclasses.replace(history, lab=None)` lets it go.
+    all other runs and for a folder that was read. It keeps the clients' start, which is N models, a copy of the model
+    and the tokens of the text, 8 bytes each; of a fit nothing but the problem's own memory, on its own device.
+    `dataclasses.replace(history, lab=None)` lets it go.
     """
 
     config: RunConfig
