@@ -1,9 +1,12 @@
 """The claims of theory beside a real run: what applies to it, both sides along its steps, a verdict, and what it rests on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from deca_lab.algorithm import moments as mo
 from deca_lab.algorithm import stacking
@@ -12,8 +15,16 @@ from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.estimates import Estimates, estimate
 from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.trace import Setting
+from deca_lab.errors import BadInput, check
 from deca_lab.lab.history import History
+from deca_lab.lab.objects import with_objects
 from deca_lab.lab.prepare import Lab, prepare
+from deca_lab.methods import resolve
+from deca_lab.runconfig import OBJECT, RunConfig
+
+EPS = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
+APART = "the clients do not start with equal models"
+NEGATIVE = "a loss is below 0: how far it can still fall is not known"
 
 
 class Verdict(NamedTuple):
@@ -25,18 +36,36 @@ class Verdict(NamedTuple):
     rests_on: str = ""
 
 
-def beside(history: History) -> dict[str, Verdict]:
+def beside(history: History, lab: Lab | None = None) -> dict[str, Verdict]:
     """Return every claim that speaks of such a run, by name; the lab is prepared again from the run's config.
 
-    Raises BadInput where the corpus has changed since.
+    A run with objects in place of names, and a fit, need theirs: it is `history.lab` in memory; for a folder that was
+    read, `lab` is that of an equal run, made with the same objects. Raises BadInput where it is missing or another
+    run's, and where the corpus has changed since.
     """
-    lab = prepare(history.config)
+    lab = lab or history.lab or _prepared(history.config)
+    _require_same(history.config, lab)
     kind = history.config.optimiser
     gradient = _sgd_descent if kind == "sgd" else _deca_descent
     claims: dict[str, Callable[[History, Lab], Verdict]] = {
         "traffic": _traffic, "memory": _memory, "consensus": _consensus, "gradient": gradient,
         **({"interference": _interference} if history.config.adapter == "lora" else {})}
     return {name: claim(history, lab) for name, claim in claims.items()}
+
+
+def _prepared(config: RunConfig) -> Lab:
+    knobs = with_objects(config)
+    if knobs:
+        raise BadInput(f"lab is missing: {', '.join(knobs)} of this run were given as objects, which no folder holds; "
+                       "pass lab=, the .lab of the history of an equal run that was given them")
+    return prepare(config)
+
+
+def _require_same(config: RunConfig, lab: Lab) -> None:
+    """Raise BadInput where the lab is of another run."""
+    wanted = resolve(config, lab.objects.method)
+    other = [f.name for f in fields(wanted) if getattr(wanted, f.name) != getattr(lab.config, f.name)]
+    check(not other, "lab", lab.config.method, f"that of a run with the same {', '.join(other)}")
 
 
 def _traffic(history: History, lab: Lab) -> Verdict:
@@ -50,8 +79,8 @@ def _traffic(history: History, lab: Lab) -> Verdict:
 def _memory(history: History, lab: Lab) -> Verdict:
     memory = history.summary["memory"]
     bound = Bound(np.array([float(memory["measured_peak"])]), np.array([float(memory["peak"])]), "peak bytes of all clients",
-                  "theory/costs.ipynb", axis="run", rounding=0.02 * memory["peak"])   # small tensors beside the blocks' own
-    return Verdict(bound.name, bound.verdict, bound, "2 % for scalars and indices beside the blocks' own tensors")
+                  "theory/costs.ipynb", axis="run", rounding=0.02 * memory["peak"] + 8 * history.config.clients)
+    return Verdict(bound.name, bound.verdict, bound, "2 % for scalars and indices beside the blocks' own tensors, and a loss of each client")
 
 
 def _interference(history: History, lab: Lab) -> Verdict:
@@ -72,18 +101,23 @@ def _consensus(history: History, lab: Lab) -> Verdict:
     at = [(int(row["step"]), row["block"]) for row in rows.to_dict("records")]
     lhs = np.array([np.sqrt(history.config.clients * row[f"consensus[{row['block']}]"]) for row in rows.to_dict("records")])
     rhs = np.array([allowed[step][block] for step, block in at])
-    size = {b.name: float(stacking.flatten(lab.plan.problem.start, b.names).double().norm()) for b in lab.plan.blocks}
-    eps = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-8}[history.config.dtype]
-    rounding = np.array([eps * history.config.clients * size[block] for _, block in at])     # N products and sums a mixing
+    start = {b.name: stacking.flatten(lab.plan.problem.start, b.names) for b in lab.plan.blocks}
+    size = {name: EPS[x.dtype] * float(x.double().norm()) for name, x in start.items()}
+    rounding = np.array([history.config.clients * size[block] for _, block in at])           # N products and sums a mixing
     bound = Bound(lhs, rhs, name, "theory/block_consensus.ipynb", axis="measurement", rounding=rounding)
-    return Verdict(name, bound.verdict, bound, f"{history.config.dtype} arithmetic")
+    return Verdict(name, bound.verdict, bound, f"{_dtypes(start)} arithmetic")
+
+
+def _dtypes(start: Mapping[str, Tensor]) -> str:
+    return " and ".join(sorted({str(x.dtype).removeprefix("torch.") for x in start.values()}))
 
 
 def _adam_reason(lab: Lab) -> str:
     """Return the hypothesis of bounded steps that a run breaks, or nothing."""
     config = lab.config
     if config.optimiser != "adam":
-        return f"the steps of {config.optimiser} have no constant of their own"
+        who = "an optimiser of one's own" if config.optimiser.startswith(OBJECT) else config.optimiser
+        return f"the steps of {who} have no constant of their own"
     if config.feedback != "none" and (config.b2 == 1) != (config.b1 == 1):
         return "b2 = 1 with b1 < 1: a discrepancy counts in m and not in v"
     if config.feedback != "none" and min(config.b1, config.b2) == 0:
@@ -96,9 +130,15 @@ def _adam_reason(lab: Lab) -> str:
         return "there are faults: W is another one at every mixing, or messages are late or noisy"
     if config.compress != "none":
         return "messages are compressed: what is mixed is not the clients' models"
+    if _start_apart(lab):
+        return APART
     if not all(np.allclose(W.sum(0), 1) and np.allclose(W.sum(1), 1) for W in lab.topology.matrices):
         return "W is not doubly stochastic"
     return ""
+
+
+def _start_apart(lab: Lab) -> bool:
+    return any(not torch.equal(x, x[:1].expand_as(x)) for x in lab.plan.problem.start.values())
 
 
 def _constants(lab: Lab) -> np.ndarray:
@@ -133,6 +173,10 @@ def _first(reasons: dict[str, bool]) -> str:
     return next((words for words, broken in reasons.items() if broken), "")
 
 
+def _below_zero(history: History) -> bool:
+    return min(float(table[column].min()) for table, column in ((history.metrics, "test_loss"), (history.train, "loss"))) < 0
+
+
 def _rho(lab: Lab) -> float:
     return max(second_singular_value(W) for W in lab.topology.matrices)
 
@@ -145,6 +189,7 @@ def _deca_descent(history: History, lab: Lab) -> Verdict:
         "combine then adapt": recipe.combine_first,
         "feedback is not raw": config.feedback not in ("none", "zero") and config.feedback_scale != "raw",
         "the clients never come together (rho = 1)": _rho(lab) >= 1,
+        NEGATIVE: _below_zero(history),
     })
     if reason:
         return Verdict(name, f"hypothesis broken: {reason}")
@@ -166,6 +211,7 @@ def _sgd_descent(history: History, lab: Lab) -> Verdict:
         f"{config.mixing} is not a mixing with W": config.mixing != "gossip",
         "there are faults": lab.failing.any, "messages are compressed": config.compress != "none",
         "the clients never come together (rho = 1)": _rho(lab) >= 1,
+        APART: _start_apart(lab), NEGATIVE: _below_zero(history),
     })
     if not reason and config.lr > (most := d_sgd.largest_step(found.smoothness, _rho(lab), recipe.combine_first)):
         reason = f"the learning rate is above {most:.3g}"

@@ -34,15 +34,15 @@ def estimate(problem: Problem, batches: int = 6, turns: int = 8, seed: int = 0) 
     check(batches >= 2, "batches", batches, "2 or more: a spread needs two")
     where = stacking.layout(problem.start, list(problem.start))
     x, engine = stacking.flatten(problem.start, where.names), stacked(problem.loss)
-    total, squares, steepest, losses = torch.zeros_like(x), torch.zeros(len(x)), 0.0, []
+    total, squares, steepest, losses = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.float64), 0.0, []
     for step in range(batches):
         loss, g = engine(x, where, {}, problem.batches(step))
         total += g
-        squares += g.square().sum(1).cpu()
+        squares += g.double().square().sum(1).cpu()
         steepest = max(steepest, float(g.abs().max()))
         losses.append(float(loss.double().mean()))
     mean = total / batches
-    noise = (squares - batches * mean.square().sum(1).cpu()).clamp(min=0) / (batches - 1)
+    noise = (squares - batches * mean.double().square().sum(1).cpu()).clamp(min=0) / (batches - 1)
     first = problem.batches(0)
 
     def gradient(at: Tensor) -> Tensor:

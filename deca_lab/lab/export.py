@@ -12,6 +12,7 @@ from deca_lab.errors import BadInput, check
 from deca_lab.files import new_folder
 from deca_lab.lab import checkpoint
 from deca_lab.lab.metrics import mean_model
+from deca_lab.lab.objects import on_problem, with_objects
 from deca_lab.lab.prepare import blocks_of, load_model
 from deca_lab.lab.runs import read_config
 from deca_lab.methods import resolve
@@ -23,12 +24,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+MAKERS = ("method", "tokenizer", "model", "blocks")  # the knobs that make the model that is written
+
+
 def export_model(folder: Path | str, client: str = "mean", out: Path | str = "exported") -> Path:
     """Write the mean model, or client "0" ... "N-1", of a run's last checkpoint with its tokenizer; return the directory.
 
-    Raises BadInput where the run has no whole checkpoint, the client does not exist, or `out` is not empty.
+    Raises BadInput where the run has no whole checkpoint, the client does not exist, or `out` is not empty; and where
+    what makes the model was given to the run as objects.
     """
-    config = resolve(read_config(folder))
+    config = read_config(folder)
+    _require_names(config)
+    config = resolve(config)
     which = tokenizer(config.tokenizer)
     model = load_model(config, len(which))
     stacked = _stacked(config, model, Path(folder) / "checkpoint.safetensors")
@@ -41,6 +48,14 @@ def export_model(folder: Path | str, client: str = "mean", out: Path | str = "ex
         for file in Path(written).iterdir():
             shutil.move(file, target / file.name)
     return target
+
+
+def _require_names(config: RunConfig) -> None:
+    """Raise BadInput where an object stands for what makes the model: a folder does not hold it."""
+    given = [knob for knob in with_objects(config) if knob in MAKERS or on_problem(config)]
+    if given:
+        raise BadInput(f"this run cannot be exported: it was given its {' and '.join(given)} as objects, which no folder "
+                       "holds; end a run with a callback that keeps snapshot.mean, the mean model's parameters by name")
 
 
 def plain_model(config: RunConfig, model: "PreTrainedModel", params: Params) -> "PreTrainedModel":

@@ -18,7 +18,7 @@ from deca_lab.algorithm.problems import Problem
 from deca_lab.errors import BadInput, check
 from deca_lab.lab.history import History
 from deca_lab.lab.metrics import Measurement, Probe, mean_model
-from deca_lab.lab.objects import Objects, accepted, blocks_given, named
+from deca_lab.lab.objects import Objects, accepted, blocks_given, named, on_problem
 from deca_lab.lab.prepare import (
     Lab,
     blocks_of,
@@ -33,7 +33,7 @@ from deca_lab.lab.snapshot import Snapshot
 from deca_lab.methods import Method, resolve
 from deca_lab.models.causal_lm import layer_of
 from deca_lab.network.processes import World
-from deca_lab.runconfig import OBJECT, RunConfig
+from deca_lab.runconfig import RunConfig
 from deca_lab.text import heterogeneity
 from deca_lab.text.corpora import Corpus
 from deca_lab.text.shards import Shards
@@ -109,7 +109,7 @@ def _require_own_knobs(config: RunConfig) -> None:
     usual = RunConfig()
     foreign = [f.name for f in fields(RunConfig) if f.metadata["group"] in FOREIGN]
     changed = [name for name in foreign if getattr(config, name) != getattr(usual, name)]
-    strange = [name for name in changed if not str(getattr(config, name)).startswith(f"{OBJECT}Problem:")]
+    strange = [name for name in changed if not (name == "corpus" and on_problem(config))]
     check(not strange, ", ".join(strange), [getattr(config, n) for n in strange], "left out: the problem brings its own")
 
 

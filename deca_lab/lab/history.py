@@ -14,12 +14,13 @@ from deca_lab.algorithm.loop import State
 from deca_lab.errors import BadInput
 from deca_lab.files import read_text, write_whole
 from deca_lab.lab import glance, ledger
+from deca_lab.lab.objects import with_objects
 from deca_lab.lab.prepare import Lab
 from deca_lab.methods import resolve
 from deca_lab.models.four_bit import stored_bytes
 from deca_lab.network.faults import fault_summary
 from deca_lab.registry import resolved
-from deca_lab.runconfig import RunConfig, from_json
+from deca_lab.runconfig import OBJECT, RunConfig, from_json
 from deca_lab.text.tasks import entropy_floor
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ class History:
     last inner step. `blocks`: names, parameters, visits; what is frozen has no visits. `shards`: training rows, client x
     label. `edges`: receiver, sender, bytes measured and predicted. `timings`: seconds and process memory, the one
     table that differs between two equal runs. `W`: the mixing matrices (period, N, N).
+
+    `lab`: in memory, what a run with objects in place of names was made of, for no config can make it again; None for
+    all other runs and for a folder that was read. It keeps the clients' start, which is N models, a copy of the model
+    and the tokens of the text, 8 bytes each; of a fit nothing but the problem's own memory, on its own device.
+    `dataclasses.replace(history, lab=None)` lets it go.
     """
 
     config: RunConfig
@@ -61,6 +67,7 @@ class History:
     W: np.ndarray
     summary: dict[str, Any]
     folder: Path | None = None
+    lab: Lab | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         return glance.line(self.summary, self.folder)
@@ -134,7 +141,8 @@ def matrix_text(W: np.ndarray) -> str:
 def load(folder: Path | str) -> History:
     """Return the history of a finished run's folder; raise BadInput where a file is missing or damaged."""
     folder = Path(folder)
-    config = resolve(from_json(read_text(folder / "config.json", "the run folder's"), str(folder / "config.json")))
+    stored = from_json(read_text(folder / "config.json", "the run folder's"), str(folder / "config.json"))
+    config = stored if stored.method.startswith(OBJECT) else resolve(stored)  # no file holds what an own method fixes
     try:
         tables = {name: _table(folder / f"{name}.csv", 0 if name == "shards" else None) for name in TABLES}
         rows = read_text(folder / "topology.csv", "the run folder's").splitlines()
@@ -160,7 +168,8 @@ def gather(lab: Lab, state: State, record: Record, folder: Path | None) -> Histo
     return History(config=lab.config, metrics=pd.DataFrame(record.metrics), clients=pd.DataFrame(record.clients),
                    train=pd.DataFrame(record.train), visits=visits, blocks=_block_table(lab), shards=labels,
                    edges=_edge_table(lab, state), timings=pd.DataFrame(record.timings), W=np.stack(lab.topology.matrices),
-                   summary=_summary(lab, state, record), folder=folder)
+                   summary=_summary(lab, state, record), folder=folder,
+                   lab=lab if lab.world.size == 1 and with_objects(lab.config) else None)
 
 
 def _block_table(lab: Lab) -> pd.DataFrame:
@@ -190,7 +199,7 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         **{f"test_perplexity_{when}": row["test_perplexity"] for when, row in (("start", first), ("end", last))
            if "test_perplexity" in row},
         "stopped_early": record.stopped, "own_metrics": {name: last[name] for name in record.metric_names},
-        "task": lab.config.task, "scores": {name: last[name] for name in last if name.startswith("test_") and name not in
+        "task": lab.config.task if lab.objects.problem is None else "fit", "scores": {name: last[name] for name in last if name.startswith("test_") and name not in
                                             ("test_loss", "test_perplexity")},
         "client_test_loss_end": last["client_test_loss"], "consensus_end": last["consensus"],
         "bytes_sent": int(state.sent.sum()), "bytes_predicted": int(ledger.traffic(lab.plan, state.step).sum()),

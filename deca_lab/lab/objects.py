@@ -36,6 +36,8 @@ FIELDS = {  # argument -> the knob in whose place it stands
     "problem": "corpus",
     "blocks": "blocks",
 }
+PROBLEM = f"{OBJECT}Problem:"  # begins the corpus of a fit
+UNREAD = ("a1", "a2", "eps", "momentum", "feedback", "feedback_scale", "b1", "b2")  # knobs, by an own optimiser
 
 
 class Objects(NamedTuple):
@@ -100,7 +102,7 @@ def named(config: RunConfig, objects: Objects) -> RunConfig:
     Raises BadInput where a knob already names something else, and where an object is missing.
     """
     if objects.optimiser is not None:
-        _require_unread(config, ("a1", "a2", "eps", "momentum", "feedback", "feedback_scale", "b1", "b2"), "optimiser")
+        _require_unread(config, UNREAD, "optimiser")
     labels = {name: _label(name, getattr(objects, name)) for name in FIELDS if getattr(objects, name) is not None}
     usual = defaults()
     for name, label in labels.items():
@@ -118,6 +120,16 @@ def named(config: RunConfig, objects: Objects) -> RunConfig:
     return replace(config, **placed)
 
 
+def with_objects(config: RunConfig) -> list[str]:
+    """Return the knobs of a config in whose place objects were given."""
+    return [knob for knob in dict.fromkeys(FIELDS.values()) if str(getattr(config, knob)).startswith(OBJECT)]
+
+
+def on_problem(config: RunConfig) -> bool:
+    """Whether this is the config of a fit: a problem of one's own stands in for the text."""
+    return config.corpus.startswith(PROBLEM)
+
+
 def _require_unread(config: RunConfig, knobs: Sequence[str], name: str) -> None:
     """Raise BadInput where a knob was set that the object does not read."""
     usual = defaults()
@@ -126,7 +138,7 @@ def _require_unread(config: RunConfig, knobs: Sequence[str], name: str) -> None:
 
 
 def _argument(name: str, label: str) -> str:
-    return "problem, to fit" if label.startswith(f"{OBJECT}Problem:") else f"{name}="
+    return "problem, to fit" if label.startswith(PROBLEM) else f"{name}="
 
 
 def _label(name: str, given: Any) -> str:  # noqa: ANN401 - any object

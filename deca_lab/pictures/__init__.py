@@ -58,7 +58,8 @@ __all__ = [
 class Picture(NamedTuple):
     """How a picture of a run is drawn, what it says to those who do not see it, its heading, how it is read.
 
-    `lacks` says in words what a run would need and does not have; "" where it can be drawn.
+    `lacks` says in words what a run would need and does not have; "" where it can be drawn. `of_problem` is how it is read
+    for a problem of one's own, where that differs.
     """
 
     draw: Callable[[History], Figure]
@@ -66,6 +67,7 @@ class Picture(NamedTuple):
     heading: str
     caption: str
     lacks: Callable[[History], str] = lambda history: ""
+    of_problem: str = ""
 
 
 PICTURES: dict[str, Picture] = {
@@ -73,7 +75,11 @@ PICTURES: dict[str, Picture] = {
         "Lower is better. The blue line is the model that one gets by averaging all clients' parameters, read on text that no "
         "client trained on; the band and the dashed line are the clients' own models on the same text. A wide band means that "
         "clients disagree. The lower panel, on a scale of its own, is the clients' own text: what they train on, and what they "
-        "held out. The strip under the axis says which block was training.", of_losses.lacks),
+        "held out. The strip under the axis says which block was training.", of_losses.lacks,
+        "Lower is better. The blue line is the model that one gets by averaging all clients' parameters, on the data of all "
+        "clients; the band and the dashed line are the clients' own models on the same data. A wide band means that clients "
+        "disagree. The lower panel, on a scale of its own, is each client on its own data: on the batches that it trains on, "
+        "and when all is measured. The strip under the axis says which block was training."),
     "consensus": Picture(consensus, of_consensus.alt, "Did the clients stay together?",
         "The consensus distance is the mean squared distance of the clients' models from their average. Each step up is a factor "
         "of ten. A block can only drift while it trains (shaded in its colour); in the rest of the time its line is flat."),

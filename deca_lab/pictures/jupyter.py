@@ -5,7 +5,7 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from deca_lab.errors import BadInput, pick
+from deca_lab.errors import pick
 from deca_lab.lab.history import History
 
 if TYPE_CHECKING:
@@ -36,14 +36,10 @@ def plot(history: History, name: str) -> "Figure":
 def _chosen(history: History, name: str) -> "Picture":
     """Return a picture by name; raise BadInput where the run lacks what it shows."""
     from deca_lab.pictures import PICTURES
+    from deca_lab.pictures.style import require_there
 
     chosen = pick(PICTURES, name, "picture")
-    lacking = chosen.lacks(history)
-    if lacking:
-        raise BadInput(
-            f"picture {name!r} cannot be drawn: this run does not have {lacking}, "
-            "as a run on text has"
-        )
+    require_there(name, chosen.lacks(history))
     return chosen
 
 

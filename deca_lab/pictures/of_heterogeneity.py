@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from deca_lab.lab.history import History
-from deca_lab.pictures.style import BLUE, SKY, blank, clean, styled, tint, title
+from deca_lab.pictures.style import BLUE, SKY, blank, clean, require_there, styled, tint, title
 
 BUBBLES, LABELS = 32, 24  # clients as bubbles, labels
 
@@ -67,7 +67,8 @@ def said_heterogeneity(history: History) -> str:
 
 
 def heterogeneity(history: History) -> Figure:
-    """Return the picture of the run's shards."""
+    """Return the picture of the run's shards; raise BadInput where there are none."""
+    require_there("heterogeneity", lacks(history))
     return draw_heterogeneity(history.shards, said_heterogeneity(history))
 
 

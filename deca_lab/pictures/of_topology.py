@@ -165,9 +165,9 @@ def said_topology(diagnosis: Diagnosis, name: str = "") -> str:
 
 def topology(history: History) -> Figure:
     """Return the picture of the run's graph and W."""
-    return draw_topology(history.W, history.config.topology)
+    return draw_topology(history.W, history.summary["topology"])
 
 
 def alt(history: History) -> str:
     """Return the picture in words."""
-    return f"Who hears whom, and the mixing matrix W. {said_topology(diagnose(list(history.W)), history.config.topology)}."
+    return f"Who hears whom, and the mixing matrix W. {said_topology(diagnose(list(history.W)), history.summary['topology'])}."

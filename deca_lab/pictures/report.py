@@ -1,24 +1,29 @@
 """The report of a run: pictures as PNG files, and one self-contained page with all of them and the figures in words."""
 
 import base64
-import shlex
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from deca_lab import pictures
 from deca_lab.files import write_whole
+from deca_lab.lab.fit import FOREIGN
 from deca_lab.lab.history import History
+from deca_lab.lab.objects import on_problem
 from deca_lab.mixing.doctor import describe
-from deca_lab.runconfig import RunConfig, defaults
+from deca_lab.pictures.of_losses import on_text
+from deca_lab.pictures.repeat import given, kind_of, repeated
+from deca_lab.runconfig import OBJECT, RunConfig, defaults
 
 
 def write(history: History, folder: Path | str) -> Path:
     """Write losses.png ... ledger.png and report.html into the folder; return the page's path.
 
+    A picture of what the run does not have, such as labels of its rows, is left out.
     The same history gives the same bytes. Raises BadInput where the folder cannot be written.
     """
-    drawn = {name: pictures.png(picture.draw(history)) for name, picture in pictures.PICTURES.items()}
+    there = {name: picture for name, picture in pictures.PICTURES.items() if not picture.lacks(history)}
+    drawn = {name: pictures.png(picture.draw(history)) for name, picture in there.items()}
     for name, data in drawn.items():
         write_whole(Path(folder) / f"{name}.png", data)
     page = Path(folder) / "report.html"
@@ -33,43 +38,102 @@ def render(history: History, drawn: dict[str, bytes]) -> str:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("report.html.j2").render(
-        title=f"{history.config.method} on {history.config.corpus}", headline=headline(history), facts=facts(history),
-        pictures=_pictures(history, drawn), doctor=describe(list(history.W)), ledger=_ledger(history),
-        blocks=_blocks(history), faults=faults(history), knobs=knobs(history.config), command=command(history.config),
-        heterogeneity=history.summary["heterogeneity_words"], summary=history.summary)
+        title=f"{_plain(history.config.method)} on {_plain(history.config.corpus)}", headline=headline(history),
+        stopped=stopped(history), facts=facts(history), pictures=_pictures(history, drawn),
+        doctor=describe(list(history.W)), ledger=_ledger(history), blocks=_blocks(history), faults=faults(history),
+        knobs=knobs(history.config), repeated=repeated(history), source=_source(history),
+        heterogeneity=_heterogeneity(history), summary=history.summary)
 
 
 def headline(history: History) -> str:
     """Return the run in one sentence."""
     s, c = history.summary, history.config
-    way = "fell" if s["test_perplexity_end"] < s["test_perplexity_start"] else "did not fall"
     who = f"{c.clients} clients on {_graph(c)}" if c.clients > 1 else "One client"
-    return (f"{who} fine-tuned {s['parameters']:,} parameters of {c.model!r} with {c.method}: the perplexity of their mean "
-            f"model on text that none of them trained on {way}, {pictures.number(s['test_perplexity_start'])} to "
-            f"{pictures.number(s['test_perplexity_end'])}.")
+    how = _plain(c.method) + (" and an optimiser of their own" if "optimiser" in given(c) else "")
+    if not on_text(history.metrics):
+        return (f"{who} trained the {s['parameters']:,} parameters of {_plain(c.corpus)} with {how}: the loss of their mean "
+                f"model on the data of all of them {_went(s, 'test_loss')}.")
+    model = _plain(c.model) if "model" in given(c) else repr(c.model)
+    return (f"{who} fine-tuned {s['parameters']:,} parameters of {model} with {how}: the perplexity of their mean "
+            f"model on text that none of them trained on {_went(s, 'test_perplexity')}.")
+
+
+def _went(summary: dict[str, Any], name: str) -> str:
+    start, end = summary[f"{name}_start"], summary[f"{name}_end"]
+    way = "fell" if end < start else "did not fall"
+    return f"{way}, {pictures.number(start)} to {pictures.number(end)}"
 
 
 def _graph(config: RunConfig) -> str:
+    if "topology" in given(config):
+        return "a graph of their own"
     return f"the graph {config.topology!r}" if config.topology != "ring" else "a ring"
+
+
+def _plain(value: str) -> str:
+    """Return a knob's value in words: an object by its class."""
+    return f"the given {kind_of(value)}" if value.startswith(OBJECT) else value
+
+
+def stopped(history: History) -> str:
+    """Return in one sentence that a callback ended the run; "" where none did."""
+    if not history.summary.get("stopped_early"):
+        return ""
+    planned = int(history.visits["last"].max()) + 1
+    return f"A callback ended the run after {history.summary['inner_steps']:,} of {planned:,} inner steps."
 
 
 def facts(history: History) -> list[tuple[str, str]]:
     """Return the key figures, each with what it is."""
-    s, last = history.summary, history.metrics.iloc[-1]
+    s = history.summary
     each = s["bytes_sent"] / history.config.clients
     sent = "exchanged with the server by each client" if pictures.served(history.edges) else "sent by each client"
-    floor = [] if s["entropy_floor"] is None else [("entropy rate of the text", pictures.nats(s["entropy_floor"]))]
-    return [("perplexity of the mean model, start", pictures.number(s["test_perplexity_start"])),
-            ("perplexity of the mean model, end", pictures.number(s["test_perplexity_end"])),
-            ("perplexity of a client's own model, mean", pictures.number(float(last["client_test_perplexity"]))), *floor,
-            *((f"{name.replace('_', ' ')} of the mean model", pictures.number(value)) for name, value in s["scores"].items()),
+    own = [(f"{name}, a metric of your own", pictures.number(value)) for name, value in s.get("own_metrics", {}).items()]
+    return [*(_text_facts if on_text(history.metrics) else _problem_facts)(history), *own,
             ("consensus distance at the end", pictures.number(s["consensus_end"])), (sent, pictures.size(each)),
             ("inner steps", f"{s['inner_steps']:,}"), ("seconds", pictures.number(float(history.timings["seconds"].iloc[-1])))]
 
 
+def _text_facts(history: History) -> list[tuple[str, str]]:
+    s, last = history.summary, history.metrics.iloc[-1]
+    floor = [] if s["entropy_floor"] is None else [("entropy rate of the text", pictures.nats(s["entropy_floor"]))]
+    return [("perplexity of the mean model, start", pictures.number(s["test_perplexity_start"])),
+            ("perplexity of the mean model, end", pictures.number(s["test_perplexity_end"])),
+            ("perplexity of a client's own model, mean", pictures.number(float(last["client_test_perplexity"]))), *floor,
+            *((f"{name.replace('_', ' ')} of the mean model", pictures.number(value)) for name, value in s["scores"].items())]
+
+
+def _problem_facts(history: History) -> list[tuple[str, str]]:
+    s, last = history.summary, history.metrics.iloc[-1]
+    return [("loss of the mean model, start", pictures.number(s["test_loss_start"])),
+            ("loss of the mean model, end", pictures.number(s["test_loss_end"])),
+            ("loss of a client's own model on all data, mean", pictures.number(s["client_test_loss_end"])),
+            ("loss of a client's own model on its own data, mean", pictures.number(float(last["own_loss"]))),
+            ("gradient norm at the mean model, end", pictures.number(float(last["gradient_norm"])))]
+
+
 def _pictures(history: History, drawn: dict[str, bytes]) -> list[dict[str, str]]:
-    return [{"name": name, "data": base64.b64encode(drawn[name]).decode(), "alt": picture.alt(history),
-             "heading": picture.heading, "caption": picture.caption} for name, picture in pictures.PICTURES.items()]
+    return [_picture(history, name, drawn.get(name)) for name in pictures.PICTURES if name in drawn or name == "heterogeneity"]
+
+
+def _picture(history: History, name: str, data: bytes | None) -> dict[str, str]:
+    """Return what the page shows under one heading; without labels, words about the gradients alone."""
+    picture, text = pictures.PICTURES[name], on_text(history.metrics)
+    if data is None:
+        return {"name": name, "data": "", "heading": "How unlike are the clients?"}
+    return {"name": name, "data": base64.b64encode(data).decode(), "alt": picture.alt(history),
+            "heading": picture.heading, "caption": picture.caption if text else picture.of_problem or picture.caption}
+
+
+def _heterogeneity(history: History) -> str:
+    words: str = history.summary["heterogeneity_words"]
+    return f"{words[:1].upper()}{words[1:]}"
+
+
+def _source(history: History) -> tuple[str, str]:
+    """Return what the run learned from, in a word, and its fingerprint."""
+    fingerprint: str = history.summary["fingerprint"]
+    return ("problem", fingerprint.rpartition(":")[2]) if on_problem(history.config) else ("text", fingerprint[:16])
 
 
 def _ledger(history: History) -> list[tuple[str, str, str, str]]:
@@ -113,19 +177,8 @@ def _blocks(history: History) -> list[dict[str, Any]]:
 
 
 def knobs(config: RunConfig) -> list[tuple[str, str, bool]]:
-    """Return every knob as (name, value, whether it differs from the default)."""
+    """Return every knob as (name, value, whether it differs from the default); of a problem, those that it reads."""
     usual = defaults()
-    return [(name, str(value), value != usual[name]) for name, value in asdict(config).items()]
-
-
-def command(config: RunConfig) -> str:
-    """Return the command line that repeats the run."""
-    usual = defaults()
-    changed = {name: value for name, value in asdict(config).items() if value != usual[name]}
-    words = [word for name, value in changed.items() for word in _option(name, value)]
-    return shlex.join(["deca-lab", "run", *words])
-
-
-def _option(name: str, value: object) -> list[str]:
-    flag = name.replace("_", "-")
-    return [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    unread = {f.name for f in fields(config) if f.metadata["group"] in FOREIGN and f.name != "corpus"}
+    shown = {name: value for name, value in asdict(config).items() if not (on_problem(config) and name in unread)}
+    return [(name, str(value), value != usual[name]) for name, value in shown.items()]

@@ -18,6 +18,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
+from deca_lab.errors import BadInput
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -130,6 +132,12 @@ def tint(colour: str, share: float = 0.45) -> tuple[float, float, float]:
     """Return the colour mixed with white."""
     red, green, blue = (1 - share * (1 - part) for part in to_rgb(colour))
     return red, green, blue
+
+
+def require_there(name: str, lacking: str) -> None:
+    """Raise BadInput where a picture's run lacks something; `lacking` says what in words."""
+    if lacking:
+        raise BadInput(f"picture {name!r} cannot be drawn: this run does not have {lacking}, as a run on text has")
 
 
 def note(axes: Axes, text: str) -> None:

@@ -37,6 +37,8 @@ class Heterogeneity(NamedTuple):
         """Return what the gradients alone say."""
         if self.zeta2 is None or self.zeta2_share is None:
             return "gradients were not compared"
+        if np.isinf(self.zeta2_share):
+            return f"gradients spread by zeta^2 = {self.zeta2:.3g} about a mean of 0"
         return f"gradients spread by zeta^2 = {self.zeta2:.3g}, {self.zeta2_share:.2g} times the mean's square"
 
 

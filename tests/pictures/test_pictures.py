@@ -15,7 +15,7 @@ from deca_lab.bounds.gossip_contraction import gossip_contraction
 from deca_lab.cli import app
 from deca_lab.lab import runs
 from deca_lab.mixing.topology import topology
-from deca_lab.pictures import report
+from deca_lab.pictures import repeat, report
 from deca_lab.pictures.jupyter import picture
 from deca_lab.runconfig import RunConfig
 
@@ -96,7 +96,7 @@ def test_hostile_names_are_escaped(told, tmp_path):
 def test_the_command_on_the_page_repeats_the_run(knobs):
     import typer
 
-    words = shlex.split(report.command(RunConfig(**knobs)))
+    words = shlex.split(repeat.command(RunConfig(**knobs)))
     assert words[:2] == ["deca-lab", "run"]
     run = typer.main.get_command(app).commands["run"]
     with run.make_context("run", words[2:]) as context:
