@@ -9,9 +9,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from deca_lab.algorithm.loop import train
     from deca_lab.algorithm.own_optimiser import optimiser
     from deca_lab.algorithm.problems import Problem, quadratics
-    from deca_lab.errors import BadInput, Diverged
+    from deca_lab.errors import BadInput, Diverged, Stopped
     from deca_lab.lab.export import export_model
     from deca_lab.lab.fit import fit
     from deca_lab.lab.history import History, load
@@ -50,12 +51,14 @@ _HOME = {  # public name -> its module
     "compare_runs": "studies.compare",
     "BadInput": "errors",
     "Diverged": "errors",
+    "Stopped": "errors",
+    "train": "algorithm.loop",
 }
 
 # Written out, and not made from the table, because type checkers and editors read the file and do not run it.
-__all__ = ["BadInput", "Diverged", "History", "Method", "Problem", "RunConfig", "Snapshot", "Topology", "__version__",
+__all__ = ["BadInput", "Diverged", "History", "Method", "Problem", "RunConfig", "Snapshot", "Stopped", "Topology", "__version__",
            "compare_runs", "describe", "diagnose", "export_model", "fit", "load", "optimiser", "prepare", "quadratics",
-           "register", "resume", "run"]
+           "register", "resume", "run", "train"]
 
 
 def __dir__() -> list[str]:

@@ -95,7 +95,8 @@ def test_a_problem_that_breaks_a_hypothesis_is_told(config, given, claims, words
 def test_an_optimiser_of_ones_own_has_no_constant():
     config = replace(DECA, rounds=1)
     verdicts = beside(fit(problem(), config, optimiser=heavy_ball()))
-    assert verdicts["gradient"].verdict == "hypothesis broken: the steps of an optimiser of one's own have no constant of their own"
+    words = "hypothesis broken: the steps of an optimiser of one's own have no constant of their own"
+    assert verdicts["gradient"].verdict == words
     assert verdicts["traffic"].verdict == "holds"
 
 
@@ -111,7 +112,7 @@ def test_a_folder_of_a_fit_needs_its_lab(tmp_path):
     assert "\n" not in str(caught.value)
     assert told(again, done.lab) == told(done)
     other = fit(problem(), replace(DECA, lr=0.02))
-    with pytest.raises(BadInput, match="lab = .* cannot be used: it must be that of a run with the same lr$"):
+    with pytest.raises(BadInput, match=r"lab = .* cannot be used: it must be that of a run with the same lr$"):
         beside(again, other.lab)
 
 
