@@ -201,7 +201,8 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
            if "test_perplexity" in row},
         "stopped_early": record.stopped, "own_metrics": {name: last[name] for name in record.metric_names},
         "task": lab.config.task if lab.objects.problem is None else "fit",
-        "scores": {name: last[name] for name in last if name.startswith("test_") and name not in ("test_loss", "test_perplexity")},
+        "scores": {name: last[name] for name in last
+                   if name.startswith("test_") and name not in ("test_loss", "test_perplexity")},
         "client_test_loss_end": last["client_test_loss"], "consensus_end": last["consensus"],
         "bytes_sent": int(state.sent.sum()), "bytes_predicted": int(ledger.traffic(lab.plan, state.step).sum()),
         "memory": {**memory._asdict(), "measured_peak": record.peak_bytes, "shared": _shared(lab)},
