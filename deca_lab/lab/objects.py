@@ -55,6 +55,9 @@ class Objects(NamedTuple):
     callbacks: Sequence[Callable[[Any], bool | None]] = ()
 
 
+NOTHING = Objects()  # every part by its name
+
+
 def accepted(config: RunConfig, objects: Objects) -> Objects:
     """Return the objects in the library's own types; raise BadInput for one that cannot be used."""
     check(

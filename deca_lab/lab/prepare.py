@@ -18,7 +18,7 @@ from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.schedules import SCHEDULES, schedule
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.lab.metrics import Measurement, Probe, each, measure
-from deca_lab.lab.objects import Objects, accepted, named
+from deca_lab.lab.objects import NOTHING, Objects, accepted, named
 from deca_lab.methods import resolve
 from deca_lab.mixing.doctor import Diagnosis, require_sound
 from deca_lab.mixing.topology import Topology, topology
@@ -26,7 +26,7 @@ from deca_lab.models.factor_mixing import decaf
 from deca_lab.network import compression, faults
 from deca_lab.network.faults import Faults
 from deca_lab.network.lossy_mixing import lossy
-from deca_lab.network.processes import World, gathered, over, through_server
+from deca_lab.network.processes import ALONE, World, gathered, over, through_server
 from deca_lab.runconfig import RunConfig
 from deca_lab.text import heterogeneity, shards, tasks
 from deca_lab.text.corpora import CORPORA, Corpus, load
@@ -62,10 +62,10 @@ class Lab(NamedTuple):
     notes: tuple[str, ...] = ()            # of corpus, split and task, in plain words
     world: World = World()                 # the processes that share the clients
     failing: Faults = Faults()             # what goes wrong on the way
-    objects: Objects = Objects()           # what was given in place of names
+    objects: Objects = NOTHING           # what was given in place of names
 
 
-def prepare(config: RunConfig, world: World = World(), objects: Objects = Objects()) -> Lab:  # noqa: B008 - never changed
+def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING) -> Lab:
     """Return the lab of a config; raise BadInput, before anything is written, where something does not fit.
 
     `objects` stand in for names of the config. In a `world` of several processes each holds the models of its own clients

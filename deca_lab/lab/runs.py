@@ -20,7 +20,7 @@ from deca_lab.files import alone, new_folder, read_text, write_whole
 from deca_lab.lab import checkpoint, history, ledger
 from deca_lab.lab.history import History, Record
 from deca_lab.lab.metrics import Measurement
-from deca_lab.lab.objects import Objects, named
+from deca_lab.lab.objects import NOTHING, Objects, named
 from deca_lab.lab.prepare import Lab, find_device, prepare
 from deca_lab.lab.snapshot import Snapshot
 from deca_lab.methods import Method
@@ -77,7 +77,7 @@ def resume(folder: Path | str, progress: Progress | None = None, **objects: Any)
 
 
 def run_in(world: World, config: RunConfig, out: Path | str | None = None, progress: Progress | None = None,
-           objects: Objects = Objects()) -> History | None:  # noqa: B008 - never changed
+           objects: Objects = NOTHING) -> History | None:
     """Run a config in one process of a world: `out` is rank 0's, which also returns the history; the others return None.
 
     Any rank's `progress` may stop the run. Raises PeerLost where another process is gone, and what `run` raises.
@@ -97,7 +97,7 @@ def started(lab: Lab, config: RunConfig, out: Path | str | None, progress: Progr
 
 
 def resume_in(world: World, folder: Path | str, progress: Progress | None = None,
-              objects: Objects = Objects()) -> History | None:  # noqa: B008 - never changed
+              objects: Objects = NOTHING) -> History | None:
     """Continue a run in one process of a world, of any size; rank 0 alone reads the folder and writes to it."""
     folder, device = Path(folder), find_device("auto") if world.size > 1 else torch.device("cpu")
     if world.rank:

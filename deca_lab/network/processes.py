@@ -55,6 +55,9 @@ class World(NamedTuple):
         return self._replace(clients=clients)
 
 
+ALONE = World()  # one process
+
+
 @contextmanager
 def joined() -> Iterator[World]:
     """Join the world that torchrun started this process in, and leave it when all are done; one process where there is none.
