@@ -153,7 +153,7 @@ def load(folder: Path | str) -> History:
             raise ValueError(f"{' and '.join(lacking) or 'summary.json'} is damaged")
     except (OSError, ValueError, RecursionError, OverflowError) as error:
         raise BadInput(f"{str(folder)!r} does not hold a finished run: {error}") from None
-    return History(config=config, W=W, summary=summary, folder=folder, **tables)
+    return History(config=config, W=W, summary=summary, folder=folder, lab=None, **tables)
 
 
 def _table(path: Path, index: int | None = None) -> pd.DataFrame:
@@ -199,8 +199,9 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         **{f"test_perplexity_{when}": row["test_perplexity"] for when, row in (("start", first), ("end", last))
            if "test_perplexity" in row},
         "stopped_early": record.stopped, "own_metrics": {name: last[name] for name in record.metric_names},
-        "task": lab.config.task if lab.objects.problem is None else "fit", "scores": {name: last[name] for name in last if name.startswith("test_") and name not in
-                                            ("test_loss", "test_perplexity")},
+        "task": lab.config.task if lab.objects.problem is None else "fit",
+        "scores": {name: last[name] for name in last if name.startswith("test_") and name not in
+                   ("test_loss", "test_perplexity")},
         "client_test_loss_end": last["client_test_loss"], "consensus_end": last["consensus"],
         "bytes_sent": int(state.sent.sum()), "bytes_predicted": int(ledger.traffic(lab.plan, state.step).sum()),
         "memory": {**memory._asdict(), "measured_peak": record.peak_bytes, "shared": _shared(lab)},
