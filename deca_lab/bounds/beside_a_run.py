@@ -80,8 +80,8 @@ def _memory(history: History, lab: Lab) -> Verdict:
     memory = history.summary["memory"]
     bound = Bound(np.array([float(memory["measured_peak"])]), np.array([float(memory["peak"])]), "peak bytes of all clients",
                   "theory/costs.ipynb", axis="run", rounding=0.02 * memory["peak"] + 8 * history.config.clients)
-    return Verdict(bound.name, bound.verdict, bound, "2 % for scalars and indices beside the blocks' own tensors, and a loss "
-                   "of each client")
+    words = "2 % for scalars and indices beside the blocks' own tensors, and a loss of each client"
+    return Verdict(bound.name, bound.verdict, bound, words)
 
 
 def _interference(history: History, lab: Lab) -> Verdict:

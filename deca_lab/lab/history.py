@@ -153,8 +153,7 @@ def load(folder: Path | str) -> History:
             raise ValueError(f"{' and '.join(lacking) or 'summary.json'} is damaged")
     except (OSError, ValueError, RecursionError, OverflowError) as error:
         raise BadInput(f"{str(folder)!r} does not hold a finished run: {error}") from None
-    named: dict[str, Any] = tables
-    return History(config=config, W=W, summary=summary, folder=folder, **named)
+    return History(config=config, W=W, summary=summary, folder=folder, lab=None, **tables)
 
 
 def _table(path: Path, index: int | None = None) -> pd.DataFrame:

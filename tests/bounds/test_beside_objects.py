@@ -11,6 +11,7 @@ from test_objects import heavy_ball
 
 from deca_lab import BadInput, Problem, RunConfig, fit, load, run
 from deca_lab.bounds.beside_a_run import beside
+from deca_lab.bounds.estimates import estimate
 
 N, STEPS, LR = 5, 24, 0.01
 RNG = np.random.default_rng(3)
@@ -18,6 +19,7 @@ TURN = np.linalg.qr(RNG.standard_normal((4, 4)))[0]
 A = TURN @ np.diag([0.1, 0.3, 0.5, 1.5]) @ TURN.T
 CENTRES = RNG.standard_normal((N, 4))
 START = np.full(4, 2.0)
+GAP = np.mean([(START - c) @ A @ (START - c) / 2 for c in CENTRES])
 SGD = RunConfig(clients=N, method="d-sgd", rounds=1, inner_steps=STEPS, lr=LR, eval_every=1, device="cpu")
 DECA = replace(SGD, method="deca", rounds=2, inner_steps=6)
 
@@ -45,11 +47,10 @@ def d_sgd_by_hand():
 
 
 def right_side(rho):
-    """The claim of d_sgd with the quadratics' own constants, written out; sigma = 0."""
+    """The claim's two terms with the quadratics' own constants, written out: of the start, of the disagreement; sigma = 0."""
     L = np.linalg.eigvalsh(A)[-1]
     zeta2 = np.square((CENTRES - CENTRES.mean(0)) @ A).sum() / N
-    gap = np.mean([(START - c) @ A @ (START - c) / 2 for c in CENTRES])
-    return 2 * gap / (LR * np.arange(1, STEPS + 1)) + L**2 * LR**2 * rho**2 * 4 * zeta2 / (1 - rho) ** 2
+    return 2 * GAP / (LR * np.arange(1, STEPS + 1)), L**2 * LR**2 * rho**2 * 4 * zeta2 / (1 - rho) ** 2
 
 
 def test_the_claim_of_d_sgd_beside_a_fit_has_the_quadratics_own_constants():
@@ -57,11 +58,18 @@ def test_the_claim_of_d_sgd_beside_a_fit_has_the_quadratics_own_constants():
     lhs, rho = d_sgd_by_hand()
     bound = verdicts["gradient"].bound
     np.testing.assert_allclose(bound.lhs, lhs, rtol=1e-9)
-    np.testing.assert_allclose(bound.rhs, right_side(rho), rtol=1e-4)       # 8 turns of power iteration
+    start, apart = right_side(rho)
+    np.testing.assert_allclose(bound.rhs - apart, start, rtol=1e-9)
+    np.testing.assert_allclose(bound.rhs - start, apart, rtol=1e-4)         # L from 8 turns of power iteration
     assert {name: verdicts[name].verdict for name in ("traffic", "memory", "gradient")} == dict.fromkeys(
         ("traffic", "memory", "gradient"), "holds")
     assert f"L = {np.linalg.eigvalsh(A)[-1]:.3g}" in verdicts["gradient"].rests_on
     assert "no loss is below 0" in verdicts["gradient"].rests_on
+
+
+def test_batches_that_are_always_the_same_have_no_noise():
+    found = estimate(problem())
+    assert found.sigma < 1e-7 * found.steepest
 
 
 def test_a_learning_rate_beyond_the_largest_eigenvalue_is_named():
@@ -81,7 +89,7 @@ def test_the_claims_of_deca_hold_beside_a_fit():
 
 
 @pytest.mark.parametrize(("given", "claims", "words"), [
-    ({"low": -30.0}, ["gradient"], "a loss is below 0"),
+    ({"low": 1e-3 - GAP}, ["gradient"], "a loss is below 0"),                # above 0 at the start, below it later
     ({"spread": 0.1}, ["gradient", "consensus"], "do not start with equal models"),
 ])
 @pytest.mark.parametrize("config", [SGD, DECA], ids=["d-sgd", "deca"])
@@ -95,8 +103,8 @@ def test_a_problem_that_breaks_a_hypothesis_is_told(config, given, claims, words
 def test_an_optimiser_of_ones_own_has_no_constant():
     config = replace(DECA, rounds=1)
     verdicts = beside(fit(problem(), config, optimiser=heavy_ball()))
-    words = "hypothesis broken: the steps of an optimiser of one's own have no constant of their own"
-    assert verdicts["gradient"].verdict == words
+    broken = "hypothesis broken: the steps of an optimiser of one's own have no constant of their own"
+    assert verdicts["gradient"].verdict == broken
     assert verdicts["traffic"].verdict == "holds"
 
 
