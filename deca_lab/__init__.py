@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 __version__ = version("deca-lab")
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")    # torch's big tensors in big pages of Linux: a gradient takes 6 to 29% less
+os.environ.setdefault(
+    "THP_MEM_ALLOC_ENABLE", "1"
+)  # torch's big tensors in big pages of Linux: a gradient takes 6 to 29% less
 
 _HOME = {  # public name -> its module
     "RunConfig": "runconfig",
@@ -56,16 +58,38 @@ _HOME = {  # public name -> its module
 }
 
 # Written out, and not made from the table, because type checkers and editors read the file and do not run it.
-__all__ = ["BadInput", "Diverged", "History", "Method", "Problem", "RunConfig", "Snapshot", "Stopped", "Topology", "__version__",
-           "compare_runs", "describe", "diagnose", "export_model", "fit", "load", "optimiser", "prepare", "quadratics",
-           "register", "resume", "run", "train"]
+__all__ = [
+    "BadInput",
+    "Diverged",
+    "History",
+    "Method",
+    "Problem",
+    "RunConfig",
+    "Snapshot",
+    "Stopped",
+    "Topology",
+    "__version__",
+    "compare_runs",
+    "describe",
+    "diagnose",
+    "export_model",
+    "fit",
+    "load",
+    "optimiser",
+    "prepare",
+    "quadratics",
+    "register",
+    "resume",
+    "run",
+    "train",
+]
 
 
 def __dir__() -> list[str]:
     return __all__
 
 
-if not TYPE_CHECKING:    # a type checker that saw this function would accept any name at all
+if not TYPE_CHECKING:  # a type checker that saw this function would accept any name at all
 
     def __getattr__(name: str) -> object:
         if name not in _HOME:

@@ -22,8 +22,13 @@ from deca_lab.runconfig import RunConfig
 if TYPE_CHECKING:
     from deca_lab.bounds.beside_a_run import Verdict
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
-                  help="Learn, run and check decentralised fine-tuning of language models. Start with [bold]deca-lab run[/bold].")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Learn, run and check decentralised fine-tuning of language models. Start with [bold]deca-lab run[/bold].",
+)
 
 
 def main() -> None:
@@ -39,7 +44,10 @@ def main() -> None:
     except Stopped as asked:
         _fail(str(asked), 130)
     except KeyboardInterrupt:
-        _fail("stopped by hand; what was checkpointed can be continued with deca-lab run --resume DIR", 130)
+        _fail(
+            "stopped by hand; what was checkpointed can be continued with deca-lab run --resume DIR",
+            130,
+        )
 
 
 def _fail(text: str, code: int) -> None:
@@ -48,17 +56,26 @@ def _fail(text: str, code: int) -> None:
 
 
 Command = Callable[..., None]
-Value = str | bool | int | float                     # of a knob
+Value = str | bool | int | float  # of a knob
 
 
 def with_knobs(**usual: Value) -> Callable[[Command], Command]:
     """Give a command an option for every knob of RunConfig in place of its `**knobs`; `usual` are defaults of its own."""
 
     def wrap(command: Command) -> Command:
-        own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        added = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=usual.get(f.name, f.default),
-                                   annotation=_option(f)) for f in fields(RunConfig)]
-        command.__dict__["__signature__"] = inspect.Signature([*own, *added])    # what typer reads
+        own = [
+            p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD
+        ]
+        added = [
+            inspect.Parameter(
+                f.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=usual.get(f.name, f.default),
+                annotation=_option(f),
+            )
+            for f in fields(RunConfig)
+        ]
+        command.__dict__["__signature__"] = inspect.Signature([*own, *added])  # what typer reads
         command.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
         return command
 
@@ -67,7 +84,9 @@ def with_knobs(**usual: Value) -> Callable[[Command], Command]:
 
 def _option(f: "Field[Any]") -> object:
     """Return the annotation from which typer makes a knob's option."""
-    words = f.metadata["help"] + (f" [dim]({f.metadata['allowed'][1]})[/dim]" if f.metadata["allowed"] else "")
+    words = f.metadata["help"] + (
+        f" [dim]({f.metadata['allowed'][1]})[/dim]" if f.metadata["allowed"] else ""
+    )
     return Annotated[f.type, typer.Option(help=words, rich_help_panel=f.metadata["group"])]
 
 
@@ -75,9 +94,15 @@ def _option(f: "Field[Any]") -> object:
 @with_knobs()
 def run(
     ctx: typer.Context,
-    out: Annotated[Path | None, typer.Option(help="new folder for the run; runs/DATE-METHOD when not given")] = None,
-    resume: Annotated[Path | None, typer.Option(help="continue the run of this folder, bit for bit")] = None,
-    bounds: Annotated[bool, typer.Option("--bounds", help="evaluate afterwards what theory says of such a run")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="new folder for the run; runs/DATE-METHOD when not given")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="continue the run of this folder, bit for bit")
+    ] = None,
+    bounds: Annotated[
+        bool, typer.Option("--bounds", help="evaluate afterwards what theory says of such a run")
+    ] = False,
     **knobs: Any,  # noqa: ANN401 - each has its own knob's type
 ) -> None:
     """Fine-tune a small GPT with DECA on simulated clients and write a folder with tables, pictures and a report.
@@ -87,12 +112,17 @@ def run(
     """
     given = {name: value for name, value in knobs.items() if _was_given(ctx, name)}
     if resume is not None:
-        check(out is None, "out", str(out), "left out with --resume: the run continues in its own folder")
+        check(
+            out is None,
+            "out",
+            str(out),
+            "left out with --resume: the run continues in its own folder",
+        )
         _require_as_stored(resume, given)
         folder, config = resume, None
     else:
         config = RunConfig(**knobs)
-        resolve(config)                                                  # an unknown method is no part of a folder's name
+        resolve(config)  # an unknown method is no part of a folder's name
         folder = out or _fresh_folder(config.method)
     if _finish(folder, config) and bounds:
         _write_bounds(folder)
@@ -108,12 +138,19 @@ def _require_as_stored(folder: Path, given: dict[str, Value]) -> None:
 
     stored = asdict(read_config(folder))
     for name, value in given.items():
-        check(stored[name] == value, name, value, f"{stored[name]!r}, as in {folder}/config.json: --resume changes nothing")
+        check(
+            stored[name] == value,
+            name,
+            value,
+            f"{stored[name]!r}, as in {folder}/config.json: --resume changes nothing",
+        )
 
 
 def _fresh_folder(method: str) -> Path:
     stem = Path("runs") / f"{datetime.now():%Y-%m-%d_%H%M%S}-{method}"
-    again = (stem.with_name(f"{stem.name}-{k}") for k in range(1, 1000))      # two runs may start in one second
+    again = (
+        stem.with_name(f"{stem.name}-{k}") for k in range(1, 1000)
+    )  # two runs may start in one second
     return next(path for path in (stem, *again) if not path.exists())
 
 
@@ -126,19 +163,26 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
     from deca_lab.pictures import report
 
     with processes.joined() as world, progress.bar() as shown, progress.interruptible() as asked:
+
         def watch(done: int, total: int, known: dict[str, Any]) -> bool:
             if world.rank == 0:
                 shown(done, total, known)
             return asked()
 
-        done = runs.resume_in(world, folder, watch) if config is None else runs.run_in(world, config, folder, watch)
+        done = (
+            runs.resume_in(world, folder, watch)
+            if config is None
+            else runs.run_in(world, config, folder, watch)
+        )
     if done is None:
         return False
     page = report.write(done, folder)
     s = done.summary
-    typer.echo(f"perplexity of the mean model on the common test text: {s['test_perplexity_start']:.3f} -> "
-               f"{s['test_perplexity_end']:.3f}\nsent {s['bytes_sent'] / 1e6:.1f} MB, predicted "
-               f"{s['bytes_predicted'] / 1e6:.1f} MB; {done.timings['seconds'].iloc[-1]:.0f} s\nreport: {page}")
+    typer.echo(
+        f"perplexity of the mean model on the common test text: {s['test_perplexity_start']:.3f} -> "
+        f"{s['test_perplexity_end']:.3f}\nsent {s['bytes_sent'] / 1e6:.1f} MB, predicted "
+        f"{s['bytes_predicted'] / 1e6:.1f} MB; {done.timings['seconds'].iloc[-1]:.0f} s\nreport: {page}"
+    )
     return True
 
 
@@ -152,14 +196,21 @@ def _write_bounds(folder: Path) -> None:
     from deca_lab.lab import history
 
     verdicts = beside(history.load(folder))
-    drawn = {name: one.bound for name, one in verdicts.items() if one.bound is not None and np.size(one.bound.lhs) > 1}
+    drawn = {
+        name: one.bound
+        for name, one in verdicts.items()
+        if one.bound is not None and np.size(one.bound.lhs) > 1
+    }
     rows = [_bounds_row(one) for one in verdicts.values()]
     write_whole(folder / "bounds.csv", pd.DataFrame(rows).to_csv(index=False))
     if drawn:
         write_whole(folder / "bounds.png", pictures.png(pictures.draw_beside(drawn)))
     for row in rows:
-        typer.echo(f"{row['claim']}: {row['verdict']}" + (f", tightness {row['tightness']:.3g}" if row["tightness"] else "")
-                   + (f"\n    rests on: {row['rests on']}" if row["rests on"] else ""))
+        typer.echo(
+            f"{row['claim']}: {row['verdict']}"
+            + (f", tightness {row['tightness']:.3g}" if row["tightness"] else "")
+            + (f"\n    rests on: {row['rests on']}" if row["rests on"] else "")
+        )
     typer.echo(f"bounds: {folder / 'bounds.csv'}, {folder / 'bounds.png'}")
 
 
@@ -177,12 +228,23 @@ def _bounds_row(one: "Verdict") -> dict[str, Any]:
 @app.command()
 @with_knobs(rounds=1, eval_every=32)
 def compare(
-    out: Annotated[Path, typer.Option(help="folder of the comparison; an interrupted one goes on there")],
-    methods: Annotated[str, typer.Option(help="separated by commas (deca-lab list methods)")] = "deca,dec-lora,decaf,d-adam",
+    out: Annotated[
+        Path, typer.Option(help="folder of the comparison; an interrupted one goes on there")
+    ],
+    methods: Annotated[
+        str, typer.Option(help="separated by commas (deca-lab list methods)")
+    ] = "deca,dec-lora,decaf,d-adam",
     seeds: Annotated[int, typer.Option(help="runs of each method at its learning rate")] = 3,
-    budget: Annotated[str, typer.Option(help="what all methods get equally much of: rounds, steps, bytes or flops")] = "steps",
-    amount: Annotated[float, typer.Option(help="of the budget; 0 = what --rounds of the first method cost")] = 0.0,
-    rates: Annotated[str, typer.Option(help="grid of learning rates")] = "0.0003,0.001,0.003,0.01,0.03",
+    budget: Annotated[
+        str,
+        typer.Option(help="what all methods get equally much of: rounds, steps, bytes or flops"),
+    ] = "steps",
+    amount: Annotated[
+        float, typer.Option(help="of the budget; 0 = what --rounds of the first method cost")
+    ] = 0.0,
+    rates: Annotated[
+        str, typer.Option(help="grid of learning rates")
+    ] = "0.0003,0.001,0.003,0.01,0.03",
     **knobs: Any,  # noqa: ANN401 - each has its own knob's type
 ) -> None:
     """Run several methods with equal budgets on the same seeds, and write a table, curves and a page."""
@@ -190,13 +252,21 @@ def compare(
     from deca_lab.studies import compare as cp
 
     grid = tuple(dict.fromkeys(numbers(rates, "rates")))
-    asked = cp.Comparison(RunConfig(**knobs), cp.check_methods(methods), seeds, grid, budget, amount)
+    asked = cp.Comparison(
+        RunConfig(**knobs), cp.check_methods(methods), seeds, grid, budget, amount
+    )
     table = cp.compare(asked, out, lambda line: typer.echo(line, err=True))
     score, higher = cp.score_of(asked.base.task)
     page = compare_report.write(asked, table, out, score, higher)
     shown = [cp.summary(table, score), cp.paired(table, score, higher)]
-    edge = [f"chosen at the edge of the grid, so perhaps not best: {', '.join(cp.at_edge(table))}"] if cp.at_edge(table) else []
-    typer.echo("\n\n".join([*(part.to_string(index=False) for part in shown), *edge, f"page: {page}"]))
+    edge = (
+        [f"chosen at the edge of the grid, so perhaps not best: {', '.join(cp.at_edge(table))}"]
+        if cp.at_edge(table)
+        else []
+    )
+    typer.echo(
+        "\n\n".join([*(part.to_string(index=False) for part in shown), *edge, f"page: {page}"])
+    )
 
 
 def numbers(text: str, argument: str) -> list[float]:
@@ -204,15 +274,26 @@ def numbers(text: str, argument: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise BadInput(f"{argument} = {text!r} cannot be used: it must be numbers separated by commas") from None
+        raise BadInput(
+            f"{argument} = {text!r} cannot be used: it must be numbers separated by commas"
+        ) from None
 
 
 @app.command()
 def findings(
-    out: Annotated[Path, typer.Option(help="folder of the examination; an interrupted one goes on there")],
-    only: Annotated[str, typer.Option(help="findings separated by commas (deca-lab list findings); all when empty")] = "",
-    seeds: Annotated[int, typer.Option(help="runs of each arm at its learning rate, at least 2")] = 5,
-    rates: Annotated[str, typer.Option(help="grid of learning rates")] = "0.001,0.003,0.01,0.03,0.1",
+    out: Annotated[
+        Path, typer.Option(help="folder of the examination; an interrupted one goes on there")
+    ],
+    only: Annotated[
+        str,
+        typer.Option(help="findings separated by commas (deca-lab list findings); all when empty"),
+    ] = "",
+    seeds: Annotated[
+        int, typer.Option(help="runs of each arm at its learning rate, at least 2")
+    ] = 5,
+    rates: Annotated[
+        str, typer.Option(help="grid of learning rates")
+    ] = "0.001,0.003,0.01,0.03,0.1",
 ) -> None:
     """Examine the papers' findings on small models, each with an interval and a verdict, and write a page.
 
@@ -227,16 +308,25 @@ def findings(
     write_whole(out / "findings.png", pictures.png(pictures.draw_findings(verdicts)))
     write_whole(out / "findings.md", pp.page(verdicts))
     for row in verdicts.itertuples():
-        typer.echo(f"{row.verdict:<10} {row.gain:+.4f} ({row.low:+.4f} to {row.high:+.4f})  {row.says}")
+        typer.echo(
+            f"{row.verdict:<10} {row.gain:+.4f} ({row.low:+.4f} to {row.high:+.4f})  {row.says}"
+        )
     typer.echo(f"page: {out / 'findings.md'}")
 
 
 @app.command()
 @with_knobs()
 def sweep(
-    vary: Annotated[list[str], typer.Option(help="a knob and its values, such as b1=0.5,0.9; may be given again")],
-    out: Annotated[Path, typer.Option(help="folder of the table; an interrupted sweep goes on there")],
-    seeds: Annotated[int, typer.Option(help="runs of each combination, with --seed and the seeds after it")] = 3,
+    vary: Annotated[
+        list[str],
+        typer.Option(help="a knob and its values, such as b1=0.5,0.9; may be given again"),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="folder of the table; an interrupted sweep goes on there")
+    ],
+    seeds: Annotated[
+        int, typer.Option(help="runs of each combination, with --seed and the seeds after it")
+    ] = 3,
     **knobs: Any,  # noqa: ANN401 - each has its own knob's type
 ) -> None:
     """Vary knobs over seeds, all combinations; print the table, the best by validation loss first, and draw it."""
@@ -254,14 +344,23 @@ def sweep(
 
 @app.command()
 def doctor(
-    topology: Annotated[str, typer.Option(help="graph or sequence (deca-lab list topologies)")] = "ring",
+    topology: Annotated[
+        str, typer.Option(help="graph or sequence (deca-lab list topologies)")
+    ] = "ring",
     clients: Annotated[int, typer.Option(help="number of clients")] = 8,
-    matrix: Annotated[Path | None, typer.Option(help="look at this W instead: .csv or .npy")] = None,
-    weights: Annotated[str, typer.Option(help="rule from graph to W (deca-lab list weights)")] = "metropolis",
+    matrix: Annotated[
+        Path | None, typer.Option(help="look at this W instead: .csv or .npy")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="rule from graph to W (deca-lab list weights)")
+    ] = "metropolis",
     edge_probability: Annotated[float, typer.Option(help="of the Erdos-Renyi graph")] = 0.5,
     degree: Annotated[int, typer.Option(help="of the random regular graph")] = 3,
     seed: Annotated[int, typer.Option(help="of random graphs")] = 0,
-    machine: Annotated[bool, typer.Option("--machine", help="look at this machine instead: is it ready for the course?")] = False,
+    machine: Annotated[
+        bool,
+        typer.Option("--machine", help="look at this machine instead: is it ready for the course?"),
+    ] = False,
 ) -> None:
     """Look at a mixing matrix and say in plain words whether training with it is sound; exit code 1 if not.
 
@@ -277,15 +376,27 @@ def doctor(
     from deca_lab.mixing.topology import read_matrices
     from deca_lab.mixing.topology import topology as build
 
-    subject = read_matrices(matrix) if matrix is not None else build(
-        topology, clients, weights=weights, probability=edge_probability, degree=degree, seed=seed)
+    subject = (
+        read_matrices(matrix)
+        if matrix is not None
+        else build(
+            topology,
+            clients,
+            weights=weights,
+            probability=edge_probability,
+            degree=degree,
+            seed=seed,
+        )
+    )
     typer.echo(doc.describe(subject))
     raise typer.Exit(0 if doc.diagnose(subject).verdict == "sound" else 1)
 
 
 @app.command()
 def bounds(
-    names: Annotated[list[str] | None, typer.Argument(help="claims; all when none is named")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="claims; all when none is named")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the examples")] = 0,
 ) -> None:
     """Evaluate the claims of theory/, both sides by number; exit code 1 if one fails, or cannot fail when it is broken."""
@@ -300,9 +411,15 @@ def bounds(
 def clock(
     folder: Annotated[Path, typer.Argument(help="a run folder")],
     mbit: Annotated[float, typer.Option(help="megabits a second of each client's uplink")] = 100.0,
-    latency: Annotated[float, typer.Option(help="seconds that a message is on its way besides")] = 0.02,
-    seconds: Annotated[float, typer.Option(help="of computing in one client's inner step; 0 = as this run took")] = 0.0,
-    slow: Annotated[str, typer.Option(help="clients that are slower in both, CLIENT@TIMES: '3@4'")] = "",
+    latency: Annotated[
+        float, typer.Option(help="seconds that a message is on its way besides")
+    ] = 0.02,
+    seconds: Annotated[
+        float, typer.Option(help="of computing in one client's inner step; 0 = as this run took")
+    ] = 0.0,
+    slow: Annotated[
+        str, typer.Option(help="clients that are slower in both, CLIENT@TIMES: '3@4'")
+    ] = "",
 ) -> None:
     """Say how long a finished run would have taken on clients that are joined by such links: a model, not a measurement."""
     from deca_lab.lab import clock as ck
@@ -314,14 +431,20 @@ def clock(
     plan = prepare(finished.config).plan
     each = seconds or taken / plan.steps / plan.topology.n
     timeline = ck.clock(plan, ck.network(plan.topology.n, each, mbit, latency, ck.slower(slow)))
-    typer.echo(f"{plan.steps} inner steps of {each:.3g} s, {mbit:g} Mbit/s, {latency:g} s latency: {timeline.seconds:,.1f} s, "
-               f"of which the clients wait or send {timeline.waiting:.0%}")
+    typer.echo(
+        f"{plan.steps} inner steps of {each:.3g} s, {mbit:g} Mbit/s, {latency:g} s latency: {timeline.seconds:,.1f} s, "
+        f"of which the clients wait or send {timeline.waiting:.0%}"
+    )
 
 
 @app.command()
 def bench(
-    parts: Annotated[list[str] | None, typer.Argument(help="engine, step, memory, mixing, theory, start, network or others; "
-                                                           "all when none")] = None,
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="engine, step, memory, mixing, theory, start, network or others; all when none"
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Measure how fast this machine runs the lab, beside loops, copies and floors: medians of five, taken in turns."""
@@ -336,7 +459,9 @@ def bench(
 def export(
     folder: Annotated[Path, typer.Argument(help="a run folder")],
     client: Annotated[str, typer.Option(help="'mean', or a client's number")] = "mean",
-    out: Annotated[Path | None, typer.Option(help="new directory; inside the run folder when not given")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="new directory; inside the run folder when not given")
+    ] = None,
 ) -> None:
     """Write a model of a run as a directory that transformers' AutoModelForCausalLM loads."""
     from deca_lab.lab import export as ex
@@ -355,20 +480,44 @@ def report(folder: Annotated[Path, typer.Argument(help="a finished run's folder"
 
 @app.command()
 def notebooks(
-    names: Annotated[list[str] | None, typer.Argument(help="parts of names, such as 02 or theory; all when none")] = None,
-    full: Annotated[bool, typer.Option("--full/--fast", help="long runs, many seeds, larger models on a GPU; or short")] = False,
-    out: Annotated[Path, typer.Option(help="folder of the executed copies; the sources stay as they are")] = Path("executed"),
-    jobs: Annotated[int, typer.Option(help="notebooks at a time; 0 = as many as there are cores")] = 0,
-    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, into every notebook")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="parts of names, such as 02 or theory; all when none")
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full/--fast", help="long runs, many seeds, larger models on a GPU; or short"
+        ),
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(help="folder of the executed copies; the sources stay as they are")
+    ] = Path("executed"),
+    jobs: Annotated[
+        int, typer.Option(help="notebooks at a time; 0 = as many as there are cores")
+    ] = 0,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, into every notebook")
+    ] = None,
 ) -> None:
     """Execute the course and the theory pages from top to bottom; exit code 1 where a cell fails, which is shown."""
     from deca_lab import course
 
     available = course.notebooks()
     chosen = [path for path in available if not names or _named(path, names)]
-    check(bool(chosen), "names", names, f"parts of these: {', '.join(path.stem for path in available)}")
-    results = course.execute(chosen, "full" if full else "fast", out, course.parse_parameters(parameter or []), jobs or None,
-                             lambda line: typer.echo(line, err=True))
+    check(
+        bool(chosen),
+        "names",
+        names,
+        f"parts of these: {', '.join(path.stem for path in available)}",
+    )
+    results = course.execute(
+        chosen,
+        "full" if full else "fast",
+        out,
+        course.parse_parameters(parameter or []),
+        jobs or None,
+        lambda line: typer.echo(line, err=True),
+    )
     typer.echo(course.table(results))
     raise typer.Exit(1 if any(result.error for result in results) else 0)
 
@@ -380,7 +529,9 @@ def _named(path: Path, parts: list[str]) -> bool:
 
 @app.command()
 def lab(
-    folder: Annotated[Path | None, typer.Option(help="copy the course here first; nothing is overwritten")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="copy the course here first; nothing is overwritten")
+    ] = None,
     port: Annotated[int, typer.Option(help="of the local server")] = 8888,
     browser: Annotated[bool, typer.Option(help="open a browser")] = True,
 ) -> None:
@@ -389,17 +540,23 @@ def lab(
 
     copied = course.folder_of(folder)
     if copied.written or copied.kept:
-        typer.echo(f"{copied.folder}: {len(copied.written)} files copied, {len(copied.kept)} were there and stay as they are")
+        typer.echo(
+            f"{copied.folder}: {len(copied.written)} files copied, {len(copied.kept)} were there and stay as they are"
+        )
     raise typer.Exit(course.serve(copied.folder, port, browser))
 
 
 @app.command()
-def students(folder: Annotated[Path, typer.Argument(help="folder of the copies; nothing is overwritten")]) -> None:
+def students(
+    folder: Annotated[Path, typer.Argument(help="folder of the copies; nothing is overwritten")],
+) -> None:
     """Write the lessons as students get them: no outputs, no answers, cells marked for nbgrader."""
     from deca_lab import course
 
     copied = course.students(folder)
-    typer.echo(f"{folder}: {len(copied.written)} files written, {len(copied.kept)} were there and stay as they are")
+    typer.echo(
+        f"{folder}: {len(copied.written)} files written, {len(copied.kept)} were there and stay as they are"
+    )
 
 
 @app.command()
@@ -409,12 +566,18 @@ def book(folder: Annotated[Path, typer.Argument(help="folder of the pages")]) ->
 
     pages = course.html(folder)
     broken = course.broken_links(folder)
-    typer.echo("\n".join([*broken, f"{len(pages)} pages, {len(broken)} broken links: {folder / 'index.html'}"]))
+    typer.echo(
+        "\n".join(
+            [*broken, f"{len(pages)} pages, {len(broken)} broken links: {folder / 'index.html'}"]
+        )
+    )
     raise typer.Exit(1 if broken else 0)
 
 
 @app.command("list")
-def list_names(what: Annotated[str, typer.Argument(help="one table: methods, corpora, topologies ...")] = "") -> None:
+def list_names(
+    what: Annotated[str, typer.Argument(help="one table: methods, corpora, topologies ...")] = "",
+) -> None:
     """List the names that the options take, with a word on each."""
     from deca_lab.names import tables
 

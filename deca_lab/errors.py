@@ -48,5 +48,5 @@ def quoted(value: object) -> str:
     """Return what was given as Python writes it, on one line."""
     try:
         return " ".join(line.strip() for line in repr(value).splitlines())
-    except ValueError:                                # Python does not write a number of thousands of digits
+    except ValueError:  # Python does not write a number of thousands of digits
         return f"a {type(value).__name__} too long to write"

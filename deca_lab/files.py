@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deca_lab.errors import BadInput
 
-LOCK, HALF = ".lock", ".half-"            # names in a run folder: the lock, and files that are being written
+LOCK, HALF = ".lock", ".half-"  # names in a run folder: the lock, and files that are being written
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
@@ -26,9 +26,11 @@ def write_whole(path: Path, data: bytes | str) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-    except (OSError, ValueError) as error:            # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         why = getattr(error, "strerror", None) or error
-        raise BadInput(f"cannot write {path}: {why}; what stood there before is untouched") from None
+        raise BadInput(
+            f"cannot write {path}: {why}; what stood there before is untouched"
+        ) from None
 
 
 def folder(path: Path) -> Path:
@@ -36,7 +38,7 @@ def folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         next(path.iterdir(), None)
-    except (OSError, ValueError) as error:            # ValueError: a name that no folder can have
+    except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
         why = getattr(error, "strerror", None) or error
         raise BadInput(f"out = {str(path)!r} cannot be used as a folder: {why}") from None
     return path
@@ -44,10 +46,19 @@ def folder(path: Path) -> Path:
 
 def new_folder(path: Path) -> Path:
     """Create the folder, or accept one whose run was killed before it began; raise BadInput if it holds anything."""
-    occupant = next((file for file in folder(path).iterdir() if file.name != LOCK and HALF not in file.name), None)
+    occupant = next(
+        (file for file in folder(path).iterdir() if file.name != LOCK and HALF not in file.name),
+        None,
+    )
     if occupant is not None:
-        another = "holds another run" if (path / "config.json").exists() else f"is not empty ({occupant.name} is there)"
-        raise BadInput(f"out = {str(path)!r} {another}: name a new folder, or continue a run with --resume {path}")
+        another = (
+            "holds another run"
+            if (path / "config.json").exists()
+            else f"is not empty ({occupant.name} is there)"
+        )
+        raise BadInput(
+            f"out = {str(path)!r} {another}: name a new folder, or continue a run with --resume {path}"
+        )
     return path
 
 
@@ -63,9 +74,13 @@ def alone(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise BadInput(f"out = {str(path)!r} is in use: another process is writing this run; wait for it, or stop it") from None
+        raise BadInput(
+            f"out = {str(path)!r} is in use: another process is writing this run; wait for it, or stop it"
+        ) from None
     except OSError as error:
-        raise BadInput(f"out = {str(path)!r} cannot be written: {error.strerror or error}") from None
+        raise BadInput(
+            f"out = {str(path)!r} cannot be written: {error.strerror or error}"
+        ) from None
     try:
         for left in path.glob(f".*{HALF}*"):
             left.unlink()
@@ -77,7 +92,7 @@ def alone(path: Path) -> Iterator[None]:
 def read_text(path: Path, what: str) -> str:
     """Return the text of a file in a run folder; raise BadInput, with its name, if it cannot be read."""
     try:
-        if path.exists() and not path.is_file():      # a pipe or a device would never end
+        if path.exists() and not path.is_file():  # a pipe or a device would never end
             raise OSError("it is not an ordinary file")
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

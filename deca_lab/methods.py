@@ -14,43 +14,89 @@ class Method(NamedTuple):
 
     about: str
     fixed: Mapping[str, Any]
-    pooled: bool = False    # one client holds all shards, and takes the batches of all
+    pooled: bool = False  # one client holds all shards, and takes the batches of all
 
 
-WHOLE = {"blocks": "whole", "feedback": "none", "moments": "keep"}    # full-parameter training without the feedback
+WHOLE = {
+    "blocks": "whole",
+    "feedback": "none",
+    "moments": "keep",
+}  # full-parameter training without the feedback
 ALONE = {"clients": 1, "topology": "complete", "feedback": "none"}
 
 LORA = {"adapter": "lora", **WHOLE}
 
 METHODS: dict[str, Method] = {
-    "deca": Method("block-wise Adam, adapt then combine, consensus feedback into the moments (DECA)", {"optimiser": "adam"}),
-    "deca-no-feedback": Method("DECA's ablation without the feedback", {"optimiser": "adam", "feedback": "none"}),
-    "deca-trivial": Method("DECA's ablation whose stored moments hold the feedback alone", {"optimiser": "adam-trivial"}),
-    "deca-mixed": Method("DECA with second moments mixed as well, which repairs its bias; twice the traffic (of this lab)",
-                         {"optimiser": "adam-mixed"}),
+    "deca": Method(
+        "block-wise Adam, adapt then combine, consensus feedback into the moments (DECA)",
+        {"optimiser": "adam"},
+    ),
+    "deca-no-feedback": Method(
+        "DECA's ablation without the feedback", {"optimiser": "adam", "feedback": "none"}
+    ),
+    "deca-trivial": Method(
+        "DECA's ablation whose stored moments hold the feedback alone",
+        {"optimiser": "adam-trivial"},
+    ),
+    "deca-mixed": Method(
+        "DECA with second moments mixed as well, which repairs its bias; twice the traffic (of this lab)",
+        {"optimiser": "adam-mixed"},
+    ),
     "d-sgd": Method("decentralised SGD, all parameters at once", {**WHOLE, "optimiser": "sgd"}),
-    "d-adam": Method("decentralised Adam, all parameters at once, moments kept", {**WHOLE, "optimiser": "adam"}),
-    "qg-sgdm": Method("SGD with quasi-global momentum (Lin et al. 2021)", {**WHOLE, "optimiser": "qg-sgd", "momentum": 0.9}),
-    "qg-adam": Method("Adam with quasi-global moments (Lin et al. 2021)", {**WHOLE, "optimiser": "qg-adam"}),
-    "gradient-tracking": Method("every client follows a tracked mean gradient", {**WHOLE, "optimiser": "gradient-tracking"}),
-    "d-amsgrad": Method("decentralised AMSGrad with a tracked second moment (Chen et al. 2021)",
-                        {**WHOLE, "optimiser": "amsgrad", "combine": "before"}),
-    "dadam": Method("AMSGrad of each client on its own, parameters mixed: need not converge (Nazari et al. 2019)",
-                    {**WHOLE, "optimiser": "local-amsgrad", "combine": "before"}),
-    "dec-lora": Method("LoRA's factors trained locally, A and B gossiped separately: --mix-every is the local steps (Dec-LoRA)",
-                       LORA),
-    "dlora-fa": Method("Dec-LoRA with every A kept at the common start", {**LORA, "frozen_factor": "A"}),
-    "decaf": Method("LoRA whose products are averaged and cut back to the rank (DeCAF)", {**LORA, "mixing": "decaf"}),
-    "dec-adapter": Method("bottleneck adapters trained locally and gossiped", {**WHOLE, "adapter": "bottleneck"}),
+    "d-adam": Method(
+        "decentralised Adam, all parameters at once, moments kept", {**WHOLE, "optimiser": "adam"}
+    ),
+    "qg-sgdm": Method(
+        "SGD with quasi-global momentum (Lin et al. 2021)",
+        {**WHOLE, "optimiser": "qg-sgd", "momentum": 0.9},
+    ),
+    "qg-adam": Method(
+        "Adam with quasi-global moments (Lin et al. 2021)", {**WHOLE, "optimiser": "qg-adam"}
+    ),
+    "gradient-tracking": Method(
+        "every client follows a tracked mean gradient", {**WHOLE, "optimiser": "gradient-tracking"}
+    ),
+    "d-amsgrad": Method(
+        "decentralised AMSGrad with a tracked second moment (Chen et al. 2021)",
+        {**WHOLE, "optimiser": "amsgrad", "combine": "before"},
+    ),
+    "dadam": Method(
+        "AMSGrad of each client on its own, parameters mixed: need not converge (Nazari et al. 2019)",
+        {**WHOLE, "optimiser": "local-amsgrad", "combine": "before"},
+    ),
+    "dec-lora": Method(
+        "LoRA's factors trained locally, A and B gossiped separately: --mix-every is the local steps (Dec-LoRA)",
+        LORA,
+    ),
+    "dlora-fa": Method(
+        "Dec-LoRA with every A kept at the common start", {**LORA, "frozen_factor": "A"}
+    ),
+    "decaf": Method(
+        "LoRA whose products are averaged and cut back to the rank (DeCAF)",
+        {**LORA, "mixing": "decaf"},
+    ),
+    "dec-adapter": Method(
+        "bottleneck adapters trained locally and gossiped", {**WHOLE, "adapter": "bottleneck"}
+    ),
     "centralised-lora": Method("LoRA of one client on pooled data", {**ALONE, **LORA}, pooled=True),
-    "local": Method("DECA's block-wise Adam without any mixing: what each client reaches alone",
-                    {"optimiser": "adam", "topology": "none", "allow_unsound": True, "feedback": "none"}),
-    "badam": Method("block-wise Adam of one client on pooled data (Luo et al. 2024), DECA's parent",
-                    {**ALONE, "optimiser": "adam"}, pooled=True),
-    "centralised": Method("Adam of one client on pooled data, all parameters at once",
-                          {**ALONE, **WHOLE, "optimiser": "adam"}, pooled=True),
-    "fedavg": Method("local Adam steps, then a server's average: set --mix-every",
-                     {**WHOLE, "optimiser": "adam", "topology": "server"}),
+    "local": Method(
+        "DECA's block-wise Adam without any mixing: what each client reaches alone",
+        {"optimiser": "adam", "topology": "none", "allow_unsound": True, "feedback": "none"},
+    ),
+    "badam": Method(
+        "block-wise Adam of one client on pooled data (Luo et al. 2024), DECA's parent",
+        {**ALONE, "optimiser": "adam"},
+        pooled=True,
+    ),
+    "centralised": Method(
+        "Adam of one client on pooled data, all parameters at once",
+        {**ALONE, **WHOLE, "optimiser": "adam"},
+        pooled=True,
+    ),
+    "fedavg": Method(
+        "local Adam steps, then a server's average: set --mix-every",
+        {**WHOLE, "optimiser": "adam", "topology": "server"},
+    ),
 }
 
 
@@ -60,13 +106,19 @@ def resolve(config: RunConfig, own: Method | None = None) -> RunConfig:
     `own` is a method that was given as an object, in place of the name. An optimiser or blocks that were given as objects
     stand, whatever the method fixes. A pooled method takes the shards and batches of all the clients that were asked for.
     """
-    load_plugins()                                    # the method, or what another knob names, may be theirs
+    load_plugins()  # the method, or what another knob names, may be theirs
     method, usual = own or pick(METHODS, config.method, "method"), defaults()
     free = ("clients", "topology") if method.pooled else ()
-    fixed = {name: value for name, value in method.fixed.items() if not str(getattr(config, name)).startswith(OBJECT)}
+    fixed = {
+        name: value
+        for name, value in method.fixed.items()
+        if not str(getattr(config, name)).startswith(OBJECT)
+    }
     for name, value in fixed.items():
         given = getattr(config, name)
         if name not in free and given not in (usual[name], value):
-            raise BadInput(f"{name} = {given!r} contradicts method {config.method!r}, which is {name} = {value!r}")
+            raise BadInput(
+                f"{name} = {given!r} contradicts method {config.method!r}, which is {name} = {value!r}"
+            )
     batch = config.batch * config.clients if method.pooled and config.clients > 1 else config.batch
     return replace(config, **{**fixed, "batch": batch})

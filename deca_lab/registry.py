@@ -65,11 +65,22 @@ KINDS: dict[str, Kind] = {
         "methods", "deca_lab.methods:METHODS", row="deca_lab.methods:Method", examine=_sound_method
     ),
     "model": Kind(
-        "models", "deca_lab.models.causal_lm:PRESETS", row="deca_lab.models.causal_lm:Preset", examine=_sound_preset
+        "models",
+        "deca_lab.models.causal_lm:PRESETS",
+        row="deca_lab.models.causal_lm:Preset",
+        examine=_sound_preset,
     ),
-    "task": Kind("tasks", "deca_lab.text.tasks:TASKS", row="deca_lab.text.tasks:TaskKind", examine=_sound_task),
+    "task": Kind(
+        "tasks",
+        "deca_lab.text.tasks:TASKS",
+        row="deca_lab.text.tasks:TaskKind",
+        examine=_sound_task,
+    ),
     "corpus": Kind(
-        "corpora", "deca_lab.text.corpora:CORPORA", ("seed",), others=("deca_lab.models.hub:CANONICAL",)
+        "corpora",
+        "deca_lab.text.corpora:CORPORA",
+        ("seed",),
+        others=("deca_lab.models.hub:CANONICAL",),
     ),
     "split": Kind("splits", "deca_lab.text.shards:SPLITS", ("request",)),
     "topology": Kind(
@@ -92,7 +103,10 @@ KINDS: dict[str, Kind] = {
     "feedback": Kind("feedbacks", "deca_lab.algorithm.moments:SIGNALS", ("x", "x_new")),
     "feedback-scale": Kind("feedback-scales", "deca_lab.algorithm.moments:SCALES", ("h", "lr")),
     "compressor": Kind(
-        "compressors", "deca_lab.network.compression:COMPRESSORS", ("share", "bits"), reserved=("none",)
+        "compressors",
+        "deca_lab.network.compression:COMPRESSORS",
+        ("share", "bits"),
+        reserved=("none",),
     ),
     "schedule": Kind("schedules", "deca_lab.algorithm.schedules:SCHEDULES", ("progress",)),
     "engine": Kind("engines", "deca_lab.algorithm.gradients:ENGINES", ("loss",)),

@@ -11,7 +11,7 @@ from typing import Any
 
 from deca_lab.errors import BadInput, check, pick
 
-OBJECT = "object:"                                       # begins a knob in whose place an object was given
+OBJECT = "object:"  # begins a knob in whose place an object was given
 
 Allowed = tuple[Callable[[Any], bool], str]  # a test of the value, and the same in words
 
@@ -45,59 +45,113 @@ class RunConfig:
     method: str = knob("deca", "Method", "algorithm; `deca-lab list methods` shows them all")
 
     task: str = knob("lm", "Data", "lm, classify (name the label) or generate (write the answer)")
-    corpus: str = knob("stdlib", "Data", "embedded corpus (`deca-lab list corpora`), local file, or hub dataset")
+    corpus: str = knob(
+        "stdlib", "Data", "embedded corpus (`deca-lab list corpora`), local file, or hub dataset"
+    )
     hub_split: str = knob("train", "Data", "split of a hub dataset")
     text_column: str = knob("", "Data", "column with the text; when empty, guessed and reported")
     label_column: str = knob("", "Data", "column with the label; when empty, guessed and reported")
-    answer_column: str = knob("", "Data", "with --task generate: column with the answer; when empty, guessed and reported")
-    verbaliser: str = knob("", "Data", "with --task classify: a one-token word per label, 'good=G, bad=B'; letters when empty")
+    answer_column: str = knob(
+        "", "Data", "with --task generate: column with the answer; when empty, guessed and reported"
+    )
+    verbaliser: str = knob(
+        "",
+        "Data",
+        "with --task classify: a one-token word per label, 'good=G, bad=B'; letters when empty",
+    )
     labels: str = knob("", "Data", "keep only these labels, separated by commas; all when empty")
     max_rows: int = knob(0, "Data", "rows kept at most, drawn at random; 0 = all", AT_LEAST_0)
     split: str = knob("dirichlet", "Data", "how rows reach the clients (`deca-lab list splits`)")
-    alpha: float = knob(0.25, "Data", "Dirichlet concentration: small = each client sees few labels", POSITIVE)
-    shares: str = knob("", "Data", "with --split shares: each client's label shares, such as '0.15,0.85; 0.85,0.15; 0.5,0.5'")
+    alpha: float = knob(
+        0.25, "Data", "Dirichlet concentration: small = each client sees few labels", POSITIVE
+    )
+    shares: str = knob(
+        "",
+        "Data",
+        "with --split shares: each client's label shares, such as '0.15,0.85; 0.85,0.15; 0.5,0.5'",
+    )
     test_share: float = knob(0.1, "Data", "share of the rows in the common test set", HELD_OUT)
-    validation_share: float = knob(0.1, "Data", "share of a client's own rows held out for validation", HELD_OUT)
+    validation_share: float = knob(
+        0.1, "Data", "share of a client's own rows held out for validation", HELD_OUT
+    )
     tokenizer: str = knob("bytes", "Data", "'bytes', or the tokenizer of a path or hub name")
 
     clients: int = knob(8, "Clients", "number of clients N", COUNT)
-    topology: str = knob("ring", "Clients", "graph (`deca-lab list topologies`), or a W as .csv or .npy")
+    topology: str = knob(
+        "ring", "Clients", "graph (`deca-lab list topologies`), or a W as .csv or .npy"
+    )
     weights: str = knob("metropolis", "Clients", "rule from graph to W (`deca-lab list weights`)")
-    edge_probability: float = knob(0.5, "Clients", "edge probability of the Erdos-Renyi graph (the paper gives none)", SHARE)
+    edge_probability: float = knob(
+        0.5, "Clients", "edge probability of the Erdos-Renyi graph (the paper gives none)", SHARE
+    )
     degree: int = knob(3, "Clients", "degree of the random regular graph", COUNT)
     allow_unsound: bool = knob(False, "Clients", "run even if the doctor refuses W (for lessons)")
 
-    model: str = knob("base", "Model", "preset (`deca-lab list models`), local directory, or hub name")
-    dtype: str = knob("float32", "Model", "float32, bfloat16 (float32 master of the active block) or float64")
+    model: str = knob(
+        "base", "Model", "preset (`deca-lab list models`), local directory, or hub name"
+    )
+    dtype: str = knob(
+        "float32", "Model", "float32, bfloat16 (float32 master of the active block) or float64"
+    )
     context: int = knob(128, "Model", "tokens of context T", COUNT)
-    batch: int = knob(4, "Model", "windows of `context` tokens for each client and inner step", COUNT)
+    batch: int = knob(
+        4, "Model", "windows of `context` tokens for each client and inner step", COUNT
+    )
 
-    adapter: str = knob("none", "Adapters", "none (all parameters), lora, or bottleneck; the base is then frozen and shared")
+    adapter: str = knob(
+        "none",
+        "Adapters",
+        "none (all parameters), lora, or bottleneck; the base is then frozen and shared",
+    )
     rank: int = knob(8, "Adapters", "rank of LoRA's factors, or width of the bottleneck", COUNT)
     lora_alpha: float = knob(16.0, "Adapters", "LoRA's scale is lora_alpha / rank", POSITIVE)
-    targets: str = knob("query-value", "Adapters", "query-value, attention, mlp, all-linear, or module names")
-    frozen_factor: str = knob("none", "Adapters", "A keeps every A at the common start, as DLoRA-FA does")
-    base_weights: str = knob("full", "Adapters", "the frozen base: full precision, or nf4 (4 bits a weight)")
-    mixing: str = knob("gossip", "Adapters", "gossip mixes A and B separately; decaf mixes their products, cut back to the rank")
+    targets: str = knob(
+        "query-value", "Adapters", "query-value, attention, mlp, all-linear, or module names"
+    )
+    frozen_factor: str = knob(
+        "none", "Adapters", "A keeps every A at the common start, as DLoRA-FA does"
+    )
+    base_weights: str = knob(
+        "full", "Adapters", "the frozen base: full precision, or nf4 (4 bits a weight)"
+    )
+    mixing: str = knob(
+        "gossip",
+        "Adapters",
+        "gossip mixes A and B separately; decaf mixes their products, cut back to the rank",
+    )
 
     blocks: str = knob("layers", "Blocks", "how the model is cut: layers, equal, patterns or whole")
-    granularity: int = knob(1, "Blocks", "transformer layers in a block (with --blocks layers)", COUNT)
+    granularity: int = knob(
+        1, "Blocks", "transformer layers in a block (with --blocks layers)", COUNT
+    )
     ends: str = knob("own", "Blocks", "embeddings and head: own blocks, joined in one, or frozen")
     block_count: int = knob(4, "Blocks", "number of blocks (with --blocks equal)", COUNT)
-    patterns: str = knob("", "Blocks", "regular expressions separated by spaces, one for each block (with --blocks patterns)")
+    patterns: str = knob(
+        "",
+        "Blocks",
+        "regular expressions separated by spaces, one for each block (with --blocks patterns)",
+    )
     freeze: str = knob("", "Blocks", "regular expression: names that it matches are never trained")
     order: str = knob("sequence", "Blocks", "order of a round: sequence, reversed or reshuffled")
 
     rounds: int = knob(2, "Algorithm", "rounds T; each visits every block once", COUNT)
     inner_steps: int = knob(16, "Algorithm", "inner steps R of one visit", COUNT)
-    optimiser: str = knob("adam", "Algorithm", "what turns gradients into directions (`deca-lab list optimisers`)")
+    optimiser: str = knob(
+        "adam", "Algorithm", "what turns gradients into directions (`deca-lab list optimisers`)"
+    )
     momentum: float = knob(0.0, "Algorithm", "momentum of sgd and qg-sgd", BETA)
     lr: float = knob(3e-3, "Algorithm", "peak learning rate", AT_LEAST_0)
     a1: float = knob(0.9, "Algorithm", "Adam's decay of the first moment", BETA)
     a2: float = knob(0.999, "Algorithm", "Adam's decay of the second moment", BETA)
     eps: float = knob(1e-8, "Algorithm", "Adam's guard against division by zero", POSITIVE)
-    feedback: str = knob("printed", "Algorithm", "h: none, printed (x_new - x), downhill (x - x_new), zero")
-    feedback_scale: str = knob("raw", "Algorithm", "h as it is (raw), divided by the learning rate (lr), of unit norm (unit)")
+    feedback: str = knob(
+        "printed", "Algorithm", "h: none, printed (x_new - x), downhill (x - x_new), zero"
+    )
+    feedback_scale: str = knob(
+        "raw",
+        "Algorithm",
+        "h as it is (raw), divided by the learning rate (lr), of unit norm (unit)",
+    )
     # The paper's b1 and b2 are not known. Ours come from a sweep on the embedded task, each pair at the best of three
     # learning rates; validation loss of the mean model, mean of seeds 0 to 2, and the paired difference to the best:
     #
@@ -117,36 +171,92 @@ class RunConfig:
     # Read it as: weak feedback (b1 near 1) does best here, and b2 hardly matters. 96 inner steps, three seeds, one task.
     b1: float = knob(0.99, "Algorithm", "decay of m under the feedback; 1 = no feedback", SHARE)
     b2: float = knob(0.999, "Algorithm", "decay of v under the feedback; 1 = no feedback", SHARE)
-    moments: str = knob("reset", "Algorithm", "at a visit's start: reset, or keep those of the block's last visit")
+    moments: str = knob(
+        "reset", "Algorithm", "at a visit's start: reset, or keep those of the block's last visit"
+    )
     mix_every: int = knob(1, "Algorithm", "inner steps between mixings", COUNT)
-    combine: str = knob("after", "Algorithm", "mix after the local step (adapt then combine), or before it")
+    combine: str = knob(
+        "after", "Algorithm", "mix after the local step (adapt then combine), or before it"
+    )
     mixed: str = knob("active", "Algorithm", "what is mixed: the active block, or all blocks")
-    lr_scheduler_type: str = knob("constant", "Algorithm", "constant, linear or cosine, over all inner steps")
+    lr_scheduler_type: str = knob(
+        "constant", "Algorithm", "constant, linear or cosine, over all inner steps"
+    )
     warmup_steps: int = knob(0, "Algorithm", "inner steps of linear warm-up", AT_LEAST_0)
-    weight_decay: float = knob(0.0, "Algorithm", "decoupled weight decay, on tensors with two axes or more", AT_LEAST_0)
-    max_grad_norm: float = knob(0.0, "Algorithm", "clip a client's gradient of the active block; 0 = off", AT_LEAST_0)
+    weight_decay: float = knob(
+        0.0, "Algorithm", "decoupled weight decay, on tensors with two axes or more", AT_LEAST_0
+    )
+    max_grad_norm: float = knob(
+        0.0, "Algorithm", "clip a client's gradient of the active block; 0 = off", AT_LEAST_0
+    )
 
-    drop: float = knob(0.0, "Faults", "share of exchanges that fail; both sides then keep what they would have sent", BETA)
-    burst: float = knob(1.0, "Faults", "mean length of an edge's outage in mixings; 1 = failures are independent", COUNT)
-    away: str = knob("", "Faults", "clients that neither train nor talk: CLIENT@FROM-UNTIL, shares of the run: '3@0.5, 5@0-0.4'")
-    stragglers: str = knob("", "Faults", "slow clients, not waited for: CLIENT@TIMES is in time for one mixing of TIMES: '3@4'")
-    garbage: str = knob("", "Faults", "clients that send garbage, which is refused and counted; written as in away")
-    stale: float = knob(0.0, "Faults", "share of messages that come late; receivers take their newest of the visit", SHARE)
+    drop: float = knob(
+        0.0,
+        "Faults",
+        "share of exchanges that fail; both sides then keep what they would have sent",
+        BETA,
+    )
+    burst: float = knob(
+        1.0,
+        "Faults",
+        "mean length of an edge's outage in mixings; 1 = failures are independent",
+        COUNT,
+    )
+    away: str = knob(
+        "",
+        "Faults",
+        "clients that neither train nor talk: CLIENT@FROM-UNTIL, shares of the run: '3@0.5, 5@0-0.4'",
+    )
+    stragglers: str = knob(
+        "",
+        "Faults",
+        "slow clients, not waited for: CLIENT@TIMES is in time for one mixing of TIMES: '3@4'",
+    )
+    garbage: str = knob(
+        "", "Faults", "clients that send garbage, which is refused and counted; written as in away"
+    )
+    stale: float = knob(
+        0.0,
+        "Faults",
+        "share of messages that come late; receivers take their newest of the visit",
+        SHARE,
+    )
     delay: int = knob(1, "Faults", "how many mixings late a late message comes", FEW)
-    noise: float = knob(0.0, "Faults", "Gaussian error of messages, as a share of their root mean square", AT_LEAST_0)
+    noise: float = knob(
+        0.0,
+        "Faults",
+        "Gaussian error of messages, as a share of their root mean square",
+        AT_LEAST_0,
+    )
 
-    compress: str = knob("none", "Messages", "none, top-k, random-k or quantised; what is left out is fed back (CHOCO)")
-    keep_share: float = knob(0.1, "Messages", "share of a message's entries that top-k and random-k send", SOME)
+    compress: str = knob(
+        "none",
+        "Messages",
+        "none, top-k, random-k or quantised; what is left out is fed back (CHOCO)",
+    )
+    keep_share: float = knob(
+        0.1, "Messages", "share of a message's entries that top-k and random-k send", SOME
+    )
     bits: int = knob(8, "Messages", "bits of each entry of a quantised message", BITS)
-    gamma: float = knob(1.0, "Messages", "with compressed messages: step towards the neighbours' replicas", SOME)
+    gamma: float = knob(
+        1.0, "Messages", "with compressed messages: step towards the neighbours' replicas", SOME
+    )
 
-    eval_every: int = knob(0, "Measuring", "inner steps between measurements; 0 = at the end of each visit", AT_LEAST_0)
-    eval_windows: int = knob(32, "Measuring", "how many windows or examples of the common test set to read", COUNT)
-    checkpoint_every: int = knob(0, "Measuring", "inner steps between checkpoints; 0 = at the end of each visit", AT_LEAST_0)
+    eval_every: int = knob(
+        0, "Measuring", "inner steps between measurements; 0 = at the end of each visit", AT_LEAST_0
+    )
+    eval_windows: int = knob(
+        32, "Measuring", "how many windows or examples of the common test set to read", COUNT
+    )
+    checkpoint_every: int = knob(
+        0, "Measuring", "inner steps between checkpoints; 0 = at the end of each visit", AT_LEAST_0
+    )
 
     seed: int = knob(0, "Machine", "seed of everything random: shards, graph, batches, order", SEED)
     device: str = knob("auto", "Machine", "auto, cpu, cuda or mps")
-    engine: str = knob("stacked", "Machine", "stacked (all clients in one call) or loop (one after another)")
+    engine: str = knob(
+        "stacked", "Machine", "stacked (all clients in one call) or loop (one after another)"
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -183,11 +293,13 @@ RunConfig.__doc__ = _documented()
 def _checked(f: Field[Any], value: Any) -> Any:  # noqa: ANN401 - any value, to be checked
     """Return the value in the knob's type; raise BadInput unless it has it, is finite, and lies in its range."""
     kind, allowed = f.type, f.metadata["allowed"]
-    value = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value   # a NumPy number
+    value = (
+        value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    )  # a NumPy number
     ok = type(value) is kind or (kind is float and type(value) is int)
     check(ok, f.name, value, f"of type {_type_name(f)}")
     if kind is float:
-        check(abs(value) < 1e308, f.name, value, "a finite number")                            # NaN is not
+        check(abs(value) < 1e308, f.name, value, "a finite number")  # NaN is not
         value = float(value)
     if allowed is not None:
         check(allowed[0](value), f.name, value, allowed[1])
@@ -206,7 +318,10 @@ def from_json(text: str, source: str) -> RunConfig:
     """Return the RunConfig of JSON text; `source` names it in errors."""
     try:
         values = json.loads(text)
-    except (ValueError, RecursionError) as error:            # no JSON, a number of thousands of digits, or too deep
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # no JSON, a number of thousands of digits, or too deep
         raise BadInput(f"{source} is not JSON: {error}") from None
     check(isinstance(values, dict), source, type(values).__name__, "a JSON object of knobs")
     return from_mapping(values)

@@ -20,11 +20,20 @@ def cases(names, values):
                 case = dict(zip(names, value if len(names) > 1 else (value,), strict=True))
                 try:
                     test(**fixtures, **case)
-                except BaseException as error:  # what pytest.fail and pytest.raises raise is no Exception
-                    error.add_note("the case: " + ", ".join(f"{name} = {thing!r:.200}" for name, thing in case.items()))
+                except (
+                    BaseException
+                ) as error:  # what pytest.fail and pytest.raises raise is no Exception
+                    error.add_note(
+                        "the case: "
+                        + ", ".join(f"{name} = {thing!r:.200}" for name, thing in case.items())
+                    )
                     raise
 
-        rest = [parameter for name, parameter in inspect.signature(test).parameters.items() if name not in names]
+        rest = [
+            parameter
+            for name, parameter in inspect.signature(test).parameters.items()
+            if name not in names
+        ]
         one_test.__signature__ = inspect.Signature(rest)
         return one_test
 
@@ -34,4 +43,7 @@ def cases(names, values):
 def quick(values, first=1):
     """Return values for pytest.mark.parametrize, all but the first few marked slow: each is a whole run, of one more kind."""
     rows = [value if isinstance(value, tuple) else (value,) for value in values]
-    return [pytest.param(*row, marks=[pytest.mark.slow] * (number >= first)) for number, row in enumerate(rows)]
+    return [
+        pytest.param(*row, marks=[pytest.mark.slow] * (number >= first))
+        for number, row in enumerate(rows)
+    ]

@@ -7,8 +7,16 @@ import pytest
 
 from deca_lab.cli import main
 
-SMALL = {"model": "tiny", "corpus": "markov", "clients": 4, "context": 32, "batch": 2, "rounds": 1, "inner_steps": 3,
-         "eval_windows": 4}
+SMALL = {
+    "model": "tiny",
+    "corpus": "markov",
+    "clients": 4,
+    "context": 32,
+    "batch": 2,
+    "rounds": 1,
+    "inner_steps": 3,
+    "eval_windows": 4,
+}
 
 
 class Said(NamedTuple):
@@ -19,7 +27,11 @@ class Said(NamedTuple):
 
 def options(**knobs):
     """Return {"inner_steps": 3} as --inner-steps 3."""
-    return [word for name, value in knobs.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return [
+        word
+        for name, value in knobs.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
 
 
 def deca_lab(capsys, *words):

@@ -7,5 +7,7 @@ from html import unescape
 
 def seen(picture):
     """Return the bytes of the picture, and the text for those who do not see it."""
-    words, packed = re.search(r'<img alt="(.*?)" src="data:image/png;base64,(.*?)"', picture.value).groups()
+    words, packed = re.search(
+        r'<img alt="(.*?)" src="data:image/png;base64,(.*?)"', picture.value
+    ).groups()
     return b64decode(packed), unescape(words)

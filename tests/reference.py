@@ -11,8 +11,25 @@ LONG_ROUNDING = 1e-12
 SINGLE = 1e-5
 
 
-def deca_on_quadratics(A, b, x0, W_at, blocks, rounds, inner_steps, lr, a1, a2, eps,
-                       feedback="none", scale="raw", b1=1.0, b2=1.0, mix_every=1, keep=False):
+def deca_on_quadratics(
+    A,
+    b,
+    x0,
+    W_at,
+    blocks,
+    rounds,
+    inner_steps,
+    lr,
+    a1,
+    a2,
+    eps,
+    feedback="none",
+    scale="raw",
+    b1=1.0,
+    b2=1.0,
+    mix_every=1,
+    keep=False,
+):
     """Return all clients' final coordinates [i][c]; f_i = x'A_i x/2 - b_i'x, blocks a list of lists of coordinates."""
     n, d = len(b), len(b[0])
     x = [[float(v) for v in row] for row in x0]
@@ -24,7 +41,10 @@ def deca_on_quadratics(A, b, x0, W_at, blocks, rounds, inner_steps, lr, a1, a2, 
             m, v, count = kept.setdefault(k, fresh) if keep else fresh
             for _ in range(inner_steps):
                 count[0] += 1
-                grad = [[sum(A[i][c][e] * x[i][e] for e in range(d)) - b[i][c] for c in range(d)] for i in range(n)]
+                grad = [
+                    [sum(A[i][c][e] * x[i][e] for e in range(d)) - b[i][c] for c in range(d)]
+                    for i in range(n)
+                ]
                 plus = [list(row) for row in x]
                 for i in range(n):
                     for c in block:

@@ -14,15 +14,34 @@ from deca_lab.lab import checkpoint, runs
 from deca_lab.methods import METHODS, resolve
 from deca_lab.runconfig import RunConfig
 
-LR = {"d-sgd": 0.3, "gradient-tracking": 0.1, "qg-sgdm": 0.03, "dec-lora": 0.02, "dlora-fa": 0.02, "decaf": 0.02,
-      "centralised-lora": 0.02, "dec-adapter": 0.01}
-ORDER = sorted(METHODS, key=lambda method: method not in ("deca", "gradient-tracking", "dec-lora"))     # the quick tests' first
-ROUGH = {"decaf"}       # its singular value decompositions need memory of their own beside X
+LR = {
+    "d-sgd": 0.3,
+    "gradient-tracking": 0.1,
+    "qg-sgdm": 0.03,
+    "dec-lora": 0.02,
+    "dlora-fa": 0.02,
+    "decaf": 0.02,
+    "centralised-lora": 0.02,
+    "dec-adapter": 0.01,
+}
+ORDER = sorted(
+    METHODS, key=lambda method: method not in ("deca", "gradient-tracking", "dec-lora")
+)  # the quick tests' first
+ROUGH = {"decaf"}  # its singular value decompositions need memory of their own beside X
 
 
 def config(method, topology):
     named = {} if "topology" in METHODS[method].fixed else {"topology": topology}
-    return RunConfig(**{**SMALL, **named, "method": method, "lr": LR.get(method, 3e-3), "inner_steps": 4, "rounds": 2})
+    return RunConfig(
+        **{
+            **SMALL,
+            **named,
+            "method": method,
+            "lr": LR.get(method, 3e-3),
+            "inner_steps": 4,
+            "rounds": 2,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +84,28 @@ def test_it_repeats_itself_and_resumes_to_the_bit(method, told, tmp_path):
     assert resumed.metrics.equals(told(method, "ring").metrics)
 
 
-@pytest.mark.parametrize("method", quick(["dec-lora", "decaf", "dlora-fa", "dec-adapter", "centralised-lora"]))
+@pytest.mark.parametrize(
+    "method", quick(["dec-lora", "decaf", "dlora-fa", "dec-adapter", "centralised-lora"])
+)
 def test_adapters_leave_the_base_alone_and_share_it(method, told):
     got = told(method, "ring")
     clients = resolve(config(method, "ring")).clients
     assert got.summary["memory"]["weights"] == 4 * clients * got.summary["parameters"]
     assert got.summary["memory"]["shared"] > 10 * got.summary["memory"]["weights"] / clients
     assert got.blocks["block"].tolist() == ["all", "frozen"]
-    assert not any("lora" in name or "down" in name for name in got.blocks["names"].iloc[1].split()) or method == "dlora-fa"
+    assert (
+        not any("lora" in name or "down" in name for name in got.blocks["names"].iloc[1].split())
+        or method == "dlora-fa"
+    )
 
 
 def test_a_base_in_four_bits_is_stored_in_four_bits_and_learns(told):
-    full, packed = told("dec-lora", "ring"), runs.run(replace(config("dec-lora", "ring"), base_weights="nf4"))
+    full, packed = (
+        told("dec-lora", "ring"),
+        runs.run(replace(config("dec-lora", "ring"), base_weights="nf4")),
+    )
     saved = full.summary["memory"]["shared"] - packed.summary["memory"]["shared"]
-    assert saved > 0.8 * 4 * 2 * 12 * 64 * 64                       # 2 layers of 12 x 64 x 64 weights, 32 bits to 4.5
+    assert saved > 0.8 * 4 * 2 * 12 * 64 * 64  # 2 layers of 12 x 64 x 64 weights, 32 bits to 4.5
     assert packed.metrics["test_loss"].iloc[-1] < packed.metrics["test_loss"].iloc[0] - 0.01
 
 

@@ -20,13 +20,22 @@ def test_pick_returns_the_row_whatever_it_is():
     assert pick(TABLE, "torus", "topology") is None
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ("rings", "unknown topology 'rings': did you mean 'ring'? allowed: complete, ring, star, torus"),
-    ("stars", "unknown topology 'stars': did you mean 'star' or 'torus'? allowed: complete, ring, star, torus"),
-    ("zzz", "unknown topology 'zzz': allowed: complete, ring, star, torus"),
-    ("", "unknown topology '': allowed: complete, ring, star, torus"),
-    ("it's", "unknown topology \"it's\": allowed: complete, ring, star, torus"),
-])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "rings",
+            "unknown topology 'rings': did you mean 'ring'? allowed: complete, ring, star, torus",
+        ),
+        (
+            "stars",
+            "unknown topology 'stars': did you mean 'star' or 'torus'? allowed: complete, ring, star, torus",
+        ),
+        ("zzz", "unknown topology 'zzz': allowed: complete, ring, star, torus"),
+        ("", "unknown topology '': allowed: complete, ring, star, torus"),
+        ("it's", 'unknown topology "it\'s": allowed: complete, ring, star, torus'),
+    ],
+)
 def test_pick_says_the_nearest_and_all(given, message):
     with pytest.raises(BadInput) as caught:
         pick(TABLE, given, "topology")
@@ -45,7 +54,9 @@ def test_check_passes_or_says_argument_value_and_what_is_allowed():
     with pytest.raises(BadInput) as caught:
         check(False, "lr", -1.0, "greater than 0")
     assert str(caught.value) == "lr = -1.0 cannot be used: it must be greater than 0"
-    with pytest.raises(BadInput, match=r"^name = 'a\\nb' cannot be used"):                # one line, whatever was given
+    with pytest.raises(
+        BadInput, match=r"^name = 'a\\nb' cannot be used"
+    ):  # one line, whatever was given
         check(False, "name", "a\nb", "one line")
 
 
@@ -61,9 +72,11 @@ def test_a_parameter_that_is_not_finite_names_the_client_even_with_as_many_block
     start = {name: torch.zeros(clients, 2) for name in names}
     problem = Problem(start, lambda p, batch: p["a"].sum(), lambda step: torch.zeros(clients))
     blocks = [Block(f"block {name}", (name,)) for name in names]
-    plan = tr.plan(problem, blocks, topology("complete", clients), tr.Recipe(1, 1, lambda s: 0.1, sgd()))
+    plan = tr.plan(
+        problem, blocks, topology("complete", clients), tr.Recipe(1, 1, lambda s: 0.1, sgd())
+    )
     bad = torch.zeros(clients, 2)
-    bad[1, 0] = np.inf                                     # client 1, in the block number 2
+    bad[1, 0] = np.inf  # client 1, in the block number 2
     state = tr.begin(plan)._replace(step=3)
     state = state._replace(blocks=(*state.blocks[:2], bad))
     with pytest.raises(Diverged, match=r"for client 1 at inner step 2 in block 'block c'"):

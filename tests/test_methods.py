@@ -32,13 +32,23 @@ def test_resolving_twice_is_resolving_once_and_changes_no_argument(name):
 OTHER = {"blocks": "equal", "feedback": "downhill", "moments": "other", "topology": "star"}
 
 
-@cases(("name", "knob"), [(n, k) for n, row in METHODS.items() for k in row.fixed
-       if k in OTHER and not (row.pooled and k == "topology")])
+@cases(
+    ("name", "knob"),
+    [
+        (n, k)
+        for n, row in METHODS.items()
+        for k in row.fixed
+        if k in OTHER and not (row.pooled and k == "topology")
+    ],
+)
 def test_a_knob_that_contradicts_its_method_is_refused(name, knob):
     want = METHODS[name].fixed[knob]
     with pytest.raises(BadInput) as caught:
         resolve(RunConfig(method=name, **{knob: OTHER[knob]}))
-    assert str(caught.value) == f"{knob} = {OTHER[knob]!r} contradicts method {name!r}, which is {knob} = {want!r}"
+    assert (
+        str(caught.value)
+        == f"{knob} = {OTHER[knob]!r} contradicts method {name!r}, which is {knob} = {want!r}"
+    )
 
 
 @cases(("name", "knob"), [(n, k) for n, row in METHODS.items() for k in row.fixed])
@@ -52,12 +62,20 @@ def test_what_each_method_is():
     assert resolve(RunConfig(method="deca")).feedback == "printed"
     assert resolve(RunConfig(method="deca-no-feedback")).feedback == "none"
     d_adam = resolve(RunConfig(method="d-adam"))
-    assert (d_adam.blocks, d_adam.feedback, d_adam.moments, d_adam.topology) == ("whole", "none", "keep", "ring")
+    assert (d_adam.blocks, d_adam.feedback, d_adam.moments, d_adam.topology) == (
+        "whole",
+        "none",
+        "keep",
+        "ring",
+    )
     local = resolve(RunConfig(method="local"))
     assert (local.topology, local.allow_unsound, local.blocks) == ("none", True, "layers")
 
 
-@cases(("given", "near"), [("decca", "deca"), ("d-adm", "d-adam"), ("DECA-no-feedback", "deca-no-feedback")])
+@cases(
+    ("given", "near"),
+    [("decca", "deca"), ("d-adm", "d-adam"), ("DECA-no-feedback", "deca-no-feedback")],
+)
 def test_an_unknown_method_names_the_nearest(given, near):
     with pytest.raises(BadInput) as caught:
         resolve(RunConfig(method=given))

@@ -16,11 +16,11 @@ from deca_lab.course import running
 HOUSE = Path(__file__).parents[1]
 NOTEBOOKS = sorted([*HOUSE.glob("notebooks/*.ipynb"), *HOUSE.glob("theory/*.ipynb")])
 GUIDES = [HOUSE / "notebooks" / f"bring_your_own_{what}.ipynb" for what in ("method", "model")]
-SECONDS = 600      # a cell, on a slow and busy machine
+SECONDS = 600  # a cell, on a slow and busy machine
 
 pytestmark = [
-    pytest.mark.timeout(3600),                     # each runs up to three times
-    pytest.mark.filterwarnings("default"),        # papermill, nbclient and zmq warn of their own
+    pytest.mark.timeout(3600),  # each runs up to three times
+    pytest.mark.filterwarnings("default"),  # papermill, nbclient and zmq warn of their own
 ]
 
 
@@ -37,7 +37,9 @@ def words(path):
     said = []
     for output in outputs(path):
         said += output.get("text", []) + output.get("data", {}).get("text/plain", [])
-        said += [str(len(output["data"]["image/png"]))] if "image/png" in output.get("data", {}) else []
+        said += (
+            [str(len(output["data"]["image/png"]))] if "image/png" in output.get("data", {}) else []
+        )
     return "".join(said)
 
 
@@ -49,7 +51,12 @@ def other(path):
 def stubs(path):
     """The names of the exercises that a notebook leaves to its reader."""
     sources = ["".join(cell["source"]) for cell in cells(path)]
-    return [name for s in sources if "raise NotImplementedError" in s for name in re.findall(r"^def (\w+)\(", s, re.M)]
+    return [
+        name
+        for s in sources
+        if "raise NotImplementedError" in s
+        for name in re.findall(r"^def (\w+)\(", s, re.M)
+    ]
 
 
 def solved(path, out):
@@ -60,7 +67,9 @@ def solved(path, out):
         if cell["cell_type"] == "code" and "raise NotImplementedError" in source:
             (name,) = re.findall(r"^def (\w+)\(", source, re.M)
             rest = source.split("raise NotImplementedError")[1]
-            cell["source"] = f"from deca_lab.course.exercises import EXERCISES\n{name} = EXERCISES[{name!r}].solution\n{rest}"
+            cell["source"] = (
+                f"from deca_lab.course.exercises import EXERCISES\n{name} = EXERCISES[{name!r}].solution\n{rest}"
+            )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(nb))
     return out
@@ -71,11 +80,15 @@ def ran(path, place):
     given = {"usual": (path, {}), "changed": (path, other(path))}
     if stubs(path):
         given["solved"] = (solved(path, place / "stubs" / path.name), {})
-    jobs = [running.Job(source, place / how / path.name, {"profile": "fast", **knobs}, SECONDS, 1)
-            for how, (source, knobs) in given.items()]
+    jobs = [
+        running.Job(source, place / how / path.name, {"profile": "fast", **knobs}, SECONDS, 1)
+        for how, (source, knobs) in given.items()
+    ]
     for job in jobs:
         job.copy.parent.mkdir(parents=True, exist_ok=True)
-    width = 1 if "PYTEST_XDIST_WORKER" in os.environ else running.cores()       # each worker has a core to itself
+    width = (
+        1 if "PYTEST_XDIST_WORKER" in os.environ else running.cores()
+    )  # each worker has a core to itself
     return dict(zip(given, running.in_parallel(jobs, width, lambda line: None), strict=True))
 
 
@@ -102,7 +115,9 @@ def test_it_runs_heeds_its_parameters_and_tells_solved_exercises_from_unsolved_o
 def test_it_is_committed_clean(path):
     counts = [cell["execution_count"] for cell in cells(path)]
     assert counts == list(range(1, len(counts) + 1)), "run it from top to bottom once"
-    assert not [o for o in outputs(path) if o["output_type"] == "error" or o.get("name") == "stderr"]
+    assert not [
+        o for o in outputs(path) if o["output_type"] == "error" or o.get("name") == "stderr"
+    ]
     assert path.stat().st_size <= 300_000
     assert str(HOUSE) not in path.read_text()
     assert not re.search(r"(/home/|/Users/|/tmp/|[A-Z]:\\\\Users)", path.read_text())
@@ -137,10 +152,18 @@ def test_a_guide_takes_public_names_alone(path):
 
 def test_every_claim_has_its_three_files_and_its_row():
     code = {p.stem for p in (HOUSE / "deca_lab" / "bounds").glob("*.py")} - {
-        "__init__", "beside_a_run", "bound", "estimates", "landscape", "table", "trace"}
+        "__init__",
+        "beside_a_run",
+        "bound",
+        "estimates",
+        "landscape",
+        "table",
+        "trace",
+    }
     pages = {p.stem for p in (HOUSE / "theory").glob("*.ipynb")}
-    tests = {p.stem.removeprefix("test_") for p in (HOUSE / "tests" / "bounds").glob("test_*.py")} - {
-        "beside_a_run", "table"}
+    tests = {
+        p.stem.removeprefix("test_") for p in (HOUSE / "tests" / "bounds").glob("test_*.py")
+    } - {"beside_a_run", "table"}
     assert code == pages == tests
     listed = (HOUSE / "theory" / "README.md").read_text()
     assert all(f"({name}.ipynb)" in listed for name in code)

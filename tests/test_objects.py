@@ -26,7 +26,11 @@ from deca_lab.models import causal_lm
 from deca_lab.text.tokens import tokenizer
 
 CONFIG = RunConfig(**{**SMALL, "clients": 4, "rounds": 1, "inner_steps": 3, "device": "cpu"})
-TEXTS = [{"text": f"{word} number {i} says {3 * word}", "label": word} for i in range(60) for word in ("yes", "no", "maybe")]
+TEXTS = [
+    {"text": f"{word} number {i} says {3 * word}", "label": word}
+    for i in range(60)
+    for word in ("yes", "no", "maybe")
+]
 
 
 class Net(nn.Module):
@@ -71,14 +75,23 @@ def test_objects_do_what_the_names_do():
     config = replace(CONFIG, model=RunConfig().model)
     model = causal_lm.load(SMALL["model"], seed=CONFIG.seed, vocabulary=259)
     feedback = Feedback(printed, raw, CONFIG.b1, CONFIG.b2)
-    given = run(config, model=model, tokenizer=tokenizer("bytes"), topology=nx.cycle_graph(4),
-                optimiser=adam(Adam(CONFIG.a1, CONFIG.a2, CONFIG.eps), feedback))
+    given = run(
+        config,
+        model=model,
+        tokenizer=tokenizer("bytes"),
+        topology=nx.cycle_graph(4),
+        optimiser=adam(Adam(CONFIG.a1, CONFIG.a2, CONFIG.eps), feedback),
+    )
     assert same(named, given)
     assert given.summary["bytes_sent"] == given.summary["bytes_predicted"]
     assert given.config.topology.startswith("object:Topology:")
 
 
-GRAPHS = {"graph": nx.cycle_graph(4), "W": topology("ring", 4).at(0), "Topology": topology("ring", 4)}
+GRAPHS = {
+    "graph": nx.cycle_graph(4),
+    "W": topology("ring", 4).at(0),
+    "Topology": topology("ring", 4),
+}
 
 
 @pytest.mark.parametrize("kind", GRAPHS)
@@ -89,7 +102,9 @@ def test_three_ways_to_give_a_graph(kind):
 def test_an_own_optimiser_is_ours_to_rounding_and_its_ledger_is_right():
     rng = np.random.default_rng(0)
     A = torch.from_numpy(np.stack([np.diag(rng.uniform(0.5, 2, 3)) for _ in range(4)]))
-    problem = quadratics(A, torch.from_numpy(rng.standard_normal((4, 3))), torch.zeros(4, 3, dtype=torch.float64))
+    problem = quadratics(
+        A, torch.from_numpy(rng.standard_normal((4, 3))), torch.zeros(4, 3, dtype=torch.float64)
+    )
 
     def end(optimiser):
         recipe = Recipe(2, 10, lambda s: 0.05, optimiser, keep_moments=True)
@@ -103,8 +118,12 @@ def test_an_own_optimiser_is_ours_to_rounding_and_its_ledger_is_right():
     def update(g, state, x):
         return state["y"] + g - state["last"], {"y": state["y"] + g - state["last"], "last": g}
 
-    tracking = dl.optimiser(lambda x: {"y": torch.zeros_like(x), "last": torch.zeros_like(x)}, update, mixed=["y"])
-    torch.testing.assert_close(end(tracking), end(gradient_tracking()), rtol=1e-10, atol=1e-12)   # W y before or after a step
+    tracking = dl.optimiser(
+        lambda x: {"y": torch.zeros_like(x), "last": torch.zeros_like(x)}, update, mixed=["y"]
+    )
+    torch.testing.assert_close(
+        end(tracking), end(gradient_tracking()), rtol=1e-10, atol=1e-12
+    )  # W y before or after a step
 
 
 def test_a_direction_that_is_the_state_itself_does_not_spoil_it():
@@ -117,13 +136,30 @@ def test_a_direction_that_is_the_state_itself_does_not_spoil_it():
 
 
 def test_a_run_with_objects_resumes_to_the_bit_and_asks_for_them_again(net, tmp_path):
-    objects = {"model": net, "dataset": TEXTS, "topology": nx.cycle_graph(4), "optimiser": heavy_ball(),
-               "metrics": {"largest": lambda seen: max(float(p.abs().max()) for p in seen.mean.values())}}
-    config = RunConfig(clients=4, rounds=1, inner_steps=4, context=16, lr=0.05, eval_windows=4, split="iid", device="cpu")
+    objects = {
+        "model": net,
+        "dataset": TEXTS,
+        "topology": nx.cycle_graph(4),
+        "optimiser": heavy_ball(),
+        "metrics": {"largest": lambda seen: max(float(p.abs().max()) for p in seen.mean.values())},
+    }
+    config = RunConfig(
+        clients=4,
+        rounds=1,
+        inner_steps=4,
+        context=16,
+        lr=0.05,
+        eval_windows=4,
+        split="iid",
+        device="cpu",
+    )
     whole = run(config, **objects)
     with pytest.raises(Stopped):
         run(config, tmp_path / "cut", lambda done, total, known: done == 5, **objects)
-    with pytest.raises(BadInput, match=r"model = 'object:Net:[0-9a-f]{12}' cannot be used: it must be given again as model="):
+    with pytest.raises(
+        BadInput,
+        match=r"model = 'object:Net:[0-9a-f]{12}' cannot be used: it must be given again as model=",
+    ):
         resume(tmp_path / "cut")
     with pytest.raises(BadInput, match="the same object as before"):
         resume(tmp_path / "cut", **{**objects, "model": Net()})
@@ -150,18 +186,38 @@ def test_callbacks_see_values_and_may_stop():
     assert got.summary["stopped_early"]
     assert got.summary["inner_steps"] == 5 == got.metrics["step"].iloc[-1]
     assert (got.edges["measured"] == got.edges["predicted"]).all()
-    laid = prepare(CONFIG).plan                                         # what was kept goes on, and is what it was
+    laid = prepare(CONFIG).plan  # what was kept goes on, and is what it was
     again = [state for state, _ in train(laid)][:5]
-    pairs = [pair for kept, state in zip(seen, again, strict=True) for pair in zip(kept.blocks, state.blocks, strict=True)]
+    pairs = [
+        pair
+        for kept, state in zip(seen, again, strict=True)
+        for pair in zip(kept.blocks, state.blocks, strict=True)
+    ]
     assert all(a.equal(b) for a, b in pairs)
     moved = next(train(laid, seen[0]))[0]
     assert all(a.equal(b) for a, b in zip(moved.blocks, seen[1].blocks, strict=True))
 
 
 def test_a_method_of_ones_own_is_a_row():
-    mine = Method("SGD of all parameters at once", {"optimiser": "sgd", "blocks": "whole", "feedback": "none", "moments": "keep"})
-    assert same(run(CONFIG, method=mine), run(RunConfig(**{**SMALL, "clients": 4, "rounds": 1, "inner_steps": 3, "device": "cpu",
-                                                             "method": "d-sgd"})))
+    mine = Method(
+        "SGD of all parameters at once",
+        {"optimiser": "sgd", "blocks": "whole", "feedback": "none", "moments": "keep"},
+    )
+    assert same(
+        run(CONFIG, method=mine),
+        run(
+            RunConfig(
+                **{
+                    **SMALL,
+                    "clients": 4,
+                    "rounds": 1,
+                    "inner_steps": 3,
+                    "device": "cpu",
+                    "method": "d-sgd",
+                }
+            )
+        ),
+    )
 
 
 def quadratic(clients=5):
@@ -173,7 +229,10 @@ def quadratic(clients=5):
         x = torch.cat([params["u"], params["w"]])
         return x @ batch[0] @ x / 2 - batch[1] @ x
 
-    start = {"u": torch.zeros(clients, 2, dtype=torch.float64), "w": torch.zeros(clients, 1, dtype=torch.float64)}
+    start = {
+        "u": torch.zeros(clients, 2, dtype=torch.float64),
+        "w": torch.zeros(clients, 1, dtype=torch.float64),
+    }
     return Problem(start, loss, lambda step: data)
 
 
@@ -190,7 +249,9 @@ def test_fit_trains_a_problem_and_its_figures_are_the_problems():
     values = np.array([[x[i] @ A[j] @ x[i] / 2 - b[j] @ x[i] for j in range(5)] for i in range(5)])
     mean = x.mean(0)
     last = got.metrics.iloc[-1]
-    assert last["test_loss"] == pytest.approx(np.mean([mean @ A[j] @ mean / 2 - b[j] @ mean for j in range(5)]), rel=1e-12)
+    assert last["test_loss"] == pytest.approx(
+        np.mean([mean @ A[j] @ mean / 2 - b[j] @ mean for j in range(5)]), rel=1e-12
+    )
     assert last["client_test_loss"] == pytest.approx(values.mean(), rel=1e-12)
     assert last["own_loss"] == pytest.approx(np.diag(values).mean(), rel=1e-12)
     assert last["gradient_norm"] == pytest.approx(np.linalg.norm((A @ mean - b).mean(0)), rel=1e-9)
@@ -202,15 +263,32 @@ def test_fit_trains_a_problem_and_its_figures_are_the_problems():
 def test_a_fit_goes_to_the_minimum():
     A, b = (part.numpy() for part in quadratic().batches(0))
     best = -b.mean(0) @ np.linalg.solve(A.mean(0), b.mean(0)) / 2
-    config = RunConfig(clients=5, method="gradient-tracking", topology="complete", rounds=1, inner_steps=600, lr=0.05,
-                       device="cpu")
+    config = RunConfig(
+        clients=5,
+        method="gradient-tracking",
+        topology="complete",
+        rounds=1,
+        inner_steps=600,
+        lr=0.05,
+        device="cpu",
+    )
     assert fit(quadratic(), config).metrics["test_loss"].iloc[-1] == pytest.approx(best, rel=1e-6)
 
 
-@pytest.mark.parametrize("knobs", [{}, {"drop": 0.3}, {"compress": "top-k", "drop": 0.2}, {"stale": 0.3, "stragglers": "1@2"},
-                                   {"method": "gradient-tracking", "lr": 0.01}])
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"drop": 0.3},
+        {"compress": "top-k", "drop": 0.2},
+        {"stale": 0.3, "stragglers": "1@2"},
+        {"method": "gradient-tracking", "lr": 0.01},
+    ],
+)
 def test_a_fit_bears_faults_is_accounted_for_and_resumes(knobs, tmp_path):
-    config = RunConfig(**{"clients": 5, "rounds": 3, "inner_steps": 8, "lr": 0.05, "device": "cpu", **knobs})
+    config = RunConfig(
+        **{"clients": 5, "rounds": 3, "inner_steps": 8, "lr": 0.05, "device": "cpu", **knobs}
+    )
     whole = fit(quadratic(), config, tmp_path / "whole")
     assert (whole.edges["measured"] == whole.edges["predicted"]).all()
     with pytest.raises(Stopped):
@@ -237,18 +315,29 @@ BAD = [
     ({"optimiser": 3}, "optimiser = 3 cannot be used"),
     ({"optimiser": (lambda x: x[:2], lambda g, s: (g, s))}, "what optimiser.init returns"),
     ({"optimiser": (lambda x: {}, lambda g, s: g)}, "what optimiser.update returns"),
-    ({"optimiser": (lambda x: {}, lambda g: g)}, "optimiser.update = .* a function of 2 or 3 arguments"),
+    (
+        {"optimiser": (lambda x: {}, lambda g: g)},
+        "optimiser.update = .* a function of 2 or 3 arguments",
+    ),
     ({"dataset": [1, 2]}, "dataset = a list whose row 0 is 1"),
     ({"tokenizer": 5}, "tokenizer = 5 cannot be used"),
     ({"method": "deca"}, "method = 'deca' cannot be used: it must be a deca_lab.Method"),
-    ({"metrics": {"test_loss": lambda seen: 1.0}}, "metrics = 'test_loss' cannot be used: it must be another name"),
+    (
+        {"metrics": {"test_loss": lambda seen: 1.0}},
+        "metrics = 'test_loss' cannot be used: it must be another name",
+    ),
     ({"metrics": [1]}, "metrics = .* a dict of functions"),
-    ({"metrics": {"x": lambda seen: "a"}}, r"what metrics\['x'\] returns = 'a' cannot be used: it must be a number"),
+    (
+        {"metrics": {"x": lambda seen: "a"}},
+        r"what metrics\['x'\] returns = 'a' cannot be used: it must be a number",
+    ),
     ({"callbacks": [3]}, "callbacks = .* a list of functions"),
 ]
 
 
-@pytest.mark.parametrize(("objects", "words"), BAD, ids=[f"{next(iter(o))} {k}" for k, (o, _) in enumerate(BAD)])
+@pytest.mark.parametrize(
+    ("objects", "words"), BAD, ids=[f"{next(iter(o))} {k}" for k, (o, _) in enumerate(BAD)]
+)
 def test_a_bad_object_gets_one_line(objects, words, tmp_path):
     with pytest.raises(BadInput, match=words) as raised:
         run(CONFIG, tmp_path / "run", **objects)
@@ -256,20 +345,43 @@ def test_a_bad_object_gets_one_line(objects, words, tmp_path):
 
 
 def test_a_name_beside_an_object_and_a_knob_that_it_does_not_read_are_refused(net):
-    with pytest.raises(BadInput, match="model = 'tiny' cannot be used: it must be left out beside model="):
+    with pytest.raises(
+        BadInput, match="model = 'tiny' cannot be used: it must be left out beside model="
+    ):
         run(RunConfig(model="tiny"), model=net)
     with pytest.raises(BadInput, match=r"a1 = .* cannot be used: it must be left out"):
         run(RunConfig(a1=0.5, clients=4), optimiser=heavy_ball())
 
 
-@pytest.mark.parametrize(("problem", "config", "words"), [
-    (3, FIT, "problem = 3 cannot be used"),
-    (quadratic()._replace(loss=lambda params, batch: params["u"]), FIT, "its loss raises RuntimeError"),
-    (quadratic()._replace(loss=lambda params, batch: params["nope"]), FIT, "its loss raises KeyError"),
-    (quadratic()._replace(loss=lambda params, batch: params["u"].sum() + params["w"].sum().log()), FIT, "finite in loss"),
-    (quadratic(), RunConfig(clients=4), "clients = 4 cannot be used: it must be 5, the problem's"),
-    (quadratic(), RunConfig(clients=5, model="tiny"), "the problem brings its own"),
-])
+@pytest.mark.parametrize(
+    ("problem", "config", "words"),
+    [
+        (3, FIT, "problem = 3 cannot be used"),
+        (
+            quadratic()._replace(loss=lambda params, batch: params["u"]),
+            FIT,
+            "its loss raises RuntimeError",
+        ),
+        (
+            quadratic()._replace(loss=lambda params, batch: params["nope"]),
+            FIT,
+            "its loss raises KeyError",
+        ),
+        (
+            quadratic()._replace(
+                loss=lambda params, batch: params["u"].sum() + params["w"].sum().log()
+            ),
+            FIT,
+            "finite in loss",
+        ),
+        (
+            quadratic(),
+            RunConfig(clients=4),
+            "clients = 4 cannot be used: it must be 5, the problem's",
+        ),
+        (quadratic(), RunConfig(clients=5, model="tiny"), "the problem brings its own"),
+    ],
+)
 def test_a_bad_problem_gets_one_line(problem, config, words):
     with pytest.raises(BadInput, match=words):
         fit(problem, config)
@@ -277,12 +389,17 @@ def test_a_bad_problem_gets_one_line(problem, config, words):
 
 def test_a_problem_that_blows_up_says_where():
     with pytest.raises(Diverged, match="no longer finite for client"):
-        fit(quadratic(), RunConfig(clients=5, rounds=1, inner_steps=60, lr=1e30, method="d-sgd", device="cpu"))
+        fit(
+            quadratic(),
+            RunConfig(clients=5, rounds=1, inner_steps=60, lr=1e30, method="d-sgd", device="cpu"),
+        )
 
 
 def test_the_script_in_the_readme_runs_as_it_stands(capsys):
     text = (Path(__file__).parents[1] / "README.md").read_text()
-    (script,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "fit(problem" in block]
+    (script,) = [
+        block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "fit(problem" in block
+    ]
     lines = [line for line in script.splitlines() if line.strip()]
     assert len(lines) <= 30
     exec(compile(script, "README.md", "exec"), {})

@@ -42,11 +42,31 @@ def test_a_type_checker_knows_every_public_name_and_every_knob(tmp_path):
     pytest.importorskip("mypy")
     names = ", ".join(name for name in deca_lab.__all__ if name != "__version__")
     (tmp_path / "use.py").write_text(USE + f"from deca_lab import {names}\n")
-    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(tmp_path),
-               "use.py"]
-    seen = subprocess.run(command, cwd=tmp_path, env={"MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        str(ROOT / "pyproject.toml"),
+        "--cache-dir",
+        str(tmp_path),
+        "use.py",
+    ]
+    seen = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={"MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     found = re.findall(r"^use\.py:(\d+): error: .*\[(.*)\]$", seen.stdout, re.MULTILINE)
-    assert found == [("5", "call-arg"), ("6", "arg-type"), ("7", "attr-defined"), ("8", "arg-type")], seen.stdout + seen.stderr
+    assert found == [
+        ("5", "call-arg"),
+        ("6", "arg-type"),
+        ("7", "attr-defined"),
+        ("8", "arg-type"),
+    ], seen.stdout + seen.stderr
 
 
 def test_the_docstring_of_a_config_shows_each_knob_once_with_default_range_and_help():

@@ -13,23 +13,58 @@ from deca_lab.runconfig import RunConfig, defaults, from_json, from_mapping
 
 KNOBS = {f.name: f for f in fields(RunConfig)}
 COUNT, AT_LEAST_0 = ([1, 2, 10**6], [0, -1]), ([0, 1, 10**6], [-1])
-BETA, SHARE, HELD_OUT = ([0.0, 0.9, 0.999999], [1.0, -0.1, 2.0]), ([0.0, 0.5, 1.0], [-1e-9, 1.1]), ([1e-9, 0.5], [0.0, 1.0, -0.1])
+BETA, SHARE, HELD_OUT = (
+    ([0.0, 0.9, 0.999999], [1.0, -0.1, 2.0]),
+    ([0.0, 0.5, 1.0], [-1e-9, 1.1]),
+    ([1e-9, 0.5], [0.0, 1.0, -0.1]),
+)
 POSITIVE, NOT_NEGATIVE = ([1e-300, 1.0, 1e9], [0.0, -1e-9]), ([0.0, 1e-9, 1e9], [-1e-9])
 RANGES = {  # knob -> (values that are taken, values that are not)
-    "max_rows": AT_LEAST_0, "alpha": POSITIVE, "rank": COUNT, "lora_alpha": POSITIVE,
-    "test_share": HELD_OUT, "validation_share": HELD_OUT, "clients": COUNT,
-    "edge_probability": SHARE, "degree": COUNT, "context": COUNT, "batch": COUNT, "granularity": COUNT, "block_count": COUNT,
-    "rounds": COUNT, "inner_steps": COUNT, "lr": NOT_NEGATIVE, "a1": BETA, "a2": BETA, "eps": POSITIVE, "b1": SHARE,
-    "b2": SHARE, "momentum": BETA, "mix_every": COUNT, "warmup_steps": AT_LEAST_0, "weight_decay": NOT_NEGATIVE,
-    "max_grad_norm": NOT_NEGATIVE, "drop": BETA, "burst": ((1.0, 2.5), (0.5, -1.0)), "stale": SHARE,
-    "delay": ((1, 64), (0, 65)), "noise": NOT_NEGATIVE, "keep_share": ((0.01, 1.0), (0.0, 1.1)), "bits": ((2, 16), (1, 17)),
+    "max_rows": AT_LEAST_0,
+    "alpha": POSITIVE,
+    "rank": COUNT,
+    "lora_alpha": POSITIVE,
+    "test_share": HELD_OUT,
+    "validation_share": HELD_OUT,
+    "clients": COUNT,
+    "edge_probability": SHARE,
+    "degree": COUNT,
+    "context": COUNT,
+    "batch": COUNT,
+    "granularity": COUNT,
+    "block_count": COUNT,
+    "rounds": COUNT,
+    "inner_steps": COUNT,
+    "lr": NOT_NEGATIVE,
+    "a1": BETA,
+    "a2": BETA,
+    "eps": POSITIVE,
+    "b1": SHARE,
+    "b2": SHARE,
+    "momentum": BETA,
+    "mix_every": COUNT,
+    "warmup_steps": AT_LEAST_0,
+    "weight_decay": NOT_NEGATIVE,
+    "max_grad_norm": NOT_NEGATIVE,
+    "drop": BETA,
+    "burst": ((1.0, 2.5), (0.5, -1.0)),
+    "stale": SHARE,
+    "delay": ((1, 64), (0, 65)),
+    "noise": NOT_NEGATIVE,
+    "keep_share": ((0.01, 1.0), (0.0, 1.1)),
+    "bits": ((2, 16), (1, 17)),
     "gamma": ((0.01, 1.0), (0.0, 1.1)),
-    "eval_every": AT_LEAST_0, "eval_windows": COUNT, "checkpoint_every": AT_LEAST_0, "seed": AT_LEAST_0,
+    "eval_every": AT_LEAST_0,
+    "eval_windows": COUNT,
+    "checkpoint_every": AT_LEAST_0,
+    "seed": AT_LEAST_0,
 }
 
 
 def refused(name, value):
-    return pytest.raises(BadInput, match=f"^{name} = {re.escape(repr(value))} cannot be used: it must be ")
+    return pytest.raises(
+        BadInput, match=f"^{name} = {re.escape(repr(value))} cannot be used: it must be "
+    )
 
 
 def test_every_number_has_its_range_here():
@@ -55,15 +90,22 @@ def test_what_is_not_finite_is_refused(name, value):
         RunConfig(**{name: value})
 
 
-WRONG = {int: [True, False, 1.0, "1", None, [1], math.nan], float: [True, "0.5", None, (0.5,), 1j],
-         str: [1, None, True, 0.5, b"deca", ["deca"]], bool: [0, 1, "true", None, 1.0]}
+WRONG = {
+    int: [True, False, 1.0, "1", None, [1], math.nan],
+    float: [True, "0.5", None, (0.5,), 1j],
+    str: [1, None, True, 0.5, b"deca", ["deca"]],
+    bool: [0, 1, "true", None, 1.0],
+}
 
 
 @cases(("name", "value"), [(n, v) for n, f in KNOBS.items() for v in WRONG[f.type]])
 def test_wrong_types_are_refused_with_the_type_that_is_meant(name, value):
     with pytest.raises(BadInput) as caught:
         RunConfig(**{name: value})
-    assert str(caught.value) == f"{name} = {value!r} cannot be used: it must be of type {KNOBS[name].type.__name__}"
+    assert (
+        str(caught.value)
+        == f"{name} = {value!r} cannot be used: it must be of type {KNOBS[name].type.__name__}"
+    )
 
 
 def test_an_integer_that_no_float_can_hold_is_refused():
@@ -72,7 +114,9 @@ def test_an_integer_that_no_float_can_hold_is_refused():
 
 
 def test_a_seed_that_no_generator_takes_is_refused():
-    with refused("seed", 2**64):           # torch.manual_seed overflows from here on, numpy's generators do not
+    with refused(
+        "seed", 2**64
+    ):  # torch.manual_seed overflows from here on, numpy's generators do not
         RunConfig(seed=2**64)
 
 
@@ -96,8 +140,17 @@ def test_it_is_frozen_and_a_replacement_is_checked_too():
         replace(config, rounds=0)
 
 
-FULL = {"method": "d-adam", "lr": 3.3e-5, "eps": 1e-300, "clients": 5, "allow_unsound": True, "labels": "ä, 'b\"\n\t\\",
-        "patterns": r"h\.\d+ wte", "alpha": 0.1 + 0.2, "seed": 2**40}
+FULL = {
+    "method": "d-adam",
+    "lr": 3.3e-5,
+    "eps": 1e-300,
+    "clients": 5,
+    "allow_unsound": True,
+    "labels": "ä, 'b\"\n\t\\",
+    "patterns": r"h\.\d+ wte",
+    "alpha": 0.1 + 0.2,
+    "seed": 2**40,
+}
 
 
 @cases("knobs", [{}, FULL, {"lr": 1}, {"a1": 0, "b1": 1}])
@@ -111,8 +164,10 @@ def test_json_there_and_back(knobs):
     assert list(json.loads(text)) == list(KNOBS)
 
 
-@cases(("name", "whole"), [(n, int(v)) for n, f in KNOBS.items() if f.type is float
-                           for v in (0, 1) if v in RANGES[n][0]])
+@cases(
+    ("name", "whole"),
+    [(n, int(v)) for n, f in KNOBS.items() if f.type is float for v in (0, 1) if v in RANGES[n][0]],
+)
 def test_an_integer_where_a_float_is_meant_is_the_same_config(name, whole):
     one, two = RunConfig(**{name: whole}), RunConfig(**{name: float(whole)})
     assert one == two
@@ -132,15 +187,25 @@ def test_an_unknown_knob_names_the_nearest(name, near):
     assert (f"did you mean {near!r}" in str(caught.value)) or near is None
 
 
-@cases(("text", "message"), [
-    ("", "^run.json is not JSON: "), ("{", "^run.json is not JSON: "), ("{'lr': 1}", "^run.json is not JSON: "),
-    ("[]", "^run.json = 'list' cannot be used: it must be a JSON object of knobs"), ("null", "'NoneType' cannot be used"),
-    ("3", "'int' cannot be used"), ('{"lr": NaN}', "^lr = nan cannot be used: it must be a finite number"),
-    ('{"lr": 1e999}', "^lr = inf cannot be used"), ('{"rounds": 2.0}', "^rounds = 2.0 cannot be used: it must be of type int"),
-    ('{"rounds": true}', "^rounds = True cannot be used"), ('{"method": null}', "^method = None cannot be used"),
-    ('{"nosuch": 1}', "^unknown knob 'nosuch'"), ('{"rounds": 0}', "^rounds = 0 cannot be used: it must be 1 or more"),
-    ('{"seed": ' + "9" * 5000 + "}", "^run.json is not JSON|^seed = "),
-])
+@cases(
+    ("text", "message"),
+    [
+        ("", "^run.json is not JSON: "),
+        ("{", "^run.json is not JSON: "),
+        ("{'lr': 1}", "^run.json is not JSON: "),
+        ("[]", "^run.json = 'list' cannot be used: it must be a JSON object of knobs"),
+        ("null", "'NoneType' cannot be used"),
+        ("3", "'int' cannot be used"),
+        ('{"lr": NaN}', "^lr = nan cannot be used: it must be a finite number"),
+        ('{"lr": 1e999}', "^lr = inf cannot be used"),
+        ('{"rounds": 2.0}', "^rounds = 2.0 cannot be used: it must be of type int"),
+        ('{"rounds": true}', "^rounds = True cannot be used"),
+        ('{"method": null}', "^method = None cannot be used"),
+        ('{"nosuch": 1}', "^unknown knob 'nosuch'"),
+        ('{"rounds": 0}', "^rounds = 0 cannot be used: it must be 1 or more"),
+        ('{"seed": ' + "9" * 5000 + "}", "^run.json is not JSON|^seed = "),
+    ],
+)
 def test_damaged_json_is_named_and_refused(text, message):
     with pytest.raises(BadInput, match=message):
         from_json(text, "run.json")

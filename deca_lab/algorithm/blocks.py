@@ -8,7 +8,9 @@ import numpy as np
 
 from deca_lab.errors import BadInput, check, pick
 
-MOST_REPEATS = 4  # of a regular expression: the time of a search may grow by a name's length with each of them
+MOST_REPEATS = (
+    4  # of a regular expression: the time of a search may grow by a name's length with each of them
+)
 Anatomy = Mapping[str, int | str]  # trainable name -> transformer layer, or "embeddings", or "head"
 
 
@@ -26,9 +28,17 @@ def by_layers(anatomy: Anatomy, granularity: int = 1, ends: str = "own") -> tupl
     start, or "frozen", in no block. Raises BadInput where the granularity exceeds the depth.
     """
     layers = sorted({where for where in anatomy.values() if isinstance(where, int)})
-    check(1 <= granularity <= max(len(layers), 1), "granularity", granularity, f"1 to {len(layers)}, the model's layers")
-    groups = [layers[i:i + granularity] for i in range(0, len(layers), granularity)]
-    body = [Block(f"layer {g[0]}" if len(g) == 1 else f"layers {g[0]}-{g[-1]}", _where(anatomy, g)) for g in groups]
+    check(
+        1 <= granularity <= max(len(layers), 1),
+        "granularity",
+        granularity,
+        f"1 to {len(layers)}, the model's layers",
+    )
+    groups = [layers[i : i + granularity] for i in range(0, len(layers), granularity)]
+    body = [
+        Block(f"layer {g[0]}" if len(g) == 1 else f"layers {g[0]}-{g[-1]}", _where(anatomy, g))
+        for g in groups
+    ]
     front, back = pick(ENDS, ends, "ends")
     cut = [_end(anatomy, front), *body, _end(anatomy, back)]
     return tuple(block for block in cut if block.names)
@@ -54,10 +64,14 @@ def of_equal_size(sizes: Mapping[str, int], count: int) -> tuple[Block, ...]:
     """Return `count` blocks of whole names, in order, with nearly equal counts: at most total/count + the largest name."""
     check(1 <= count <= len(sizes), "block_count", count, f"1 to {len(sizes)}, the trainable names")
     names, total = list(sizes), sum(sizes.values())
-    middle = np.cumsum(list(sizes.values())) - np.array(list(sizes.values())) / 2   # where each name's middle lies
+    middle = (
+        np.cumsum(list(sizes.values())) - np.array(list(sizes.values())) / 2
+    )  # where each name's middle lies
     raw = np.minimum((middle * count / max(total, 1)).astype(int), count - 1)
-    owner = np.clip(raw, np.arange(len(names)) - (len(names) - count), np.arange(len(names)))  # enough left for each
-    for i in range(1, len(names)):                                                  # no block may be skipped
+    owner = np.clip(
+        raw, np.arange(len(names)) - (len(names) - count), np.arange(len(names))
+    )  # enough left for each
+    for i in range(1, len(names)):  # no block may be skipped
         owner[i] = min(owner[i], owner[i - 1] + 1)
     parts: list[list[str]] = [[] for _ in range(count)]
     for name, part in zip(names, owner, strict=True):
@@ -72,15 +86,27 @@ def by_patterns(names: Sequence[str], patterns: Sequence[str]) -> tuple[Block, .
 
 def matching(names: Sequence[str], pattern: str, argument: str) -> tuple[str, ...]:
     """Return the names in which the regular expression is found, or raise BadInput where there is none."""
-    bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?#[^)]*\)", "x", pattern, flags=re.DOTALL)   # no escapes, classes
-    safe = not re.search(r"\)\s*[*+{]", bare) and len(re.findall(r"[*+{]|(?<![(*+?}])\?", bare)) <= MOST_REPEATS
-    check(safe, argument, pattern, f"without a repeated group, and with {MOST_REPEATS} repeats at most: it might never end")
+    bare = re.sub(
+        r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?#[^)]*\)", "x", pattern, flags=re.DOTALL
+    )  # no escapes, classes
+    safe = (
+        not re.search(r"\)\s*[*+{]", bare)
+        and len(re.findall(r"[*+{]|(?<![(*+?}])\?", bare)) <= MOST_REPEATS
+    )
+    check(
+        safe,
+        argument,
+        pattern,
+        f"without a repeated group, and with {MOST_REPEATS} repeats at most: it might never end",
+    )
     try:
         matched = tuple(name for name in names if re.search(pattern, name))
     except (re.error, OverflowError, RecursionError) as error:
         raise BadInput(f"{argument}: {pattern!r} is not a regular expression: {error}") from None
     if not matched:
-        raise BadInput(f"{argument}: {pattern!r} matches no trainable name; they are {_listed(names)}")
+        raise BadInput(
+            f"{argument}: {pattern!r} matches no trainable name; they are {_listed(names)}"
+        )
     return matched
 
 
@@ -96,13 +122,24 @@ def require_cover(blocks: Sequence[Block], names: Sequence[str]) -> None:
         for name in owners.keys() & set(block.names):
             owners[name].append(block.name)
     missing = [name for name, owning in owners.items() if not owning]
-    twice = [f"{name} in {' and '.join(owning)}" for name, owning in owners.items() if len(owning) > 1]
-    within = [f"{name} twice in {b.name}" for b in blocks for name in set(b.names) if b.names.count(name) > 1]
+    twice = [
+        f"{name} in {' and '.join(owning)}" for name, owning in owners.items() if len(owning) > 1
+    ]
+    within = [
+        f"{name} twice in {b.name}"
+        for b in blocks
+        for name in set(b.names)
+        if b.names.count(name) > 1
+    ]
     strange = [name for b in blocks for name in b.names if name not in owners]
     if missing:
-        raise BadInput(f"blocks: {len(missing)} trainable names are in no block (freeze them or add a block): {_listed(missing)}")
+        raise BadInput(
+            f"blocks: {len(missing)} trainable names are in no block (freeze them or add a block): {_listed(missing)}"
+        )
     if twice or within:
-        raise BadInput(f"blocks: overlap, each name belongs to exactly one block: {_listed(twice + within)}")
+        raise BadInput(
+            f"blocks: overlap, each name belongs to exactly one block: {_listed(twice + within)}"
+        )
     empty = [b.name for b in blocks if not b.names]
     if empty:
         raise BadInput(f"blocks: these hold no name: {_listed(empty)}")
@@ -148,4 +185,7 @@ class Visit(NamedTuple):
 def visits(count: int, rounds: int, inner_steps: int, order: Order, seed: int = 0) -> list[Visit]:
     """Return the table of visits of `count` blocks: which was active when."""
     turns = [(t, p, k) for t in range(rounds) for p, k in enumerate(order(t, count, seed))]
-    return [Visit(t, p, k, i * inner_steps, (i + 1) * inner_steps - 1) for i, (t, p, k) in enumerate(turns)]
+    return [
+        Visit(t, p, k, i * inner_steps, (i + 1) * inner_steps - 1)
+        for i, (t, p, k) in enumerate(turns)
+    ]

@@ -14,9 +14,11 @@ from deca_lab.algorithm.stacking import Layout
 from deca_lab.mixing.gossip import mixer, row_bytes
 from deca_lab.mixing.topology import Topology
 
-Rows = Iterable[Tensor]                                  # (n_p, D), as many as there are shares
-Carrier = Callable[[Sequence[np.ndarray], Layout, Tensor], Callable[[Rows], Tensor]]  # (shares, columns, like) -> rows -> X
-Size = int | np.ndarray                                  # bytes of one message, or (N, N) of each
+Rows = Iterable[Tensor]  # (n_p, D), as many as there are shares
+Carrier = Callable[
+    [Sequence[np.ndarray], Layout, Tensor], Callable[[Rows], Tensor]
+]  # (shares, columns, like) -> rows -> X
+Size = int | np.ndarray  # bytes of one message, or (N, N) of each
 NOBODY = np.zeros(0, np.int64)
 
 
@@ -27,7 +29,7 @@ def gossip(shares: Sequence[np.ndarray], where: Layout, like: Tensor) -> Callabl
         return lambda rows: first(*rows)
 
     def mix(rows: Rows) -> Tensor:
-        arriving = iter(rows)                            # parts of other processes may still be on their way
+        arriving = iter(rows)  # parts of other processes may still be on their way
         x_new = first(next(arriving))
         for part, row in zip(others, arriving, strict=True):
             x_new += part(row)
@@ -46,18 +48,20 @@ class Site(NamedTuple):
         """Return the rows of X (n, D) that belong to these clients, of those that are here."""
         if not len(clients):
             return clients
-        rows: np.ndarray = clients[(clients >= self.mine.start) & (clients < self.mine.stop)] - self.mine.start
+        rows: np.ndarray = (
+            clients[(clients >= self.mine.start) & (clients < self.mine.stop)] - self.mine.start
+        )
         return rows
 
 
 class Call(NamedTuple):
     """One tensor of one mixing."""
 
-    step: int        # inner step
-    turn: int        # number of the mixing
+    step: int  # inner step
+    turn: int  # number of the mixing
     block: int
-    number: int      # among the tensors of this block that the mixing carries: the optimiser's, then X
-    first: bool      # whether the mixing is the first of its visit
+    number: int  # among the tensors of this block that the mixing carries: the optimiser's, then X
+    first: bool  # whether the mixing is the first of its visit
 
     @property
     def key(self) -> str:
@@ -109,7 +113,7 @@ class Channel(NamedTuple):
 
     topology: Topology
     layouts: tuple[Layout, ...]
-    like: Tensor                                         # an empty tensor: device and working precision
+    like: Tensor  # an empty tensor: device and working precision
     carrier: Carrier
     site: Site
     exchange: Callable[[Call, Tensor, Wire, Size | None], Tensor]
@@ -124,8 +128,13 @@ class Channel(NamedTuple):
 Wrap = Callable[[Channel], Channel]
 
 
-def plain(topology: Topology, layouts: tuple[Layout, ...], like: Tensor, carrier: Carrier = gossip,
-          site: Site | None = None) -> Channel:
+def plain(
+    topology: Topology,
+    layouts: tuple[Layout, ...],
+    like: Tensor,
+    carrier: Carrier = gossip,
+    site: Site | None = None,
+) -> Channel:
     """Return the channel of the papers: every message arrives whole, at once, as it was sent."""
     here = site or Site(slice(0, topology.n))
 
@@ -137,7 +146,9 @@ def plain(topology: Topology, layouts: tuple[Layout, ...], like: Tensor, carrier
         count(wire, heard[number], row_bytes(x) if size is None else size)
         return mixings[number][call.block]((x,))
 
-    def predicted(call: Call, width: int, item: int, wire: Wire, size: Size | None = None) -> np.ndarray:
+    def predicted(
+        call: Call, width: int, item: int, wire: Wire, size: Size | None = None
+    ) -> np.ndarray:
         return topology.messages(call.turn) * (width * item if size is None else size)
 
     return Channel(topology, layouts, like, carrier, here, exchange, predicted, topology.messages)

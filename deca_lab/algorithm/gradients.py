@@ -12,9 +12,11 @@ from torch import Tensor
 
 from deca_lab.algorithm.stacking import Layout, Params, client, unflatten
 
-Batch = Any                                                              # tensors, or tuples of them, with axis 0 = N
-Loss = Callable[[Params, Batch], Tensor]                                 # one client's parameters and batch -> scalar
-Gradients = Callable[[Tensor, Layout, Params, Batch], tuple[Tensor, Tensor]]  # (X, where, rest, batch) -> ((N,), (N, D))
+Batch = Any  # tensors, or tuples of them, with axis 0 = N
+Loss = Callable[[Params, Batch], Tensor]  # one client's parameters and batch -> scalar
+Gradients = Callable[
+    [Tensor, Layout, Params, Batch], tuple[Tensor, Tensor]
+]  # (X, where, rest, batch) -> ((N,), (N, D))
 Engine = Callable[[Loss], Gradients]
 
 
@@ -24,10 +26,12 @@ def stacked(loss: Loss) -> Gradients:
 
     def gradients(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         if len(x) == 1:
-            return alone(x, where, rest, batch)                          # nothing to stack: plain autograd is quicker
+            return alone(x, where, rest, batch)  # nothing to stack: plain autograd is quicker
         leaf = x.detach().requires_grad_()
-        losses = mapped({**rest, **unflatten(leaf, where)}, batch)       # (N,)
-        (g,) = torch.autograd.grad(losses.sum(), leaf)                   # clients share no parameter: rows stay apart
+        losses = mapped({**rest, **unflatten(leaf, where)}, batch)  # (N,)
+        (g,) = torch.autograd.grad(
+            losses.sum(), leaf
+        )  # clients share no parameter: rows stay apart
         return losses.detach(), g
 
     return gradients
@@ -39,7 +43,7 @@ def looped(loss: Loss) -> Gradients:
     def gradients(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         losses, rows = [], []
         for i in range(len(x)):
-            leaf = x[i:i + 1].detach().requires_grad_()
+            leaf = x[i : i + 1].detach().requires_grad_()
             value = loss({**client(rest, i), **client(unflatten(leaf, where), 0)}, _of(batch, i))
             losses.append(value.detach())
             rows.append(torch.autograd.grad(value, leaf)[0])

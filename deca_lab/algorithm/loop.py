@@ -27,28 +27,30 @@ from deca_lab.mixing.topology import Topology
 class Recipe(NamedTuple):
     """What one run does: the algorithm's knobs, resolved to functions. `RunConfig` is its form for people."""
 
-    rounds: int                                      # T
-    inner_steps: int                                 # R, of one visit
-    lr: Callable[[int], float]                       # inner step -> learning rate
+    rounds: int  # T
+    inner_steps: int  # R, of one visit
+    lr: Callable[[int], float]  # inner step -> learning rate
     optimiser: Optimiser
-    keep_moments: bool = False                       # else they restart at each visit, and only the active block has any
-    mix_every: int = 1                               # inner steps between mixings
-    mix_all: bool = False                            # mix every block, not only the active one
-    combine_first: bool = False                      # x_new = W x - lr d, where the papers have W (x - lr d)
+    keep_moments: bool = False  # else they restart at each visit, and only the active block has any
+    mix_every: int = 1  # inner steps between mixings
+    mix_all: bool = False  # mix every block, not only the active one
+    combine_first: bool = False  # x_new = W x - lr d, where the papers have W (x - lr d)
     order: Order = ORDERS["sequence"]
-    clip: float = 0.0                                # longest gradient of a client's active block; 0 = no clipping
-    weight_decay: float = 0.0                        # decoupled, on tensors with two axes or more
+    clip: float = 0.0  # longest gradient of a client's active block; 0 = no clipping
+    weight_decay: float = 0.0  # decoupled, on tensors with two axes or more
     seed: int = 0
 
 
 class State(NamedTuple):
     """Everything that the next inner step depends on, besides the fixed plan."""
 
-    step: int                                        # inner steps done
-    blocks: tuple[Tensor, ...]                       # X_k (N, D_k), one a block
-    master: Tensor | None                            # float32 copy of the active block of a half-precision model
-    moments: dict[int, OptState]                     # optimiser's state of the active block, or of all visited where kept
-    wire: Wire                                       # what the channel remembers
+    step: int  # inner steps done
+    blocks: tuple[Tensor, ...]  # X_k (N, D_k), one a block
+    master: Tensor | None  # float32 copy of the active block of a half-precision model
+    moments: dict[
+        int, OptState
+    ]  # optimiser's state of the active block, or of all visited where kept
+    wire: Wire  # what the channel remembers
 
     @property
     def sent(self) -> np.ndarray:
@@ -65,7 +67,9 @@ class Plan(NamedTuple):
     topology: Topology
     recipe: Recipe
     visits: list[Visit]
-    optimisers: tuple[Optimiser, ...]                # the recipe's, one a block, with its clipping and weight decay
+    optimisers: tuple[
+        Optimiser, ...
+    ]  # the recipe's, one a block, with its clipping and weight decay
     channel: Channel
 
     @property
@@ -79,8 +83,15 @@ class Plan(NamedTuple):
         return (turn * every - 1) // each != ((turn + 1) * every - 1) // each
 
 
-def plan(problem: Problem, blocks: Sequence[Block], topology: Topology, recipe: Recipe, *wraps: ch.Wrap,
-         carrier: ch.Carrier = ch.gossip, site: ch.Site | None = None) -> Plan:
+def plan(
+    problem: Problem,
+    blocks: Sequence[Block],
+    topology: Topology,
+    recipe: Recipe,
+    *wraps: ch.Wrap,
+    carrier: ch.Carrier = ch.gossip,
+    site: ch.Site | None = None,
+) -> Plan:
     """Return the plan of a run; raise BadInput where its parts do not fit one another.
 
     `wraps` are channels around the plain one, the innermost first: faults, then short messages. `carrier` applies W to the
@@ -88,9 +99,19 @@ def plan(problem: Problem, blocks: Sequence[Block], topology: Topology, recipe: 
     """
     require_cover(blocks, list(problem.start))
     sizes = {len(tensor) for tensor in problem.start.values()}
-    check(len(sizes) == 1, "problem.start", sorted(sizes), "tensors with one number of clients on axis 0")
+    check(
+        len(sizes) == 1,
+        "problem.start",
+        sorted(sizes),
+        "tensors with one number of clients on axis 0",
+    )
     mine = site.mine if site else slice(0, topology.n)
-    check(mine.stop - mine.start == problem.clients, "topology", f"{topology.n} clients", f"for the problem's {problem.clients}")
+    check(
+        mine.stop - mine.start == problem.clients,
+        "topology",
+        f"{topology.n} clients",
+        f"for the problem's {problem.clients}",
+    )
     for name in ("rounds", "inner_steps", "mix_every"):
         check(getattr(recipe, name) >= 1, name, getattr(recipe, name), "1 or more")
     layouts = tuple(layout(problem.start, block.names) for block in blocks)
@@ -99,7 +120,16 @@ def plan(problem: Problem, blocks: Sequence[Block], topology: Topology, recipe: 
     for wrap in wraps:
         channel = wrap(channel)
     table = visits(len(blocks), recipe.rounds, recipe.inner_steps, recipe.order, recipe.seed)
-    return Plan(problem, tuple(blocks), layouts, topology, recipe, table, _dressed(recipe, layouts, like), channel)
+    return Plan(
+        problem,
+        tuple(blocks),
+        layouts,
+        topology,
+        recipe,
+        table,
+        _dressed(recipe, layouts, like),
+        channel,
+    )
 
 
 def begin(plan: Plan) -> State:
@@ -108,15 +138,18 @@ def begin(plan: Plan) -> State:
     return State(0, xs, None, {}, ch.silence(plan.topology.n))
 
 
-def train(plan: Plan, state: State | None = None, engine: Engine = stacked,
-          donate: bool = False) -> Iterator[tuple[State, Tensor]]:
+def train(
+    plan: Plan, state: State | None = None, engine: Engine = stacked, donate: bool = False
+) -> Iterator[tuple[State, Tensor]]:
     """Run the plan from `state` on; after each inner step yield the state and the clients' losses (N,) before it.
 
     A state is a value: it may be kept, compared, and continued from as often as one likes. With `donate` a step uses up the
     state before it, the given one too, so that moments are held once: for who looks at the newest state only.
     """
     exact = plan.problem.exact if engine is stacked else None
-    return loop(plan, begin(plan) if state is None else state, exact or engine(plan.problem.loss), donate)
+    return loop(
+        plan, begin(plan) if state is None else state, exact or engine(plan.problem.loss), donate
+    )
 
 
 # fmt: off
@@ -154,14 +187,20 @@ def stay(x: Tensor) -> Tensor:
     return x
 
 
-def opened(plan: Plan, state: State, visit: Visit, s: int, donate: bool) -> tuple[Tensor, OptState, Wire]:
+def opened(
+    plan: Plan, state: State, visit: Visit, s: int, donate: bool
+) -> tuple[Tensor, OptState, Wire]:
     """Return the active block in working precision, its optimiser's state, and what the channel remembers, all to be used up."""
     k = visit.block
     x = working(state.blocks[k]) if state.master is None else state.master
     moments = state.moments[k] if k in state.moments else plan.optimisers[k].init(x)
     if donate:
         return x, moments, state.wire
-    return x, op.copied(moments) if k in state.moments else moments, ch.copied(state.wire) if mixes(plan, s) else state.wire
+    return (
+        x,
+        op.copied(moments) if k in state.moments else moments,
+        ch.copied(state.wire) if mixes(plan, s) else state.wire,
+    )
 
 
 def mixes(plan: Plan, s: int) -> bool:
@@ -171,7 +210,9 @@ def mixes(plan: Plan, s: int) -> bool:
 
 def training(plan: Plan, visit: Visit, s: int) -> Optimiser:
     """Return the optimiser of the active block, under which clients that are absent at this inner step stand still."""
-    return op.attending(plan.optimisers[visit.block], plan.channel.site.local(plan.channel.absent(s)))
+    return op.attending(
+        plan.optimisers[visit.block], plan.channel.site.local(plan.channel.absent(s))
+    )
 
 
 def mixing(plan: Plan, k: int, s: int, wire: Wire) -> Mix:
@@ -183,7 +224,9 @@ def mixing(plan: Plan, k: int, s: int, wire: Wire) -> Mix:
     return lambda x: plan.channel.exchange(ch.Call(s, turn, k, next(numbers), first), x, wire, None)
 
 
-def fresh(plan: Plan, state: State, visit: Visit, x: Tensor, gradients: Gradients) -> tuple[Tensor, Tensor]:
+def fresh(
+    plan: Plan, state: State, visit: Visit, x: Tensor, gradients: Gradients
+) -> tuple[Tensor, Tensor]:
     """Return losses (N,) and the gradient of the active block, in the working precision of x, at a fresh batch."""
     k = visit.block
     rest = params_of(plan, state, without=k)
@@ -191,12 +234,18 @@ def fresh(plan: Plan, state: State, visit: Visit, x: Tensor, gradients: Gradient
     return losses, g if g.dtype == x.dtype else g.to(x.dtype)
 
 
-def closed(plan: Plan, state: State, visit: Visit, s: int, x_new: Tensor, moments: OptState, wire: Wire) -> State:
+def closed(
+    plan: Plan, state: State, visit: Visit, s: int, x_new: Tensor, moments: OptState, wire: Wire
+) -> State:
     """Return the state after an inner step; where the visit ends, moments, master and letters end with it, unless kept."""
     k, over = visit.block, s == visit.last
-    blocks = tuple(stored(plan, state.blocks[j], j, k, x_new, s, wire) for j in range(len(state.blocks)))
+    blocks = tuple(
+        stored(plan, state.blocks[j], j, k, x_new, s, wire) for j in range(len(state.blocks))
+    )
     master = None if over or x_new.dtype == blocks[k].dtype else x_new
-    held = {**state.moments, k: moments} if plan.recipe.keep_moments else {} if over else {k: moments}
+    held = (
+        {**state.moments, k: moments} if plan.recipe.keep_moments else {} if over else {k: moments}
+    )
     return State(s + 1, blocks, master, held, ch.ended(wire) if over else wire)
 
 

@@ -37,7 +37,7 @@ def adam_(moments: Moments, g: Tensor, adam: Adam) -> tuple[Tensor, Moments]:
     The bias correction counts from the start of the moments, so it restarts with them (Kingma & Ba, Algorithm 1).
     """
     steps = moments.steps + 1
-    m = moments.m.lerp_(g, 1 - adam.a1)                            # m+ = a1 m + (1 - a1) g
+    m = moments.m.lerp_(g, 1 - adam.a1)  # m+ = a1 m + (1 - a1) g
     v = moments.v.mul_(adam.a2).addcmul_(g, g, value=1 - adam.a2)  # v+ = a2 v + (1 - a2) g*g
     return direction(m, v, steps, adam), Moments(m, v, steps)
 
@@ -50,8 +50,8 @@ def direction(m: Tensor, v: Tensor, steps: int, adam: Adam) -> Tensor:
 
 
 # The discrepancy h. The paper's sign and scale are known from one transcription only, so each is an option.
-Signal = Callable[[Tensor, Tensor], Tensor]      # (x, x_new) (N, D) -> h (N, D)
-Scale = Callable[[Tensor, float], Tensor]        # (h, lr) -> h
+Signal = Callable[[Tensor, Tensor], Tensor]  # (x, x_new) (N, D) -> h (N, D)
+Scale = Callable[[Tensor, float], Tensor]  # (h, lr) -> h
 
 
 def printed(x: Tensor, x_new: Tensor) -> Tensor:
@@ -69,7 +69,12 @@ def zero(x: Tensor, x_new: Tensor) -> Tensor:
     return torch.zeros_like(x)
 
 
-SIGNALS: dict[str, Signal | None] = {"none": None, "printed": printed, "downhill": downhill, "zero": zero}
+SIGNALS: dict[str, Signal | None] = {
+    "none": None,
+    "printed": printed,
+    "downhill": downhill,
+    "zero": zero,
+}
 
 
 def raw(h: Tensor, lr: float) -> Tensor:

@@ -16,8 +16,8 @@ from torch import Tensor
 from deca_lab.algorithm import moments as mo
 from deca_lab.mixing.gossip import Mix
 
-COLUMNS = 2**9                                           # of X that are compared in one go: little memory beside it
-OptState = Any                                           # of any optimiser: see `leaves`
+COLUMNS = 2**9  # of X that are compared in one go: little memory beside it
+OptState = Any  # of any optimiser: see `leaves`
 Update = Callable[[Tensor, OptState, Tensor, Mix], tuple[Tensor, OptState]]
 Feed = Callable[[OptState, Tensor, Tensor, float], OptState]
 
@@ -53,7 +53,9 @@ def numbers(state: OptState) -> list[Any]:
 
 def copied(state: OptState) -> OptState:
     """Return the state with copies of its tensors."""
-    return with_leaves(state, (leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves(state)))
+    return with_leaves(
+        state, (leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves(state))
+    )
 
 
 class Optimiser(NamedTuple):
@@ -102,8 +104,10 @@ def attending(optimiser: Optimiser, away: np.ndarray) -> Optimiser:
     if not len(away):
         return optimiser
 
-    def kept(state: OptState, change: Callable[[], tuple[Tensor | None, OptState]]) -> tuple[Tensor | None, OptState]:
-        rows = [part[away].clone() for part in tensors(state)]           # the state is used up by the change
+    def kept(
+        state: OptState, change: Callable[[], tuple[Tensor | None, OptState]]
+    ) -> tuple[Tensor | None, OptState]:
+        rows = [part[away].clone() for part in tensors(state)]  # the state is used up by the change
         direction, state = change()
         for part, row in zip(tensors(state), rows, strict=True):
             part[away] = row
@@ -166,10 +170,12 @@ def quasi_global_adam(decays: mo.Adam, feedback: mo.Feedback, corrected: bool = 
 
     def update(g: Tensor, state: mo.Moments, x: Tensor, exchange: Mix) -> tuple[Tensor, mo.Moments]:
         steps = state.steps + 1
-        m = torch.lerp(state.m, g, 1 - decays.a1)                           # used once, not stored
+        m = torch.lerp(state.m, g, 1 - decays.a1)  # used once, not stored
         v = (state.v * decays.a2).addcmul_(g, g, value=1 - decays.a2)
         first, second = (1 - decays.a1**steps, 1 - decays.a2**steps) if corrected else (1.0, 1.0)
-        return m.div_(first).div_(v.div_(second).sqrt_().add_(decays.eps)), state._replace(steps=steps)
+        return m.div_(first).div_(v.div_(second).sqrt_().add_(decays.eps)), state._replace(
+            steps=steps
+        )
 
     return Optimiser(mo.start, update, partial(mo.feed_, feedback=feedback), scratch=3)
 
@@ -224,7 +230,7 @@ def gradient_tracking() -> Optimiser:
         return Tracker(torch.zeros_like(x), torch.zeros_like(x), 0)
 
     def update(g: Tensor, state: Tracker, x: Tensor, exchange: Mix) -> tuple[Tensor, Tracker]:
-        y = exchange(state.y).add_(g).sub_(state.last)                           # zeros at first, so y = g
+        y = exchange(state.y).add_(g).sub_(state.last)  # zeros at first, so y = g
         return y.clone(), Tracker(y, g, state.steps + 1)
 
     return Optimiser(start, update, mixed=1, scratch=4)

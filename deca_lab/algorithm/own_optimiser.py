@@ -27,23 +27,37 @@ def optimiser(
     for what, function, count in (("init", init, (1,)), ("update", update, (2, 3))):
         check(callable(function), f"optimiser.{what}", function, "a function")
         arguments = _arguments(function)
-        fits = arguments is None or any(low <= n <= high for n in count for low, high in (arguments,))
-        check(fits, f"optimiser.{what}", function, f"a function of {' or '.join(map(str, count))} arguments")
+        fits = arguments is None or any(
+            low <= n <= high for n in count for low, high in (arguments,)
+        )
+        check(
+            fits,
+            f"optimiser.{what}",
+            function,
+            f"a function of {' or '.join(map(str, count))} arguments",
+        )
     takes_x = (_arguments(update) or (3, 3))[1] >= 3
 
     def begun(x: Tensor) -> OptState:
         state = init(x)
         _require_rows(state, len(x))
         missing = [name for name in mixed if name not in _names(state)]
-        check(not missing, "mixed", missing, f"names of the state: {', '.join(_names(state)) or 'it has none'}")
+        check(
+            not missing,
+            "mixed",
+            missing,
+            f"names of the state: {', '.join(_names(state)) or 'it has none'}",
+        )
         return state
 
     def stepped(g: Tensor, state: OptState, x: Tensor, exchange: Mix) -> tuple[Tensor, OptState]:
         out = update(g, state, x) if takes_x else update(g, state)
         direction, new = _pair(out)
         check(
-            isinstance(direction, Tensor) and direction.shape == g.shape, "what optimiser.update returns",
-            getattr(direction, "shape", direction), f"a direction of shape {tuple(g.shape)}, and the state",
+            isinstance(direction, Tensor) and direction.shape == g.shape,
+            "what optimiser.update returns",
+            getattr(direction, "shape", direction),
+            f"a direction of shape {tuple(g.shape)}, and the state",
         )
         own = {part.untyped_storage().data_ptr() for part in (x, *tensors(new))}
         shared = direction.untyped_storage().data_ptr() in own  # the loop writes into the direction
@@ -83,9 +97,18 @@ def _arguments(function: Callable[..., Any]) -> tuple[int, int] | None:
 def _require_rows(state: OptState, clients: int) -> None:
     """Raise BadInput unless every leaf is a number, or a tensor with a row for each client."""
     for leaf in leaves(state):
-        sound = len(leaf) == clients if isinstance(leaf, Tensor) and leaf.dim() else isinstance(leaf, int | float | bool)
+        sound = (
+            len(leaf) == clients
+            if isinstance(leaf, Tensor) and leaf.dim()
+            else isinstance(leaf, int | float | bool)
+        )
         what = f"a tensor of shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else leaf
-        check(sound, "what optimiser.init returns", what, f"tensors with {clients} clients on axis 0, and numbers")
+        check(
+            sound,
+            "what optimiser.init returns",
+            what,
+            f"tensors with {clients} clients on axis 0, and numbers",
+        )
 
 
 def _names(state: OptState) -> list[str]:
@@ -93,7 +116,12 @@ def _names(state: OptState) -> list[str]:
 
 
 def _pair(out: Any) -> tuple[Any, OptState]:  # noqa: ANN401 - whatever a user's function returns
-    check(isinstance(out, tuple) and len(out) == 2, "what optimiser.update returns", type(out).__name__, "(direction, state)")
+    check(
+        isinstance(out, tuple) and len(out) == 2,
+        "what optimiser.update returns",
+        type(out).__name__,
+        "(direction, state)",
+    )
     direction, state = out
     return direction, state
 

@@ -19,11 +19,13 @@ class Problem(NamedTuple):
     `exact` gives losses and gradients in closed form where there is one; else they are differentiated.
     """
 
-    start: Params                       # name -> (N, ...)
-    loss: Loss                          # (one client's parameters, one client's batch) -> scalar
-    batches: Callable[[int], Batch]     # inner step -> tensors with axis 0 = N
+    start: Params  # name -> (N, ...)
+    loss: Loss  # (one client's parameters, one client's batch) -> scalar
+    batches: Callable[[int], Batch]  # inner step -> tensors with axis 0 = N
     exact: Gradients | None = None
-    evaluation: Batch | None = None     # as a batch: what measurements are taken on; the batches of step 0 when None
+    evaluation: Batch | None = (
+        None  # as a batch: what measurements are taken on; the batches of step 0 when None
+    )
 
     @property
     def clients(self) -> int:
@@ -38,7 +40,12 @@ def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: in
     """
     n, d = b.shape if b.dim() == 2 else (0, 0)
     fits = b.dim() == 2 and A.shape == (n, d, d) and start.shape == (n, d)
-    check(fits, "A, b, start", (*map(tuple, (A.shape, b.shape, start.shape)),), "of shapes (N, d, d), (N, d), (N, d)")
+    check(
+        fits,
+        "A, b, start",
+        (*map(tuple, (A.shape, b.shape, start.shape)),),
+        "of shapes (N, d, d), (N, d), (N, d)",
+    )
     check(noise >= 0, "noise", noise, "0 or more")
 
     def batches(step: int) -> Batch:

@@ -19,10 +19,16 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 + cos(pi * progress))
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "linear": linear, "cosine": cosine}
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+}
 
 
-def schedule(peak: float, shape: Callable[[float], float], total: int, warmup: int = 0) -> Callable[[int], float]:
+def schedule(
+    peak: float, shape: Callable[[float], float], total: int, warmup: int = 0
+) -> Callable[[int], float]:
     """Return the learning rate by inner step: `warmup` steps up from zero, then `shape` (transformers' get_scheduler)."""
 
     def lr(s: int) -> float:

@@ -37,14 +37,24 @@ def layout(params: Params, names: Sequence[str]) -> Layout:
 
 def flatten(params: Params, names: Sequence[str]) -> Tensor:
     """Return a copy of the named stacked tensors as one matrix (N, D)."""
-    return torch.cat([params[name].flatten(1) if params[name].dim() > 1 else params[name][:, None] for name in names], 1)
+    return torch.cat(
+        [
+            params[name].flatten(1) if params[name].dim() > 1 else params[name][:, None]
+            for name in names
+        ],
+        1,
+    )
 
 
 def unflatten(x: Tensor, where: Layout) -> Params:
     """Return views of X (N, D) under their names and shapes; the inverse of `flatten`."""
-    pieces = torch.split(x, where.sizes, dim=1)  # one cat in the backward pass, where slices would each fill a whole X
+    pieces = torch.split(
+        x, where.sizes, dim=1
+    )  # one cat in the backward pass, where slices would each fill a whole X
     named = zip(where.names, where.shapes, pieces, strict=True)
-    return {n: torch.unflatten(p, 1, s) if len(s) > 1 else p.reshape(len(p), *s) for n, s, p in named}
+    return {
+        n: torch.unflatten(p, 1, s) if len(s) > 1 else p.reshape(len(p), *s) for n, s, p in named
+    }
 
 
 def replicate(params: Params, clients: int) -> Params:

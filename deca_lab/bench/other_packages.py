@@ -25,7 +25,11 @@ from deca_lab.lab.prepare import Lab, prepare
 from deca_lab.network.processes import World, joined
 from deca_lab.runconfig import RunConfig
 
-CLIENTS, STEPS, BLOCK = 4, 12, 4         # clients of Decent-DP, and inner steps that are timed; steps of one of BAdam's visits
+CLIENTS, STEPS, BLOCK = (
+    4,
+    12,
+    4,
+)  # clients of Decent-DP, and inner steps that are timed; steps of one of BAdam's visits
 LR = 1e-3
 
 
@@ -44,7 +48,12 @@ def beside_decent_dp() -> Iterator[Beside]:
         return
     theirs = _over_processes("decent-dp")
     yield Beside("D-Adam, 4 clients, one process", _stacked(), theirs, "Decent-DP in 4 processes")
-    yield Beside("D-Adam, 4 clients, 4 processes", _over_processes("ours"), theirs, "Decent-DP in 4 processes")
+    yield Beside(
+        "D-Adam, 4 clients, 4 processes",
+        _over_processes("ours"),
+        theirs,
+        "Decent-DP in 4 processes",
+    )
 
 
 def beside_badam() -> Iterator[Beside]:
@@ -52,12 +61,30 @@ def beside_badam() -> Iterator[Beside]:
     if find_spec("badam") is None:
         return
     lab = _lab(method="badam", inner_steps=BLOCK, clients=1, ends="frozen")
-    yield Beside("BAdam, one client, a block a layer", _by_visit(_timed(train(lab.plan), lab.plan.steps)), _badam(lab), "BAdam")
+    yield Beside(
+        "BAdam, one client, a block a layer",
+        _by_visit(_timed(train(lab.plan), lab.plan.steps)),
+        _badam(lab),
+        "BAdam",
+    )
 
 
 def _lab(world: World | None = None, **knobs: Any) -> Lab:  # noqa: ANN401 - each has its own knob's type
-    config = RunConfig(**{"model": "small", "corpus": "markov", "context": 64, "batch": 4, "clients": CLIENTS, "eval_windows": 1,
-                          "rounds": 1, "inner_steps": STEPS, "lr": LR, "device": "cpu", **knobs})
+    config = RunConfig(
+        **{
+            "model": "small",
+            "corpus": "markov",
+            "context": 64,
+            "batch": 4,
+            "clients": CLIENTS,
+            "eval_windows": 1,
+            "rounds": 1,
+            "inner_steps": STEPS,
+            "lr": LR,
+            "device": "cpu",
+            **knobs,
+        }
+    )
     return prepare(config, world or World())
 
 
@@ -78,18 +105,30 @@ def _timed(steps: Iterator[Any], count: int) -> list[float]:
 
 def _by_visit(taken: list[float]) -> float:
     """Return the mean over visits of the median of a visit's steps, without its first."""
-    visits = [median(taken[k + 1:k + BLOCK]) for k in range(0, len(taken), BLOCK)]
+    visits = [median(taken[k + 1 : k + BLOCK]) for k in range(0, len(taken), BLOCK)]
     return sum(visits) / len(visits)
 
 
 def _over_processes(name: str) -> float:
     """Return the median seconds of an inner step over four processes, which torchrun starts on this machine."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(CLIENTS),
-               "-m", "deca_lab.bench.other_packages", name, str(STEPS)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(CLIENTS),
+        "-m",
+        "deca_lab.bench.other_packages",
+        name,
+        str(STEPS),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
     if done.returncode or not lines:
-        raise BadInput(f"part others: {name!r} did not run over {CLIENTS} processes: {done.stderr.strip()[-300:]}")
+        raise BadInput(
+            f"part others: {name!r} did not run over {CLIENTS} processes: {done.stderr.strip()[-300:]}"
+        )
     taken: list[float] = json.loads(lines[-1])
     return median(taken[1:])
 
@@ -100,19 +139,29 @@ def _badam(lab: Lab) -> float:
 
     model = lab.model
     prefixes = [[f"transformer.h.{k}."] for k in range(len(lab.plan.blocks))]
-    with warnings.catch_warnings(), redirect_stdout(StringIO()):        # it tells which block is next
-        warnings.simplefilter("ignore")                                 # that the model is in float32
-        optimiser = BlockOptimizer(torch.optim.Adam(model.parameters(), lr=LR), list(model.named_parameters()), prefixes,
-                                   switch_block_every=BLOCK, switch_mode="ascending", verbose=0)
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):  # it tells which block is next
+        warnings.simplefilter("ignore")  # that the model is in float32
+        optimiser = BlockOptimizer(
+            torch.optim.Adam(model.parameters(), lr=LR),
+            list(model.named_parameters()),
+            prefixes,
+            switch_block_every=BLOCK,
+            switch_mode="ascending",
+            verbose=0,
+        )
         return _by_visit(_timed(_steps(model, optimiser, lab, 0), lab.plan.steps))
 
 
-def _steps(model: nn.Module, optimiser: "torch.optim.Optimizer | None", lab: Lab, client: int) -> Iterator[None]:
+def _steps(
+    model: nn.Module, optimiser: "torch.optim.Optimizer | None", lab: Lab, client: int
+) -> Iterator[None]:
     """Train a transformers model on one client's batches: a step for each item; `optimiser` None where the model steps itself."""
     for step in range(lab.plan.steps):
         tokens = lab.plan.problem.batches(step)[0][client]
         logits = model(tokens[:, :-1], use_cache=False).logits
-        torch.autograd.backward(nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
+        torch.autograd.backward(
+            nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        )
         if optimiser is not None:
             optimiser.step()
             optimiser.zero_grad()
@@ -124,7 +173,9 @@ def _decent_dp(world: World, steps: int) -> list[float]:
     from decent_dp.ddp import DecentralizedDataParallel
 
     lab = _lab(method="d-adam", inner_steps=steps)
-    model = DecentralizedDataParallel(lab.model, lambda named: torch.optim.Adam([p for _, p in named], lr=LR), topology="ring")
+    model = DecentralizedDataParallel(
+        lab.model, lambda named: torch.optim.Adam([p for _, p in named], lr=LR), topology="ring"
+    )
     return _timed(_steps(model.train(), None, lab, world.rank), steps)
 
 

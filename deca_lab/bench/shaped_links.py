@@ -31,9 +31,18 @@ from deca_lab.lab.prepare import Lab, prepare
 from deca_lab.network.processes import World, gathered, joined, summed
 from deca_lab.runconfig import RunConfig, from_mapping
 
-CARD = "lan"                             # what every rank calls its network card
-CONFIG = RunConfig(model="small", corpus="markov", clients=4, context=64, batch=1, rounds=1, inner_steps=2, eval_windows=1,
-                   device="cpu")         # messages of 0.4 to 0.8 MB, and of 1 kB for the last norm
+CARD = "lan"  # what every rank calls its network card
+CONFIG = RunConfig(
+    model="small",
+    corpus="markov",
+    clients=4,
+    context=64,
+    batch=1,
+    rounds=1,
+    inner_steps=2,
+    eval_windows=1,
+    device="cpu",
+)  # messages of 0.4 to 0.8 MB, and of 1 kB for the last norm
 CASES = tuple((graph, mbit) for graph in ("ring", "star") for mbit in (20.0, 50.0, 200.0, math.inf))
 REPEATS = 3
 Ranks = list["subprocess.Popen[bytes]"]
@@ -105,12 +114,27 @@ def _plugged(name: str, bridge: str, rank: int, congestion: str) -> None:
     """Make a rank's namespace, with a cable to the bridge."""
     plug = f"plug{rank}"
     _tell("ip", "netns", "add", name)
-    _tell("ip", "-n", bridge, "link", "add", plug, "type", "veth", "peer", "name", CARD, "netns", name)
+    _tell(
+        "ip", "-n", bridge, "link", "add", plug, "type", "veth", "peer", "name", CARD, "netns", name
+    )
     _tell("ip", "-n", bridge, "link", "set", plug, "master", "bridge", "up")
     _tell("ip", "-n", name, "address", "add", f"{address(rank)}/24", "dev", CARD)
     for card in ("lo", CARD):
         _tell("ip", "-n", name, "link", "set", card, "up")
-    _tell("ip", "-n", name, "route", "replace", "10.7.0.0/24", "dev", CARD, "src", address(rank), "congctl", congestion)
+    _tell(
+        "ip",
+        "-n",
+        name,
+        "route",
+        "replace",
+        "10.7.0.0/24",
+        "dev",
+        CARD,
+        "src",
+        address(rank),
+        "congctl",
+        congestion,
+    )
 
 
 def shape(names: Sequence[str], mbit: float, latency: float = 0.0) -> None:
@@ -123,7 +147,11 @@ def shape(names: Sequence[str], mbit: float, latency: float = 0.0) -> None:
     check(latency >= 0, "latency", latency, "0 or more")
     bucket = max(5 * 1514, round(mbit * 1e6 / 8 * 0.002)) if mbit < math.inf else 0
     for name in names:
-        subprocess.run(["tc", "-n", name, "qdisc", "del", "dev", CARD, "root"], capture_output=True, check=False)
+        subprocess.run(
+            ["tc", "-n", name, "qdisc", "del", "dev", CARD, "root"],
+            capture_output=True,
+            check=False,
+        )
         add, where = ["tc", "-n", name, "qdisc", "add", "dev", CARD], ["root"]
         if latency:
             _delay(add, latency)
@@ -135,9 +163,21 @@ def shape(names: Sequence[str], mbit: float, latency: float = 0.0) -> None:
 
 def _delay(add: Sequence[str], latency: float) -> None:
     try:
-        _tell(*add, "root", "handle", "1:", "netem", "delay", f"{round(1e6 * latency)}us", "limit", "100000")
+        _tell(
+            *add,
+            "root",
+            "handle",
+            "1:",
+            "netem",
+            "delay",
+            f"{round(1e6 * latency)}us",
+            "limit",
+            "100000",
+        )
     except BadInput as error:
-        raise BadInput(f"latency = {latency:g} cannot be used: it must be 0 where the kernel has no netem ({error})") from None
+        raise BadInput(
+            f"latency = {latency:g} cannot be used: it must be 0 where the kernel has no netem ({error})"
+        ) from None
 
 
 def _tell(*words: str) -> None:
@@ -145,11 +185,18 @@ def _tell(*words: str) -> None:
     try:
         subprocess.run(words, capture_output=True, check=True, text=True)
     except subprocess.CalledProcessError as error:
-        raise BadInput(f"{' '.join(words)}: {(error.stderr.strip() or 'failed').splitlines()[-1]}") from None
+        raise BadInput(
+            f"{' '.join(words)}: {(error.stderr.strip() or 'failed').splitlines()[-1]}"
+        ) from None
 
 
-def measured(cases: Sequence[tuple[str, float]] = CASES, config: RunConfig = CONFIG, latency: float = 0.0,
-             repeats: int = REPEATS, congestion: str = "cubic") -> Iterator[Compared]:
+def measured(
+    cases: Sequence[tuple[str, float]] = CASES,
+    config: RunConfig = CONFIG,
+    latency: float = 0.0,
+    repeats: int = REPEATS,
+    congestion: str = "cubic",
+) -> Iterator[Compared]:
     """Yield for each (topology, megabits a second) what a config's inner steps take, one client a process: medians.
 
     Start-up, evaluation and a first repeat do not count; `latency` in seconds. The clock is given the seconds of a step that
@@ -163,7 +210,9 @@ def measured(cases: Sequence[tuple[str, float]] = CASES, config: RunConfig = CON
         for (graph, mbit), one, plan in zip(cases, configs, plans, strict=True):
             shape(names, mbit, latency)
             turns = _asked(ranks, one, repeats + 1)[1:]
-            computing, seconds, wire = (_median(turns, name) for name in ("computing", "seconds", "wire"))
+            computing, seconds, wire = (
+                _median(turns, name) for name in ("computing", "seconds", "wire")
+            )
             predicted = clock(plan, network(config.clients, computing, mbit, latency)).seconds
             speed = "unshaped" if mbit == math.inf else f"{mbit:g} Mbit/s"
             case = f"{graph} of {config.clients}, {speed}, {1e3 * latency:g} ms"
@@ -177,16 +226,39 @@ def _median(turns: Sequence[Mapping[str, float]], name: str) -> float:
 @contextmanager
 def _ranks(names: Sequence[str]) -> Iterator[Ranks]:
     """Start a process in each namespace, with the environment that torchrun would give it: no GPU, one thread."""
-    world = {"LOCAL_RANK": "0", "WORLD_SIZE": str(len(names)), "MASTER_ADDR": address(0), "MASTER_PORT": "29500"}
+    world = {
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": str(len(names)),
+        "MASTER_ADDR": address(0),
+        "MASTER_PORT": "29500",
+    }
     here = {"GLOO_SOCKET_IFNAME": CARD, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment = {**os.environ, **world, **here}
     pipe = subprocess.PIPE
     with ExitStack() as stack:
         ranks = []
         for rank, name in enumerate(names):
-            words = ["ip", "netns", "exec", name, sys.executable, "-m", "deca_lab.bench.shaped_links"]
-            ranks.append(stack.enter_context(subprocess.Popen(words, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe,
-                                                              env={**environment, "RANK": str(rank)})))
+            words = [
+                "ip",
+                "netns",
+                "exec",
+                name,
+                sys.executable,
+                "-m",
+                "deca_lab.bench.shaped_links",
+            ]
+            ranks.append(
+                stack.enter_context(
+                    subprocess.Popen(
+                        words,
+                        bufsize=0,
+                        stdin=pipe,
+                        stdout=pipe,
+                        stderr=pipe,
+                        env={**environment, "RANK": str(rank)},
+                    )
+                )
+            )
             stack.callback(ranks[-1].kill)
         yield ranks
 
@@ -238,10 +310,16 @@ def _turn(lab: Lab) -> dict[str, float]:
     unmixed = _times(world, plan._replace(recipe=plan.recipe._replace(mix_every=plan.steps + 1)))
     before = _wire()
     began, ended = _times(world, plan)
-    _meet(world)                                                         # all that was sent has come
+    _meet(world)  # all that was sent has come
     row = [(unmixed[1] - unmixed[0]) / plan.steps, began, ended, _wire() - before]
-    computing, starts, ends, wire = gathered(world, torch.tensor([row], dtype=torch.float64)).unbind(1)
-    return {"computing": float(computing.mean()), "seconds": float(ends.max() - starts.min()), "wire": float(wire.sum())}
+    computing, starts, ends, wire = gathered(
+        world, torch.tensor([row], dtype=torch.float64)
+    ).unbind(1)
+    return {
+        "computing": float(computing.mean()),
+        "seconds": float(ends.max() - starts.min()),
+        "wire": float(wire.sum()),
+    }
 
 
 def _times(world: World, plan: Plan) -> tuple[float, float]:

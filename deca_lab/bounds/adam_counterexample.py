@@ -30,28 +30,49 @@ from deca_lab.errors import check
 from deca_lab.mixing.topology import topology
 
 SOURCE = "arXiv 2109.03194, Theorem 1"
-STILL = Adam(0.0, 0.0, 0.0)      # no momentum: m is the gradient, v its square
+STILL = Adam(0.0, 0.0, 0.0)  # no momentum: m is the gradient, v its square
 USUAL = (0.2, 0.05, 0.01)
-SETTLED = 1e-9                   # what is left of the way to the end after `steps`
+SETTLED = 1e-9  # what is left of the way to the end after `steps`
 
 
-def adam_counterexample(alphas: Sequence[float] = USUAL, centres: tuple[float, float] = (0.0, 1.0),
-                        scales: tuple[float, float] = (2.0, 1.0)) -> Bound:
+def adam_counterexample(
+    alphas: Sequence[float] = USUAL,
+    centres: tuple[float, float] = (0.0, 1.0),
+    scales: tuple[float, float] = (2.0, 1.0),
+) -> Bound:
     """Return the mean model's gradient where the library's dadam ends, one entry an alpha, beside 1/2: equal.
 
     Other `centres` or `scales` make other clients, on which the claim is false. Raises BadInput for an alpha out of range.
     """
     problem = two_clients(centres, scales)
-    lhs = [slope(end(problem, optimisers.local_amsgrad(STILL), alpha), centres, scales) for alpha in alphas]
+    lhs = [
+        slope(end(problem, optimisers.local_amsgrad(STILL), alpha), centres, scales)
+        for alpha in alphas
+    ]
     half = np.full(len(lhs), 0.5)
-    return Bound(np.array(lhs), half, "gradient where dadam ends", SOURCE, axis="alpha", rounding=SETTLED, equal=True)
+    return Bound(
+        np.array(lhs),
+        half,
+        "gradient where dadam ends",
+        SOURCE,
+        axis="alpha",
+        rounding=SETTLED,
+        equal=True,
+    )
 
 
 def repaired(alphas: Sequence[float] = USUAL) -> Bound:
     """Return where the library's d-amsgrad ends beside (1 + 4 c) / (3 + 8 c): equal."""
     lhs = [end(two_clients(), optimisers.amsgrad(STILL, floor=1e-300), alpha) for alpha in alphas]
-    return Bound(np.array(lhs), np.array([tracked_end(alpha) for alpha in alphas]), "where d-amsgrad ends", SOURCE, axis="alpha",
-                 rounding=SETTLED, equal=True)
+    return Bound(
+        np.array(lhs),
+        np.array([tracked_end(alpha) for alpha in alphas]),
+        "where d-amsgrad ends",
+        SOURCE,
+        axis="alpha",
+        rounding=SETTLED,
+        equal=True,
+    )
 
 
 def tracked_end(alpha: float) -> float:
@@ -60,7 +81,9 @@ def tracked_end(alpha: float) -> float:
     return (1 + 4 * c) / (3 + 8 * c)
 
 
-def two_clients(centres: tuple[float, float] = (0.0, 1.0), scales: tuple[float, float] = (2.0, 1.0)) -> Problem:
+def two_clients(
+    centres: tuple[float, float] = (0.0, 1.0), scales: tuple[float, float] = (2.0, 1.0)
+) -> Problem:
     """Return f_i = scale (x - centre)^2 within 1 of the centre, and straight on outside."""
     data = torch.tensor([centres, scales], dtype=torch.float64).T
 
@@ -72,9 +95,13 @@ def two_clients(centres: tuple[float, float] = (0.0, 1.0), scales: tuple[float, 
     return Problem({"x": torch.full((2, 1), -1.0, dtype=torch.float64)}, loss, lambda step: data)
 
 
-def slope(x: float, centres: tuple[float, float] = (0.0, 1.0), scales: tuple[float, float] = (2.0, 1.0)) -> float:
+def slope(
+    x: float, centres: tuple[float, float] = (0.0, 1.0), scales: tuple[float, float] = (2.0, 1.0)
+) -> float:
     """Return f'(x) of the mean problem."""
-    return float(np.mean([2 * s * np.clip(x - c, -1, 1) for c, s in zip(centres, scales, strict=True)]))
+    return float(
+        np.mean([2 * s * np.clip(x - c, -1, 1) for c, s in zip(centres, scales, strict=True)])
+    )
 
 
 def steps(alpha: float) -> int:
@@ -82,18 +109,31 @@ def steps(alpha: float) -> int:
     return int(30 / alpha)
 
 
-def end(problem: Problem, optimiser: Optimiser, alpha: float, combine_first: bool = True, rounds: int = 1) -> float:
+def end(
+    problem: Problem,
+    optimiser: Optimiser,
+    alpha: float,
+    combine_first: bool = True,
+    rounds: int = 1,
+) -> float:
     """Return the mean model at the end of a run, averaged over its last fifth; `rounds` restarts of the moments."""
     check(0 < alpha <= 0.5, "alpha", alpha, "above 0 and at most 1/2")
-    recipe = tr.Recipe(rounds, steps(alpha) // rounds, lambda s: alpha, optimiser, combine_first=combine_first)
+    recipe = tr.Recipe(
+        rounds, steps(alpha) // rounds, lambda s: alpha, optimiser, combine_first=combine_first
+    )
     plan = tr.plan(problem, whole(["x"]), topology("complete", 2), recipe)
-    means = [float(state.blocks[0].mean()) for state, _ in tr.train(plan, engine=looped)]      # faster for two numbers
-    return float(np.mean(means[-max(len(means) // 5, 1):]))
+    means = [
+        float(state.blocks[0].mean()) for state, _ in tr.train(plan, engine=looped)
+    ]  # faster for two numbers
+    return float(np.mean(means[-max(len(means) // 5, 1) :]))
 
 
 def examples(seed: int = 0) -> dict[str, Bound]:
     """Return both ends for three learning rates; nothing is random."""
-    return {"dadam: the gradient is 1/2": adam_counterexample((0.2, 0.05)), "d-amsgrad: on the way to 1/3": repaired((0.2, 0.05))}
+    return {
+        "dadam: the gradient is 1/2": adam_counterexample((0.2, 0.05)),
+        "d-amsgrad: on the way to 1/3": repaired((0.2, 0.05)),
+    }
 
 
 def broken(seed: int = 0) -> Bound:

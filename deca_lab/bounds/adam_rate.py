@@ -29,8 +29,17 @@ from deca_lab.mixing.topology import Topology
 SOURCE = "arXiv 2003.02395, its theorem without momentum, re-derived"
 
 
-def adam_rate(landscape: Landscape, alpha: float, a2: float, steps: int, lam: float = 0.1, noise: float = 0.0, copies: int = 16,
-              steepest: float | None = None, seed: int = 0) -> Bound:
+def adam_rate(
+    landscape: Landscape,
+    alpha: float,
+    a2: float,
+    steps: int,
+    lam: float = 0.1,
+    noise: float = 0.0,
+    copies: int = 16,
+    steepest: float | None = None,
+    seed: int = 0,
+) -> Bound:
     """Return both sides at N = 1 .. `steps`, the left one from the library's Adam, a mean over `copies` with noise of their own.
 
     `noise`: each coordinate's gradient is off by plus or minus so much. `steepest` says another G - noise than the
@@ -39,27 +48,46 @@ def adam_rate(landscape: Landscape, alpha: float, a2: float, steps: int, lam: fl
     G = (landscape.steepest if steepest is None else steepest) + noise
     squared = squares(landscape, alpha, a2, steps, lam, noise, copies, seed)
     lhs = squared.mean(1).cumsum() / np.arange(1, steps + 1)
-    return Bound(lhs, right(landscape, G, alpha, a2, steps, lam), "mean squared gradient of Adam", SOURCE)
+    return Bound(
+        lhs, right(landscape, G, alpha, a2, steps, lam), "mean squared gradient of Adam", SOURCE
+    )
 
 
 def right(landscape: Landscape, G: float, alpha: float, a2: float, steps: int, lam: float) -> Array:
     """Return the right side at N = 1 .. `steps`."""
-    check(np.isfinite(G) and G > 0, "steepest", G, "finite and above 0: the claim needs bounded gradients")
+    check(
+        np.isfinite(G) and G > 0,
+        "steepest",
+        G,
+        "finite and above 0: the claim needs bounded gradients",
+    )
     first, often = parts(landscape, G, alpha, a2, lam)
     many = np.arange(1, steps + 1)
     often_each: Array = np.log(1 + G**2 / ((1 - a2) * lam**2)) / many - np.log(a2)
     return first / many + often * often_each
 
 
-def parts(landscape: Landscape, G: float, alpha: float, a2: float, lam: float) -> tuple[float, float]:
+def parts(
+    landscape: Landscape, G: float, alpha: float, a2: float, lam: float
+) -> tuple[float, float]:
     """Return 2 H (F(x_0) - F*) / alpha, and E_0, what a summed squared direction costs."""
     d, H = landscape.data.shape[1], G + lam
     gap = landscape.mean(landscape.start) - landscape.lowest
-    return 2 * H * gap / alpha, 4 * d * H * G / (1 - a2) ** 0.5 + alpha * d * H * landscape.smoothness / (1 - a2)
+    return 2 * H * gap / alpha, 4 * d * H * G / (
+        1 - a2
+    ) ** 0.5 + alpha * d * H * landscape.smoothness / (1 - a2)
 
 
-def squares(landscape: Landscape, alpha: float, a2: float, steps: int, lam: float = 0.1, noise: float = 0.0, copies: int = 16,
-            seed: int = 0) -> Array:
+def squares(
+    landscape: Landscape,
+    alpha: float,
+    a2: float,
+    steps: int,
+    lam: float = 0.1,
+    noise: float = 0.0,
+    copies: int = 16,
+    seed: int = 0,
+) -> Array:
     """Return ||grad F(x_n)||^2 (steps, copies) before every step: each copy is a client whom nobody hears."""
     check(len(landscape.data) == 1, "landscape", len(landscape.data), "of one client")
     check(0 < a2 < 1, "a2", a2, "between 0 and 1")
@@ -67,12 +95,21 @@ def squares(landscape: Landscape, alpha: float, a2: float, steps: int, lam: floa
     check(steps >= 1 and copies >= 1, "steps, copies", (steps, copies), "1 or more")
     many = landscape._replace(data=landscape.data.repeat(copies, 1))
     isolated = Topology("nobody", (np.eye(copies),))
-    run = trace(many, Setting(isolated, 1, 1, steps, alpha, mo.Adam(0.0, a2, lam), noise=noise, seed=seed))
+    run = trace(
+        many, Setting(isolated, 1, 1, steps, alpha, mo.Adam(0.0, a2, lam), noise=noise, seed=seed)
+    )
     return np.array([many.gradients(step.before).square().sum(1).numpy() for step in run])
 
 
-def slopes(landscape: Landscape, lengths: Sequence[int], c: float = 1.0, lam: float = 0.1, noise: float = 0.5, copies: int = 16,
-           seed: int = 0) -> tuple[Fit, float, Points, Array]:
+def slopes(
+    landscape: Landscape,
+    lengths: Sequence[int],
+    c: float = 1.0,
+    lam: float = 0.1,
+    noise: float = 0.5,
+    copies: int = 16,
+    seed: int = 0,
+) -> tuple[Fit, float, Points, Array]:
     """Return the run's slope over N with its interval, the bound's, the runs, and the bound at each N of `lengths`.
 
     Each N has a run of its own, with alpha = c / sqrt(N) and a2 = 1 - 1/N: the choice that makes the claim a rate.

@@ -22,17 +22,32 @@ SOURCE = "derived, Cauchy and Schwarz"
 USUAL = mo.Adam()  # a1 = 0.9, a2 = 0.999, eps = 1e-8
 
 
-def adam_step(gradients: Array, adam: mo.Adam = USUAL, h: Array | None = None,
-              b1: float = 0.9, b2: float = 0.999) -> Bound:
+def adam_step(
+    gradients: Array,
+    adam: mo.Adam = USUAL,
+    h: Array | None = None,
+    b1: float = 0.9,
+    b2: float = 0.999,
+) -> Bound:
     """Return both sides at t = 1 .. T for gradients (T, N, D), the left one by the library's own Adam: largest coordinate.
 
     `h` (T, N, D) breaks a hypothesis: it is fed into the moments after each step, with `b1`, `b2`, as DECA's feedback.
     Raises BadInput for a shape, a1, a2 or eps that the claim does not speak of.
     """
     gradients = np.asarray(gradients, dtype=np.float64)
-    check(gradients.ndim == 3 and gradients.size > 0, "gradients", gradients.shape, "of shape (steps, clients, columns)")
+    check(
+        gradients.ndim == 3 and gradients.size > 0,
+        "gradients",
+        gradients.shape,
+        "of shape (steps, clients, columns)",
+    )
     fed = gradients if h is None else h
-    check(np.shape(fed) == gradients.shape, "h", np.shape(fed), f"of the gradients' shape {gradients.shape}")
+    check(
+        np.shape(fed) == gradients.shape,
+        "h",
+        np.shape(fed),
+        f"of the gradients' shape {gradients.shape}",
+    )
     _in_range(adam)
     lhs = steps_taken(gradients, adam, h, b1, b2)
     return Bound(lhs, constants(len(gradients), adam), "Adam's step", SOURCE)
@@ -42,7 +57,9 @@ def constants(steps: int, adam: mo.Adam = USUAL) -> Array:
     """Return C_1 .. C_steps."""
     _in_range(adam)
     t = np.arange(1, steps + 1)
-    series = np.cumsum((adam.a1**2 / adam.a2) ** (t - 1.0))  # 1 + q + ... + q^(t-1), for q = 1 and above as well
+    series = np.cumsum(
+        (adam.a1**2 / adam.a2) ** (t - 1.0)
+    )  # 1 + q + ... + q^(t-1), for q = 1 and above as well
     C: Array = (1 - adam.a1) / (1 - adam.a1**t) * np.sqrt((1 - adam.a2**t) / (1 - adam.a2) * series)
     return C
 
@@ -69,8 +86,9 @@ def witness(steps: int, adam: mo.Adam = USUAL, largest: float = 1.0) -> Array:
     return largest * (ratio**exponent)[:, None, None]
 
 
-def steps_taken(gradients: Array, adam: mo.Adam, h: Array | None = None, b1: float = 0.9,
-                b2: float = 0.999) -> Array:
+def steps_taken(
+    gradients: Array, adam: mo.Adam, h: Array | None = None, b1: float = 0.9, b2: float = 0.999
+) -> Array:
     """Return max |direction| (T,) of the library's Adam over gradients (T, N, D), `h` being fed back after each step."""
     feedback = mo.Feedback(None if h is None else mo.printed, mo.raw, b1, b2)
     fed = torch.from_numpy(np.zeros_like(gradients) if h is None else np.array(h, dtype=np.float64))
@@ -94,7 +112,10 @@ def examples(seed: int = 0) -> dict[str, Bound]:
     """Return wild random gradients and the witness, 200 steps each."""
     wild = np.random.default_rng([seed, 0xAD]).standard_t(1.1, (200, 4, 25))
     exact = USUAL._replace(eps=0.0)
-    return {"random gradients": adam_step(wild), "the witness": adam_step(witness(200, exact), exact)}
+    return {
+        "random gradients": adam_step(wild),
+        "the witness": adam_step(witness(200, exact), exact),
+    }
 
 
 def broken(seed: int = 0) -> Bound:

@@ -10,7 +10,6 @@ Tight       no, by a factor of hundreds: the line |m| / sqrt(u) <= G / sqrt(eps)
 Proof       theory/amsgrad_consensus.ipynb.
 """
 
-
 import numpy as np
 from torch import Tensor
 
@@ -31,8 +30,17 @@ SOURCE = "arXiv 2109.03194"
 USUAL = Adam()
 
 
-def amsgrad_consensus(landscape: Landscape, topology: Topology, alpha: float, steps: int, floor: float = 1e-3,
-                      adam: Adam = USUAL, noise: float = 0.0, seed: int = 0, sharper: bool = False) -> Bound:
+def amsgrad_consensus(
+    landscape: Landscape,
+    topology: Topology,
+    alpha: float,
+    steps: int,
+    floor: float = 1e-3,
+    adam: Adam = USUAL,
+    noise: float = 0.0,
+    seed: int = 0,
+    sharper: bool = False,
+) -> Bound:
     """Return both sides after 1 .. `steps` steps of the library's decentralised AMSGrad with that floor.
 
     `sharper` puts the largest direction seen in place of G / sqrt(eps). Raises BadInput for numbers out of range.
@@ -47,8 +55,16 @@ def amsgrad_consensus(landscape: Landscape, topology: Topology, alpha: float, st
     return Bound(lhs, rhs, "consensus of decentralised AMSGrad", SOURCE, rounding=1e-28)
 
 
-def run(landscape: Landscape, topology: Topology, alpha: float, steps: int, floor: float, adam: Adam, noise: float,
-        seed: int) -> tuple[Array, float, float]:
+def run(
+    landscape: Landscape,
+    topology: Topology,
+    alpha: float,
+    steps: int,
+    floor: float,
+    adam: Adam,
+    noise: float,
+    seed: int,
+) -> tuple[Array, float, float]:
     """Return the consensus distance (steps,), the largest |gradient| and the largest |direction| of a run."""
     amsgrad, seen = optimisers.amsgrad(adam, floor), []
 
@@ -59,8 +75,13 @@ def run(landscape: Landscape, topology: Topology, alpha: float, steps: int, floo
         return direction, state
 
     problem, blocks = as_problem(landscape, 1, noise, seed)
-    recipe = tr.Recipe(1, steps, lambda s: alpha, amsgrad._replace(update=update), combine_first=True)
-    distances = [consensus_distance(state.blocks[0]) for state, _ in tr.train(tr.plan(problem, blocks, topology, recipe))]
+    recipe = tr.Recipe(
+        1, steps, lambda s: alpha, amsgrad._replace(update=update), combine_first=True
+    )
+    distances = [
+        consensus_distance(state.blocks[0])
+        for state, _ in tr.train(tr.plan(problem, blocks, topology, recipe))
+    ]
     G, longest = np.array(seen).max(0)
     return np.array(distances), float(G), float(longest)
 
@@ -68,10 +89,16 @@ def run(landscape: Landscape, topology: Topology, alpha: float, steps: int, floo
 def examples(seed: int = 0) -> dict[str, Bound]:
     """Return quadratics and valleys with noise on a ring, the sharper form, and two clients that pull apart."""
     ring, pair = topology("ring", 8), topology(np.array([[0.9, 0.1], [0.1, 0.9]]))
-    return {"quadratics": amsgrad_consensus(quadratics(seed=seed), ring, 0.01, 80, noise=0.3, seed=seed),
-            "valleys": amsgrad_consensus(valleys(seed=seed), ring, 0.01, 80, noise=0.3, seed=seed),
-            "quadratics, sharper": amsgrad_consensus(quadratics(seed=seed), ring, 0.01, 80, noise=0.3, seed=seed, sharper=True),
-            "tug of war, sharper": amsgrad_consensus(tug_of_war(), pair, 0.01, 80, sharper=True)}
+    return {
+        "quadratics": amsgrad_consensus(
+            quadratics(seed=seed), ring, 0.01, 80, noise=0.3, seed=seed
+        ),
+        "valleys": amsgrad_consensus(valleys(seed=seed), ring, 0.01, 80, noise=0.3, seed=seed),
+        "quadratics, sharper": amsgrad_consensus(
+            quadratics(seed=seed), ring, 0.01, 80, noise=0.3, seed=seed, sharper=True
+        ),
+        "tug of war, sharper": amsgrad_consensus(tug_of_war(), pair, 0.01, 80, sharper=True),
+    }
 
 
 def broken(seed: int = 0) -> Bound:

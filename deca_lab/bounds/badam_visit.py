@@ -24,8 +24,15 @@ from deca_lab.mixing.topology import topology
 SOURCE = "derived, in the form of arXiv 2404.02827 (9)"
 
 
-def badam_visit(landscape: Landscape, alpha: float, steps: int, blocks: int = 2, rounds: int = 3, lam: float = 0.1,
-                paper: bool = False) -> Bound:
+def badam_visit(
+    landscape: Landscape,
+    alpha: float,
+    steps: int,
+    blocks: int = 2,
+    rounds: int = 3,
+    lam: float = 0.1,
+    paper: bool = False,
+) -> Bound:
     """Return the decrease that is guaranteed and the one that the library's run makes, a visit each.
 
     The landscape has one client. `paper`: the guarantee alpha K / (8 G). Raises BadInput for more clients or lambda = 0;
@@ -34,26 +41,58 @@ def badam_visit(landscape: Landscape, alpha: float, steps: int, blocks: int = 2,
     run = _run(landscape, alpha, steps, blocks, rounds, lam)
     G = steepest(run)
     share = 1 / (8 * G) if paper else 1 / (2 * (G + lam))
-    first, last = run[::steps], run[steps - 1::steps]
+    first, last = run[::steps], run[steps - 1 :: steps]
     promised = [alpha * steps * share * float(one.g.square().sum()) for one in first]
-    got = [landscape.mean(a.before[0]) - landscape.mean(b.after[0]) for a, b in zip(first, last, strict=True)]
+    got = [
+        landscape.mean(a.before[0]) - landscape.mean(b.after[0])
+        for a, b in zip(first, last, strict=True)
+    ]
     size = max(abs(landscape.mean(one.before[0])) for one in first)
-    return Bound(np.array(promised), np.array(got), "decrease of a BAdam visit", SOURCE, axis="visit", rounding=4e-16 * size)
+    return Bound(
+        np.array(promised),
+        np.array(got),
+        "decrease of a BAdam visit",
+        SOURCE,
+        axis="visit",
+        rounding=4e-16 * size,
+    )
 
 
-def badam_rate(landscape: Landscape, alpha: float, steps: int, blocks: int = 2, rounds: int = 3, lam: float = 0.1) -> Bound:
+def badam_rate(
+    landscape: Landscape,
+    alpha: float,
+    steps: int,
+    blocks: int = 2,
+    rounds: int = 3,
+    lam: float = 0.1,
+) -> Bound:
     """Return the mean squared gradient of the blocks at the starts of their first V visits, and its bound, V = 1, 2 ..."""
     run = _run(landscape, alpha, steps, blocks, rounds, lam)
     squares = np.array([float(one.g.square().sum()) for one in run[::steps]])
     many = np.arange(1, len(squares) + 1)
-    promised = 2 * (steepest(run) + lam) * (landscape.mean(landscape.start) - landscape.lowest) / (alpha * steps * many)
-    return Bound(squares.cumsum() / many, promised, "mean squared gradient of BAdam's blocks", SOURCE, axis="visit")
+    promised = (
+        2
+        * (steepest(run) + lam)
+        * (landscape.mean(landscape.start) - landscape.lowest)
+        / (alpha * steps * many)
+    )
+    return Bound(
+        squares.cumsum() / many,
+        promised,
+        "mean squared gradient of BAdam's blocks",
+        SOURCE,
+        axis="visit",
+    )
 
 
-def _run(landscape: Landscape, alpha: float, steps: int, blocks: int, rounds: int, lam: float) -> list[Step]:
+def _run(
+    landscape: Landscape, alpha: float, steps: int, blocks: int, rounds: int, lam: float
+) -> list[Step]:
     check(len(landscape.data) == 1, "landscape", len(landscape.data), "of one client")
     check(lam > 0, "lam", lam, "above 0")
-    return trace(landscape, Setting(topology("complete", 1), blocks, rounds, steps, alpha, mo.Adam(eps=lam)))
+    return trace(
+        landscape, Setting(topology("complete", 1), blocks, rounds, steps, alpha, mo.Adam(eps=lam))
+    )
 
 
 def steepest(run: list[Step]) -> float:
@@ -75,11 +114,18 @@ def papers_step(L: float, G: float, steps: int, lam: float) -> float:
 def examples(seed: int = 0) -> dict[str, Bound]:
     """Return quadratics and valleys of one client at the largest step, and the paper's own constants on both."""
     cases = {}
-    for name, land in (("quadratics", quadratics(1, seed=seed)), ("valleys", valleys(1, seed=seed))):
+    for name, land in (
+        ("quadratics", quadratics(1, seed=seed)),
+        ("valleys", valleys(1, seed=seed)),
+    ):
         G = min(land.steepest, 10.0)
         cases[name] = badam_visit(land, largest_step(land.smoothness, G, 6, 0.1), 6)
-        cases[f"{name}, (9) of the paper"] = badam_visit(land, papers_step(land.smoothness, G, 6, 0.1), 6, paper=True)
-        cases[f"{name}, rate"] = badam_rate(land, largest_step(land.smoothness, G, 6, 0.1), 6, rounds=30)
+        cases[f"{name}, (9) of the paper"] = badam_visit(
+            land, papers_step(land.smoothness, G, 6, 0.1), 6, paper=True
+        )
+        cases[f"{name}, rate"] = badam_rate(
+            land, largest_step(land.smoothness, G, 6, 0.1), 6, rounds=30
+        )
     return cases
 
 

@@ -31,26 +31,45 @@ def block_consensus(landscape: Landscape, setting: Setting) -> Bound:
     Raises BadInput for decays that `feedback_step` does not speak of.
     """
     fed = setting.feedback
-    C = constants(setting.inner_steps, setting.adam, *((fed.b1, fed.b2) if fed.signal else (1.0, 1.0)))
+    C = constants(
+        setting.inner_steps, setting.adam, *((fed.b1, fed.b2) if fed.signal else (1.0, 1.0))
+    )
     rho, lhs, rhs, size = second_singular_value(setting.topology.at(0)), [], [], []
     for step in trace(landscape, setting):
         if step.turn == 1:
             allowed = disagreement(step.before[:, step.columns])
-        allowed = rho * (allowed + setting.lr * step.direction.numel() ** 0.5 * float(C[step.turn - 1]))
+        allowed = rho * (
+            allowed + setting.lr * step.direction.numel() ** 0.5 * float(C[step.turn - 1])
+        )
         lhs.append(disagreement(step.after[:, step.columns]))
         rhs.append(allowed)
         size.append(float(step.after.norm()))
-    rounding = np.finfo(float).eps * len(landscape.data) * np.array(size) * setting.inner_steps   # N sums a mixing, R mixings
-    return Bound(np.array(lhs), np.array(rhs), "consensus within a visit", SOURCE, axis="inner step", rounding=rounding)
+    rounding = (
+        np.finfo(float).eps * len(landscape.data) * np.array(size) * setting.inner_steps
+    )  # N sums a mixing, R mixings
+    return Bound(
+        np.array(lhs),
+        np.array(rhs),
+        "consensus within a visit",
+        SOURCE,
+        axis="inner step",
+        rounding=rounding,
+    )
 
 
 def others_kept(landscape: Landscape, setting: Setting) -> Bound:
     """Return the other blocks' disagreement after each inner step beside that before it: equal, to the last bit."""
     steps, d = trace(landscape, setting), landscape.data.shape[1]
     rest = [_others(step.columns, d) for step in steps]
-    after = [disagreement(step.after[:, columns]) for step, columns in zip(steps, rest, strict=True)]
-    before = [disagreement(step.before[:, columns]) for step, columns in zip(steps, rest, strict=True)]
-    return Bound(np.array(after), np.array(before), "the other blocks", SOURCE, axis="inner step", equal=True)
+    after = [
+        disagreement(step.after[:, columns]) for step, columns in zip(steps, rest, strict=True)
+    ]
+    before = [
+        disagreement(step.before[:, columns]) for step, columns in zip(steps, rest, strict=True)
+    ]
+    return Bound(
+        np.array(after), np.array(before), "the other blocks", SOURCE, axis="inner step", equal=True
+    )
 
 
 def _others(columns: slice, d: int) -> Tensor:
@@ -69,14 +88,20 @@ def examples(seed: int = 0) -> dict[str, Bound]:
     pair = Setting(_pair(0.75), 1, 1, 24, 0.02, mo.Adam(eps=1e-12))
     fed = pair._replace(feedback=mo.Feedback(mo.downhill, mo.raw, 0.9, 0.9))
     hills, war = quadratics(seed=seed), tug_of_war()
-    return {"quadratics on a ring": block_consensus(hills, ring), "tug of war": block_consensus(war, pair),
-            "tug of war, feedback": block_consensus(war, fed), "blocks that wait": others_kept(hills, ring)}
+    return {
+        "quadratics on a ring": block_consensus(hills, ring),
+        "tug of war": block_consensus(war, pair),
+        "tug of war, feedback": block_consensus(war, fed),
+        "blocks that wait": others_kept(hills, ring),
+    }
 
 
 def broken(seed: int = 0) -> Bound:
     """Return the tug of war at a larger learning rate than the right side's: its steps exceed C_s learning rates."""
     pair = Setting(_pair(0.75), 1, 1, 24, 0.02, mo.Adam(eps=1e-12))
-    return block_consensus(tug_of_war(), pair)._replace(lhs=block_consensus(tug_of_war(), pair._replace(lr=0.03)).lhs)
+    return block_consensus(tug_of_war(), pair)._replace(
+        lhs=block_consensus(tug_of_war(), pair._replace(lr=0.03)).lhs
+    )
 
 
 def _pair(share: float) -> Topology:

@@ -32,11 +32,17 @@ class Bound(NamedTuple):
     @property
     def finite(self) -> bool:
         """Say whether every number of both sides is finite."""
-        return bool(np.isfinite(self.lhs).all() and np.isfinite(self.rhs).all() and np.isfinite(self.rounding).all())
+        return bool(
+            np.isfinite(self.lhs).all()
+            and np.isfinite(self.rhs).all()
+            and np.isfinite(self.rounding).all()
+        )
 
     def within(self, rtol: float = 1e-9) -> NDArray[np.bool_]:
         """Return for each entry whether lhs <= rhs (1 + rtol) + rounding, and from below where `equal`; never if not finite."""
-        lhs, rhs, rounding = map(np.atleast_1d, np.broadcast_arrays(self.lhs, self.rhs, self.rounding))
+        lhs, rhs, rounding = map(
+            np.atleast_1d, np.broadcast_arrays(self.lhs, self.rhs, self.rounding)
+        )
         there = np.isfinite(lhs) & np.isfinite(rhs) & np.isfinite(rounding)
         lhs, rhs, rounding = (np.where(there, side, 0.0) for side in (lhs, rhs, rounding))
         above, slack = lhs - rhs, rtol * np.abs(rhs) + rounding
@@ -53,7 +59,9 @@ class Bound(NamedTuple):
 
         NaN where a number is not finite or, unless the claim is an equality, rhs is below 0.
         """
-        lhs, rhs, rounding = map(np.atleast_1d, np.broadcast_arrays(self.lhs, self.rhs, self.rounding))
+        lhs, rhs, rounding = map(
+            np.atleast_1d, np.broadcast_arrays(self.lhs, self.rhs, self.rounding)
+        )
         size = np.abs(rhs) if self.equal else rhs
         silent = np.isnan(lhs) | np.isnan(rhs) | (size < -rounding)
         ends = np.where(silent, np.nan, np.where(lhs <= rounding, 0.0, np.inf))

@@ -36,7 +36,7 @@ from deca_lab.lab.ledger import Meter
 from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "derived"
-SMALL_TENSORS = 0.01                                       # of the peak: counts, scalars, indices
+SMALL_TENSORS = 0.01  # of the peak: counts, scalars, indices
 
 
 class Run(NamedTuple):
@@ -48,14 +48,19 @@ class Run(NamedTuple):
     rounds: int
     inner_steps: int
     mix_every: int = 1
-    tracked: int = 0           # matrices that travel besides X
+    tracked: int = 0  # matrices that travel besides X
     half: bool = False
-    state: int = 2             # matrices that the optimiser holds
+    state: int = 2  # matrices that the optimiser holds
 
 
 def sent(run: Run) -> int:
     """Return the bytes that all clients send, for blocks visited in turn and mix_every that divides a visit."""
-    check(run.inner_steps % run.mix_every == 0, "mix_every", run.mix_every, f"a divisor of the {run.inner_steps} inner steps")
+    check(
+        run.inner_steps % run.mix_every == 0,
+        "mix_every",
+        run.mix_every,
+        f"a divisor of the {run.inner_steps} inner steps",
+    )
     each = run.rounds * (run.inner_steps // run.mix_every) * 2 * run.edges * 4 * (1 + run.tracked)
     return each * sum(run.widths)
 
@@ -78,8 +83,16 @@ def adapter_numbers(rank: int, shapes: Mapping[str, tuple[int, int]]) -> int:
     return sum(rank * (inside + outside) for inside, outside in shapes.values())
 
 
-def laid_out(shapes: Mapping[str, tuple[int, ...]], cut: Sequence[Block], graph: Topology, optimiser: Optimiser, rounds: int = 2,
-             inner_steps: int = 4, mix_every: int = 1, half: bool = False) -> tr.Plan:
+def laid_out(
+    shapes: Mapping[str, tuple[int, ...]],
+    cut: Sequence[Block],
+    graph: Topology,
+    optimiser: Optimiser,
+    rounds: int = 2,
+    inner_steps: int = 4,
+    mix_every: int = 1,
+    half: bool = False,
+) -> tr.Plan:
     """Return the plan of a run whose parameters have these shapes (of one client); the loss is linear: costs do not mind."""
     kind = torch.bfloat16 if half else torch.float32
     start = {name: torch.zeros(graph.n, *shape, dtype=kind) for name, shape in shapes.items()}
@@ -98,7 +111,9 @@ def measured(plan: tr.Plan) -> tuple[int, int]:
     meter, most = Meter(), 0
 
     def engine(loss: Loss) -> Gradients:
-        def gradients(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        def gradients(
+            x: Tensor, where: Layout, rest: Params, batch: Batch
+        ) -> tuple[Tensor, Tensor]:
             result = stacked(loss)(x, where, rest, batch)
             meter.most = 0
             return result
@@ -108,7 +123,9 @@ def measured(plan: tr.Plan) -> tuple[int, int]:
     state = tr.begin(plan)
     steps = tr.train(plan, state, engine, donate=True)
     for _ in range(plan.steps):
-        meter.watch([*state.blocks, *(t for moments in state.moments.values() for t in tensors(moments))])
+        meter.watch(
+            [*state.blocks, *(t for moments in state.moments.values() for t in tensors(moments))]
+        )
         with meter:
             state, _ = next(steps)
         most = max(most, meter.most)
@@ -122,16 +139,35 @@ def costs(plan: tr.Plan, misstate: Callable[[Run], Run] = lambda run: run) -> Bo
     """
     run = misstate(facts(plan))
     rhs = np.array([float(sent(run)), float(held(run))])
-    return Bound(np.array(measured(plan), dtype=np.float64), rhs, "bytes sent and held", SOURCE, axis="entry",
-                 rounding=np.array([0.0, SMALL_TENSORS * rhs[1]]), equal=True)
+    return Bound(
+        np.array(measured(plan), dtype=np.float64),
+        rhs,
+        "bytes sent and held",
+        SOURCE,
+        axis="entry",
+        rounding=np.array([0.0, SMALL_TENSORS * rhs[1]]),
+        equal=True,
+    )
 
 
 def facts(plan: tr.Plan) -> Run:
     """Return what the closed forms need of a plan."""
-    widths, edges = tuple(where.width for where in plan.layouts), int(np.triu(plan.topology.messages(0), 1).sum())
+    widths, edges = (
+        tuple(where.width for where in plan.layouts),
+        int(np.triu(plan.topology.messages(0), 1).sum()),
+    )
     half = next(iter(plan.problem.start.values())).element_size() < 4
-    return Run(widths, edges, plan.topology.n, plan.recipe.rounds, plan.recipe.inner_steps, plan.recipe.mix_every,
-               plan.recipe.optimiser.mixed, half, plan.recipe.optimiser.matrices)
+    return Run(
+        widths,
+        edges,
+        plan.topology.n,
+        plan.recipe.rounds,
+        plan.recipe.inner_steps,
+        plan.recipe.mix_every,
+        plan.recipe.optimiser.mixed,
+        half,
+        plan.recipe.optimiser.matrices,
+    )
 
 
 def blocks_of(sizes: Sequence[int]) -> tuple[dict[str, tuple[int, ...]], tuple[Block, ...]]:
@@ -144,15 +180,23 @@ def examples(seed: int = 0) -> dict[str, Bound]:
     """Return DECA with unequal blocks, in half precision, mixed seldom; all parameters at once; its repair; LoRA of rank 8."""
     ring, plain = topology("ring", 6), adam(Adam(), Feedback(None, raw, 1.0, 1.0))
     equal, lora = blocks_of([6000] * 4), {"A": (8, 256), "B": (768, 8)}
-    return {"DECA, unequal blocks": costs(laid_out(*blocks_of([5000, 12000, 7000]), ring, plain)),
-            "DECA, half precision": costs(laid_out(*equal, ring, plain, half=True)),
-            "DECA, mixed every 2 steps": costs(laid_out(*equal, ring, plain, mix_every=2)),
-            "all parameters at once": costs(laid_out(*blocks_of([24000]), ring, plain)),
-            "DECA, second moments mixed": costs(laid_out(*equal, ring, mixed_adam(Adam(), Feedback(None, raw, 1.0, 1.0)))),
-            "LoRA, rank 8": costs(laid_out(lora, whole(list(lora)), ring, plain))}
+    return {
+        "DECA, unequal blocks": costs(laid_out(*blocks_of([5000, 12000, 7000]), ring, plain)),
+        "DECA, half precision": costs(laid_out(*equal, ring, plain, half=True)),
+        "DECA, mixed every 2 steps": costs(laid_out(*equal, ring, plain, mix_every=2)),
+        "all parameters at once": costs(laid_out(*blocks_of([24000]), ring, plain)),
+        "DECA, second moments mixed": costs(
+            laid_out(*equal, ring, mixed_adam(Adam(), Feedback(None, raw, 1.0, 1.0)))
+        ),
+        "LoRA, rank 8": costs(laid_out(lora, whole(list(lora)), ring, plain)),
+    }
 
 
 def broken(seed: int = 0) -> Bound:
     """Return unequal blocks beside the closed form of equal ones, M + 4 M / B."""
-    plan = laid_out(*blocks_of([5000, 12000, 7000]), topology("ring", 6), adam(Adam(), Feedback(None, raw, 1.0, 1.0)))
+    plan = laid_out(
+        *blocks_of([5000, 12000, 7000]),
+        topology("ring", 6),
+        adam(Adam(), Feedback(None, raw, 1.0, 1.0)),
+    )
     return costs(plan, lambda run: run._replace(widths=(sum(run.widths) // 3,) * 3))

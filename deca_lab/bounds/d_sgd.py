@@ -44,11 +44,17 @@ class Case(NamedTuple):
     L: float
     sigma: float
     zeta: float
-    gap: float                                      # f(x_0) - f*, or more
+    gap: float  # f(x_0) - f*, or more
 
 
-def d_sgd(case: Case, W: Array | Topology, gamma: float, steps: int, seeds: Sequence[int] = (0,),
-          combine_first: bool = False) -> Bound:
+def d_sgd(
+    case: Case,
+    W: Array | Topology,
+    gamma: float,
+    steps: int,
+    seeds: Sequence[int] = (0,),
+    combine_first: bool = False,
+) -> Bound:
     """Return both sides at K = 1 .. `steps`, the left one from the library's own runs, as a mean over `seeds`.
 
     Where sigma = 0 one seed is exact; else the left side is a Monte-Carlo mean, whose error `runs` lets one measure.
@@ -61,22 +67,42 @@ def d_sgd(case: Case, W: Array | Topology, gamma: float, steps: int, seeds: Sequ
     return Bound(lhs, first / many + second + third, "decentralised SGD", SOURCE)
 
 
-def disagreement(case: Case, W: Array | Topology, gamma: float, steps: int, seeds: Sequence[int] = (0,),
-                 combine_first: bool = False) -> Bound:
+def disagreement(
+    case: Case,
+    W: Array | Topology,
+    gamma: float,
+    steps: int,
+    seeds: Sequence[int] = (0,),
+    combine_first: bool = False,
+) -> Bound:
     """Return both sides of the proof's bound on E (1/n) sum_i ||x_i - xbar||^2 after 1 .. `steps` steps."""
     _, distances, size = runs(case, W, gamma, steps + 1, seeds, combine_first)
     rhs = np.full(steps, terms(case, W, gamma, combine_first)[2] / case.L**2)
-    lost = np.finfo(float).eps * _topology(W).n * np.sqrt(size.max(0)).cumsum()[:-1]    # N products and sums a mixing
-    return Bound(distances.mean(0)[1:], rhs, "disagreement of decentralised SGD", SOURCE, rounding=2 * lost * rhs**0.5 + lost**2)
+    lost = (
+        np.finfo(float).eps * _topology(W).n * np.sqrt(size.max(0)).cumsum()[:-1]
+    )  # N products and sums a mixing
+    return Bound(
+        distances.mean(0)[1:],
+        rhs,
+        "disagreement of decentralised SGD",
+        SOURCE,
+        rounding=2 * lost * rhs**0.5 + lost**2,
+    )
 
 
-def terms(case: Case, W: Array | Topology, gamma: float, combine_first: bool = False) -> tuple[float, float, float]:
+def terms(
+    case: Case, W: Array | Topology, gamma: float, combine_first: bool = False
+) -> tuple[float, float, float]:
     """Return the right side's three terms: the start (to be divided by K), the mean's noise, the disagreement."""
     rho, n = _rho(W), _topology(W).n
     check(gamma > 0, "gamma", gamma, "above 0")
     scattered = 4 * case.zeta**2 / (1 - rho) ** 2 + 2 * case.sigma**2 / (1 - rho)
     kept = 1.0 if combine_first else rho**2
-    return 2 * case.gap / gamma, case.L * gamma * case.sigma**2 / n, case.L**2 * gamma**2 * kept * scattered
+    return (
+        2 * case.gap / gamma,
+        case.L * gamma * case.sigma**2 / n,
+        case.L**2 * gamma**2 * kept * scattered,
+    )
 
 
 def largest_step(L: float, rho: float, combine_first: bool = False) -> float:
@@ -86,8 +112,14 @@ def largest_step(L: float, rho: float, combine_first: bool = False) -> float:
     return min(1 / L, (1 - rho) / (2 * L * mixed)) if mixed > 0 else 1 / L
 
 
-def runs(case: Case, W: Array | Topology, gamma: float, steps: int, seeds: Sequence[int],
-         combine_first: bool = False) -> tuple[Array, Array, Array]:
+def runs(
+    case: Case,
+    W: Array | Topology,
+    gamma: float,
+    steps: int,
+    seeds: Sequence[int],
+    combine_first: bool = False,
+) -> tuple[Array, Array, Array]:
     """Return ||grad f(xbar_k)||^2, the disagreement and (1/n) sum ||x_i||^2, each (seeds, steps), at k = 0 .. steps - 1."""
     check(isinstance(steps, int) and steps >= 1, "steps", steps, "a whole number from 1 up")
     check(len(seeds) > 0, "seeds", seeds, "one seed or more")
@@ -97,7 +129,9 @@ def runs(case: Case, W: Array | Topology, gamma: float, steps: int, seeds: Seque
         problem = case.problem(seed)
         plan = tr.plan(problem, whole(list(problem.start)), _topology(W), recipe)
         states = [tr.begin(plan), *(state for state, _ in tr.train(plan))][:steps]
-        squared[i] = [np.square(case.gradient(state.blocks[0].mean(0).numpy())).sum() for state in states]
+        squared[i] = [
+            np.square(case.gradient(state.blocks[0].mean(0).numpy())).sum() for state in states
+        ]
         distances[i] = [stacking.consensus_distance(state.blocks[0]) for state in states]
         size[i] = [float(state.blocks[0].square().sum()) / problem.clients for state in states]
     return squared, distances, size
@@ -114,10 +148,18 @@ def quadratic(A: Array, b: Array, x0: Array, noise: float = 0.0) -> Case:
     def problem(seed: int) -> Problem:
         stacked = (np.repeat(np.asarray(part, dtype=np.float64)[None], n, 0) for part in (A, x0))
         hessians, start = map(torch.from_numpy, stacked)
-        return quadratics(hessians, torch.from_numpy(np.array(b, dtype=np.float64)), start, noise, seed)
+        return quadratics(
+            hessians, torch.from_numpy(np.array(b, dtype=np.float64)), start, noise, seed
+        )
 
-    return Case(problem, lambda x: A @ x - mean, float(np.linalg.norm(A, 2)), noise * len(x0) ** 0.5,
-                _spread(b), float(away @ A @ away / 2))
+    return Case(
+        problem,
+        lambda x: A @ x - mean,
+        float(np.linalg.norm(A, 2)),
+        noise * len(x0) ** 0.5,
+        _spread(b),
+        float(away @ A @ away / 2),
+    )
 
 
 def bumps(a: Array, b: Array, x0: Array, noise: float = 0.0) -> Case:
@@ -126,11 +168,22 @@ def bumps(a: Array, b: Array, x0: Array, noise: float = 0.0) -> Case:
     The b_i must sum to zero, so that f >= 0 = f*. zeta is exact where all a_i are equal, else at least as large as it is.
     """
     a, b, x0 = (np.asarray(part, dtype=np.float64) for part in (a, b, x0))
-    check(bool(np.abs(b.sum(0)).max() < 1e-12), "b", b.sum(0).tolist(), "of rows that sum to zero, or f has no least value")
-    gaps = np.abs(a[:, None] - a[None])                                        # (N, N, d)
+    check(
+        bool(np.abs(b.sum(0)).max() < 1e-12),
+        "b",
+        b.sum(0).tolist(),
+        "of rows that sum to zero, or f has no least value",
+    )
+    gaps = np.abs(a[:, None] - a[None])  # (N, N, d)
     shifted = np.sqrt(np.square(np.minimum(2 * gaps, 2 * STEEPEST)).sum() / (2 * len(a) ** 2))
-    return Case(partial(_bumps, a, b, x0, noise), lambda x: _slope(x - a).mean(0), 2.0, noise * len(x0) ** 0.5,
-                float(shifted) + _spread(b), float(np.mean(np.sum((x0 - a) ** 2 / (1 + (x0 - a) ** 2), axis=1))))
+    return Case(
+        partial(_bumps, a, b, x0, noise),
+        lambda x: _slope(x - a).mean(0),
+        2.0,
+        noise * len(x0) ** 0.5,
+        float(shifted) + _spread(b),
+        float(np.mean(np.sum((x0 - a) ** 2 / (1 + (x0 - a) ** 2), axis=1))),
+    )
 
 
 def _bumps(a: Array, b: Array, x0: Array, noise: float, seed: int) -> Problem:
@@ -138,7 +191,7 @@ def _bumps(a: Array, b: Array, x0: Array, noise: float, seed: int) -> Problem:
 
     def batches(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         xi = np.random.default_rng([seed, step, 0xB0]).standard_normal(b.shape)
-        return centres, tilts + noise * torch.from_numpy(xi)                    # a random tilt is additive noise
+        return centres, tilts + noise * torch.from_numpy(xi)  # a random tilt is additive noise
 
     def loss(params: stacking.Params, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         u = (params["x"] - batch[0]).square()
@@ -163,14 +216,23 @@ def _topology(W: Array | Topology) -> Topology:
 def _rho(W: Array | Topology) -> float:
     """Return the largest rho of the matrices in turn."""
     rho = max(second_singular_value(M) for M in _topology(W).matrices)
-    check(rho < 1, "W", rho, "a doubly stochastic matrix with rho below 1, or the clients never agree")
+    check(
+        rho < 1, "W", rho, "a doubly stochastic matrix with rho below 1, or the clients never agree"
+    )
     return rho
 
 
 # ---- cases for the table
 
 
-def usual(kind: str = "quadratic", clients: int = 8, d: int = 5, noise: float = 0.5, spread: float = 1.0, seed: int = 0) -> Case:
+def usual(
+    kind: str = "quadratic",
+    clients: int = 8,
+    d: int = 5,
+    noise: float = 0.5,
+    spread: float = 1.0,
+    seed: int = 0,
+) -> Case:
     """Return a random case of a kind: "quadratic", "tilted" or "shifted" bumps; `spread` says how far clients differ."""
     rng = np.random.default_rng([seed, 0xD5D])
     b = spread * rng.standard_normal((clients, d))
@@ -195,7 +257,9 @@ def examples(seed: int = 0) -> dict[str, Bound]:
     return {
         "quadratics, no noise": d_sgd(exact, ring, largest_step(exact.L, rho) / 2, 150),
         "quadratics, noise, 4 seeds": d_sgd(noisy, ring, largest_step(noisy.L, rho) / 2, 60, seeds),
-        "bumps, noise, combine first": d_sgd(bumpy, ring, largest_step(2, rho, True), 60, seeds, combine_first=True),
+        "bumps, noise, combine first": d_sgd(
+            bumpy, ring, largest_step(2, rho, True), 60, seeds, combine_first=True
+        ),
         "disagreement, no noise": disagreement(exact, ring, largest_step(exact.L, rho) / 2, 100),
     }
 

@@ -78,13 +78,20 @@ def turns(steps: int, adam: mo.Adam, b1: float = 1.0, b2: float = 1.0) -> Turns:
     one, two = 1 - adam.a1**r, 1 - adam.a2**r
     shifted = [np.concatenate([[0.0], np.cumsum(x)[:-1]]) for x in (w.eta, w.mu)]
     old = np.array([lag(w.alpha, C, t) for t in range(1, steps + 1)])
-    return Turns(C, np.cumsum(w.alpha) / one, shifted[0] / one, np.cumsum(w.alpha**2) / one**2, old / one,
-                 np.cumsum(w.beta) / two, shifted[1] / two)
+    return Turns(
+        C,
+        np.cumsum(w.alpha) / one,
+        shifted[0] / one,
+        np.cumsum(w.alpha**2) / one**2,
+        old / one,
+        np.cumsum(w.beta) / two,
+        shifted[1] / two,
+    )
 
 
 def lag(alpha: Array, C: Array, t: int) -> float:
     """Return sum_s alpha_(t-s) (C_s + .. + C_(t-1)): over how many bounded steps the gradients in m_hat_t are old."""
-    return float(sum(alpha[t - s] * C[s - 1:t - 1].sum() for s in range(1, t + 1)))
+    return float(sum(alpha[t - s] * C[s - 1 : t - 1].sum() for s in range(1, t + 1)))
 
 
 def apart(known: Known, lr: float, t: Turns) -> float:
@@ -128,19 +135,31 @@ def theta(low: float, high: float) -> float:
     return (1 / math.sqrt(low) - 1 / math.sqrt(high)) ** 2
 
 
-def right_side(known: Known, setting: Setting, divisors: tuple[float, float] | None = None) -> Array:
+def right_side(
+    known: Known, setting: Setting, divisors: tuple[float, float] | None = None
+) -> Array:
     """Return the right side after S = 1 .. T B R inner steps; the widest block stands for each.
 
     `divisors` are bounds on what clients divide by, such as those seen in a run; without them eps and G' + eps.
     """
     fed = setting.feedback
-    check(fed.signal is None or fed.scale is mo.raw, "feedback", fed, "raw: a discrepancy over the learning rate is not small")
+    check(
+        fed.signal is None or fed.scale is mo.raw,
+        "feedback",
+        fed,
+        "raw: a discrepancy over the learning rate is not small",
+    )
     t = turns(setting.inner_steps, setting.adam, *((fed.b1, fed.b2) if fed.signal else (1.0, 1.0)))
-    low, high = divisors or (setting.adam.eps, largest_root(known, setting.lr, t) + setting.adam.eps)
+    low, high = divisors or (
+        setting.adam.eps,
+        largest_root(known, setting.lr, t) + setting.adam.eps,
+    )
     return assembled(known, setting, t, low, high, np.full(setting.inner_steps, theta(low, high)))
 
 
-def assembled(known: Known, setting: Setting, t: Turns, low: float, high: float, thetas: Array) -> Array:
+def assembled(
+    known: Known, setting: Setting, t: Turns, low: float, high: float, thetas: Array
+) -> Array:
     """Return the right side (S,) from its parts: clients divide by numbers from `low` to `high`, `thetas` (R,) is theirs."""
     error = np.sqrt(thetas) * spread(known, setting.lr, t) + stale(known, setting.lr, t) / low**0.5
     each = error**2 / (2 * t.omega) + known.smoothness * setting.lr * t.C**2 * max(known.widths) / 2
@@ -159,14 +178,33 @@ def known(landscape: Landscape, setting: Setting, steps: list[Step] | None = Non
     """Return what is known of a landscape and a setting; the largest gradient from the steps where the landscape has none."""
     d = landscape.data.shape[1]
     widths = tuple(len(part) for part in torch.tensor_split(torch.arange(d), setting.blocks))
-    seen = max((float(step.g.abs().max()) for step in steps), default=0.0) if steps else landscape.steepest + setting.noise
-    check(np.isfinite(seen), "steps", "none", "given: this landscape's gradients have no bound of their own")
+    seen = (
+        max((float(step.g.abs().max()) for step in steps), default=0.0)
+        if steps
+        else landscape.steepest + setting.noise
+    )
+    check(
+        np.isfinite(seen),
+        "steps",
+        "none",
+        "given: this landscape's gradients have no bound of their own",
+    )
     gap = landscape.mean(landscape.start) - landscape.lowest
-    return Known(landscape.smoothness, gap, seen, landscape.zeta, setting.noise * max(widths)**0.5,
-                 second_singular_value(setting.topology.at(0)), len(landscape.data), widths)
+    return Known(
+        landscape.smoothness,
+        gap,
+        seen,
+        landscape.zeta,
+        setting.noise * max(widths) ** 0.5,
+        second_singular_value(setting.topology.at(0)),
+        len(landscape.data),
+        widths,
+    )
 
 
-def deca_descent(landscape: Landscape, setting: Setting, seeds: int = 1, observed: bool = False) -> Bound:
+def deca_descent(
+    landscape: Landscape, setting: Setting, seeds: int = 1, observed: bool = False
+) -> Bound:
     """Return both sides after S = 1 .. T B R inner steps of the library's DECA, the left one the mean over `seeds` runs.
 
     `observed`: the right side with the smallest and largest numbers that clients really divided by. With noise the left
@@ -175,15 +213,21 @@ def deca_descent(landscape: Landscape, setting: Setting, seeds: int = 1, observe
     runs = [trace(landscape, setting._replace(seed=setting.seed + i)) for i in range(seeds)]
     lhs, error = left_side(landscape, runs)
     steps = [step for run in runs for step in run]
-    rhs = right_side(known(landscape, setting, steps), setting, divided_by(steps) if observed else None)
-    return Bound(lhs, rhs, "descent of DECA's mean model", SOURCE, axis="inner step", rounding=error)
+    rhs = right_side(
+        known(landscape, setting, steps), setting, divided_by(steps) if observed else None
+    )
+    return Bound(
+        lhs, rhs, "descent of DECA's mean model", SOURCE, axis="inner step", rounding=error
+    )
 
 
 def left_side(landscape: Landscape, runs: list[list[Step]]) -> tuple[Array, Array]:
     """Return the mean over runs of (1/S) sum_s || grad_k(s) f(xbar_s) ||^2 for every S, and its standard error (0 for one)."""
-    squares = np.array([_squares(landscape, run) for run in runs])                # (runs, S)
+    squares = np.array([_squares(landscape, run) for run in runs])  # (runs, S)
     each = squares.cumsum(1) / np.arange(1, len(runs[0]) + 1)
-    return each.mean(0), each.std(0, ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else np.zeros(each.shape[1])
+    return each.mean(0), each.std(0, ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else np.zeros(
+        each.shape[1]
+    )
 
 
 def _squares(landscape: Landscape, run: list[Step]) -> list[float]:
@@ -205,7 +249,11 @@ def lines(landscape: Landscape, setting: Setting, steps: list[Step]) -> dict[str
     """Return every line of the proof along a run without noise: both sides at each inner step."""
     check(setting.noise == 0, "noise", setting.noise, "0: with noise the lines hold in expectation")
     facts, fed = known(landscape, setting, steps), setting.feedback.signal is not None
-    t = turns(setting.inner_steps, setting.adam, *((setting.feedback.b1, setting.feedback.b2) if fed else (1.0, 1.0)))
+    t = turns(
+        setting.inner_steps,
+        setting.adam,
+        *((setting.feedback.b1, setting.feedback.b2) if fed else (1.0, 1.0)),
+    )
     rows = [_line(landscape, setting, step, t) for step in steps]
     table = np.array([list(row.values()) for row in rows])
     left = dict(zip(rows[0], table.T, strict=True))
@@ -220,12 +268,18 @@ def lines(landscape: Landscape, setting: Setting, steps: list[Step]) -> dict[str
         "5a denominators, by the range": (left["e1"], (M**2 / 4 * high * left["spread"] ** 2)),
         "5b denominators, by the mean": (left["e1"], theta(low, high) * left["spread"] ** 2),
         "6 stale mean": (left["stale"], stale(facts, setting.lr, t)[r]),
-        "7 both errors": (left["error"], theta(low, high) ** 0.5 * left["spread"] + left["stale"] / low**0.5),
+        "7 both errors": (
+            left["error"],
+            theta(low, high) ** 0.5 * left["spread"] + left["stale"] / low**0.5,
+        ),
         "8 Young": (left["young"], left["young bound"]),
         "9 largest denominator": (left["squared"] / high, left["in P"]),
     }
     tiny = 1e-12
-    return {name: Bound(a, b, name, SOURCE, axis="inner step", rounding=tiny) for name, (a, b) in sides.items()}
+    return {
+        name: Bound(a, b, name, SOURCE, axis="inner step", rounding=tiny)
+        for name, (a, b) in sides.items()
+    }
 
 
 def _line(landscape: Landscape, setting: Setting, step: Step, t: Turns) -> dict[str, float]:
@@ -239,12 +293,17 @@ def _line(landscape: Landscape, setting: Setting, step: Step, t: Turns) -> dict[
     in_p = float((p * gradient.square()).sum())
     inner = float(gradient @ u_bar)
     return {
-        "direction": float(step.direction.abs().max()), "apart": float((step.before - xbar).square().sum(1).mean().sqrt()),
+        "direction": float(step.direction.abs().max()),
+        "apart": float((step.before - xbar).square().sum(1).mean().sqrt()),
         "descent": landscape.mean(after) - landscape.mean(xbar) + lr * inner,
         "descent bound": L * lr**2 / 2 * float(u_bar.square().sum()),
-        "spread": float((step.m_hat - m_bar).square().sum(1).mean().sqrt()), "e1": float((e1.square() / p).sum()),
-        "stale": float((m_bar - omega * gradient).norm()), "error": error**0.5,
-        "young": omega / 2 * in_p - error / (2 * omega), "young bound": inner, "squared": float(gradient.square().sum()),
+        "spread": float((step.m_hat - m_bar).square().sum(1).mean().sqrt()),
+        "e1": float((e1.square() / p).sum()),
+        "stale": float((m_bar - omega * gradient).norm()),
+        "error": error**0.5,
+        "young": omega / 2 * in_p - error / (2 * omega),
+        "young bound": inner,
+        "squared": float(gradient.square().sum()),
         "in P": in_p,
     }
 
@@ -252,11 +311,22 @@ def _line(landscape: Landscape, setting: Setting, step: Step, t: Turns) -> dict[
 def examples(seed: int = 0) -> dict[str, Bound]:
     """Return valleys without feedback, quadratics with the printed one, and the same with what was really divided by."""
     ring = topology("ring", 4)
-    fed = Setting(ring, 2, 4, 6, 0.02, mo.Adam(0.9, 0.999, 0.1), mo.Feedback(mo.printed, mo.raw, 0.9, 0.999), seed=seed)
+    fed = Setting(
+        ring,
+        2,
+        4,
+        6,
+        0.02,
+        mo.Adam(0.9, 0.999, 0.1),
+        mo.Feedback(mo.printed, mo.raw, 0.9, 0.999),
+        seed=seed,
+    )
     plain = fed._replace(feedback=mo.Feedback(None, mo.raw, 1.0, 1.0))
-    return {"valleys, no feedback": deca_descent(valleys(4, 6, seed=seed), plain),
-            "quadratics, printed feedback": deca_descent(quadratics(4, 6, seed=seed), fed),
-            "the same, divisors seen": deca_descent(quadratics(4, 6, seed=seed), fed, observed=True)}
+    return {
+        "valleys, no feedback": deca_descent(valleys(4, 6, seed=seed), plain),
+        "quadratics, printed feedback": deca_descent(quadratics(4, 6, seed=seed), fed),
+        "the same, divisors seen": deca_descent(quadratics(4, 6, seed=seed), fed, observed=True),
+    }
 
 
 def broken(seed: int = 0) -> Bound:
@@ -264,4 +334,6 @@ def broken(seed: int = 0) -> Bound:
     hills = quadratics(4, 1, zeta=3.0, far=0.0, seed=seed, lonely=True)
     setting = Setting(topology("complete", 4), 1, 80, 6, 1e-2, mo.Adam(0.0, 0.5, 0.1), seed=seed)
     bound = deca_descent(hills, setting)
-    return bound._replace(rhs=right_side(known(hills._replace(zeta=0.0), setting, trace(hills, setting)), setting))
+    return bound._replace(
+        rhs=right_side(known(hills._replace(zeta=0.0), setting, trace(hills, setting)), setting)
+    )

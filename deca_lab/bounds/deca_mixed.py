@@ -32,7 +32,9 @@ from deca_lab.mixing.topology import topology
 SOURCE = "derived here"
 
 
-def deca_mixed(landscape: Landscape, setting: Setting, seeds: int = 1, repaired: bool = True) -> Bound:
+def deca_mixed(
+    landscape: Landscape, setting: Setting, seeds: int = 1, repaired: bool = True
+) -> Bound:
     """Return both sides after S = 1 .. T B R inner steps, the left one of the library's DECA with mixed second moments.
 
     `repaired=False` runs DECA itself against the same right side, which does not speak of it. With noise the left side is
@@ -40,14 +42,18 @@ def deca_mixed(landscape: Landscape, setting: Setting, seeds: int = 1, repaired:
     """
     _plain(setting)
     optimiser = _optimiser(setting) if repaired else None
-    runs = [trace(landscape, setting._replace(seed=setting.seed + i), optimiser) for i in range(seeds)]
+    runs = [
+        trace(landscape, setting._replace(seed=setting.seed + i), optimiser) for i in range(seeds)
+    ]
     lhs, error = left_side(landscape, runs)
     facts = known(landscape, setting, [step for run in runs for step in run])
     t = mixed_turns(setting, len(landscape.data))
     low, G = setting.adam.eps, facts.steepest
     reach = np.minimum(G, np.sqrt(G**2 * (facts.clients / 2) ** 0.5 * shares(setting)))
     rhs = assembled(facts, setting, t, low, G + low, np.array([theta(low, low + r) for r in reach]))
-    return Bound(lhs, rhs, "descent with mixed second moments", SOURCE, axis="inner step", rounding=error)
+    return Bound(
+        lhs, rhs, "descent with mixed second moments", SOURCE, axis="inner step", rounding=error
+    )
 
 
 def agreement(landscape: Landscape, setting: Setting) -> Bound:
@@ -58,7 +64,14 @@ def agreement(landscape: Landscape, setting: Setting) -> Bound:
     lhs = np.array([float((v - v.mean(0)).norm(dim=0).max()) for v in v_hat])
     G, S = max(float(step.g.abs().max()) for step in steps), shares(setting)
     rhs = G**2 * len(landscape.data) ** 0.5 / 2 * S[[step.turn - 1 for step in steps]]
-    return Bound(lhs, rhs, "agreement of mixed second moments", SOURCE, axis="inner step", rounding=1e-14 * G**2 * len(v_hat[0]))
+    return Bound(
+        lhs,
+        rhs,
+        "agreement of mixed second moments",
+        SOURCE,
+        axis="inner step",
+        rounding=1e-14 * G**2 * len(v_hat[0]),
+    )
 
 
 def shares(setting: Setting) -> Array:
@@ -76,9 +89,16 @@ def mixed_turns(setting: Setting, clients: int) -> Turns:
     for j in range(setting.inner_steps):
         powers = W @ powers
         own[j] = np.diag(powers).min()
-    check(bool((own > 0).all()), "W", own.min(), "of positive diagonal in all powers: a client must hear itself")
+    check(
+        bool((own > 0).all()),
+        "W",
+        own.min(),
+        "of positive diagonal in all powers: a client must hear itself",
+    )
     r = np.arange(1, setting.inner_steps + 1)
-    C = np.sqrt((1 - setting.adam.a2**r) * np.cumsum(w.alpha**2 / (w.beta * own))) / (1 - setting.adam.a1**r)
+    C = np.sqrt((1 - setting.adam.a2**r) * np.cumsum(w.alpha**2 / (w.beta * own))) / (
+        1 - setting.adam.a1**r
+    )
     plain = turns(setting.inner_steps, setting.adam)
     old = np.array([lag(w.alpha, C, t) for t in range(1, setting.inner_steps + 1)])
     return plain._replace(C=C, lag=old / (1 - setting.adam.a1**r))
@@ -95,17 +115,29 @@ def _optimiser(setting: Setting) -> Optimiser:
 
 
 def _plain(setting: Setting) -> None:
-    check(setting.feedback.signal is None, "feedback", setting.feedback, "none: the claim does not speak of it")
+    check(
+        setting.feedback.signal is None,
+        "feedback",
+        setting.feedback,
+        "none: the claim does not speak of it",
+    )
 
 
 def examples(seed: int = 0) -> dict[str, Bound]:
     """Return the agreement on a ring and where it is attained, and the descent of clients that differ much."""
     ring, all_ = Setting(topology("ring", 8), 2, 3, 8, 0.02, seed=seed), topology("complete", 4)
-    pair = Setting(topology(np.array([[0.75, 0.25], [0.25, 0.75]])), 1, 1, 12, 0.01, mo.Adam(eps=1e-12))
+    pair = Setting(
+        topology(np.array([[0.75, 0.25], [0.25, 0.75]])), 1, 1, 12, 0.01, mo.Adam(eps=1e-12)
+    )
     hills = quadratics(4, 1, zeta=3.0, far=2.0, seed=seed, lonely=True)
-    return {"agreement on a ring": agreement(quadratics(seed=seed), ring), "agreement, one pulls": agreement(one_pulls(), pair),
-            "descent, complete graph": deca_mixed(hills, Setting(all_, 1, 80, 6, 1e-2, mo.Adam(0.0, 0.5, 0.1), seed=seed)),
-            "descent, ring": deca_mixed(quadratics(seed=seed), ring)}
+    return {
+        "agreement on a ring": agreement(quadratics(seed=seed), ring),
+        "agreement, one pulls": agreement(one_pulls(), pair),
+        "descent, complete graph": deca_mixed(
+            hills, Setting(all_, 1, 80, 6, 1e-2, mo.Adam(0.0, 0.5, 0.1), seed=seed)
+        ),
+        "descent, ring": deca_mixed(quadratics(seed=seed), ring),
+    }
 
 
 def broken(seed: int = 0) -> Bound:

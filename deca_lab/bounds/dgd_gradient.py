@@ -62,7 +62,12 @@ def run(landscape: Landscape, topology: Topology, alpha: float, steps: int) -> l
     check(alpha > 0, "alpha", alpha, "above 0")
     check(bool(np.allclose(W, W.T)), "topology", topology.name, "of a symmetric W")
     problem, blocks = as_problem(landscape, 1)
-    plan = tr.plan(problem, blocks, topology, tr.Recipe(1, steps, lambda s: alpha, optimisers.sgd(), combine_first=True))
+    plan = tr.plan(
+        problem,
+        blocks,
+        topology,
+        tr.Recipe(1, steps, lambda s: alpha, optimisers.sgd(), combine_first=True),
+    )
     return [tr.begin(plan).blocks[0], *(state.blocks[0] for state, _ in tr.train(plan))]
 
 
@@ -74,10 +79,12 @@ def witness(clients: int = 4) -> Landscape:
 def examples(seed: int = 0) -> dict[str, Bound]:
     """Return gradients and disagreement on quadratics and valleys at the largest step, and the witness."""
     ring, hills, dales = topology("ring", 8), quadratics(zeta=3.0, seed=seed), valleys(seed=seed)
-    return {"quadratics": dgd_gradient(hills, ring, largest_step(hills, ring), 60),
-            "valleys": dgd_gradient(dales, ring, largest_step(dales, ring), 60),
-            "quadratics, disagreement": disagreement(hills, ring, largest_step(hills, ring), 60),
-            "the witness": dgd_gradient(witness(), topology("complete", 4), 0.5, 5)}
+    return {
+        "quadratics": dgd_gradient(hills, ring, largest_step(hills, ring), 60),
+        "valleys": dgd_gradient(dales, ring, largest_step(dales, ring), 60),
+        "quadratics, disagreement": disagreement(hills, ring, largest_step(hills, ring), 60),
+        "the witness": dgd_gradient(witness(), topology("complete", 4), 0.5, 5),
+    }
 
 
 def broken(seed: int = 0) -> Bound:

@@ -34,8 +34,18 @@ SOURCE = "derived; Yuan, Ling and Yin 2016"
 Factor = Callable[[Array], float]  # M (Nd, Nd) -> the factor of one step
 
 
-def dgd_quadratics(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int,
-                   combine_first: bool = True, weighted: bool = False, factor: Factor | None = None, noise: float = 0.0) -> Bound:
+def dgd_quadratics(
+    W: Array,
+    A: Array,
+    b: Array,
+    X0: Array,
+    alpha: float,
+    steps: int,
+    combine_first: bool = True,
+    weighted: bool = False,
+    factor: Factor | None = None,
+    noise: float = 0.0,
+) -> Bound:
     """Return both sides at k = 1 .. `steps`, the left one by the library's own `train` with its `sgd`.
 
     To see what breaks, `factor` stands in for the 2-norm, such as `spectral_radius`; `noise` is that of each coordinate.
@@ -45,18 +55,30 @@ def dgd_quadratics(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps:
     M = step_matrix(W, A, alpha, combine_first)
     S = root(W, A, alpha, combine_first) if weighted else np.eye(len(M))
     settled = fixed_point(W, A, b, alpha, combine_first)
-    lhs = [float(np.linalg.norm(S @ (x - settled).ravel())) for x in trajectory(W, A, b, X0, alpha, steps, combine_first, noise)]
+    lhs = [
+        float(np.linalg.norm(S @ (x - settled).ravel()))
+        for x in trajectory(W, A, b, X0, alpha, steps, combine_first, noise)
+    ]
     inside = S @ M @ np.linalg.inv(S) if weighted else M
     q = (factor or largest_singular_value)((inside + inside.T) / 2 if weighted else inside)
     rhs = q ** np.arange(1, steps + 1) * lhs[0]
-    return Bound(np.array(lhs[1:]), rhs, "DGD on quadratics", SOURCE,
-                 rounding=_rounding(M, A, b, settled, lhs[0], alpha, steps))
+    return Bound(
+        np.array(lhs[1:]),
+        rhs,
+        "DGD on quadratics",
+        SOURCE,
+        rounding=_rounding(M, A, b, settled, lhs[0], alpha, steps),
+    )
 
 
 def step_matrix(W: Array, A: Array, alpha: float, combine_first: bool = True) -> Array:
     """Return M (Nd, Nd) of X_(k+1) - X* = M (X_k - X*), client by client."""
     mixing, hessian = np.kron(W, np.eye(A.shape[1])), block_diagonal(A)
-    return mixing - alpha * hessian if combine_first else mixing @ (np.eye(len(hessian)) - alpha * hessian)
+    return (
+        mixing - alpha * hessian
+        if combine_first
+        else mixing @ (np.eye(len(hessian)) - alpha * hessian)
+    )
 
 
 def block_diagonal(A: Array) -> Array:
@@ -69,7 +91,12 @@ def block_diagonal(A: Array) -> Array:
 def fixed_point(W: Array, A: Array, b: Array, alpha: float, combine_first: bool = True) -> Array:
     """Return X* (N, d), the models that a step leaves where they are; raise BadInput unless there is exactly one."""
     gap = np.eye(b.size) - step_matrix(W, A, alpha, combine_first)
-    check(bool(np.linalg.cond(gap) < 1e13), "W, A, alpha", alpha, "such that I - M is invertible, for one fixed point only")
+    check(
+        bool(np.linalg.cond(gap) < 1e13),
+        "W, A, alpha",
+        alpha,
+        "such that I - M is invertible, for one fixed point only",
+    )
     return np.linalg.solve(gap, alpha * (b if combine_first else W @ b).ravel()).reshape(b.shape)
 
 
@@ -81,13 +108,20 @@ def largest_step(W: Array, A: Array, combine_first: bool = True) -> float:
 
 def root(W: Array, A: Array, alpha: float, combine_first: bool = False) -> Array:
     """Return S = (I - alpha A)^(1/2) (Nd, Nd); raise BadInput where the weighted norm does not exist or does not apply."""
-    check(not combine_first and np.allclose(W, W.T, rtol=0, atol=1e-14), "weighted", True, "for adapt then combine, W symmetric")
+    check(
+        not combine_first and np.allclose(W, W.T, rtol=0, atol=1e-14),
+        "weighted",
+        True,
+        "for adapt then combine, W symmetric",
+    )
     values, vectors = np.linalg.eigh(np.eye(A.shape[1]) - alpha * A)
     check(bool(values.min() > 0), "alpha", alpha, "below 1 / L for the weighted norm")
     return block_diagonal(np.einsum("iak,ik,ick->iac", vectors, np.sqrt(values), vectors))
 
 
-def witness(W: Array, A: Array, alpha: float, combine_first: bool = True, weighted: bool = False) -> Array:
+def witness(
+    W: Array, A: Array, alpha: float, combine_first: bool = True, weighted: bool = False
+) -> Array:
     """Return the X_0 - X* (N, d) of unit length that one step shrinks least: a right singular vector, S^-1 of it if weighted."""
     M = step_matrix(W, A, alpha, combine_first)
     S = root(W, A, alpha, combine_first) if weighted else np.eye(len(M))
@@ -107,8 +141,16 @@ def spectral_radius(M: Array) -> float:
     return float(np.abs(np.linalg.eigvals(M)).max())
 
 
-def trajectory(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int, combine_first: bool = True,
-               noise: float = 0.0) -> Array:
+def trajectory(
+    W: Array,
+    A: Array,
+    b: Array,
+    X0: Array,
+    alpha: float,
+    steps: int,
+    combine_first: bool = True,
+    noise: float = 0.0,
+) -> Array:
     """Return X_0 .. X_steps (steps + 1, N, d) as the library trains them, with plain gradient descent."""
     hessians, linear, start = (torch.tensor(part, dtype=torch.float64) for part in (A, b, X0))
     problem = quadratics(hessians, linear, start, noise)
@@ -122,7 +164,11 @@ def drawn(n: int, d: int, seed: int, spread: float = 1.0) -> tuple[Array, Array,
     rng = np.random.default_rng([seed, 0xD6D])
     turns = np.linalg.qr(rng.standard_normal((n, d, d)))[0]
     A = np.einsum("iak,ik,ick->iac", turns, rng.uniform(0.1, 1.0, (n, d)), turns)
-    return (A + A.transpose(0, 2, 1)) / 2, spread * rng.standard_normal((n, d)), rng.standard_normal((n, d))
+    return (
+        (A + A.transpose(0, 2, 1)) / 2,
+        spread * rng.standard_normal((n, d)),
+        rng.standard_normal((n, d)),
+    )
 
 
 def examples(seed: int = 0) -> dict[str, Bound]:
@@ -130,10 +176,14 @@ def examples(seed: int = 0) -> dict[str, Bound]:
     W, (A, b, X0) = topology("ring", 8).at(0), drawn(8, 3, seed)
     later = fixed_point(W, A, b, 0.5, False) + witness(W, A, 0.5, False, weighted=True)
     first = fixed_point(W, A, b, 0.5) + witness(W, A, 0.5)
-    return {"combine then adapt": dgd_quadratics(W, A, b, X0, 0.5, 60),
-            "combine then adapt, witness": dgd_quadratics(W, A, b, first, 0.5, 60),
-            "adapt then combine": dgd_quadratics(W, A, b, X0, 0.5, 60, combine_first=False),
-            "adapt then combine, witness": dgd_quadratics(W, A, b, later, 0.5, 60, combine_first=False, weighted=True)}
+    return {
+        "combine then adapt": dgd_quadratics(W, A, b, X0, 0.5, 60),
+        "combine then adapt, witness": dgd_quadratics(W, A, b, first, 0.5, 60),
+        "adapt then combine": dgd_quadratics(W, A, b, X0, 0.5, 60, combine_first=False),
+        "adapt then combine, witness": dgd_quadratics(
+            W, A, b, later, 0.5, 60, combine_first=False, weighted=True
+        ),
+    }
 
 
 def broken(seed: int = 0) -> Bound:
@@ -148,20 +198,27 @@ def sound(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int) -> 
     check(W.ndim == 2 and W.shape[0] == W.shape[1] > 0, "W", W.shape, "square, (N, N)")
     n, d = b.shape if b.ndim == 2 else (0, 0)
     check(n == len(W) and d > 0, "b", b.shape, f"of shape ({len(W)}, d), a row a client")
-    check(A.shape == (n, d, d) and np.allclose(A, A.transpose(0, 2, 1), rtol=0, atol=1e-14), "A", A.shape,
-          f"of shape ({n}, {d}, {d}), each A_i symmetric")
+    check(
+        A.shape == (n, d, d) and np.allclose(A, A.transpose(0, 2, 1), rtol=0, atol=1e-14),
+        "A",
+        A.shape,
+        f"of shape ({n}, {d}, {d}), each A_i symmetric",
+    )
     check(X0.shape == (n, d), "X0", X0.shape, f"of shape ({n}, {d})")
     check(bool(np.isfinite(alpha)) and alpha > 0, "alpha", alpha, "above 0")
     check(isinstance(steps, int) and steps >= 1, "steps", steps, "a whole number from 1 up")
     return W, A, b, X0
 
 
-def _rounding(M: Array, A: Array, b: Array, settled: Array, start: float, alpha: float,
-              steps: int) -> Array:
+def _rounding(
+    M: Array, A: Array, b: Array, settled: Array, start: float, alpha: float, steps: int
+) -> Array:
     """Return what float64 may lose by step k: some units of each step's largest number, shrunk by the steps after it."""
     n, d = b.shape
     q = largest_singular_value(M)
     powers = q ** np.arange(steps + 1)
-    size = (np.linalg.norm(settled) + start) * (1 + alpha * largest_singular_value(block_diagonal(A))) + alpha * np.linalg.norm(b)
+    size = (np.linalg.norm(settled) + start) * (
+        1 + alpha * largest_singular_value(block_diagonal(A))
+    ) + alpha * np.linalg.norm(b)
     lost: Array = np.finfo(float).eps * (n + 2 * d + 6) * size * np.cumsum(powers)[1:]
     return lost

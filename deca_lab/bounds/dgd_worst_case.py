@@ -43,7 +43,13 @@ SOURCE = "Nedic et al. 2018; Colla and Hendrickx, arXiv 2103.14396"
 
 def dgd_worst_case(steps: int = 5, clients: int = 3, rho: float = 0.8) -> Bound:
     """Return the worst case (D = R = 1) beside the theorem; raise BadInput where PEPit is not installed."""
-    return Bound(worst_case(steps, clients, rho), theorem(steps, rho), "worst case of DGD", SOURCE, axis="program")
+    return Bound(
+        worst_case(steps, clients, rho),
+        theorem(steps, rho),
+        "worst case of DGD",
+        SOURCE,
+        axis="program",
+    )
 
 
 def theorem(steps: int, rho: float, R: float = 1.0, D: float = 1.0) -> float:
@@ -66,7 +72,9 @@ def worst_case(steps: int, clients: int, rho: float) -> float:
     without PEPit.
     """
     if not installed():
-        raise BadInput('the worst case needs PEPit, which is not installed: pip install "deca-lab[pep]"')
+        raise BadInput(
+            'the worst case needs PEPit, which is not installed: pip install "deca-lab[pep]"'
+        )
     from PEPit import PEP
     from PEPit.functions import ConvexLipschitzFunction
 
@@ -78,7 +86,7 @@ def worst_case(steps: int, clients: int, rho: float) -> float:
     best, start = mean.stationary_point(), program.set_initial_point()
     program.set_initial_condition((start - best) ** 2 <= 1)
     before, mixed = _iterates(f, start, steps)
-    for k in range(steps):                                       # one symmetric W: <X_k, W X_j> = <W X_k, X_j>
+    for k in range(steps):  # one symmetric W: <X_k, W X_j> = <W X_k, X_j>
         for j in range(k):
             program.add_constraint(_inner(before[k], mixed[j]) == _inner(mixed[k], before[j]))
     program.add_psd_matrix(_spectral(before[:steps], mixed, rho))
@@ -91,14 +99,16 @@ def _solved(program: "PEP") -> float:
     from cvxpy.error import SolverError
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                          # "may be inaccurate": worst_case says so
+        warnings.simplefilter("ignore")  # "may be inaccurate": worst_case says so
         try:
             return float(program.solve(verbose=0, wrapper="cvxpy", solver="CLARABEL"))
         except SolverError:
             return float(program.solve(verbose=0, wrapper="cvxpy", solver="SCS"))
 
 
-def _iterates(f: "list[Function]", start: "Point", steps: int) -> "tuple[list[list[Point]], list[list[Point]]]":
+def _iterates(
+    f: "list[Function]", start: "Point", steps: int
+) -> "tuple[list[list[Point]], list[list[Point]]]":
     """Return X_0 .. X_K and W X_0 .. W X_(K-1): the mixed points are free but for their mean."""
     from PEPit import Point
 
@@ -112,7 +122,9 @@ def _iterates(f: "list[Function]", start: "Point", steps: int) -> "tuple[list[li
     return before, mixed
 
 
-def _spectral(before: "list[list[Point]]", mixed: "list[list[Point]]", rho: float) -> NDArray[np.object_]:
+def _spectral(
+    before: "list[list[Point]]", mixed: "list[list[Point]]", rho: float
+) -> NDArray[np.object_]:
     """Return (rho X' + Y')'(rho X' - Y'), X' and Y' without their means: no less than zero, as all eigenvalues are in range."""
     pairs = list(zip(before, mixed, strict=True))
     plus = [_combined(rho, X, Y, 1) for X, Y in pairs]
@@ -149,10 +161,17 @@ def _sum(items: Sequence[T]) -> T:
 # ---- runs, which must stay below
 
 
-def simulated(steps: int, clients: int, rho: float, runs: int = 20, seed: int = 0, slope: float = 1.0) -> Array:
+def simulated(
+    steps: int, clients: int, rho: float, runs: int = 20, seed: int = 0, slope: float = 1.0
+) -> Array:
     """Return f(x_av) - f(x*) (runs,) of the library's own runs: f_i = slope |x - c_i|, random c and W, || x_0 - x* || = 1."""
     check(runs >= 1, "runs", runs, "1 or more")
-    return np.array([_one_run(steps, clients, rho, slope, np.random.default_rng([seed, i, 0xD6])) for i in range(runs)])
+    return np.array(
+        [
+            _one_run(steps, clients, rho, slope, np.random.default_rng([seed, i, 0xD6]))
+            for i in range(runs)
+        ]
+    )
 
 
 def _one_run(steps: int, clients: int, rho: float, slope: float, rng: np.random.Generator) -> float:
@@ -169,21 +188,31 @@ def _one_run(steps: int, clients: int, rho: float, slope: float, rng: np.random.
 
 def random_w(clients: int, rho: float, rng: np.random.Generator) -> Array:
     """Return a random symmetric W with W 1 = 1 whose other eigenvalues reach from -rho to rho; its entries may be negative."""
-    basis = np.linalg.qr(np.column_stack([np.ones(clients), rng.standard_normal((clients, clients - 1))]))[0]
+    basis = np.linalg.qr(
+        np.column_stack([np.ones(clients), rng.standard_normal((clients, clients - 1))])
+    )[0]
     others = rng.uniform(-rho, rho, clients - 1)
     others[0] = rho * rng.choice([-1, 1])
-    W: Array = np.full((clients, clients), 1 / clients) + basis[:, 1:] @ np.diag(others) @ basis[:, 1:].T
+    W: Array = (
+        np.full((clients, clients), 1 / clients) + basis[:, 1:] @ np.diag(others) @ basis[:, 1:].T
+    )
     return W
 
 
 def examples(seed: int = 0) -> dict[str, Bound]:
     """Return runs below the theorem, and, where PEPit is installed, runs below the worst case and that below the theorem."""
     runs = simulated(5, 3, 0.8, seed=seed)
-    cases = {"runs against the theorem": Bound(runs, np.full(len(runs), theorem(5, 0.8)), "DGD's runs", SOURCE, axis="run")}
+    cases = {
+        "runs against the theorem": Bound(
+            runs, np.full(len(runs), theorem(5, 0.8)), "DGD's runs", SOURCE, axis="run"
+        )
+    }
     if installed():
         worst = dgd_worst_case(5, 3, 0.8)
         cases["worst case, K = 5, rho = 0.8"] = worst
-        cases["runs against the worst case"] = Bound(runs, np.full(len(runs), worst.lhs), "DGD's runs", SOURCE, axis="run")
+        cases["runs against the worst case"] = Bound(
+            runs, np.full(len(runs), worst.lhs), "DGD's runs", SOURCE, axis="run"
+        )
     return cases
 
 

@@ -15,18 +15,20 @@ from deca_lab.errors import check
 class Estimates(NamedTuple):
     """L, sigma, zeta, G and f at the common start; every one a lower estimate of what a theorem asks of all x."""
 
-    smoothness: float      # largest curvature of a client's loss on one batch, by power iteration
-    sigma: float           # root of the mean squared distance of a batch's gradient from a client's mean gradient
-    zeta: float            # root of the mean squared distance of the clients' gradients from their mean
-    steepest: float        # largest coordinate of any gradient seen
-    loss: float            # mean loss of all clients
+    smoothness: float  # largest curvature of a client's loss on one batch, by power iteration
+    sigma: float  # root of the mean squared distance of a batch's gradient from a client's mean gradient
+    zeta: float  # root of the mean squared distance of the clients' gradients from their mean
+    steepest: float  # largest coordinate of any gradient seen
+    loss: float  # mean loss of all clients
     batches: int
 
     def words(self) -> str:
         """Say how each was found, and what it leaves out."""
-        return (f"at the start, from {self.batches} batches a client: L = {self.smoothness:.3g} (curvature on one batch, by "
-                f"power iteration), sigma = {self.sigma:.3g}, zeta = {self.zeta:.3g}, G = {self.steepest:.3g}; a theorem asks "
-                "for them at all points of the run, where they may be larger")
+        return (
+            f"at the start, from {self.batches} batches a client: L = {self.smoothness:.3g} (curvature on one batch, by "
+            f"power iteration), sigma = {self.sigma:.3g}, zeta = {self.zeta:.3g}, G = {self.steepest:.3g}; a theorem asks "
+            "for them at all points of the run, where they may be larger"
+        )
 
 
 def estimate(problem: Problem, batches: int = 6, turns: int = 8, seed: int = 0) -> Estimates:
@@ -34,7 +36,12 @@ def estimate(problem: Problem, batches: int = 6, turns: int = 8, seed: int = 0) 
     check(batches >= 2, "batches", batches, "2 or more: a spread needs two")
     where = stacking.layout(problem.start, list(problem.start))
     x, engine = stacking.flatten(problem.start, where.names), stacked(problem.loss)
-    total, squares, steepest, losses = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.float64), 0.0, []
+    total, squares, steepest, losses = (
+        torch.zeros_like(x),
+        torch.zeros(len(x), dtype=torch.float64),
+        0.0,
+        [],
+    )
     for step in range(batches):
         loss, g = engine(x, where, {}, problem.batches(step))
         total += g
@@ -48,15 +55,25 @@ def estimate(problem: Problem, batches: int = 6, turns: int = 8, seed: int = 0) 
     def gradient(at: Tensor) -> Tensor:
         return engine(at, where, {}, first)[1]
 
-    return Estimates(curvature(gradient, x, turns, seed), float(noise.mean().sqrt()), stacking.consensus_distance(mean) ** 0.5,
-                     steepest, sum(losses) / batches, batches)
+    return Estimates(
+        curvature(gradient, x, turns, seed),
+        float(noise.mean().sqrt()),
+        stacking.consensus_distance(mean) ** 0.5,
+        steepest,
+        sum(losses) / batches,
+        batches,
+    )
 
 
 def curvature(gradient: Callable[[Tensor], Tensor], x: Tensor, turns: int, seed: int = 0) -> float:
     """Return the largest |eigenvalue| of any client's Hessian at X (N, D), by power iteration on differences of gradients."""
     draw = torch.Generator().manual_seed(seed)
     v = torch.randn(x.shape, generator=draw, dtype=torch.float64).to(x)
-    g, length, curvatures = gradient(x), 1e-2 if x.dtype == torch.float32 else 1e-5, torch.zeros(len(x))
+    g, length, curvatures = (
+        gradient(x),
+        1e-2 if x.dtype == torch.float32 else 1e-5,
+        torch.zeros(len(x)),
+    )
     for _ in range(turns):
         v = v / v.norm(dim=1, keepdim=True).clamp(min=1e-30)
         v = (gradient(x + length * v) - g) / length

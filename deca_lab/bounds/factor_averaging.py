@@ -38,9 +38,13 @@ def factor_averaging(A: Array, B: Array, W: Array) -> Bound:
     """
     A, B, W = _checked(A, B, W)
     lhs = [factor_mixing.interference(_pair(A, B), np.tile(w, (len(W), 1))).total for w in W]
-    dA, dB = (f[None] - np.tensordot(W, f, 1)[:, None] for f in (A, B))        # [i, j]: neighbour j from i's mean
+    dA, dB = (
+        f[None] - np.tensordot(W, f, 1)[:, None] for f in (A, B)
+    )  # [i, j]: neighbour j from i's mean
     spread = [np.einsum("ij,ijxy,ijxy->i", np.abs(W), f, f) for f in (dA, dB)]
-    return Bound(np.array(lhs), np.sqrt(spread[0] * spread[1]), "averaged factors", SOURCE, "client", 0)
+    return Bound(
+        np.array(lhs), np.sqrt(spread[0] * spread[1]), "averaged factors", SOURCE, "client", 0
+    )
 
 
 def identity(A: Array, B: Array, W: Array) -> Bound:
@@ -50,9 +54,17 @@ def identity(A: Array, B: Array, W: Array) -> Bound:
     dA, dB = (f[None] - np.tensordot(W, f, 1)[:, None] for f in (A, B))
     rhs = np.einsum("ij,ijor,ijrk->iok", W, dB, dA)
     size = np.tensordot(np.abs(W), np.abs(B), 1) @ np.tensordot(np.abs(W), np.abs(A), 1)
-    size = size + np.tensordot(np.abs(W), np.abs(B) @ np.abs(A), 1)            # the terms that cancel
-    return Bound((_gossiped(products, W) - mixed[0] @ mixed[1]).ravel(), rhs.ravel(), "mean of products", SOURCE, "entry", 0,
-                 rounding=EPS * (2 * len(W) + A.shape[1]) * size.ravel(), equal=True)
+    size = size + np.tensordot(np.abs(W), np.abs(B) @ np.abs(A), 1)  # the terms that cancel
+    return Bound(
+        (_gossiped(products, W) - mixed[0] @ mixed[1]).ravel(),
+        rhs.ravel(),
+        "mean of products",
+        SOURCE,
+        "entry",
+        0,
+        rounding=EPS * (2 * len(W) + A.shape[1]) * size.ravel(),
+        equal=True,
+    )
 
 
 def cut(A: Array, B: Array, W: Array) -> Bound:
@@ -62,8 +74,17 @@ def cut(A: Array, B: Array, W: Array) -> Bound:
     a, b = decaf_once(A, B, W)
     lhs, values = np.square(b @ a - mean).sum((1, 2)), np.linalg.svd(mean, compute_uv=False)
     lost = _rounding(A, B, W)
-    rhs = np.square(values[:, A.shape[1]:]).sum(1)
-    return Bound(lhs, rhs, "cut to the rank", SOURCE, "client", 0, 2 * np.sqrt(rhs) * lost + lost**2, equal=True)
+    rhs = np.square(values[:, A.shape[1] :]).sum(1)
+    return Bound(
+        lhs,
+        rhs,
+        "cut to the rank",
+        SOURCE,
+        "client",
+        0,
+        2 * np.sqrt(rhs) * lost + lost**2,
+        equal=True,
+    )
 
 
 def best(A: Array, B: Array, W: Array) -> Bound:
@@ -86,13 +107,25 @@ def drift(A: Array, B: Array, W: Array, rounds: int = 1) -> Bound:
         rounding.append(_rounding(A, B, W).max())
         A, B = decaf_once(A, B, W)
         moved.append(np.linalg.norm((B @ A).mean(0) - start))
-    return Bound(np.array(moved), np.cumsum(lost), "drift of the mean product", SOURCE, "mixing", rounding=np.cumsum(rounding))
+    return Bound(
+        np.array(moved),
+        np.cumsum(lost),
+        "drift of the mean product",
+        SOURCE,
+        "mixing",
+        rounding=np.cumsum(rounding),
+    )
 
 
 def decaf_once(A: Array, B: Array, W: Array) -> tuple[Array, Array]:
     """Return the factors after one of the library's DeCAF mixings, of a rank that LoRA has: at most `in` and `out`."""
     smaller = min(A.shape[2], B.shape[1])
-    check(A.shape[1] <= smaller, "rank", A.shape[1], f"at most {smaller}, the smaller dimension of the product")
+    check(
+        A.shape[1] <= smaller,
+        "rank",
+        A.shape[1],
+        f"at most {smaller}, the smaller dimension of the product",
+    )
     params = _pair(A, B)
     where: Layout = layout(params, NAMES)
     x = flatten(params, NAMES)
@@ -110,7 +143,10 @@ def witness(n: int, rank: int, inner: int, outer: int, seed: int = 0) -> tuple[A
     """Return factors on one line, A_j = s_j a and B_j = s_j b of rank one, padded to `rank`: they attain the bound."""
     rng = np.random.default_rng([seed, 0x11E])
     A, B, s = np.zeros((n, rank, inner)), np.zeros((n, outer, rank)), rng.standard_normal(n)
-    A[:, 0], B[:, :, 0] = np.outer(s, rng.standard_normal(inner)), np.outer(s, rng.standard_normal(outer))
+    A[:, 0], B[:, :, 0] = (
+        np.outer(s, rng.standard_normal(inner)),
+        np.outer(s, rng.standard_normal(outer)),
+    )
     return A, B
 
 
@@ -118,8 +154,12 @@ def examples(seed: int = 0) -> dict[str, Bound]:
     """Return the norm bound, the identity, the cut and the drift on random factors."""
     A, B = random_factors(8, 2, 12, 10, seed)
     ring, complete = topology("ring", 8).at(0), topology("complete", 8).at(0)
-    return {"averaged factors, a ring of 8": factor_averaging(A, B, ring), "the identity": identity(A, B, ring),
-            "cut to rank 2": cut(A, B, ring), "drift, complete graph": drift(A, B, complete, 5)}
+    return {
+        "averaged factors, a ring of 8": factor_averaging(A, B, ring),
+        "the identity": identity(A, B, ring),
+        "cut to rank 2": cut(A, B, ring),
+        "drift, complete graph": drift(A, B, complete, 5),
+    }
 
 
 def broken(seed: int = 0) -> Bound:
@@ -134,7 +174,9 @@ def _gossiped(f: Array, W: Array) -> Array:
 
 def _rounding(A: Array, B: Array, W: Array) -> Array:
     """Return (N,) what QR and SVD of all neighbours' factors side by side, L R, may lose: of the size of ||L|| ||R||."""
-    left, right = ((share * np.square(f).sum((1, 2))).sum(1) for share, f in ((W**2, B), (W != 0, A)))
+    left, right = (
+        (share * np.square(f).sum((1, 2))).sum(1) for share, f in ((W**2, B), (W != 0, A))
+    )
     lost: Array = EPS * (len(W) + A.shape[2] + B.shape[1]) * np.sqrt(left * right)
     return lost
 
@@ -146,8 +188,20 @@ def _pair(A: Array, B: Array) -> Params:
 def _checked(A: Array, B: Array, W: Array, rows: bool = True) -> tuple[Array, Array, Array]:
     A, B, W = (np.array(f, dtype=np.float64) for f in (A, B, W))
     check(A.ndim == 3 and A.size > 0, "A", A.shape, "of shape (N, r, in)")
-    check(B.ndim == 3 and B.size > 0 and (len(B), B.shape[2]) == A.shape[:2], "B", B.shape, f"({len(A)}, out, {A.shape[1]})")
-    check(W.shape == (len(A), len(A)), "W", W.shape, f"({len(A)}, {len(A)}), for the stacked clients")
+    check(
+        B.ndim == 3 and B.size > 0 and (len(B), B.shape[2]) == A.shape[:2],
+        "B",
+        B.shape,
+        f"({len(A)}, out, {A.shape[1]})",
+    )
+    check(
+        W.shape == (len(A), len(A)), "W", W.shape, f"({len(A)}, {len(A)}), for the stacked clients"
+    )
     sums = W.sum(1)
-    check(not rows or np.allclose(sums, 1, rtol=0, atol=1e-9), "W", f"row sums {sums.round(6).tolist()}", "rows that sum to 1")
+    check(
+        not rows or np.allclose(sums, 1, rtol=0, atol=1e-9),
+        "W",
+        f"row sums {sums.round(6).tolist()}",
+        "rows that sum to 1",
+    )
     return A, B, W

@@ -25,13 +25,20 @@ SOURCE = "derived, Cauchy and Schwarz"
 USUAL = mo.Adam()
 
 
-def feedback_step(gradients: Array, h: Array, b1: float = 0.9, b2: float = 0.999, adam: mo.Adam = USUAL) -> Bound:
+def feedback_step(
+    gradients: Array, h: Array, b1: float = 0.9, b2: float = 0.999, adam: mo.Adam = USUAL
+) -> Bound:
     """Return both sides at t = 1 .. T for gradients and discrepancies (T, N, D): the largest step by the library's Adam.
 
     h[t - 1] enters after the step of t. Raises BadInput for shapes or decays that the claim does not speak of.
     """
     gradients, h = np.asarray(gradients, dtype=np.float64), np.asarray(h, dtype=np.float64)
-    check(gradients.ndim == 3 and gradients.size > 0, "gradients", gradients.shape, "of shape (steps, clients, columns)")
+    check(
+        gradients.ndim == 3 and gradients.size > 0,
+        "gradients",
+        gradients.shape,
+        "of shape (steps, clients, columns)",
+    )
     check(h.shape == gradients.shape, "h", h.shape, f"of the gradients' shape {gradients.shape}")
     rhs = constants(len(gradients), adam, b1, b2)
     return Bound(steps_taken(gradients, adam, h, b1, b2), rhs, "DECA's step with feedback", SOURCE)
@@ -54,9 +61,19 @@ def weights(steps: int, adam: mo.Adam = USUAL, b1: float = 1.0, b2: float = 1.0)
     check(0 <= adam.a1 < 1, "a1", adam.a1, "at least 0 and below 1")
     check(0 < adam.a2 < 1, "a2", adam.a2, "above 0 and below 1")
     check(0 < b1 <= 1, "b1", b1, "above 0 and at most 1")
-    check(0 < b2 < 1 or b1 == b2 == 1, "b2", b2, "above 0 and below 1, or 1 with b1 = 1: else h counts in m and not in v")
+    check(
+        0 < b2 < 1 or b1 == b2 == 1,
+        "b2",
+        b2,
+        "above 0 and below 1, or 1 with b1 = 1: else h counts in m and not in v",
+    )
     first, second = (adam.a1 * b1) ** np.arange(steps), (adam.a2 * b2) ** np.arange(steps)
-    return Weights((1 - adam.a1) * first, (1 - adam.a2) * second, adam.a1 * (1 - b1) * first, adam.a2 * (1 - b2) * second)
+    return Weights(
+        (1 - adam.a1) * first,
+        (1 - adam.a2) * second,
+        adam.a1 * (1 - b1) * first,
+        adam.a2 * (1 - b2) * second,
+    )
 
 
 def constants(steps: int, adam: mo.Adam = USUAL, b1: float = 0.9, b2: float = 0.999) -> Array:
@@ -70,7 +87,9 @@ def constants(steps: int, adam: mo.Adam = USUAL, b1: float = 0.9, b2: float = 0.
     return C
 
 
-def witness(steps: int, adam: mo.Adam = USUAL, b1: float = 0.9, b2: float = 0.999) -> tuple[Array, Array]:
+def witness(
+    steps: int, adam: mo.Adam = USUAL, b1: float = 0.9, b2: float = 0.999
+) -> tuple[Array, Array]:
     """Return gradients and discrepancies (steps, 1, 1) that attain C_t at t = `steps`; the largest of them is 1."""
     w = weights(steps, adam, b1, b2)
     g = (w.alpha / w.beta)[::-1]
@@ -86,8 +105,11 @@ def examples(seed: int = 0) -> dict[str, Bound]:
     rng = np.random.default_rng([seed, 0xFE])
     g, h = rng.standard_t(1.5, (2, 48, 4, 25))
     exact = USUAL._replace(eps=0.0)
-    return {"random, b1 = 0.9": feedback_step(g, h), "the witness": feedback_step(*witness(48, exact), adam=exact),
-            "the witness, b1 = 0.5": feedback_step(*witness(48, exact, 0.5), 0.5, adam=exact)}
+    return {
+        "random, b1 = 0.9": feedback_step(g, h),
+        "the witness": feedback_step(*witness(48, exact), adam=exact),
+        "the witness, b1 = 0.5": feedback_step(*witness(48, exact, 0.5), 0.5, adam=exact),
+    }
 
 
 def broken(seed: int = 0) -> Bound:

@@ -26,21 +26,34 @@ SOURCE = "Xiao and Boyd 2004, equations 6 to 10"
 Factor = Callable[[Array], float]  # W (N, N) -> the factor of one mixing
 
 
-def gossip_contraction(W: Array | Topology, X: Array, rounds: int, factor: Factor | None = None) -> Bound:
+def gossip_contraction(
+    W: Array | Topology, X: Array, rounds: int, factor: Factor | None = None
+) -> Bound:
     """Return both sides after 1 .. `rounds` mixings of X (N, D), the left one mixed by the library's own gossip.
 
     `factor` stands in for the second singular value, such as `second_eigenvalue`, to see what breaks.
     Raises BadInput where W is not square, or X has not one row a client.
     """
     matrices, X = _matrices(W), np.asarray(X, dtype=np.float64)
-    check(X.ndim == 2 and len(X) == len(matrices[0]), "X", X.shape, f"of shape ({len(matrices[0])}, D), a row a client")
+    check(
+        X.ndim == 2 and len(X) == len(matrices[0]),
+        "X",
+        X.shape,
+        f"of shape ({len(matrices[0])}, D), a row a client",
+    )
     check(isinstance(rounds, int) and rounds >= 1, "rounds", rounds, "a whole number from 1 up")
     factors = np.array([(factor or second_singular_value)(M) for M in matrices])
     start = np.linalg.norm(X - X.mean(0))
     k = np.arange(1, rounds + 1)
     rhs = start * np.cumprod(factors[(k - 1) % len(matrices)])
-    return Bound(disagreements(matrices, X, rounds), rhs, "gossip contraction", SOURCE, axis="mixing",
-                 rounding=np.finfo(float).eps * len(X) * k * np.linalg.norm(X))  # N products and sums a mixing, k times
+    return Bound(
+        disagreements(matrices, X, rounds),
+        rhs,
+        "gossip contraction",
+        SOURCE,
+        axis="mixing",
+        rounding=np.finfo(float).eps * len(X) * k * np.linalg.norm(X),
+    )  # N products and sums a mixing, k times
 
 
 def disagreements(matrices: tuple[Array, ...], X: Array, rounds: int) -> Array:
@@ -100,9 +113,11 @@ def examples(seed: int = 0) -> dict[str, Bound]:
     rng = np.random.default_rng([seed, 0x6C])
     ring = topology("ring", 8).at(0)
     turned = (np.eye(6) + np.roll(np.eye(6), 1, axis=1) + np.eye(6)[rng.permutation(6)]) / 3
-    return {"random X on a ring": gossip_contraction(ring, rng.standard_normal((8, 5)), 30),
-            "the witness on a ring": gossip_contraction(ring, witness(ring), 30),
-            "the witness, W not symmetric": gossip_contraction(turned, witness(turned), 30)}
+    return {
+        "random X on a ring": gossip_contraction(ring, rng.standard_normal((8, 5)), 30),
+        "the witness on a ring": gossip_contraction(ring, witness(ring), 30),
+        "the witness, W not symmetric": gossip_contraction(turned, witness(turned), 30),
+    }
 
 
 def broken(seed: int = 0) -> Bound:

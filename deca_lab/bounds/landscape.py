@@ -13,7 +13,7 @@ from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.stacking import Params
 from deca_lab.errors import check
 
-Shape = Callable[[Tensor, Tensor], Tensor]   # (x (d,), one client's data (d,)) -> f_i(x)
+Shape = Callable[[Tensor, Tensor], Tensor]  # (x (d,), one client's data (d,)) -> f_i(x)
 
 
 class Landscape(NamedTuple):
@@ -24,10 +24,10 @@ class Landscape(NamedTuple):
     """
 
     shape: Shape
-    data: Tensor               # (N, d)
-    start: Tensor              # (d,), of all clients
-    smoothness: float          # L, of every f_i
-    lowest: float              # no value of f is below it
+    data: Tensor  # (N, d)
+    start: Tensor  # (d,), of all clients
+    smoothness: float  # L, of every f_i
+    lowest: float  # no value of f is below it
     zeta: float
     steepest: float
 
@@ -49,8 +49,14 @@ class Landscape(NamedTuple):
         return self.gradients(x.expand_as(self.data)).mean(0)
 
 
-def quadratics(clients: int = 8, d: int = 12, zeta: float = 1.0, far: float = 5.0, seed: int = 0,
-               lonely: bool = False) -> Landscape:
+def quadratics(
+    clients: int = 8,
+    d: int = 12,
+    zeta: float = 1.0,
+    far: float = 5.0,
+    seed: int = 0,
+    lonely: bool = False,
+) -> Landscape:
     """Return f_i(x) = sum_j a_j (x_j - c_ij)^2 / 2, a from 0.1 to 1: equal Hessians, so that zeta is the same everywhere.
 
     `far`: how far from the solution, zero, all start. `lonely`: one client wants something else than all others, who agree.
@@ -60,13 +66,25 @@ def quadratics(clients: int = 8, d: int = 12, zeta: float = 1.0, far: float = 5.
     a = torch.from_numpy(np.geomspace(0.1, 1.0, d) if d > 1 else np.ones(1))
     centres = _spread(rng, clients, d)
     if lonely:
-        centres = torch.outer(torch.eye(clients, dtype=torch.float64)[0] - 1 / clients, torch.ones(d, dtype=torch.float64))
+        centres = torch.outer(
+            torch.eye(clients, dtype=torch.float64)[0] - 1 / clients,
+            torch.ones(d, dtype=torch.float64),
+        )
     spread = float((a * centres).square().sum(1).mean().sqrt())
     centres = centres * (zeta / spread) if spread > 0 else centres
-    lowest = float((a * centres.square()).sum() / 2 / clients)                  # at the mean of the centres, which is zero
+    lowest = float(
+        (a * centres.square()).sum() / 2 / clients
+    )  # at the mean of the centres, which is zero
     start = torch.from_numpy(far * rng.standard_normal(d) / np.sqrt(d))
-    return Landscape(lambda x, c: (a * (x - c).square()).sum() / 2, centres, start, 1.0, lowest, zeta if spread > 0 else 0.0,
-                     float("inf"))
+    return Landscape(
+        lambda x, c: (a * (x - c).square()).sum() / 2,
+        centres,
+        start,
+        1.0,
+        lowest,
+        zeta if spread > 0 else 0.0,
+        float("inf"),
+    )
 
 
 def valleys(clients: int = 8, d: int = 12, apart: float = 0.5, seed: int = 0) -> Landscape:
@@ -79,8 +97,15 @@ def valleys(clients: int = 8, d: int = 12, apart: float = 0.5, seed: int = 0) ->
     rng = np.random.default_rng([seed, 0x7A])
     centres = apart * _spread(rng, clients, d)
     start = torch.from_numpy(rng.uniform(1.0, 2.0, d))
-    return Landscape(lambda x, c: (1 - 1 / (1 + (x - c).square())).sum(), centres, start, 2.0, 0.0, _valley_zeta(centres),
-                     3 * 3**0.5 / 8)
+    return Landscape(
+        lambda x, c: (1 - 1 / (1 + (x - c).square())).sum(),
+        centres,
+        start,
+        2.0,
+        0.0,
+        _valley_zeta(centres),
+        3 * 3**0.5 / 8,
+    )
 
 
 def _spread(rng: np.random.Generator, clients: int, d: int) -> Tensor:
@@ -93,9 +118,9 @@ def _valley_zeta(centres: Tensor) -> float:
     """Return a bound on the spread of the clients' gradients, coordinate by coordinate, over all x."""
     if len(centres) == 1:
         return 0.0
-    reach = float(centres.abs().max()) + 60.0            # farther out all slopes are below 2 / 60^3
+    reach = float(centres.abs().max()) + 60.0  # farther out all slopes are below 2 / 60^3
     z = torch.linspace(-reach, reach, 24001, dtype=torch.float64)[:, None, None]
-    slope = 2 * (z - centres) / (1 + (z - centres).square()).square()            # phi'(z - c_ij) (grid, N, d)
+    slope = 2 * (z - centres) / (1 + (z - centres).square()).square()  # phi'(z - c_ij) (grid, N, d)
     at_most = slope.std(1, correction=0).amax(0) + 2 * float(z[1, 0, 0] - z[0, 0, 0]) / 2
     return float(at_most.square().sum().sqrt())
 
@@ -105,10 +130,20 @@ def tug_of_war(clients: int = 2, d: int = 4) -> Landscape:
     c = torch.ones(clients, d, dtype=torch.float64)
     c[1::2] = -1.0
     zeta = float((c - c.mean(0)).square().sum(1).mean().sqrt())
-    return Landscape(lambda x, data: data @ x, c, torch.zeros(d, dtype=torch.float64), 0.0, float("-inf"), zeta, 1.0)
+    return Landscape(
+        lambda x, data: data @ x,
+        c,
+        torch.zeros(d, dtype=torch.float64),
+        0.0,
+        float("-inf"),
+        zeta,
+        1.0,
+    )
 
 
-def as_problem(landscape: Landscape, blocks: int = 1, noise: float = 0.0, seed: int = 0) -> tuple[Problem, tuple[Block, ...]]:
+def as_problem(
+    landscape: Landscape, blocks: int = 1, noise: float = 0.0, seed: int = 0
+) -> tuple[Problem, tuple[Block, ...]]:
     """Return the landscape as a Problem of the library, its coordinates cut into so many blocks of nearly equal size.
 
     `noise`: every coordinate of every client's gradient has noise of plus or minus so much, a fair coin at every step.
@@ -118,7 +153,10 @@ def as_problem(landscape: Landscape, blocks: int = 1, noise: float = 0.0, seed: 
     check(noise >= 0, "noise", noise, "0 or more")
     cuts = torch.tensor_split(torch.arange(d), blocks)
     names = [f"x{k}" for k in range(blocks)]
-    start = {name: landscape.start[cut].expand(n, -1).clone() for name, cut in zip(names, cuts, strict=True)}
+    start = {
+        name: landscape.start[cut].expand(n, -1).clone()
+        for name, cut in zip(names, cuts, strict=True)
+    }
 
     def batches(step: int) -> Batch:
         coins = np.random.default_rng([seed, step, 0xC014]).integers(0, 2, (n, d)) * 2.0 - 1

@@ -85,9 +85,9 @@ USUAL = RateSetting()
 class Squares(NamedTuple):
     """Squared gradient of f at the mean model, averaged over inner steps: (seeds,) of a run, (lengths, seeds) of a sweep."""
 
-    full: Array     # of all coordinates
-    block: Array    # of the active block
-    late: Array     # of all coordinates, over the last quarter alone: what is left when the start is forgotten
+    full: Array  # of all coordinates
+    block: Array  # of the active block
+    late: Array  # of all coordinates, over the last quarter alone: what is left when the start is forgotten
 
 
 class Points(NamedTuple):
@@ -103,24 +103,34 @@ class Fit(NamedTuple):
     slope: float
     low: float
     high: float
-    last: float          # slope between the two longest runs alone
-    floor: float         # a of `late` = a + k / sqrt(length), of all coordinates; below 0 where none is to be seen
+    last: float  # slope between the two longest runs alone
+    floor: float  # a of `late` = a + k / sqrt(length), of all coordinates; below 0 where none is to be seen
     floor_low: float
     floor_high: float
-    ends: float          # the length at which k / sqrt(length) of `full` has come down to the floor; infinite without one
+    ends: float  # the length at which k / sqrt(length) of `full` has come down to the floor; infinite without one
 
 
 Method = Callable[[Case, RateSetting], Squares]
 
 
-def rates(case: Case, over: Mapping[str, Sequence[int]], setting: RateSetting = USUAL, method: "Method | None" = None,
-          measure: str = "block", end: str = "high", level: float = 0.95) -> Bound:
+def rates(
+    case: Case,
+    over: Mapping[str, Sequence[int]],
+    setting: RateSetting = USUAL,
+    method: "Method | None" = None,
+    measure: str = "block",
+    end: str = "high",
+    level: float = 0.95,
+) -> Bound:
     """Return, for each knob of `over` in turn, one end of the slope's interval against -1/2.
 
     `over` has the values of "rounds", "blocks" or "inner_steps"; `measure`: "block" or "full". The `end` "high" asks that
     the runs show the rate beyond doubt, "low" only that they do not contradict it. Raises BadInput.
     """
-    fits = {knob: fit(sweep(case, knob, values, setting, method), measure, level) for knob, values in over.items()}
+    fits = {
+        knob: fit(sweep(case, knob, values, setting, method), measure, level)
+        for knob, values in over.items()
+    }
     return bound_of(fits, end)
 
 
@@ -128,12 +138,17 @@ def bound_of(fits: Mapping[str, Fit], end: str = "high") -> Bound:
     """Return the fits' upper or lower ends against -1/2, in their order."""
     wording = pick({"high": "shown", "low": "not contradicted"}, end, "end")
     ends = np.array([getattr(line, end) for line in fits.values()])
-    return Bound(ends, np.full(len(fits), CLAIMED), f"rates of the papers, {wording}", SOURCE, axis="knob")
+    return Bound(
+        ends, np.full(len(fits), CLAIMED), f"rates of the papers, {wording}", SOURCE, axis="knob"
+    )
 
 
 def examples(seed: int = 0) -> dict[str, Bound]:
     """Return the claim where it holds: shown of DECA over T, B and R, and not contradicted of Dec-LoRA over T (at 99 %)."""
-    short, lora = USUAL._replace(rounds=8, inner_steps=8), RateSetting(blocks=1, inner_steps=1, c=0.25)
+    short, lora = (
+        USUAL._replace(rounds=8, inner_steps=8),
+        RateSetting(blocks=1, inner_steps=1, c=0.25),
+    )
     knobs = {"rounds": (4, 8, 16), "blocks": (1, 4), "inner_steps": (4, 16)}
     once = RateSetting(blocks=1, inner_steps=1, c=1.0)
     different = quadratic(10, zeta=1.0, common=False, seed=seed)
@@ -141,20 +156,42 @@ def examples(seed: int = 0) -> dict[str, Bound]:
         "DECA, one Hessian": rates(quadratic(10, zeta=1.0, seed=seed), knobs, short),
         "DECA, different Hessians": rates(different, {"rounds": (4, 16)}, short),
         "DECA, logistic": rates(logistic(10, seed=seed), {"blocks": (1, 4)}, short._replace(c=6.0)),
-        "Dec-LoRA": rates(factorised(10, seed=seed), {"rounds": (64, 128, 256)}, lora, dec_lora, end="low", level=0.99),
+        "Dec-LoRA": rates(
+            factorised(10, seed=seed),
+            {"rounds": (64, 128, 256)},
+            lora,
+            dec_lora,
+            end="low",
+            level=0.99,
+        ),
         "AMSGrad": rates(quadratic(10, zeta=1.0, seed=seed), {"rounds": (64, 256)}, once, amsgrad),
     }
 
 
 def broken(seed: int = 0) -> Bound:
     """Return the claim for clients so different that the floor is all there is: even the lower end is above -1/2."""
-    return rates(quadratic(10, zeta=32.0, seed=seed), {"rounds": (4, 16)}, USUAL._replace(inner_steps=8), end="low")
+    return rates(
+        quadratic(10, zeta=32.0, seed=seed),
+        {"rounds": (4, 16)},
+        USUAL._replace(inner_steps=8),
+        end="low",
+    )
 
 
-def sweep(case: Case, knob: str, values: Sequence[int], setting: RateSetting = USUAL, method: "Method | None" = None) -> Points:
+def sweep(
+    case: Case,
+    knob: str,
+    values: Sequence[int],
+    setting: RateSetting = USUAL,
+    method: "Method | None" = None,
+) -> Points:
     """Return what `method` (DECA by default) measures where `knob` of the setting takes each of the values."""
-    check(knob in ("rounds", "blocks", "inner_steps"), "knob", knob, "rounds, blocks or inner_steps")
-    check(len(set(values)) == len(values) >= 2, "values", list(values), "two or more different ones")
+    check(
+        knob in ("rounds", "blocks", "inner_steps"), "knob", knob, "rounds, blocks or inner_steps"
+    )
+    check(
+        len(set(values)) == len(values) >= 2, "values", list(values), "two or more different ones"
+    )
     settings = [RateSetting(**{**setting._asdict(), knob: value}) for value in values]
     squares = [(method or deca)(case, one) for one in settings]
     return gathered([one.length for one in settings], squares)
@@ -180,8 +217,14 @@ def fit(points: Points, measure: str = "block", level: float = 0.95) -> Fit:
     order = np.argsort(x)[-2:]
     last = np.diff(y[order], axis=0).mean() / np.diff(x[order])[0]
     root = np.sqrt(points.lengths)
-    floor, least, most = _student(np.array([_floor(root, late) for late in points.squares.late.T]), level)
-    ends = ((points.squares.full.mean(1) - floor) @ root / len(root) / floor) ** 2 if least > 0 else np.inf
+    floor, least, most = _student(
+        np.array([_floor(root, late) for late in points.squares.late.T]), level
+    )
+    ends = (
+        ((points.squares.full.mean(1) - floor) @ root / len(root) / floor) ** 2
+        if least > 0
+        else np.inf
+    )
     return Fit(*_student(slopes, level), float(last), floor, least, most, float(ends))
 
 
@@ -203,29 +246,50 @@ def _student(values: Array, level: float) -> tuple[float, float, float]:
 def deca(case: Case, setting: RateSetting) -> Squares:
     """Run DECA: Adam restarted at each visit of a block, mixed at each inner step."""
     problem, blocks = cut(case.problem, setting.blocks)
-    recipe = Recipe(setting.rounds, setting.inner_steps, setting.lr, optimisers.adam(setting.adam, setting.feedback))
+    recipe = Recipe(
+        setting.rounds,
+        setting.inner_steps,
+        setting.lr,
+        optimisers.adam(setting.adam, setting.feedback),
+    )
     return measured(case._replace(problem=problem), blocks, recipe, setting.graph)
 
 
 def dec_lora(case: Case, setting: RateSetting) -> Squares:
     """Run Dec-LoRA: T rounds of K = `inner_steps` local steps of SGD on both factors, which are then mixed separately."""
     check(setting.blocks == 1, "blocks", setting.blocks, "1: Dec-LoRA trains all factors at once")
-    recipe = Recipe(setting.rounds, setting.inner_steps, setting.lr, optimisers.sgd(), mix_every=setting.inner_steps)
+    recipe = Recipe(
+        setting.rounds,
+        setting.inner_steps,
+        setting.lr,
+        optimisers.sgd(),
+        mix_every=setting.inner_steps,
+    )
     return measured(case, whole(list(case.problem.start)), recipe, setting.graph)
 
 
 def amsgrad(case: Case, setting: RateSetting) -> Squares:
     """Run decentralised AMSGrad with a tracked second moment, which never restarts: one block, T rounds of one step."""
     check(setting.blocks == 1, "blocks", setting.blocks, "1: AMSGrad trains all parameters at once")
-    recipe = Recipe(setting.rounds, setting.inner_steps, setting.lr, optimisers.amsgrad(setting.adam), keep_moments=True)
+    recipe = Recipe(
+        setting.rounds,
+        setting.inner_steps,
+        setting.lr,
+        optimisers.amsgrad(setting.adam),
+        keep_moments=True,
+    )
     return measured(case, whole(list(case.problem.start)), recipe, setting.graph)
 
 
 def measured(case: Case, blocks: Sequence[Block], recipe: Recipe, graph: str) -> Squares:
     """Return the mean over inner steps, before each, of the squared gradient at every seed's mean model."""
-    W = np.kron(np.eye(case.seeds), topology(graph, case.clients).at(0))  # seeds do not hear one another
+    W = np.kron(
+        np.eye(case.seeds), topology(graph, case.clients).at(0)
+    )  # seeds do not hear one another
     laid = plan(case.problem, blocks, Topology(graph, (W,)), recipe)
-    models = (torch.unflatten(torch.cat(state.blocks, 1), 0, (case.seeds, -1)) for state in _states(laid))
+    models = (
+        torch.unflatten(torch.cat(state.blocks, 1), 0, (case.seeds, -1)) for state in _states(laid)
+    )
     parts = torch.split(torch.stack([x.mean(1) for x in models]), CHUNK)
     squares = torch.cat([case.gradient(part).square() for part in parts])  # (steps, seeds, D)
     owner = np.repeat([visit.block for visit in laid.visits], recipe.inner_steps)
@@ -236,17 +300,24 @@ def measured(case: Case, blocks: Sequence[Block], recipe: Recipe, graph: str) ->
 
 def _squares(full: Array, block: Array) -> Squares:
     """Return the averages of what was measured along a run, (times, seeds)."""
-    return Squares(full.mean(0), block.mean(0), full[-max(len(full) // 4, 1):].mean(0))
+    return Squares(full.mean(0), block.mean(0), full[-max(len(full) // 4, 1) :].mean(0))
 
 
 def of_plan(laid: Plan, data: Batch) -> Squares:
     """Return the same of any plan, such as a language model's, on `data` (N, n, ...), measured at each visit's start: (1,)."""
-    at_visits = [_at_visit(laid, state, data) for state in _states(laid) if state.step % laid.recipe.inner_steps == 0]
+    at_visits = [
+        _at_visit(laid, state, data)
+        for state in _states(laid)
+        if state.step % laid.recipe.inner_steps == 0
+    ]
     return _squares(*np.array(at_visits).T[:, :, None])
 
 
 def _at_visit(laid: Plan, state: State, data: Batch) -> tuple[float, float]:
-    centre, block = stacking.mean(params_of(laid, state)), laid.visits[state.step // laid.recipe.inner_steps].block
+    centre, block = (
+        stacking.mean(params_of(laid, state)),
+        laid.visits[state.step // laid.recipe.inner_steps].block,
+    )
     active = {name: centre[name] for name in laid.blocks[block].names}
 
     def loss(params: stacking.Params, batch: Batch) -> Tensor:
@@ -266,7 +337,12 @@ def _states(laid: Plan) -> Iterator[State]:
 def cut(problem: Problem, count: int) -> tuple[Problem, tuple[Block, ...]]:
     """Return the problem of one tensor x (N, D) with its columns cut into `count` tensors of nearly equal width, a block each."""
     check(list(problem.start) == ["x"], "problem.start", list(problem.start), "one tensor, x")
-    check(1 <= count <= problem.start["x"].shape[1], "blocks", count, f"1 to {problem.start['x'].shape[1]}, the columns of x")
+    check(
+        1 <= count <= problem.start["x"].shape[1],
+        "blocks",
+        count,
+        f"1 to {problem.start['x'].shape[1]}, the columns of x",
+    )
     names = [f"x{k}" for k in range(count)]
     start = dict(zip(names, problem.start["x"].tensor_split(count, 1), strict=True))
 
@@ -279,23 +355,40 @@ def cut(problem: Problem, count: int) -> tuple[Problem, tuple[Block, ...]]:
 # ---- problems, each drawn anew for each seed
 
 
-def quadratic(seeds: int, zeta: float = 0.0, common: bool = True, sigma: float = 1.0, distance: float = 3.0, clients: int = 8,
-              d: int = 16, seed: int = 0) -> Case:
+def quadratic(
+    seeds: int,
+    zeta: float = 0.0,
+    common: bool = True,
+    sigma: float = 1.0,
+    distance: float = 3.0,
+    clients: int = 8,
+    d: int = 16,
+    seed: int = 0,
+) -> Case:
     """Return f_i = x' A_i x / 2 - b_i' x with eigenvalues 1/2 to 2, || grad f_i - grad f || of mean square zeta^2 at the minimum.
 
     `common`: one Hessian for all clients of a seed. `sigma`: gradient noise in each coordinate. All clients start where
     each coordinate is `distance` away from the minimiser.
     """
     _in_range(seeds=seeds, clients=clients, d=d)
-    draws = [_quadratic(np.random.default_rng([seed, s, 0xAB]), zeta, common, distance, clients, d) for s in range(seeds)]
-    A, b, start = (torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True))  # (seeds, N, ...)
+    draws = [
+        _quadratic(np.random.default_rng([seed, s, 0xAB]), zeta, common, distance, clients, d)
+        for s in range(seeds)
+    ]
+    A, b, start = (
+        torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True)
+    )  # (seeds, N, ...)
     hessian, linear = A.mean(1), b.mean(1)
-    return Case(quadratics(A.flatten(0, 1), b.flatten(0, 1), start.flatten(0, 1), sigma, seed),
-                lambda x: torch.einsum("sij,tsj->tsi", hessian, x) - linear, seeds)
+    return Case(
+        quadratics(A.flatten(0, 1), b.flatten(0, 1), start.flatten(0, 1), sigma, seed),
+        lambda x: torch.einsum("sij,tsj->tsi", hessian, x) - linear,
+        seeds,
+    )
 
 
-def _quadratic(rng: np.random.Generator, zeta: float, common: bool, distance: float, n: int,
-               d: int) -> tuple[Array, Array, Array]:
+def _quadratic(
+    rng: np.random.Generator, zeta: float, common: bool, distance: float, n: int, d: int
+) -> tuple[Array, Array, Array]:
     turns = np.linalg.qr(rng.standard_normal((n, d, d)))[0]
     turns = turns[:1].repeat(n, 0) if common else turns
     A = turns * np.geomspace(0.5, 2, d) @ turns.swapaxes(1, 2)
@@ -313,7 +406,9 @@ def stall(case: Case, sigma: float) -> Array:
     so the mean model rests where those of the clients sum to 0, coordinate by coordinate: a prediction, not a bound.
     """
     b = case.problem.batches(0)[1].unflatten(0, (case.seeds, -1)).numpy()  # (seeds, N, d)
-    offsets = b - b.mean(1, keepdims=True)  # client i's gradient is G - offset_i where that of f is G
+    offsets = b - b.mean(
+        1, keepdims=True
+    )  # client i's gradient is G - offset_i where that of f is G
     low, high = offsets.min(1), offsets.max(1)
     for _ in range(100):
         G = (low + high) / 2
@@ -324,8 +419,16 @@ def stall(case: Case, sigma: float) -> Array:
     return squared
 
 
-def logistic(seeds: int, skew: float = 0.0, distance: float = 3.0, rows: int = 128, batch: int = 4, clients: int = 8,
-             d: int = 16, seed: int = 0) -> Case:
+def logistic(
+    seeds: int,
+    skew: float = 0.0,
+    distance: float = 3.0,
+    rows: int = 128,
+    batch: int = 4,
+    clients: int = 8,
+    d: int = 16,
+    seed: int = 0,
+) -> Case:
     """Return logistic regression of `rows` rows a client and batches of `batch`; `skew` is the share dealt by label.
 
     Labels follow a logistic law, so that no hyperplane is without error; features have mean 1/2, or it would be the same
@@ -333,9 +436,15 @@ def logistic(seeds: int, skew: float = 0.0, distance: float = 3.0, rows: int = 1
     """
     _in_range(seeds=seeds, clients=clients, d=d, rows=rows, batch=batch)
     check(0 <= skew <= 1, "skew", skew, "between 0 and 1")
-    draws = [_logistic(np.random.default_rng([seed, s, 0x106]), skew, distance, rows, clients, d) for s in range(seeds)]
+    draws = [
+        _logistic(np.random.default_rng([seed, s, 0x106]), skew, distance, rows, clients, d)
+        for s in range(seeds)
+    ]
     features, start = (torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True))
-    stacked, pooled = features.flatten(0, 1), features.flatten(1, 2)  # (seeds N, rows, d), (seeds, N rows, d)
+    stacked, pooled = (
+        features.flatten(0, 1),
+        features.flatten(1, 2),
+    )  # (seeds N, rows, d), (seeds, N rows, d)
     who = torch.arange(len(stacked))[:, None]
 
     def batches(step: int) -> Batch:
@@ -343,7 +452,10 @@ def logistic(seeds: int, skew: float = 0.0, distance: float = 3.0, rows: int = 1
         return stacked[who, torch.from_numpy(chosen)]
 
     def gradient(x: Tensor) -> Tensor:
-        return -torch.sigmoid(-x.transpose(0, 1) @ pooled.mT).matmul(pooled).transpose(0, 1) / pooled.shape[1]
+        return (
+            -torch.sigmoid(-x.transpose(0, 1) @ pooled.mT).matmul(pooled).transpose(0, 1)
+            / pooled.shape[1]
+        )
 
     return Case(Problem({"x": start.flatten(0, 1)}, _logistic_loss, batches), gradient, seeds)
 
@@ -352,35 +464,58 @@ def _logistic_loss(params: stacking.Params, batch: Batch) -> Tensor:
     return torch.nn.functional.softplus(-batch @ params["x"]).mean()
 
 
-def _logistic(rng: np.random.Generator, skew: float, distance: float, rows: int, n: int,
-              d: int) -> tuple[Array, Array]:
+def _logistic(
+    rng: np.random.Generator, skew: float, distance: float, rows: int, n: int, d: int
+) -> tuple[Array, Array]:
     """Return label times features (N, rows, d) and the start (N, d)."""
-    law, features = rng.standard_normal(d) * 2 / np.sqrt(d), rng.standard_normal((n * rows, d)) + 0.5
+    law, features = (
+        rng.standard_normal(d) * 2 / np.sqrt(d),
+        rng.standard_normal((n * rows, d)) + 0.5,
+    )
     labels = np.where(rng.random(n * rows) < 1 / (1 + np.exp(-features @ law)), 1.0, -1.0)
     order = np.argsort(labels, kind="stable")
-    mixed = np.sort(rng.permutation(n * rows)[: round((1 - skew) * n * rows)])  # places whose rows are dealt at random
+    mixed = np.sort(
+        rng.permutation(n * rows)[: round((1 - skew) * n * rows)]
+    )  # places whose rows are dealt at random
     order[mixed] = rng.permutation(order[mixed])
     start = law + distance * rng.choice([-1.0, 1.0], d)
     return (labels[:, None] * features)[order].reshape(n, rows, d), np.tile(start, (n, 1))
 
 
-def factorised(seeds: int, zeta: float = 1.0, sigma: float = 0.5, size: int = 6, rank: int = 2, clients: int = 8,
-               seed: int = 0) -> Case:
+def factorised(
+    seeds: int,
+    zeta: float = 1.0,
+    sigma: float = 0.5,
+    size: int = 6,
+    rank: int = 2,
+    clients: int = 8,
+    seed: int = 0,
+) -> Case:
     """Return f_i = || B A - M_i ||^2 / 2 with the factors' names of LoRA, B = 0 at first, and M_i around an M of that rank.
 
     The singular values of M lie between 4 and 8, so lr T K of a few times 1/4 forgets the start.
     """
     _in_range(seeds=seeds, clients=clients, size=size, rank=rank)
-    draws = [_factorised(np.random.default_rng([seed, s, 0xFAC]), zeta, size, rank, clients) for s in range(seeds)]
-    M, A = (torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True))  # (seeds, N, ...)
+    draws = [
+        _factorised(np.random.default_rng([seed, s, 0xFAC]), zeta, size, rank, clients)
+        for s in range(seeds)
+    ]
+    M, A = (
+        torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True)
+    )  # (seeds, N, ...)
     stacked, target = M.flatten(0, 1), M.mean(1)
-    start = {"w.lora_A": A.flatten(0, 1), "w.lora_B": torch.zeros(seeds * clients, size, rank, dtype=A.dtype)}
+    start = {
+        "w.lora_A": A.flatten(0, 1),
+        "w.lora_B": torch.zeros(seeds * clients, size, rank, dtype=A.dtype),
+    }
 
     def batches(step: int) -> Batch:
-        return stacked + sigma * torch.from_numpy(np.random.default_rng([seed, step, 0xF]).standard_normal(stacked.shape))
+        return stacked + sigma * torch.from_numpy(
+            np.random.default_rng([seed, step, 0xF]).standard_normal(stacked.shape)
+        )
 
     def gradient(x: Tensor) -> Tensor:
-        of_a, of_b = x[..., : rank * size], x[..., rank * size:]
+        of_a, of_b = x[..., : rank * size], x[..., rank * size :]
         a, b = torch.unflatten(of_a, -1, (rank, size)), torch.unflatten(of_b, -1, (size, rank))
         error = b @ a - target
         return torch.cat([(b.mT @ error).flatten(-2), (error @ a.mT).flatten(-2)], -1)
@@ -393,7 +528,9 @@ def _factorised_loss(params: stacking.Params, batch: Batch) -> Tensor:
     return error.square().sum() / 2
 
 
-def _factorised(rng: np.random.Generator, zeta: float, size: int, rank: int, n: int) -> tuple[Array, Array]:
+def _factorised(
+    rng: np.random.Generator, zeta: float, size: int, rank: int, n: int
+) -> tuple[Array, Array]:
     left, right = np.linalg.qr(rng.standard_normal((2, size, rank)))[0]  # orthonormal columns
     target = left * np.geomspace(8, 4, rank) @ right.T
     offsets = rng.standard_normal((n, size, size))

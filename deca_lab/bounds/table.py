@@ -44,11 +44,16 @@ class Evaluated(NamedTuple):
 
 def claims() -> dict[str, ModuleType]:
     """Return the claims' modules by name: the files of this folder that have examples."""
-    modules = {m.name: import_module(f"{bounds.__name__}.{m.name}") for m in pkgutil.iter_modules(bounds.__path__)}
+    modules = {
+        m.name: import_module(f"{bounds.__name__}.{m.name}")
+        for m in pkgutil.iter_modules(bounds.__path__)
+    }
     return {name: module for name, module in sorted(modules.items()) if hasattr(module, "examples")}
 
 
-def evaluate(names: Sequence[str] = (), seed: int = 0, say: Callable[[Evaluated], None] = lambda row: None) -> list[Evaluated]:
+def evaluate(
+    names: Sequence[str] = (), seed: int = 0, say: Callable[[Evaluated], None] = lambda row: None
+) -> list[Evaluated]:
     """Return the rows of the named claims, or of all; raise BadInput at an unknown name."""
     check(seed >= 0, "seed", seed, "0 or more")
     known = claims()
@@ -66,4 +71,6 @@ def evaluate(names: Sequence[str] = (), seed: int = 0, say: Callable[[Evaluated]
 def _evaluated(claim: str, case: str, bound: Bound, fails: bool, seconds: float) -> Evaluated:
     lhs, rhs = map(np.atleast_1d, np.broadcast_arrays(bound.lhs, bound.rhs))
     at = int(np.nanargmax(bound.ratios)) if np.size(lhs) and np.isfinite(bound.ratios).any() else 0
-    return Evaluated(claim, case, float(lhs[at]), float(rhs[at]), bound.tightness, bound.verdict, fails, seconds)
+    return Evaluated(
+        claim, case, float(lhs[at]), float(rhs[at]), bound.tightness, bound.verdict, fails, seconds
+    )

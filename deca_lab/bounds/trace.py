@@ -40,14 +40,14 @@ class Setting(NamedTuple):
 class Step(NamedTuple):
     """One inner step, all clients at once; matrices are of the active block (N, D_k) unless stated."""
 
-    turn: int              # r, from 1 within the visit
-    columns: slice         # of the active block in X
-    before: Tensor         # X (N, d), all coordinates
-    after: Tensor          # X (N, d)
-    g: Tensor              # stochastic gradients
-    m_hat: Tensor          # bias-corrected first moments
-    below: Tensor          # sqrt(v_hat) + eps, what a client divides by
-    direction: Tensor      # U, before the learning rate
+    turn: int  # r, from 1 within the visit
+    columns: slice  # of the active block in X
+    before: Tensor  # X (N, d), all coordinates
+    after: Tensor  # X (N, d)
+    g: Tensor  # stochastic gradients
+    m_hat: Tensor  # bias-corrected first moments
+    below: Tensor  # sqrt(v_hat) + eps, what a client divides by
+    direction: Tensor  # U, before the learning rate
 
 
 def trace(landscape: Landscape, setting: Setting, optimiser: Optimiser | None = None) -> list[Step]:
@@ -55,11 +55,19 @@ def trace(landscape: Landscape, setting: Setting, optimiser: Optimiser | None = 
     problem, blocks = as_problem(landscape, setting.blocks, setting.noise, setting.seed)
     inside: list[tuple[Tensor, ...]] = []
     spied = _spied(optimiser or adam(setting.adam, setting.feedback), setting.adam, inside)
-    laid = plan(problem, blocks, setting.topology, Recipe(setting.rounds, setting.inner_steps, lambda s: setting.lr, spied))
+    laid = plan(
+        problem,
+        blocks,
+        setting.topology,
+        Recipe(setting.rounds, setting.inner_steps, lambda s: setting.lr, spied),
+    )
     ends = torch.tensor([0, *(where.width for where in laid.layouts)]).cumsum(0).tolist()
     before, steps = torch.cat([problem.start[b.names[0]] for b in blocks], 1), []
     for state, _ in train(laid):
-        k, turn = laid.visits[(state.step - 1) // setting.inner_steps].block, (state.step - 1) % setting.inner_steps + 1
+        k, turn = (
+            laid.visits[(state.step - 1) // setting.inner_steps].block,
+            (state.step - 1) % setting.inner_steps + 1,
+        )
         after = torch.cat(state.blocks, 1)
         steps.append(Step(turn, slice(ends[k], ends[k + 1]), before, after, *inside[-1]))
         before = after

@@ -10,7 +10,6 @@ Tight       attained where X' and Y' are opposite multiples of the singular vect
 Proof       theory/tracking_consensus.ipynb.
 """
 
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,8 +32,14 @@ from deca_lab.mixing.topology import Topology, topology
 SOURCE = "derived; usual with 2 in place of 1 + l^2"
 
 
-def tracking_consensus(problem: Problem, W: Array | Topology, alpha: float, steps: int, combine_first: bool = False,
-                       usual: bool = False) -> Bound:
+def tracking_consensus(
+    problem: Problem,
+    W: Array | Topology,
+    alpha: float,
+    steps: int,
+    combine_first: bool = False,
+    usual: bool = False,
+) -> Bound:
     """Return both sides at steps 1 .. `steps` of the library's run on a problem with one tensor a client.
 
     `usual` has 2 in place of 1 + l^2. Raises BadInput where alpha is not positive or W does not bring clients together.
@@ -42,16 +47,26 @@ def tracking_consensus(problem: Problem, W: Array | Topology, alpha: float, step
     check(alpha > 0, "alpha", alpha, "above 0")
     topo = W if isinstance(W, Topology) else topology(W)
     l2 = second_singular_value(topo.at(0)) ** 2
-    check(l2 < 1 and len(topo.matrices) == 1, "W", l2**0.5, "one matrix with a second singular value below 1")
+    check(
+        l2 < 1 and len(topo.matrices) == 1,
+        "W",
+        l2**0.5,
+        "one matrix with a second singular value below 1",
+    )
     lhs, disagreement, pulled = run(problem, topo, alpha, steps, combine_first)
     kept = 1.0 if combine_first else l2
-    rhs = (1 + l2) / 2 * disagreement + alpha**2 * kept * (2 if usual else 1 + l2) / (1 - l2) * pulled
+    rhs = (1 + l2) / 2 * disagreement + alpha**2 * kept * (2 if usual else 1 + l2) / (
+        1 - l2
+    ) * pulled
     size = float(flatten(problem.start, list(problem.start)).square().sum())
-    return Bound(lhs, rhs, "disagreement of gradient tracking", SOURCE, rounding=1e-28 * max(size, 1.0))
+    return Bound(
+        lhs, rhs, "disagreement of gradient tracking", SOURCE, rounding=1e-28 * max(size, 1.0)
+    )
 
 
-def run(problem: Problem, topo: Topology, alpha: float, steps: int,
-        combine_first: bool) -> tuple[Array, Array, Array]:
+def run(
+    problem: Problem, topo: Topology, alpha: float, steps: int, combine_first: bool
+) -> tuple[Array, Array, Array]:
     """Return || X'_{k+1} ||^2, || X'_k ||^2 and || Y'_k ||^2 (steps,) of a run of the library's gradient tracking."""
     tracked, seen = optimisers.gradient_tracking(), []
 
@@ -60,11 +75,17 @@ def run(problem: Problem, topo: Topology, alpha: float, steps: int,
         seen.append(y.clone())
         return y, state
 
-    recipe = tr.Recipe(1, steps, lambda s: alpha, tracked._replace(update=update), combine_first=combine_first)
+    recipe = tr.Recipe(
+        1, steps, lambda s: alpha, tracked._replace(update=update), combine_first=combine_first
+    )
     plan = tr.plan(problem, whole(list(problem.start)), topo, recipe)
     X = [tr.begin(plan).blocks[0], *(state.blocks[0] for state, _ in tr.train(plan))]
     distances = np.array([float((x - x.mean(0)).square().sum()) for x in X])
-    return distances[1:], distances[:-1], np.array([float((y - y.mean(0)).square().sum()) for y in seen])
+    return (
+        distances[1:],
+        distances[:-1],
+        np.array([float((y - y.mean(0)).square().sum()) for y in seen]),
+    )
 
 
 def witness(W: Array, alpha: float) -> Problem:
@@ -72,7 +93,7 @@ def witness(W: Array, alpha: float) -> Problem:
     l2 = second_singular_value(W) ** 2
     check(1e-12 < l2 < 1, "W", l2**0.5, "with a second singular value between 0 and 1")
     x = torch.from_numpy(singular_vector(W, 1))
-    slope = -(1 - l2) / (2 * l2) / alpha * x                        # (a + b)^2 = (1 + c) a^2 + (1 + 1/c) b^2 at b = c a
+    slope = -(1 - l2) / (2 * l2) / alpha * x  # (a + b)^2 = (1 + c) a^2 + (1 + 1/c) b^2 at b = c a
     return Problem({"x": x}, lambda params, data: data @ params["x"], lambda step: slope)
 
 
@@ -83,9 +104,11 @@ def examples(seed: int = 0) -> dict[str, Bound]:
     def of(land: Landscape) -> Problem:
         return as_problem(land, 1, 0.3, seed)[0]
 
-    return {"adapt then combine": tracking_consensus(of(quadratics(seed=seed)), ring, 0.05, 60),
-            "combine then adapt": tracking_consensus(of(valleys(seed=seed)), ring, 0.05, 60, True),
-            "the witness": tracking_consensus(witness(W, 0.1), ring, 0.1, 1)}
+    return {
+        "adapt then combine": tracking_consensus(of(quadratics(seed=seed)), ring, 0.05, 60),
+        "combine then adapt": tracking_consensus(of(valleys(seed=seed)), ring, 0.05, 60, True),
+        "the witness": tracking_consensus(witness(W, 0.1), ring, 0.1, 1),
+    }
 
 
 def broken(seed: int = 0) -> Bound:

@@ -25,11 +25,19 @@ from deca_lab.mixing.graphs import Array
 from deca_lab.mixing.topology import topology
 
 SOURCE = "derived"
-FIT = 1e-3   # what a rate read off a finite run may miss by
+FIT = 1e-3  # what a rate read off a finite run may miss by
 
 
-def tracking_rate(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int,
-                  combine_first: bool = False, claimed: Array | None = None) -> Bound:
+def tracking_rate(
+    W: Array,
+    A: Array,
+    b: Array,
+    X0: Array,
+    alpha: float,
+    steps: int,
+    combine_first: bool = False,
+    claimed: Array | None = None,
+) -> Bound:
     """Return || X_k - X* ||_F of the library's run at k = 1 .. `steps` beside the same from powers of M: equal.
 
     `claimed` stands in for M, to see what breaks. Raises BadInput for shapes that do not fit, or no unique minimum.
@@ -40,33 +48,60 @@ def tracking_rate(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: 
     scale, rhs = float(np.abs(z).max()), []
     for _ in range(steps):
         z = M @ z
-        rhs.append(float(np.linalg.norm(z[:X0.size])))
-    rounding = 64 * np.finfo(float).eps * len(z) * scale          # sums of as many products, at every step, and they die out
+        rhs.append(float(np.linalg.norm(z[: X0.size])))
+    rounding = (
+        64 * np.finfo(float).eps * len(z) * scale
+    )  # sums of as many products, at every step, and they die out
     lhs = np.linalg.norm(lhs, axis=(1, 2))
-    return Bound(lhs, np.array(rhs), "gradient tracking's error", SOURCE, rounding=rounding, equal=True)
+    return Bound(
+        lhs, np.array(rhs), "gradient tracking's error", SOURCE, rounding=rounding, equal=True
+    )
 
 
-def decay(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int,
-          combine_first: bool = False) -> Bound:
+def decay(
+    W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int, combine_first: bool = False
+) -> Bound:
     """Return the rate of the second half of a run, the mean factor a step, beside r: equal to 1e-3, for the run is finite."""
-    error = np.linalg.norm(run(W, A, b, X0, alpha, steps, combine_first) - solution(A, b), axis=(1, 2))
-    check(error[-1] > 1e-11 * error[0], "steps", steps, "fewer: the error has reached what float64 can tell apart")
+    error = np.linalg.norm(
+        run(W, A, b, X0, alpha, steps, combine_first) - solution(A, b), axis=(1, 2)
+    )
+    check(
+        error[-1] > 1e-11 * error[0],
+        "steps",
+        steps,
+        "fewer: the error has reached what float64 can tell apart",
+    )
     half = len(error) // 2
     rate = (error[-1] / error[half - 1]) ** (1 / (len(error) - half))
     r = rate_of(matrix(W, A, alpha, combine_first), b.shape[1])
-    return Bound(np.array([rate]), np.array([r]), "gradient tracking's rate", SOURCE, axis="run", rounding=FIT * r, equal=True)
+    return Bound(
+        np.array([rate]),
+        np.array([r]),
+        "gradient tracking's rate",
+        SOURCE,
+        axis="run",
+        rounding=FIT * r,
+        equal=True,
+    )
 
 
 def matrix(W: Array, A: Array, alpha: float, combine_first: bool = False) -> Array:
     """Return M (2 N d, 2 N d)."""
     n, d = A.shape[0], A.shape[1]
-    check(A.shape == (n, d, d) and W.shape == (n, n), "W, A", (W.shape, A.shape), "of shapes (N, N) and (N, d, d)")
+    check(
+        A.shape == (n, d, d) and W.shape == (n, n),
+        "W, A",
+        (W.shape, A.shape),
+        "of shapes (N, N) and (N, d, d)",
+    )
     check(alpha > 0, "alpha", alpha, "above 0")
     mixed, hessian, one = np.kron(W, np.eye(d)), np.zeros((n * d, n * d)), np.eye(n * d)
     for i in range(n):
-        hessian[i * d:(i + 1) * d, i * d:(i + 1) * d] = A[i]
+        hessian[i * d : (i + 1) * d, i * d : (i + 1) * d] = A[i]
     stepped = one if combine_first else mixed
-    return np.block([[mixed, -alpha * stepped], [hessian @ (mixed - one), mixed - alpha * hessian @ stepped]])
+    return np.block(
+        [[mixed, -alpha * stepped], [hessian @ (mixed - one), mixed - alpha * hessian @ stepped]]
+    )
 
 
 def rate_of(M: Array, d: int) -> float:
@@ -78,17 +113,27 @@ def rate_of(M: Array, d: int) -> float:
 def solution(A: Array, b: Array) -> Array:
     """Return the minimum (d,) of the mean problem."""
     total = A.sum(0)
-    check(bool(np.linalg.eigvalsh(total).min() > 1e-12), "A", total.tolist(), "of positive definite sum, for one minimum")
+    check(
+        bool(np.linalg.eigvalsh(total).min() > 1e-12),
+        "A",
+        total.tolist(),
+        "of positive definite sum, for one minimum",
+    )
     return np.asarray(np.linalg.solve(total, b.sum(0)))
 
 
-def run(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int,
-        combine_first: bool = False) -> Array:
+def run(
+    W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int, combine_first: bool = False
+) -> Array:
     """Return X_1 .. X_steps (steps, N, d) of the library's own gradient tracking."""
     check(steps >= 1, "steps", steps, "1 or more")
-    hessians, linear, start = (torch.from_numpy(np.array(part, dtype=np.float64)) for part in (A, b, X0))
+    hessians, linear, start = (
+        torch.from_numpy(np.array(part, dtype=np.float64)) for part in (A, b, X0)
+    )
     problem = quadratics(hessians, linear, start)
-    recipe = tr.Recipe(1, steps, lambda s: alpha, optimisers.gradient_tracking(), combine_first=combine_first)
+    recipe = tr.Recipe(
+        1, steps, lambda s: alpha, optimisers.gradient_tracking(), combine_first=combine_first
+    )
     plan = tr.plan(problem, whole(["x"]), topology(W), recipe)
     return np.stack([state.blocks[0].numpy() for state, _ in tr.train(plan)])
 
@@ -105,8 +150,12 @@ def usual(clients: int = 6, d: int = 3, seed: int = 0) -> tuple[Array, Array, Ar
 def examples(seed: int = 0) -> dict[str, Bound]:
     """Return the error of both orders, and the rate of both."""
     given = usual(seed=seed)
-    return {"adapt then combine": tracking_rate(*given, 0.05, 200), "combine then adapt": tracking_rate(*given, 0.05, 200, True),
-            "its rate": decay(*given, 0.02, 800), "its rate, combine first": decay(*given, 0.02, 800, True)}
+    return {
+        "adapt then combine": tracking_rate(*given, 0.05, 200),
+        "combine then adapt": tracking_rate(*given, 0.05, 200, True),
+        "its rate": decay(*given, 0.02, 800),
+        "its rate, combine first": decay(*given, 0.02, 800, True),
+    }
 
 
 def broken(seed: int = 0) -> Bound:

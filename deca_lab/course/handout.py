@@ -33,9 +33,18 @@ def students(folder: Path | str, place: Path | None = None) -> Copied:
     The folder can stand as nbgrader's source/ASSIGNMENT: `nbgrader generate_assignment` adds its checksums.
     """
     course = files(place or home())
-    lessons = {Path(name.name): data for name, data in course.items() if name.parts[0] == "notebooks" and name.suffix != ".md"}
-    return write_new(Path(folder), {name: handed_out(data, name.stem) if name.suffix == ".ipynb" else data
-                                    for name, data in lessons.items()})
+    lessons = {
+        Path(name.name): data
+        for name, data in course.items()
+        if name.parts[0] == "notebooks" and name.suffix != ".md"
+    }
+    return write_new(
+        Path(folder),
+        {
+            name: handed_out(data, name.stem) if name.suffix == ".ipynb" else data
+            for name, data in lessons.items()
+        },
+    )
 
 
 def handed_out(data: bytes, stem: str) -> bytes:
@@ -52,14 +61,18 @@ def handed_out(data: bytes, stem: str) -> bytes:
 def exercises_of(nb: "NotebookNode") -> set[str]:
     """Return the names of the functions that the notebook both defines and checks."""
     trees = [tree for cell in nb.cells if cell.cell_type == "code" and (tree := _tree(cell.source))]
-    defined = {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
-    return defined & {call[1] for tree in trees for statement in tree.body for call in _checked(statement)}
+    defined = {
+        node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)
+    }
+    return defined & {
+        call[1] for tree in trees for statement in tree.body for call in _checked(statement)
+    }
 
 
 def _tree(source: str) -> ast.Module | None:
     try:
         return ast.parse(source)
-    except SyntaxError:                    # a magic: no exercise of ours
+    except SyntaxError:  # a magic: no exercise of ours
         return None
 
 
@@ -73,23 +86,38 @@ def _checked(statement: ast.stmt) -> list[tuple[str, str]]:
 def _check_of(node: ast.AST) -> tuple[str, str] | None:
     """Return (checking function, checked name) of a node that is check(NAME), else None."""
     match node:
-        case ast.Call(func=ast.Name(id=function), args=[ast.Name(id=name), *_]) if re.fullmatch(r"check(_\w+)?", function):
+        case ast.Call(func=ast.Name(id=function), args=[ast.Name(id=name), *_]) if re.fullmatch(
+            r"check(_\w+)?", function
+        ):
             return function, name
     return None
 
 
-def _cells(cell: "NotebookNode", exercises: set[str], stem: str, used: Counter[str]) -> "list[NotebookNode]":
+def _cells(
+    cell: "NotebookNode", exercises: set[str], stem: str, used: Counter[str]
+) -> "list[NotebookNode]":
     """Return the cells that take the place of one: an exercise's stub and its check get cells of their own."""
     if cell.cell_type != "code":
         return [cell]
     new = []
     for k, part in enumerate(_parts(cell.source, exercises)):
-        made = type(cell)({**cell, "metadata": dict(cell.metadata), "source": part.source, "outputs": [],
-                           "execution_count": None, **({"id": f"{cell.id[:56]}-{k}"} if k and "id" in cell else {})})
+        made = type(cell)(
+            {
+                **cell,
+                "metadata": dict(cell.metadata),
+                "source": part.source,
+                "outputs": [],
+                "execution_count": None,
+                **({"id": f"{cell.id[:56]}-{k}"} if k and "id" in cell else {}),
+            }
+        )
         if part.solves or part.checks:
             made.metadata["nbgrader"] = _graded(part, stem, used)
         if part.checks:
-            made.metadata["tags"] = [*made.metadata.get("tags", []), "raises-exception"]  # Run All goes on past a wrong one
+            made.metadata["tags"] = [
+                *made.metadata.get("tags", []),
+                "raises-exception",
+            ]  # Run All goes on past a wrong one
         new.append(made)
     return new
 
@@ -98,8 +126,14 @@ def _graded(part: Part, stem: str, used: Counter[str]) -> dict[str, Any]:
     """Return nbgrader's metadata of a stub or of a check; grade ids occur once in a notebook."""
     name = f"{stem}_{part.solves}" if part.solves else f"{stem}_{part.checks}_check"
     used[name] += 1
-    row = {"schema_version": 3, "task": False, "solution": bool(part.solves), "grade": bool(part.checks),
-           "locked": bool(part.checks), "grade_id": name + (f"_{used[name]}" if used[name] > 1 else "")}
+    row = {
+        "schema_version": 3,
+        "task": False,
+        "solution": bool(part.solves),
+        "grade": bool(part.checks),
+        "locked": bool(part.checks),
+        "grade_id": name + (f"_{used[name]}" if used[name] > 1 else ""),
+    }
     return row | ({"points": POINTS} if part.checks else {})
 
 
@@ -121,8 +155,14 @@ def _of(node: ast.stmt, lines: list[str], exercises: set[str]) -> list[Part]:
     """Return the cells that a top-level statement becomes; none where it is of no exercise."""
     if isinstance(node, ast.FunctionDef):
         return [Part(stub(node, lines), solves=node.name)] if node.name in exercises else []
-    return [Part(f'verdict = {call}({name})\nprint(verdict)\nassert str(verdict).startswith("Right"), "not yet right"',
-                 checks=name) for call, name in _checked(node) if name in exercises]
+    return [
+        Part(
+            f'verdict = {call}({name})\nprint(verdict)\nassert str(verdict).startswith("Right"), "not yet right"',
+            checks=name,
+        )
+        for call, name in _checked(node)
+        if name in exercises
+    ]
 
 
 def _first_line(node: ast.stmt) -> int:
@@ -142,11 +182,11 @@ def stub(node: ast.FunctionDef, lines: list[str]) -> str:
     if [ast.unparse(s).removesuffix("()") for s in answer] == [STUB]:
         return _text(lines[start:end])
     if documented:
-        kept = lines[start:node.body[0].end_lineno]
+        kept = lines[start : node.body[0].end_lineno]
     else:
         first = node.body[0]
-        before = lines[first.lineno - 1].encode()[:first.col_offset].decode()
-        kept = [*lines[start:first.lineno - 1], *([before.rstrip()] if before.strip() else [])]
+        before = lines[first.lineno - 1].encode()[: first.col_offset].decode()
+        kept = [*lines[start : first.lineno - 1], *([before.rstrip()] if before.strip() else [])]
         while kept[-1].lstrip().startswith("#"):
             kept = kept[:-1]
     return _text([*kept, f"    {STUB}"])

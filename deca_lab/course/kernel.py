@@ -9,7 +9,9 @@ from deca_lab.course.place import PACKAGE
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
-QUIET = ["--IPKernelApp.log_level=40"]     # errors only: ipykernel warns of local connections at every start
+QUIET = [
+    "--IPKernelApp.log_level=40"
+]  # errors only: ipykernel warns of local connections at every start
 
 
 def kernel() -> "AsyncKernelManager":
@@ -17,13 +19,17 @@ def kernel() -> "AsyncKernelManager":
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
 
-    return AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    return AsyncKernelManager(
+        kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[])
+    )
 
 
 def environment(threads: int = 0, given: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a kernel that runs without a reader: static figures, this deca_lab, `threads` if not 0."""
     env = checkout_first(os.environ if given is None else given)
-    env.pop("JPY_SESSION_NAME", None)      # inherited from a notebook that runs us, it would promise a front end
+    env.pop(
+        "JPY_SESSION_NAME", None
+    )  # inherited from a notebook that runs us, it would promise a front end
     env["DECA_LAB_WIDGETS"] = "off"
     return env | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
 
@@ -33,4 +39,7 @@ def checkout_first(env: Mapping[str, str]) -> dict[str, str]:
     house = PACKAGE.parent
     if house.name in ("site-packages", "dist-packages"):
         return dict(env)
-    return {**env, "PYTHONPATH": os.pathsep.join(filter(None, [str(house), env.get("PYTHONPATH", "")]))}
+    return {
+        **env,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(house), env.get("PYTHONPATH", "")])),
+    }

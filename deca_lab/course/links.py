@@ -23,8 +23,12 @@ def broken_links(folder: Path | str) -> list[str]:
     if not pages:
         raise BadInput(f"folder {str(folder)!r} holds no HTML page")
     look = cache(read_page)
-    return [f"{page.relative_to(folder)}: {link} ({why})" for page in pages for link in look(page).links
-            if (why := _wrong(page, link, look))]
+    return [
+        f"{page.relative_to(folder)}: {link} ({why})"
+        for page in pages
+        for link in look(page).links
+        if (why := _wrong(page, link, look))
+    ]
 
 
 def read_page(path: Path) -> Page:
@@ -54,6 +58,10 @@ def _wrong(page: Path, link: str, look: Callable[[Path], Page]) -> str:
         target /= "index.html"
     if not target.is_file():
         return "no such file"
-    if parts.fragment and target.suffix == ".html" and unquote(parts.fragment) not in look(target.resolve()).anchors:
+    if (
+        parts.fragment
+        and target.suffix == ".html"
+        and unquote(parts.fragment) not in look(target.resolve()).anchors
+    ):
         return "no such anchor"
     return ""

@@ -17,8 +17,8 @@ from typing import NamedTuple
 from deca_lab.errors import check
 
 PYTHON = (3, 11)
-MEMORY, DISK = 2.0, 1.0                    # GB free: two kernels with a small model each; run folders of a course
-MODULES = {"pillow": "PIL"}                   # where the name to import is another than the name to install
+MEMORY, DISK = 2.0, 1.0  # GB free: two kernels with a small model each; run folders of a course
+MODULES = {"pillow": "PIL"}  # where the name to import is another than the name to install
 
 
 class Check(NamedTuple):
@@ -35,10 +35,16 @@ def examine(folder: Path | str = ".") -> list[Check]:
     place = Path(folder)
     check(place.is_dir(), "folder", str(place), "a folder that exists")
     looks: list[tuple[str, Callable[[], list[Check]]]] = [
-        ("python", lambda: [python(sys.version_info[:3])]), ("packages", lambda: packages(requirements())),
-        ("cores", lambda: [cores()]), ("gpu", lambda: [gpu()]), ("free memory", lambda: [memory()]),
-        ("free disk", lambda: [disk(place)]), ("writing", lambda: [writing(place)]),
-        ("two-client run", lambda: [two_clients()]), ("notebook kernel", lambda: [notebook_kernel()])]
+        ("python", lambda: [python(sys.version_info[:3])]),
+        ("packages", lambda: packages(requirements())),
+        ("cores", lambda: [cores()]),
+        ("gpu", lambda: [gpu()]),
+        ("free memory", lambda: [memory()]),
+        ("free disk", lambda: [disk(place)]),
+        ("writing", lambda: [writing(place)]),
+        ("two-client run", lambda: [two_clients()]),
+        ("notebook kernel", lambda: [notebook_kernel()]),
+    ]
     return [result for name, look in looks for result in _guarded(name, look)]
 
 
@@ -46,22 +52,38 @@ def _guarded(name: str, look: Callable[[], list[Check]]) -> list[Check]:
     """Return the checks of a look; one that stops with an error becomes a failed check, so that the others are still made."""
     try:
         return look()
-    except Exception as error:             # anything may be broken on this machine, and our task is to report it
-        return [Check(name, False, f"stopped with {type(error).__name__}: {error}",
-                        "reinstall deca-lab in a fresh environment (README.md, Two commands); if it stays, report this line")]
+    except (
+        Exception
+    ) as error:  # anything may be broken on this machine, and our task is to report it
+        return [
+            Check(
+                name,
+                False,
+                f"stopped with {type(error).__name__}: {error}",
+                "reinstall deca-lab in a fresh environment (README.md, Two commands); if it stays, report this line",
+            )
+        ]
 
 
 def describe(checks: list[Check]) -> str:
     """Return a line for each check, with advice below those that failed, and a last line that sums up."""
-    lines = [f"{'ok ' if f.ok else 'NO '} {f.name:<18} {f.found}" + ("" if f.ok else f"\n{'':23}-> {f.advice}") for f in checks]
+    lines = [
+        f"{'ok ' if f.ok else 'NO '} {f.name:<18} {f.found}"
+        + ("" if f.ok else f"\n{'':23}-> {f.advice}")
+        for f in checks
+    ]
     bad = [f.name for f in checks if not f.ok]
     return "\n".join([*lines, f"not ready: {', '.join(bad)}" if bad else "ready for the course"])
 
 
 def python(version: tuple[int, ...]) -> Check:
     """Judge the version of Python."""
-    return Check("python", version >= PYTHON, f"{'.'.join(map(str, version))} at {sys.executable}",
-                   f"install Python {'.'.join(map(str, PYTHON))} or newer, and make the environment with it")
+    return Check(
+        "python",
+        version >= PYTHON,
+        f"{'.'.join(map(str, version))} at {sys.executable}",
+        f"install Python {'.'.join(map(str, PYTHON))} or newer, and make the environment with it",
+    )
 
 
 def requirements() -> list[str]:
@@ -70,7 +92,9 @@ def requirements() -> list[str]:
 
     project = Path(__file__).parents[2] / "pyproject.toml"
     if project.is_file():
-        dependencies: list[str] = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+        dependencies: list[str] = tomllib.loads(project.read_text(encoding="utf-8"))["project"][
+            "dependencies"
+        ]
         return dependencies
     return [line for line in metadata.requires("deca-lab") or [] if "extra ==" not in line]
 
@@ -79,7 +103,10 @@ def packages(needed: list[str]) -> list[Check]:
     """Judge each package: installed, new enough and importable. Those that are right share one line."""
     checks = [_package(line) for line in needed]
     well = ", ".join(f"{f.name} {f.found}" for f in checks if f.ok)
-    return [*([Check("packages", True, well, "")] if well else []), *(f for f in checks if not f.ok)]
+    return [
+        *([Check("packages", True, well, "")] if well else []),
+        *(f for f in checks if not f.ok),
+    ]
 
 
 def _package(line: str) -> Check:
@@ -98,9 +125,13 @@ def _package(line: str) -> Check:
         return Check(need.name, False, f"{version}, and {need.specifier} is needed", repair)
     try:
         import_module(MODULES.get(need.name, re.sub(r"[-.]", "_", need.name)))
-    except Exception as error:             # a broken binary may raise anything
-        return Check(need.name, False, f"{version}, which cannot be imported: {error}",
-                       repair.replace("--upgrade", "--force-reinstall"))
+    except Exception as error:  # a broken binary may raise anything
+        return Check(
+            need.name,
+            False,
+            f"{version}, which cannot be imported: {error}",
+            repair.replace("--upgrade", "--force-reinstall"),
+        )
     return Check(need.name, True, version, "")
 
 
@@ -108,7 +139,12 @@ def cores() -> Check:
     """Say how many cores there are; one is enough, two run notebooks side by side."""
     from deca_lab.course.running import cores as count
 
-    return Check("cores", True, f"{count()}{'' if count() > 1 else ', so that every lesson takes about twice its minutes'}", "")
+    return Check(
+        "cores",
+        True,
+        f"{count()}{'' if count() > 1 else ', so that every lesson takes about twice its minutes'}",
+        "",
+    )
 
 
 def gpu() -> Check:
@@ -117,7 +153,12 @@ def gpu() -> Check:
 
     if torch.cuda.is_available():
         p = torch.cuda.get_device_properties(0)
-        return Check("gpu", True, f"{p.name}, {p.total_memory / 1e9:.0f} GB, of {torch.cuda.device_count()}", "")
+        return Check(
+            "gpu",
+            True,
+            f"{p.name}, {p.total_memory / 1e9:.0f} GB, of {torch.cuda.device_count()}",
+            "",
+        )
     if torch.backends.mps.is_available():
         return Check("gpu", True, "Apple's, through mps; the lessons use the CPU", "")
     return Check("gpu", True, "none that torch can use, and none is needed", "")
@@ -128,8 +169,12 @@ def memory() -> Check:
     free = free_memory()
     if free is None:
         return Check("free memory", True, "not reported by this system", "")
-    return Check("free memory", free >= MEMORY, f"{free:.1f} GB",
-                   f"close other programs until {MEMORY:g} GB are free, or run notebooks one at a time (--jobs 1)")
+    return Check(
+        "free memory",
+        free >= MEMORY,
+        f"{free:.1f} GB",
+        f"close other programs until {MEMORY:g} GB are free, or run notebooks one at a time (--jobs 1)",
+    )
 
 
 def free_memory() -> float | None:
@@ -140,21 +185,31 @@ def free_memory() -> float | None:
         return None
     free = float(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):    # no such limit: "max", or another system
-        free = min(free, float((group / "memory.max").read_text()) - float((group / "memory.current").read_text()))
+    with suppress(OSError, ValueError):  # no such limit: "max", or another system
+        free = min(
+            free,
+            float((group / "memory.max").read_text())
+            - float((group / "memory.current").read_text()),
+        )
     return free / 1e9
 
 
 def disk(folder: Path) -> Check:
     """Judge the free disk of a folder."""
     free = disk_usage(folder).free / 1e9
-    return Check("free disk", free >= DISK, f"{free:.1f} GB in {folder.resolve()}",
-                   f"make {DISK:g} GB free, or work in a folder on another disk")
+    return Check(
+        "free disk",
+        free >= DISK,
+        f"{free:.1f} GB in {folder.resolve()}",
+        f"make {DISK:g} GB free, or work in a folder on another disk",
+    )
 
 
 def writing(folder: Path) -> Check:
     """Judge whether files can be written in a folder."""
-    advice = "work in a folder of your own, such as your home, or ask for the right to write in this one"
+    advice = (
+        "work in a folder of your own, such as your home, or ask for the right to write in this one"
+    )
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".deca-lab-") as file:
             file.write(b"deca-lab")
@@ -168,15 +223,30 @@ def two_clients() -> Check:
     from deca_lab.lab.runs import run
     from deca_lab.runconfig import RunConfig
 
-    losses = run(RunConfig(clients=2, model="tiny", corpus="markov", context=32, batch=4, rounds=1, inner_steps=6, lr=3e-3,
-                         eval_windows=8)).metrics["test_loss"]
+    losses = run(
+        RunConfig(
+            clients=2,
+            model="tiny",
+            corpus="markov",
+            context=32,
+            batch=4,
+            rounds=1,
+            inner_steps=6,
+            lr=3e-3,
+            eval_windows=8,
+        )
+    ).metrics["test_loss"]
     return learnt(float(losses.iloc[0]), float(losses.iloc[-1]))
 
 
 def learnt(before: float, after: float) -> Check:
     """Judge a training by its test loss before and after, in nats a token."""
-    return Check("two-client run", after < before - 0.05, f"test loss {before:.3f} -> {after:.3f} nats a token",
-                   "the clients did not learn: another torch may help (pip install --force-reinstall torch); report this line")
+    return Check(
+        "two-client run",
+        after < before - 0.05,
+        f"test loss {before:.3f} -> {after:.3f} nats a token",
+        "the clients did not learn: another torch may help (pip install --force-reinstall torch); report this line",
+    )
 
 
 def notebook_kernel() -> Check:
@@ -187,7 +257,9 @@ def notebook_kernel() -> Check:
 
     from deca_lab.course.kernel import QUIET, environment, kernel
 
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import sys, deca_lab; print(sys.executable)")])
+    nb = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("import sys, deca_lab; print(sys.executable)")]
+    )
     advice = f"{sys.executable} -m pip install --force-reinstall ipykernel; a firewall must let a program talk to 127.0.0.1"
     client = NotebookClient(nb, km=kernel(), timeout=20, startup_timeout=20, extra_arguments=QUIET)
     try:
@@ -195,4 +267,9 @@ def notebook_kernel() -> Check:
     except (CellExecutionError, RuntimeError, TimeoutError, OSError) as error:
         return Check("notebook kernel", False, str(error).strip().splitlines()[-1], advice)
     answer = "".join(output.get("text", "") for output in nb.cells[0].outputs).strip()
-    return Check("notebook kernel", os.path.samefile(answer, sys.executable), f"answers, with {answer}", advice)
+    return Check(
+        "notebook kernel",
+        os.path.samefile(answer, sys.executable),
+        f"answers, with {answer}",
+        advice,
+    )

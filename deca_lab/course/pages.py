@@ -31,9 +31,17 @@ def html(folder: Path | str, place: Path | None = None) -> list[Path]:
     """
     place, folder = place or home(), Path(folder)
     index = folder / "index.html"
-    ours = not folder.exists() or not any(folder.iterdir()) or (index.is_file() and MARK in index.read_text(encoding="utf-8"))
-    check(ours, "folder", str(folder), "a new folder, an empty one, or one that an earlier call wrote")
-    pictures = {name: data for name, data in files(place).items() if name.suffix not in (".ipynb", ".md")}
+    ours = (
+        not folder.exists()
+        or not any(folder.iterdir())
+        or (index.is_file() and MARK in index.read_text(encoding="utf-8"))
+    )
+    check(
+        ours, "folder", str(folder), "a new folder, an empty one, or one that an earlier call wrote"
+    )
+    pictures = {
+        name: data for name, data in files(place).items() if name.suffix not in (".ipynb", ".md")
+    }
     pages = {**_lessons(place), Path("index.html"): _index(place)}
     written: dict[Path, bytes | str] = {**pictures, **pages}
     for name, data in written.items():
@@ -46,7 +54,9 @@ def _folder_for(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"folder {str(path.parent)!r} cannot be used: {error.strerror or error}") from None
+        raise BadInput(
+            f"folder {str(path.parent)!r} cannot be used: {error.strerror or error}"
+        ) from None
 
 
 def _lessons(place: Path) -> dict[Path, str]:
@@ -59,13 +69,21 @@ def _lessons(place: Path) -> dict[Path, str]:
     titles = [_title(nb, name.stem) for nb, name in zip(books, names, strict=True)]
     made = {}
     for k, (name, nb) in enumerate(zip(names, books, strict=True)):
-        near = [(os.path.relpath(names[j], name.parent), titles[j]) if 0 <= j < len(names) else ("", "") for j in (k - 1, k + 1)]
+        near = [
+            (os.path.relpath(names[j], name.parent), titles[j]) if 0 <= j < len(names) else ("", "")
+            for j in (k - 1, k + 1)
+        ]
         made[name] = _page(titles[k], _body(nb, name, place), name, *near)
     return made
 
 
 def _title(nb: "NotebookNode", otherwise: str) -> str:
-    lines = (line for cell in nb.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
+    lines = (
+        line
+        for cell in nb.cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+    )
     return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), otherwise)
 
 
@@ -84,19 +102,34 @@ def _index(place: Path) -> str:
     for folder in FOLDERS:
         source = place / folder / "README.md"
         text = source.read_text(encoding="utf-8") if source.is_file() else f"# {folder}\n"
-        parts.append(f'<section id="{folder}">{_markdown(Path(folder), Path(), place)(text)}</section>')
+        parts.append(
+            f'<section id="{folder}">{_markdown(Path(folder), Path(), place)(text)}</section>'
+        )
     return _page("deca_lab: the course", "\n".join(parts), Path("index.html"), ("", ""), ("", ""))
 
 
-def _page(title: str, body: str, name: Path, before: tuple[str, str], after: tuple[str, str]) -> str:
+def _page(
+    title: str, body: str, name: Path, before: tuple[str, str], after: tuple[str, str]
+) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from pygments.formatters import HtmlFormatter
 
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     return environment.get_template("page.html.j2").render(
-        mark=MARK, title=title, body=body, before=before, after=after, colours=HtmlFormatter().get_style_defs(".highlight"),
-        start=os.path.relpath("index.html", name.parent) if name.name != "index.html" else "")
+        mark=MARK,
+        title=title,
+        body=body,
+        before=before,
+        after=after,
+        colours=HtmlFormatter().get_style_defs(".highlight"),
+        start=os.path.relpath("index.html", name.parent) if name.name != "index.html" else "",
+    )
 
 
 def _markdown(source: Path, page: Path, place: Path) -> Callable[[str], str]:
@@ -106,8 +139,14 @@ def _markdown(source: Path, page: Path, place: Path) -> Callable[[str], str]:
     def rendered(text: str) -> str:
         renderer = IPythonRenderer(escape=False, anchor_link_text="¶")
         made: str = MarkdownWithMath(renderer=renderer).render(text)
-        made = re.sub(r'\b(href|src)="([^"]*)"', lambda m: f'{m[1]}="{_turned(m[2], source, page, place)}"', made)
-        return "".join(part if CODE.fullmatch(part) else formulae(part) for part in CODE.split(made))
+        made = re.sub(
+            r'\b(href|src)="([^"]*)"',
+            lambda m: f'{m[1]}="{_turned(m[2], source, page, place)}"',
+            made,
+        )
+        return "".join(
+            part if CODE.fullmatch(part) else formulae(part) for part in CODE.split(made)
+        )
 
     return rendered
 
@@ -123,13 +162,21 @@ def _turned(link: str, source: Path, page: Path, place: Path) -> str:
         target = target.with_suffix(".html")
     elif target.name == "README.md" or str(target) in FOLDERS:
         folder = target.parent.name if target.suffix else target.name
-        target, fragment = PurePosixPath("index.html") if folder in FOLDERS else target, fragment or folder
-    return escape(PurePosixPath(os.path.relpath(target, page)).as_posix() + (f"#{fragment}" if fragment else ""))
+        target, fragment = (
+            PurePosixPath("index.html") if folder in FOLDERS else target,
+            fragment or folder,
+        )
+    return escape(
+        PurePosixPath(os.path.relpath(target, page)).as_posix()
+        + (f"#{fragment}" if fragment else "")
+    )
 
 
 def formulae(text: str) -> str:
     """Return HTML with its TeX formulae, $...$ and $$...$$, as MathML; what cannot be turned stays as TeX, set as code."""
-    return FORMULA.sub(lambda m: _formula(unescape(m[1] or m[2] or m[3]).strip(), m[2] is None), text)
+    return FORMULA.sub(
+        lambda m: _formula(unescape(m[1] or m[2] or m[3]).strip(), m[2] is None), text
+    )
 
 
 def _formula(tex: str, displayed: bool) -> str:
@@ -138,5 +185,5 @@ def _formula(tex: str, displayed: bool) -> str:
 
         made: str = convert(tex, display="block" if displayed else "inline")
         return made.replace("<math ", f'<math alttext="{escape(tex)}" ', 1)
-    except Exception:                      # not installed, or TeX that it does not know: both leave the TeX readable
+    except Exception:  # not installed, or TeX that it does not know: both leave the TeX readable
         return f"<code>{escape(tex)}</code>"

@@ -23,8 +23,10 @@ def home() -> Path:
     for place in (PACKAGE.parent, PACKAGE / "course_files"):
         if (place / FIRST).is_file():
             return place
-    raise BadInput(f"the course is not here: neither {PACKAGE.parent} nor {PACKAGE / 'course_files'} holds {FIRST}; install "
-                   "deca-lab again, or work in a clone of its repository")
+    raise BadInput(
+        f"the course is not here: neither {PACKAGE.parent} nor {PACKAGE / 'course_files'} holds {FIRST}; install "
+        "deca-lab again, or work in a clone of its repository"
+    )
 
 
 def installed() -> bool:
@@ -41,7 +43,11 @@ def notebooks(place: Path | None = None) -> list[Path]:
 def files(place: Path) -> dict[Path, bytes]:
     """Return {path below `place`: content} of all that belongs to the course: notebooks, pages and pictures."""
     paths = (path for folder in FOLDERS for path in sorted((place / folder).iterdir()))
-    return {path.relative_to(place): path.read_bytes() for path in paths if path.is_file() and path.name[0] != "."}
+    return {
+        path.relative_to(place): path.read_bytes()
+        for path in paths
+        if path.is_file() and path.name[0] != "."
+    }
 
 
 def copy_to(folder: Path | str) -> Copied:
@@ -60,11 +66,13 @@ def write_new(folder: Path, contents: dict[Path, bytes]) -> Copied:
 def _write_new(path: Path, data: bytes) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as new:       # x: fails where anything stands, a dangling link too
+        with path.open("xb") as new:  # x: fails where anything stands, a dangling link too
             new.write(data)
     except FileExistsError:
         if path.is_dir() or not path.parent.is_dir():
-            raise BadInput(f"cannot write {path}: a file of that name is in the way, or a folder") from None
+            raise BadInput(
+                f"cannot write {path}: a file of that name is in the way, or a folder"
+            ) from None
         return False
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror or error}") from None

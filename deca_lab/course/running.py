@@ -18,7 +18,7 @@ from deca_lab.errors import BadInput, check, pick
 if TYPE_CHECKING:
     from papermill.engines import NotebookExecutionManager
 
-PROFILES = {"fast": 240, "full": 1200}     # seconds that one cell may take
+PROFILES = {"fast": 240, "full": 1200}  # seconds that one cell may take
 Say = Callable[[str], None]
 
 
@@ -28,8 +28,8 @@ class Job(NamedTuple):
     path: Path
     copy: Path
     parameters: dict[str, Any]
-    timeout: int           # seconds, a cell
-    threads: int           # of torch and numpy; 0 leaves them as they are
+    timeout: int  # seconds, a cell
+    threads: int  # of torch and numpy; 0 leaves them as they are
 
 
 class Result(NamedTuple):
@@ -46,8 +46,14 @@ class Result(NamedTuple):
         return f"{self.path.parent.name}/{self.path.stem}"
 
 
-def execute(paths: Sequence[Path], profile: str = "fast", out: Path | str = "executed",
-            parameters: Mapping[str, Any] | None = None, jobs: int | None = None, say: Say = lambda line: None) -> list[Result]:
+def execute(
+    paths: Sequence[Path],
+    profile: str = "fast",
+    out: Path | str = "executed",
+    parameters: Mapping[str, Any] | None = None,
+    jobs: int | None = None,
+    say: Say = lambda line: None,
+) -> list[Result]:
     """Run notebooks, each in a kernel of its own, and return how they went, in the order of `paths`.
 
     Executed copies go to `out`/FOLDER/NAME.ipynb, a failed one up to its failing cell. `parameters` override those of
@@ -75,7 +81,7 @@ def parameters_of(path: Path) -> set[str]:
 
     try:
         return set(papermill.inspect_notebook(str(path)))
-    except Exception as error:             # papermill passes on what json, nbformat or the system raise
+    except Exception as error:  # papermill passes on what json, nbformat or the system raise
         raise BadInput(f"notebook {str(path)!r} cannot be read: {error}") from None
 
 
@@ -83,7 +89,9 @@ def parse_parameters(words: Iterable[str]) -> dict[str, Any]:
     """Return {"clients": 4} of ["clients=4"]: values are Python literals, and texts where they are none."""
     parts = [(word, *word.partition("=")) for word in words]
     for word, name, equals, _ in parts:
-        check(bool(equals) and name.isidentifier(), "parameter", word, "NAME=VALUE, such as clients=4")
+        check(
+            bool(equals) and name.isidentifier(), "parameter", word, "NAME=VALUE, such as clients=4"
+        )
     return {name: _literal(value) for _, name, _, value in parts}
 
 
@@ -97,7 +105,12 @@ def _literal(text: str) -> object:
 def _require_known(path: Path, given: Mapping[str, Any]) -> None:
     known = parameters_of(path)
     for name in given:
-        check(name in known, "parameter", name, f"one that {path.name} has: {', '.join(sorted(known)) or 'it has none'}")
+        check(
+            name in known,
+            "parameter",
+            name,
+            f"one that {path.name} has: {', '.join(sorted(known)) or 'it has none'}",
+        )
 
 
 def _copy_of(path: Path, out: Path) -> Path:
@@ -105,14 +118,24 @@ def _copy_of(path: Path, out: Path) -> Path:
     copy = out / path.resolve().parent.name / path.name
     if copy.exists():
         try:
-            ours = copy.resolve() != path.resolve() and "papermill" in json.loads(copy.read_bytes())["metadata"]
+            ours = (
+                copy.resolve() != path.resolve()
+                and "papermill" in json.loads(copy.read_bytes())["metadata"]
+            )
         except (OSError, ValueError, KeyError, TypeError):
             ours = False
-        check(ours, "out", str(out), f"another folder: {copy} is no executed copy, and would be overwritten")
+        check(
+            ours,
+            "out",
+            str(out),
+            f"another folder: {copy} is no executed copy, and would be overwritten",
+        )
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"out = {str(out)!r} cannot be used as a folder: {error.strerror or error}") from None
+        raise BadInput(
+            f"out = {str(out)!r} cannot be used as a folder: {error.strerror or error}"
+        ) from None
     return copy
 
 
@@ -121,16 +144,24 @@ def in_parallel(jobs: Sequence[Job], width: int, say: Say) -> list[Result]:
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context
 
-    pool = ProcessPoolExecutor(width, get_context("spawn"))     # papermill changes the process's folder: no threads
+    pool = ProcessPoolExecutor(
+        width, get_context("spawn")
+    )  # papermill changes the process's folder: no threads
     try:
         running = {pool.submit(run_one, job): job for job in jobs}
         done: dict[Path, Result] = {}
         for future in as_completed(running):
             job = running[future]
             broke = future.exception()
-            result = Result(job.path, 0.0, f"the process that ran it died: {broke}", job.copy) if broke else future.result()
+            result = (
+                Result(job.path, 0.0, f"the process that ran it died: {broke}", job.copy)
+                if broke
+                else future.result()
+            )
             done[job.copy] = result
-            say(f"{len(done)}/{len(jobs)}  {result.seconds:6.1f} s  {result.name}{'  FAILED' if result.error else ''}")
+            say(
+                f"{len(done)}/{len(jobs)}  {result.seconds:6.1f} s  {result.name}{'  FAILED' if result.error else ''}"
+            )
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
@@ -144,11 +175,20 @@ def run_one(job: Job) -> Result:
 
     began = time.perf_counter()
     try:
-        papermill.execute_notebook(str(job.path.resolve()), str(job.copy.resolve()), job.parameters, engine_name=_engine(),
-                                   kernel_name="python3", language="python", cwd=str(job.path.resolve().parent),
-                                   progress_bar=False, execution_timeout=job.timeout, threads=job.threads)
+        papermill.execute_notebook(
+            str(job.path.resolve()),
+            str(job.copy.resolve()),
+            job.parameters,
+            engine_name=_engine(),
+            kernel_name="python3",
+            language="python",
+            cwd=str(job.path.resolve().parent),
+            progress_bar=False,
+            execution_timeout=job.timeout,
+            threads=job.threads,
+        )
         error = ""
-    except Exception as raised:            # a cell's own error, a time-out, a dead kernel, a full disk
+    except Exception as raised:  # a cell's own error, a time-out, a dead kernel, a full disk
         error = _described(raised)
     return Result(job.path, time.perf_counter() - began, error, job.copy)
 
@@ -171,19 +211,35 @@ def _engine() -> str:
     from papermill.engines import NBClientEngine, papermill_engines
 
     # papermill takes engines as classes: its own one, with another way to execute a notebook
-    engine = type("Engine", (NBClientEngine,), {"execute_managed_notebook": staticmethod(_execute_managed)})
+    engine = type(
+        "Engine", (NBClientEngine,), {"execute_managed_notebook": staticmethod(_execute_managed)}
+    )
     papermill_engines.register("deca-lab", engine)
     return "deca-lab"
 
 
-def _execute_managed(manager: "NotebookExecutionManager", kernel_name: str, *, execution_timeout: int, threads: int,
-                     start_timeout: int = 60, **unused: object) -> None:
+def _execute_managed(
+    manager: "NotebookExecutionManager",
+    kernel_name: str,
+    *,
+    execution_timeout: int,
+    threads: int,
+    start_timeout: int = 60,
+    **unused: object,
+) -> None:
     """Execute a notebook as papermill does, but for the kernel, its environment, and nbclient's Output widgets."""
     from papermill.clientwrap import PapermillNotebookClient
 
-    client = PapermillNotebookClient(manager, km=kernel(), kernel_name=kernel_name, timeout=execution_timeout,
-                                     startup_timeout=start_timeout, shutdown_kernel="immediate", extra_arguments=QUIET)
-    client.widget_registry = {}            # jupyter/nbclient issue 312: a run stalls without an error
+    client = PapermillNotebookClient(
+        manager,
+        km=kernel(),
+        kernel_name=kernel_name,
+        timeout=execution_timeout,
+        startup_timeout=start_timeout,
+        shutdown_kernel="immediate",
+        extra_arguments=QUIET,
+    )
+    client.widget_registry = {}  # jupyter/nbclient issue 312: a run stalls without an error
     client.execute(env=environment(threads), cleanup_kc=True)
 
 

@@ -26,9 +26,19 @@ def command(place: Path, port: int = 8888, browser: bool = True) -> list[str]:
     if find_spec("jupyterlab") is None:
         raise BadInput("JupyterLab is not installed in this Python: pip install jupyterlab")
     as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    return [sys.executable, "-m", "jupyter", "lab", "--ip=127.0.0.1", f"--port={port}", f"--ServerApp.root_dir={place}",
-            f"--LabApp.default_url=/lab/tree/{FIRST.as_posix()}", "--LabApp.news_url=None", *as_root,
-            *([] if browser else ["--no-browser"])]
+    return [
+        sys.executable,
+        "-m",
+        "jupyter",
+        "lab",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        f"--ServerApp.root_dir={place}",
+        f"--LabApp.default_url=/lab/tree/{FIRST.as_posix()}",
+        "--LabApp.news_url=None",
+        *as_root,
+        *([] if browser else ["--no-browser"]),
+    ]
 
 
 def server_environment() -> dict[str, str]:
@@ -38,9 +48,13 @@ def server_environment() -> dict[str, str]:
 
 def serve(place: Path, port: int = 8888, browser: bool = True) -> int:
     """Run JupyterLab at the course in `place` until it is stopped, and return its exit code."""
-    with subprocess.Popen(command(place.resolve(), port, browser), env=server_environment()) as server:
+    with subprocess.Popen(
+        command(place.resolve(), port, browser), env=server_environment()
+    ) as server:
         while True:
             try:
                 return server.wait()
-            except KeyboardInterrupt:      # JupyterLab got it too, and asks whether to stop: the answer is its own
+            except (
+                KeyboardInterrupt
+            ):  # JupyterLab got it too, and asks whether to stop: the answer is its own
                 continue

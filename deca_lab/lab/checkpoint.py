@@ -16,7 +16,7 @@ from deca_lab.algorithm.loop import State
 from deca_lab.errors import BadInput, check
 from deca_lab.files import write_whole
 
-FORMAT = 2                                               # of the file: state and names as below
+FORMAT = 2  # of the file: state and names as below
 Init = Callable[[int, Tensor], op.OptState]
 
 
@@ -26,12 +26,18 @@ def save(path: Path, state: State, record: Mapping[str, Any]) -> None:
 
     tensors = {name: t.detach().contiguous().cpu() for name, t in _tensors(state).items()}
     counts = {str(k): op.numbers(optimiser) for k, optimiser in state.moments.items()}
-    text = json.dumps({"step": state.step, "counts": counts, "tallies": state.wire.tallies, "record": record})
+    text = json.dumps(
+        {"step": state.step, "counts": counts, "tallies": state.wire.tallies, "record": record}
+    )
     sealed = json.dumps({"format": FORMAT, "sha256": _digest(FORMAT, text, tensors), "state": text})
-    write_whole(path, serialise(tensors, metadata={"deca_lab": sealed}))  # one key: equal states are equal bytes
+    write_whole(
+        path, serialise(tensors, metadata={"deca_lab": sealed})
+    )  # one key: equal states are equal bytes
 
 
-def load(path: Path, init: Init | None = None, device: torch.device | str = "cpu") -> tuple[State, dict[str, Any]]:
+def load(
+    path: Path, init: Init | None = None, device: torch.device | str = "cpu"
+) -> tuple[State, dict[str, Any]]:
     """Return the state on `device` and the record; raise BadInput, naming the file, where it is missing or damaged.
 
     `init(k, x)` is a fresh state of the optimiser for block k; without it the optimiser's state is left out.
@@ -48,13 +54,30 @@ def load(path: Path, init: Init | None = None, device: torch.device | str = "cpu
             raise ValueError("its checksum does not match its content")
         known = json.loads(meta["state"])
         if meta.get("format") == FORMAT:
-            state, record = _state(known, {n: t.to(device) for n, t in tensors.items()}, init), dict(known["record"])
+            state, record = (
+                _state(known, {n: t.to(device) for n, t in tensors.items()}, init),
+                dict(known["record"]),
+            )
     except FileNotFoundError:
         raise BadInput(f"there is no checkpoint {str(path)!r}") from None
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, StopIteration) as error:
+    except (
+        OSError,
+        SafetensorError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        StopIteration,
+    ) as error:
         raise BadInput(f"checkpoint {str(path)!r} is damaged and refused: {error}") from None
-    check(meta.get("format") == FORMAT, "checkpoint", str(path), "one of this version of deca_lab; another version wrote it, so "
-          "start its run again from its config.json")
+    check(
+        meta.get("format") == FORMAT,
+        "checkpoint",
+        str(path),
+        "one of this version of deca_lab; another version wrote it, so "
+        "start its run again from its config.json",
+    )
     return state, record
 
 
@@ -64,29 +87,58 @@ def _tensors(state: State) -> dict[str, Tensor]:
     for k, optimiser in state.moments.items():
         named.update({f"moments.{k}.{i}": part for i, part in enumerate(op.tensors(optimiser))})
     named.update({f"letter.{name}": letter for name, letter in state.wire.letters.items()})
-    named.update({f"table.{name}": torch.from_numpy(table) for name, table in state.wire.tables.items()})
-    return {**named, **({} if state.master is None else {"master": state.master}), "sent": torch.from_numpy(state.sent)}
+    named.update(
+        {f"table.{name}": torch.from_numpy(table) for name, table in state.wire.tables.items()}
+    )
+    return {
+        **named,
+        **({} if state.master is None else {"master": state.master}),
+        "sent": torch.from_numpy(state.sent),
+    }
 
 
 def _state(known: Mapping[str, Any], tensors: Mapping[str, Tensor], init: Init | None) -> State:
     """Return the state of a file's numbers and tensors."""
-    blocks = tuple(tensors[f"block.{k}"] for k in range(sum(name.startswith("block.") for name in tensors)))
+    blocks = tuple(
+        tensors[f"block.{k}"] for k in range(sum(name.startswith("block.") for name in tensors))
+    )
     counts = known["counts"] if init else {}
-    moments = {int(k): _moments(init(int(k), blocks[int(k)]), numbers, k, tensors) for k, numbers in counts.items() if init}
-    wire = Wire(tensors["sent"].cpu().numpy(), _beginning("letter.", tensors),
-                {name: table.cpu().numpy() for name, table in _beginning("table.", tensors).items()}, known["tallies"])
+    moments = {
+        int(k): _moments(init(int(k), blocks[int(k)]), numbers, k, tensors)
+        for k, numbers in counts.items()
+        if init
+    }
+    wire = Wire(
+        tensors["sent"].cpu().numpy(),
+        _beginning("letter.", tensors),
+        {name: table.cpu().numpy() for name, table in _beginning("table.", tensors).items()},
+        known["tallies"],
+    )
     return State(known["step"], blocks, tensors.get("master"), moments, wire)
 
 
-def _moments(template: op.OptState, numbers: list[Any], k: str, tensors: Mapping[str, Tensor]) -> op.OptState:
+def _moments(
+    template: op.OptState, numbers: list[Any], k: str, tensors: Mapping[str, Tensor]
+) -> op.OptState:
     """Return an optimiser's state in the shape of a fresh one."""
     parts, rest = (tensors[f"moments.{k}.{i}"] for i in count()), iter(numbers)
-    return op.with_leaves(template, iter([next(parts) if isinstance(leaf, Tensor) else next(rest)
-                                          for leaf in op.leaves(template)]))
+    return op.with_leaves(
+        template,
+        iter(
+            [
+                next(parts) if isinstance(leaf, Tensor) else next(rest)
+                for leaf in op.leaves(template)
+            ]
+        ),
+    )
 
 
 def _beginning(start: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+    return {
+        name.removeprefix(start): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(start)
+    }
 
 
 def _digest(version: int | None, text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -40,7 +40,13 @@ class Clock(NamedTuple):
         return 1 - float((self.computing[-1] / self.done[-1]).mean())
 
 
-def network(clients: int, seconds: float, mbit: float, latency: float, slow: Mapping[int, float] | None = None) -> Network:
+def network(
+    clients: int,
+    seconds: float,
+    mbit: float,
+    latency: float,
+    slow: Mapping[int, float] | None = None,
+) -> Network:
     """Return equal clients and links, `mbit` in megabits a second, but for those that are so many times `slow`er in both.
 
     Raises BadInput.
@@ -51,7 +57,12 @@ def network(clients: int, seconds: float, mbit: float, latency: float, slow: Map
     factor = np.ones(clients)
     for client, times in (slow or {}).items():
         fits = 0 <= client < clients and 0 < times < float("inf")
-        check(fits, "slow", f"{client}@{times:g}", f"CLIENT@TIMES, of a client from 0 to {clients - 1}")
+        check(
+            fits,
+            "slow",
+            f"{client}@{times:g}",
+            f"CLIENT@TIMES, of a client from 0 to {clients - 1}",
+        )
         factor[client] = times
     return Network(seconds * factor, mbit * 1e6 / 8 / factor, latency)
 
@@ -62,7 +73,9 @@ def slower(text: str) -> dict[int, float]:
         pairs = [part.partition("@") for part in text.split(",") if part.strip()]
         return {int(client): float(times) for client, _, times in pairs}
     except ValueError:
-        raise BadInput(f"slow = {text!r} cannot be used: it must be CLIENT@TIMES, such as 3@4, 5@2") from None
+        raise BadInput(
+            f"slow = {text!r} cannot be used: it must be CLIENT@TIMES, such as 3@4, 5@2"
+        ) from None
 
 
 def clock(plan: Plan, net: Network) -> Clock:

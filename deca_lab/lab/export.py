@@ -39,7 +39,11 @@ def export_model(folder: Path | str, client: str = "mean", out: Path | str = "ex
     which = tokenizer(config.tokenizer)
     model = load_model(config, len(which))
     stacked = _stacked(config, model, Path(folder) / "checkpoint.safetensors")
-    chosen = mean_model(stacked) if client == "mean" else stacking.client(stacked, _index(client, config.clients))
+    chosen = (
+        mean_model(stacked)
+        if client == "mean"
+        else stacking.client(stacked, _index(client, config.clients))
+    )
     target = new_folder(Path(out))
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as written:
         with causal_lm.quiet():
@@ -54,14 +58,25 @@ def _require_names(config: RunConfig) -> None:
     """Raise BadInput where an object stands for what makes the model: a folder does not hold it."""
     given = [knob for knob in with_objects(config) if knob in MAKERS or on_problem(config)]
     if given:
-        raise BadInput(f"this run cannot be exported: it was given its {' and '.join(given)} as objects, which no folder "
-                       "holds; end a run with a callback that keeps snapshot.mean, the mean model's parameters by name")
+        raise BadInput(
+            f"this run cannot be exported: it was given its {' and '.join(given)} as objects, which no folder "
+            "holds; end a run with a callback that keeps snapshot.mean, the mean model's parameters by name"
+        )
 
 
 def plain_model(config: RunConfig, model: "PreTrainedModel", params: Params) -> "PreTrainedModel":
     """Return the model of one client as transformers knows it: LoRA's factors are folded into the weights."""
-    check(config.adapter != "bottleneck", "adapter", config.adapter, "lora or none: a bottleneck is no part of transformers")
-    return adapters.merge(model, params) if config.adapter == "lora" else causal_lm.with_parameters(model, params)
+    check(
+        config.adapter != "bottleneck",
+        "adapter",
+        config.adapter,
+        "lora or none: a bottleneck is no part of transformers",
+    )
+    return (
+        adapters.merge(model, params)
+        if config.adapter == "lora"
+        else causal_lm.with_parameters(model, params)
+    )
 
 
 def _stacked(config: RunConfig, model: "PreTrainedModel", path: Path) -> Params:
@@ -70,9 +85,14 @@ def _stacked(config: RunConfig, model: "PreTrainedModel", path: Path) -> Params:
     cut = blocks_of(config, causal_lm.anatomy(model), {n: p.numel() for n, p in values.items()})
     state, _ = checkpoint.load(path)
     try:
-        parts = [stacking.unflatten(x, _layout(b, values)) for x, b in zip(state.blocks, cut, strict=True)]
+        parts = [
+            stacking.unflatten(x, _layout(b, values))
+            for x, b in zip(state.blocks, cut, strict=True)
+        ]
     except (ValueError, RuntimeError):
-        raise BadInput(f"checkpoint {str(path)!r} does not fit config.json beside it: one of them is of another run") from None
+        raise BadInput(
+            f"checkpoint {str(path)!r} does not fit config.json beside it: one of them is of another run"
+        ) from None
     return {name: tensor for part in parts for name, tensor in part.items()}
 
 

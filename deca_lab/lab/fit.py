@@ -65,7 +65,12 @@ def fit(
     model; they are taken on `problem.evaluation`, or on the batches of step 0. Raises BadInput, Diverged and Stopped.
     """
     objects = Objects(
-        topology=topology, optimiser=optimiser, method=method, problem=problem, metrics=metrics, callbacks=tuple(callbacks),
+        topology=topology,
+        optimiser=optimiser,
+        method=method,
+        problem=problem,
+        metrics=metrics,
+        callbacks=tuple(callbacks),
         blocks=None if blocks is None else blocks_given(blocks),
     )
     if resume:
@@ -82,24 +87,50 @@ def fit(
 
 def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> Lab:
     """Return the lab of a problem; raise BadInput, before anything is written, where something does not fit."""
-    check(isinstance(problem, Problem), "problem", problem, "a deca_lab.Problem(start, loss, batches)")
+    check(
+        isinstance(problem, Problem), "problem", problem, "a deca_lab.Problem(start, loss, batches)"
+    )
     _require_own_knobs(config)
     _try_out(problem)
-    check(config.clients == problem.clients, "clients", config.clients, f"{problem.clients}, the problem's")
+    check(
+        config.clients == problem.clients,
+        "clients",
+        config.clients,
+        f"{problem.clients}, the problem's",
+    )
     objects = accepted(config, objects)
     config = resolve(named(config, objects._replace(problem=problem)), objects.method)
     device, topo, diagnosis = laid_out(config, objects)
-    problem = problem._replace(start={name: tensor.detach().to(device) for name, tensor in problem.start.items()})
+    problem = problem._replace(
+        start={name: tensor.detach().to(device) for name, tensor in problem.start.items()}
+    )
     cut = objects.blocks or _cut(config, problem)
     failing = faults_of(config, topo, len(cut))
-    plan_ = plan(problem, cut, topo, recipe_of(config, objects.optimiser)(len(cut)), *wraps_of(config, failing))
+    plan_ = plan(
+        problem,
+        cut,
+        topo,
+        recipe_of(config, objects.optimiser)(len(cut)),
+        *wraps_of(config, failing),
+    )
     evaluation = problem.batches(0) if problem.evaluation is None else problem.evaluation
     corpus = Corpus(config.corpus, (), np.zeros(0, np.int64), (), config.corpus)
     shards = Shards((), (), torch.zeros(0), np.zeros((problem.clients, 0), np.int64), (), 0, 0, ())
     return Lab(
-        config=config, corpus=corpus, shards=shards, tokenizer=cast(Any, None), model=cast(Any, nn.Module()), topology=topo,
-        diagnosis=diagnosis, heterogeneity=_unlike(problem), plan=plan_, probe=Probe((), (), ()),
-        measure=partial(measure, problem, evaluation), frozen=(), device=device, failing=failing,
+        config=config,
+        corpus=corpus,
+        shards=shards,
+        tokenizer=cast(Any, None),
+        model=cast(Any, nn.Module()),
+        topology=topo,
+        diagnosis=diagnosis,
+        heterogeneity=_unlike(problem),
+        plan=plan_,
+        probe=Probe((), (), ()),
+        measure=partial(measure, problem, evaluation),
+        frozen=(),
+        device=device,
+        failing=failing,
         objects=objects._replace(problem=problem),
     )
 
@@ -110,14 +141,24 @@ def _require_own_knobs(config: RunConfig) -> None:
     foreign = [f.name for f in fields(RunConfig) if f.metadata["group"] in FOREIGN]
     changed = [name for name in foreign if getattr(config, name) != getattr(usual, name)]
     strange = [name for name in changed if not (name == "corpus" and on_problem(config))]
-    check(not strange, ", ".join(strange), [getattr(config, n) for n in strange], "left out: the problem brings its own")
+    check(
+        not strange,
+        ", ".join(strange),
+        [getattr(config, n) for n in strange],
+        "left out: the problem brings its own",
+    )
 
 
 def _try_out(problem: Problem) -> None:
     """Raise BadInput unless one client's loss is a finite number of its parameters."""
     sizes = {name: tuple(tensor.shape) for name, tensor in problem.start.items()}
     counts = {shape[:1] for shape in sizes.values()}
-    check(bool(sizes) and len(counts) == 1 and () not in counts, "problem.start", sizes, "tensors with the clients on axis 0")
+    check(
+        bool(sizes) and len(counts) == 1 and () not in counts,
+        "problem.start",
+        sizes,
+        "tensors with the clients on axis 0",
+    )
     try:
         engine = gr.looped(problem.loss)
         where = stacking.layout(problem.start, list(problem.start))
@@ -125,8 +166,15 @@ def _try_out(problem: Problem) -> None:
         losses, g = engine(x, where, {}, problem.batches(0))
     except Exception as error:  # whatever a user's own function raises
         words = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(f"problem cannot be used: its loss raises {type(error).__name__}: {words}") from error
-    check(losses.dim() == 1, "what problem.loss returns", tuple(losses.shape[1:]), "one number, a tensor without axes")
+        raise BadInput(
+            f"problem cannot be used: its loss raises {type(error).__name__}: {words}"
+        ) from error
+    check(
+        losses.dim() == 1,
+        "what problem.loss returns",
+        tuple(losses.shape[1:]),
+        "one number, a tensor without axes",
+    )
     finite = bool(losses.isfinite().all() and g.isfinite().all())
     check(finite, "problem", losses.tolist(), "finite in loss and gradient at its start")
 
@@ -135,32 +183,53 @@ def _cut(config: RunConfig, problem: Problem) -> tuple[Block, ...]:
     """Return the blocks of the config; where no name has a layer's number, one for each name."""
     if config.blocks == "layers" and all(layer_of(name) is None for name in problem.start):
         return tuple(Block(name, (name,)) for name in problem.start)
-    anatomy: dict[str, int | str] = {name: "head" if (k := layer_of(name)) is None else k for name in problem.start}
-    return blocks_of(config, anatomy, {name: tensor[0].numel() for name, tensor in problem.start.items()})
+    anatomy: dict[str, int | str] = {
+        name: "head" if (k := layer_of(name)) is None else k for name in problem.start
+    }
+    return blocks_of(
+        config, anatomy, {name: tensor[0].numel() for name, tensor in problem.start.items()}
+    )
 
 
 def _unlike(problem: Problem) -> heterogeneity.Heterogeneity:
     """Return how unlike the clients are: by their gradients at the start, the labels of a text having no meaning here."""
     g = start_gradients(problem, World())
     return heterogeneity.Heterogeneity(
-        0.0, 0.0, 0.0, 0.0, 0.0, heterogeneity.gradient_dissimilarity(g), heterogeneity.relative_dissimilarity(g)
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        heterogeneity.gradient_dissimilarity(g),
+        heterogeneity.relative_dissimilarity(g),
     )
 
 
 @torch.no_grad()
 def measure(
-    problem: Problem, evaluation: gr.Batch, params: stacking.Params, blocks: tuple[Tensor, ...], here: Tensor
+    problem: Problem,
+    evaluation: gr.Batch,
+    params: stacking.Params,
+    blocks: tuple[Tensor, ...],
+    here: Tensor,
 ) -> Measurement:
     """Measure the clients `here`; every model is tried on every client's data, of whom there is one batch each."""
     rows = {name: p[here.to(p.device)] for name, p in params.items()}
     centre = mean_model(rows)
     at_mean = _everywhere(problem, centre, evaluation)
-    losses = [float(_everywhere(problem, stacking.client(rows, i), evaluation).mean()) for i in range(len(here))]
+    losses = [
+        float(_everywhere(problem, stacking.client(rows, i), evaluation).mean())
+        for i in range(len(here))
+    ]
     own = gr.losses(problem.loss, params, evaluation)[here.to(at_mean.device)]
     return Measurement(
-        mean_model=float(at_mean.mean()), validation=float(at_mean.mean()), clients=losses, own=own.tolist(),
+        mean_model=float(at_mean.mean()),
+        validation=float(at_mean.mean()),
+        clients=losses,
+        own=own.tolist(),
         consensus=[stacking.consensus_distance(x[here.to(x.device)]) for x in blocks],
-        gradient_norm=_gradient_norm(problem, centre, evaluation), scores={},
+        gradient_norm=_gradient_norm(problem, centre, evaluation),
+        scores={},
     )
 
 
@@ -174,6 +243,8 @@ def _everywhere(problem: Problem, model: stacking.Params, evaluation: gr.Batch) 
 def _gradient_norm(problem: Problem, model: stacking.Params, evaluation: gr.Batch) -> float:
     """Return || (1/N) sum_i grad f_i(x) || at one model."""
     where = stacking.Layout(tuple(model), tuple(tuple(p.shape) for p in model.values()))
-    x = stacking.flatten({name: p.expand(problem.clients, *p.shape) for name, p in model.items()}, where.names)
+    x = stacking.flatten(
+        {name: p.expand(problem.clients, *p.shape) for name, p in model.items()}, where.names
+    )
     g = gr.stacked(problem.loss)(x, where, {}, evaluation)[1]
     return float(g.double().mean(0).norm())

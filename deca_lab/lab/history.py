@@ -26,11 +26,15 @@ from deca_lab.text.tasks import entropy_floor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = {                                            # of each table, those that no run is without
+COLUMNS = {  # of each table, those that no run is without
     "metrics": {"step", "round", "block", "test_loss", "validation_loss", "consensus"},
-    "clients": {"step", "client", "test_loss", "own_loss"}, "train": {"step", "block", "lr", "loss"},
-    "visits": {"round", "position", "block", "first", "last"}, "blocks": {"block", "parameters", "visits", "names"},
-    "shards": set(), "edges": {"receiver", "sender", "measured", "predicted"}, "timings": {"step", "seconds"},
+    "clients": {"step", "client", "test_loss", "own_loss"},
+    "train": {"step", "block", "lr", "loss"},
+    "visits": {"round", "position", "block", "first", "last"},
+    "blocks": {"block", "parameters", "visits", "names"},
+    "shards": set(),
+    "edges": {"receiver", "sender", "measured", "predicted"},
+    "timings": {"step", "seconds"},
 }
 TABLES = tuple(COLUMNS)
 # Named as text and imported when it is called, as the registry's tables are: pictures stand on a later layer, for they
@@ -98,8 +102,8 @@ class Record:
     peak_bytes: int = 0
     fingerprint: str = ""
     config: dict[str, Any] = field(default_factory=dict)
-    metric_names: list[str] = field(default_factory=list)      # the user's own
-    stopped: bool = False                                      # early, by a callback
+    metric_names: list[str] = field(default_factory=list)  # the user's own
+    stopped: bool = False  # early, by a callback
 
     def lasting(self) -> dict[str, Any]:
         """Return what equal runs share to the bit, for the checkpoint: all but the timings, which have their own file."""
@@ -130,7 +134,10 @@ def read_timings(folder: Path, step: int) -> list[dict[str, Any]]:
         table = _table(folder / "timings.csv").astype({"step": int, "seconds": float})
     except (OSError, ValueError, KeyError, OverflowError):
         return []
-    return [{str(k): v for k, v in row.items()} for row in table[table["step"] <= step].to_dict("records")]
+    return [
+        {str(k): v for k, v in row.items()}
+        for row in table[table["step"] <= step].to_dict("records")
+    ]
 
 
 def matrix_text(W: np.ndarray) -> str:
@@ -141,14 +148,24 @@ def matrix_text(W: np.ndarray) -> str:
 def load(folder: Path | str) -> History:
     """Return the history of a finished run's folder; raise BadInput where a file is missing or damaged."""
     folder = Path(folder)
-    stored = from_json(read_text(folder / "config.json", "the run folder's"), str(folder / "config.json"))
-    config = stored if stored.method.startswith(OBJECT) else resolve(stored)  # no file holds what an own method fixes
+    stored = from_json(
+        read_text(folder / "config.json", "the run folder's"), str(folder / "config.json")
+    )
+    config = (
+        stored if stored.method.startswith(OBJECT) else resolve(stored)
+    )  # no file holds what an own method fixes
     try:
-        tables = {name: _table(folder / f"{name}.csv", 0 if name == "shards" else None) for name in TABLES}
+        tables = {
+            name: _table(folder / f"{name}.csv", 0 if name == "shards" else None) for name in TABLES
+        }
         rows = read_text(folder / "topology.csv", "the run folder's").splitlines()
-        W = np.array([[float(share) for share in row.split(",")] for row in rows]).reshape(-1, config.clients, config.clients)
+        W = np.array([[float(share) for share in row.split(",")] for row in rows]).reshape(
+            -1, config.clients, config.clients
+        )
         summary = json.loads(read_text(folder / "summary.json", "the run folder's"))
-        lacking = [f"{name}.csv" for name, table in tables.items() if not set(table) >= COLUMNS[name]]
+        lacking = [
+            f"{name}.csv" for name, table in tables.items() if not set(table) >= COLUMNS[name]
+        ]
         if lacking or not isinstance(summary, dict):
             raise ValueError(f"{' and '.join(lacking) or 'summary.json'} is damaged")
     except (OSError, ValueError, RecursionError, OverflowError) as error:
@@ -164,29 +181,62 @@ def gather(lab: Lab, state: State, record: Record, folder: Path | None) -> Histo
     """Return the tables of a finished run."""
     names = [block.name for block in lab.plan.blocks]
     visits = pd.DataFrame([{**v._asdict(), "block": names[v.block]} for v in lab.plan.visits])
-    labels = pd.DataFrame(lab.shards.label_counts, columns=list(lab.shards.label_names)).rename_axis("client")
-    return History(config=lab.config, metrics=pd.DataFrame(record.metrics), clients=pd.DataFrame(record.clients),
-                   train=pd.DataFrame(record.train), visits=visits, blocks=_block_table(lab), shards=labels,
-                   edges=_edge_table(lab, state), timings=pd.DataFrame(record.timings), W=np.stack(lab.topology.matrices),
-                   summary=_summary(lab, state, record), folder=folder,
-                   lab=lab if lab.world.size == 1 and with_objects(lab.config) else None)
+    labels = pd.DataFrame(
+        lab.shards.label_counts, columns=list(lab.shards.label_names)
+    ).rename_axis("client")
+    return History(
+        config=lab.config,
+        metrics=pd.DataFrame(record.metrics),
+        clients=pd.DataFrame(record.clients),
+        train=pd.DataFrame(record.train),
+        visits=visits,
+        blocks=_block_table(lab),
+        shards=labels,
+        edges=_edge_table(lab, state),
+        timings=pd.DataFrame(record.timings),
+        W=np.stack(lab.topology.matrices),
+        summary=_summary(lab, state, record),
+        folder=folder,
+        lab=lab if lab.world.size == 1 and with_objects(lab.config) else None,
+    )
 
 
 def _block_table(lab: Lab) -> pd.DataFrame:
     parts = zip(lab.plan.blocks, lab.plan.layouts, strict=True)
-    rows = [{"block": block.name, "parameters": where.width, "visits": sum(v.block == k for v in lab.plan.visits),
-             "names": " ".join(block.names)} for k, (block, where) in enumerate(parts)]
+    rows = [
+        {
+            "block": block.name,
+            "parameters": where.width,
+            "visits": sum(v.block == k for v in lab.plan.visits),
+            "names": " ".join(block.names),
+        }
+        for k, (block, where) in enumerate(parts)
+    ]
     sizes = {name: p.numel() for name, p in lab.model.named_parameters()}
-    frozen = {"block": "frozen", "parameters": sum(sizes[n] for n in lab.frozen), "visits": 0, "names": " ".join(lab.frozen)}
+    frozen = {
+        "block": "frozen",
+        "parameters": sum(sizes[n] for n in lab.frozen),
+        "visits": 0,
+        "names": " ".join(lab.frozen),
+    }
     return pd.DataFrame([*rows, *([frozen] if lab.frozen else [])])
 
 
 def _edge_table(lab: Lab, state: State) -> pd.DataFrame:
     predicted = ledger.traffic(lab.plan, state.step)
     pairs = np.argwhere((predicted > 0) | (state.sent > 0))
-    return pd.DataFrame([{"receiver": int(i), "sender": int(j), "measured": int(state.sent[i, j]),
-                          "predicted": int(predicted[i, j])} for i, j in pairs],
-                        columns=["receiver", "sender", "measured", "predicted"])
+    return pd.DataFrame(
+        [
+            {
+                "receiver": int(i),
+                "sender": int(j),
+                "measured": int(state.sent[i, j]),
+                "predicted": int(predicted[i, j]),
+            }
+            for i, j in pairs
+        ],
+        columns=["receiver", "sender", "measured", "predicted"],
+    )
 
 
 def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
@@ -194,25 +244,45 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
     unlike = lab.heterogeneity
     first, last, memory = record.metrics[0], record.metrics[-1], ledger.memory(lab.plan)
     return {
-        "method": lab.config.method, "clients": lab.config.clients, "inner_steps": state.step,
-        "test_loss_start": first["test_loss"], "test_loss_end": last["test_loss"],
-        **{f"test_perplexity_{when}": row["test_perplexity"] for when, row in (("start", first), ("end", last))
-           if "test_perplexity" in row},
-        "stopped_early": record.stopped, "own_metrics": {name: last[name] for name in record.metric_names},
+        "method": lab.config.method,
+        "clients": lab.config.clients,
+        "inner_steps": state.step,
+        "test_loss_start": first["test_loss"],
+        "test_loss_end": last["test_loss"],
+        **{
+            f"test_perplexity_{when}": row["test_perplexity"]
+            for when, row in (("start", first), ("end", last))
+            if "test_perplexity" in row
+        },
+        "stopped_early": record.stopped,
+        "own_metrics": {name: last[name] for name in record.metric_names},
         "task": lab.config.task if lab.objects.problem is None else "fit",
-        "scores": {name: last[name] for name in last
-                   if name.startswith("test_") and name not in ("test_loss", "test_perplexity")},
-        "client_test_loss_end": last["client_test_loss"], "consensus_end": last["consensus"],
-        "bytes_sent": int(state.sent.sum()), "bytes_predicted": int(ledger.traffic(lab.plan, state.step).sum()),
+        "scores": {
+            name: last[name]
+            for name in last
+            if name.startswith("test_") and name not in ("test_loss", "test_perplexity")
+        },
+        "client_test_loss_end": last["client_test_loss"],
+        "consensus_end": last["consensus"],
+        "bytes_sent": int(state.sent.sum()),
+        "bytes_predicted": int(ledger.traffic(lab.plan, state.step).sum()),
         "memory": {**memory._asdict(), "measured_peak": record.peak_bytes, "shared": _shared(lab)},
         "faults": _faults(lab, state),
-        "rho": lab.diagnosis.rho, "topology": lab.topology.name, "topology_note": lab.topology.note,
+        "rho": lab.diagnosis.rho,
+        "topology": lab.topology.name,
+        "topology_note": lab.topology.note,
         "doctor": lab.diagnosis.verdict,
         "heterogeneity": lab.heterogeneity._asdict(),
-        "heterogeneity_words": unlike.words() if lab.objects.problem is None else unlike.gradient_words(),
+        "heterogeneity_words": unlike.words()
+        if lab.objects.problem is None
+        else unlike.gradient_words(),
         "entropy_floor": entropy_floor(lab.corpus),
-        "corpus": lab.config.corpus, "fingerprint": lab.corpus.fingerprint, "notes": list(lab.notes),
-        "parameters": sum(w.width for w in lab.plan.layouts), "device": str(lab.device), "torch": torch.__version__,
+        "corpus": lab.config.corpus,
+        "fingerprint": lab.corpus.fingerprint,
+        "notes": list(lab.notes),
+        "parameters": sum(w.width for w in lab.plan.layouts),
+        "device": str(lab.device),
+        "torch": torch.__version__,
     }
 
 
@@ -222,14 +292,20 @@ def _faults(lab: Lab, state: State) -> dict[str, float]:
         return {}
     counts = fault_summary(lab.failing, lab.topology, lab.plan.steps, lab.plan.recipe.inner_steps)
     tallies = state.wire.tallies
-    return {**counts, "refused": int(tallies.get("refused", 0)), "mean_moved": tallies.get("mean_moved", 0.0)}
+    return {
+        **counts,
+        "refused": int(tallies.get("refused", 0)),
+        "mean_moved": tallies.get("mean_moved", 0.0),
+    }
 
 
 def _shared(lab: Lab) -> int:
     """Return the bytes of the frozen base, which all clients share: 4 bits a weight where it is quantised."""
     stored = stored_bytes(lab.model)
-    trained = sum(p.numel() * p.element_size() for n, p in lab.model.named_parameters() if n in lab.plan.problem.start)
+    trained = sum(
+        p.numel() * p.element_size()
+        for n, p in lab.model.named_parameters()
+        if n in lab.plan.problem.start
+    )
     shared: int = stored.total - trained
     return shared
-
-

@@ -36,10 +36,10 @@ else:
 class Memory(NamedTuple):
     """Bytes of all clients together, activations excluded."""
 
-    weights: int          # every trainable parameter in its storage type, M
-    peak: int             # with the state of the largest active block at its fullest
-    full: int             # what full-parameter Adam with mixing would hold at its peak
-    paper: float          # M + 10 M / B with the run's M and B: the paper's form, for half precision and equal blocks
+    weights: int  # every trainable parameter in its storage type, M
+    peak: int  # with the state of the largest active block at its fullest
+    full: int  # what full-parameter Adam with mixing would hold at its peak
+    paper: float  # M + 10 M / B with the run's M and B: the paper's form, for half precision and equal blocks
 
 
 def traffic(plan: Plan, until: int | None = None) -> np.ndarray:
@@ -57,12 +57,28 @@ def traffic(plan: Plan, until: int | None = None) -> np.ndarray:
 
 def mixings(plan: Plan) -> Iterator[tuple[int, np.ndarray]]:
     """Yield every mixing's inner step and the bytes (N, N) that it puts on each edge, i from j."""
-    every, item, wire = plan.recipe.mix_every, max(_item(plan), 4), silence(plan.topology.n)     # never in half precision
+    every, item, wire = (
+        plan.recipe.mix_every,
+        max(_item(plan), 4),
+        silence(plan.topology.n),
+    )  # never in half precision
     for visit in plan.visits:
         for turn in range(visit.first // every, (visit.last + 1) // every):
             step, first = (turn + 1) * every - 1, plan.first(turn)
-            calls = [(Call(step, turn, block, number, first), width) for block, number, width in carried(plan, visit.block)]
-            yield step, np.sum([plan.channel.predicted(call, width, item, wire, None) for call, width in calls], axis=0)
+            calls = [
+                (Call(step, turn, block, number, first), width)
+                for block, number, width in carried(plan, visit.block)
+            ]
+            yield (
+                step,
+                np.sum(
+                    [
+                        plan.channel.predicted(call, width, item, wire, None)
+                        for call, width in calls
+                    ],
+                    axis=0,
+                ),
+            )
         wire.tables.clear()
 
 
@@ -70,7 +86,11 @@ def carried(plan: Plan, active: int) -> list[tuple[int, int, int]]:
     """Return (block, number, columns) of each tensor that a mixing carries: what the optimiser tracks, X, and other blocks."""
     width = plan.layouts[active].width
     own = [(active, number, width) for number in range(plan.recipe.optimiser.mixed + 1)]
-    others = [(k, 0, where.width) for k, where in enumerate(plan.layouts) if k != active and plan.recipe.mix_all]
+    others = [
+        (k, 0, where.width)
+        for k, where in enumerate(plan.layouts)
+        if k != active and plan.recipe.mix_all
+    ]
     return [*own, *others]
 
 
@@ -86,13 +106,22 @@ def memory(plan: Plan) -> Memory:
     """
     n, item, optimiser = plan.topology.n, _item(plan), plan.recipe.optimiser
     widths = [where.width for where in plan.layouts]
-    digits = max(item, 4)                                  # moments, gradient and average are never in half precision
+    digits = max(item, 4)  # moments, gradient and average are never in half precision
     master = digits if item < 4 else 0
     weights, widest = n * sum(widths) * item, max(widths)
-    kept = n * optimiser.matrices * digits * (sum(widths) - widest) if plan.recipe.keep_moments else 0
-    step = n * widest * (master + (optimiser.matrices + optimiser.scratch) * digits) + _replicas(plan)
+    kept = (
+        n * optimiser.matrices * digits * (sum(widths) - widest) if plan.recipe.keep_moments else 0
+    )
+    step = n * widest * (master + (optimiser.matrices + optimiser.scratch) * digits) + _replicas(
+        plan
+    )
     full = weights + n * sum(widths) * (master + 4 * digits)
-    return Memory(weights, weights + kept + max(step, _all_mixed(plan)), full, weights * (1 + 10 / len(widths)))
+    return Memory(
+        weights,
+        weights + kept + max(step, _all_mixed(plan)),
+        full,
+        weights * (1 + 10 / len(widths)),
+    )
 
 
 def _replicas(plan: Plan) -> int:
@@ -108,8 +137,12 @@ def _all_mixed(plan: Plan) -> int:
         return 0
     n, item, widths = plan.topology.n, _item(plan), sorted(where.width for where in plan.layouts)
     digits, others = max(item, 4), sum(widths[:-1])
-    copy = 2 * digits * (widths[-2] if len(widths) > 1 else 0) if item < 4 else 0   # a block in float32, and it mixed
-    own = widths[-1] * ((plan.recipe.optimiser.matrices + 1) * digits + (digits + item if item < 4 else 0))
+    copy = (
+        2 * digits * (widths[-2] if len(widths) > 1 else 0) if item < 4 else 0
+    )  # a block in float32, and it mixed
+    own = widths[-1] * (
+        (plan.recipe.optimiser.matrices + 1) * digits + (digits + item if item < 4 else 0)
+    )
     return n * (own + others * item + copy)
 
 
@@ -127,7 +160,12 @@ def flops(plan: Plan, model: nn.Module, tokens: int) -> float:
         names = plan.blocks[visit.block].names
         lowest = min(heights[name] for name in names)
         above = sum(size for name, size in sizes.items() if heights[name] >= lowest)
-        total += 2.0 * plan.recipe.inner_steps * tokens * (sum(sizes.values()) + above + sum(sizes[n] for n in names))
+        total += (
+            2.0
+            * plan.recipe.inner_steps
+            * tokens
+            * (sum(sizes.values()) + above + sum(sizes[n] for n in names))
+        )
     return total
 
 
@@ -170,7 +208,7 @@ class Meter(TorchDispatchMode):
     ) -> object:
         """Run the operation, then count what lives."""
         for t in _tensors(args):
-            self._add(t, 0)                                # was there before, such as data: a view of it is nothing new
+            self._add(t, 0)  # was there before, such as data: a view of it is nothing new
         out = func(*args, **(kwargs or {}))
         for t in _tensors(out):
             self._add(t, t.untyped_storage().nbytes())

@@ -14,40 +14,66 @@ from deca_lab.algorithm.stacking import Params
 CHUNK = 8  # windows that a forward pass takes at once from each client
 
 
-Scores = Callable[[Params], dict[str, Tensor]]   # stacked parameters -> score (N,) of each name
+Scores = Callable[[Params], dict[str, Tensor]]  # stacked parameters -> score (N,) of each name
 
 
 class Probe(NamedTuple):
     """Fixed data on which every measurement of a run is made; batches as the loss takes them, of any number of tensors."""
 
-    test: Batch                                  # (n, ...) of the common test set
-    own: Batch                                   # (N, n, ...) of each client's validation data
-    train: Batch                                 # (N, n, ...) of each client's training data, for the mean model's gradient
-    score: Scores = lambda params: {}            # on the common test set
+    test: Batch  # (n, ...) of the common test set
+    own: Batch  # (N, n, ...) of each client's validation data
+    train: Batch  # (N, n, ...) of each client's training data, for the mean model's gradient
+    score: Scores = lambda params: {}  # on the common test set
     validation_score: Scores = lambda params: {}
 
 
 class Measurement(NamedTuple):
     """One measurement of all models; losses in nats per token."""
 
-    mean_model: float              # loss of the mean model on the common test set
-    validation: float              # loss of the mean model on all clients' validation text: what choices are made by
-    clients: list[float]           # loss of each client's model on the common test set
-    own: list[float]               # loss of each client's model on its own validation text
-    consensus: list[float]         # consensus distance of each block
-    gradient_norm: float           # || grad f(mean model) ||, f the mean of the clients' losses on the training data
-    scores: dict[str, float]       # of the task: the mean model's on test and validation data, the clients' mean on test
+    mean_model: float  # loss of the mean model on the common test set
+    validation: (
+        float  # loss of the mean model on all clients' validation text: what choices are made by
+    )
+    clients: list[float]  # loss of each client's model on the common test set
+    own: list[float]  # loss of each client's model on its own validation text
+    consensus: list[float]  # consensus distance of each block
+    gradient_norm: (
+        float  # || grad f(mean model) ||, f the mean of the clients' losses on the training data
+    )
+    scores: dict[
+        str, float
+    ]  # of the task: the mean model's on test and validation data, the clients' mean on test
 
     def row(self, block_names: list[str], text: bool = True) -> dict[str, float]:
         """Return the columns of metrics.csv; only losses of `text` are perplexities too."""
-        spread = {"client_test_loss": sum(self.clients) / len(self.clients), "client_test_loss_min": min(self.clients),
-                  "client_test_loss_max": max(self.clients), "own_loss": sum(self.own) / len(self.own)}
-        blocks = {f"consensus[{name}]": value for name, value in zip(block_names, self.consensus, strict=True)}
-        perplexities = {"test_perplexity": perplexity(self.mean_model),
-                        "client_test_perplexity": perplexity(spread["client_test_loss"])} if text else {}
+        spread = {
+            "client_test_loss": sum(self.clients) / len(self.clients),
+            "client_test_loss_min": min(self.clients),
+            "client_test_loss_max": max(self.clients),
+            "own_loss": sum(self.own) / len(self.own),
+        }
+        blocks = {
+            f"consensus[{name}]": value
+            for name, value in zip(block_names, self.consensus, strict=True)
+        }
+        perplexities = (
+            {
+                "test_perplexity": perplexity(self.mean_model),
+                "client_test_perplexity": perplexity(spread["client_test_loss"]),
+            }
+            if text
+            else {}
+        )
         loss = {"test_loss": self.mean_model, "validation_loss": self.validation}
-        return {**loss, **perplexities, **spread, **self.scores, "gradient_norm": self.gradient_norm,
-                "consensus": sum(self.consensus), **blocks}
+        return {
+            **loss,
+            **perplexities,
+            **spread,
+            **self.scores,
+            "gradient_norm": self.gradient_norm,
+            "consensus": sum(self.consensus),
+            **blocks,
+        }
 
 
 def perplexity(loss: float) -> float:
@@ -71,8 +97,16 @@ def measure(loss: Loss, params: Params, blocks: tuple[Tensor, ...], probe: Probe
 
 
 def _scores(probe: Probe, params: Params, alone: Params) -> dict[str, float]:
-    named = {"test": probe.score(alone), "validation": probe.validation_score(alone), "client_test": probe.score(params)}
-    return {f"{what}_{name}": float(value.mean()) for what, scores in named.items() for name, value in scores.items()}
+    named = {
+        "test": probe.score(alone),
+        "validation": probe.validation_score(alone),
+        "client_test": probe.score(params),
+    }
+    return {
+        f"{what}_{name}": float(value.mean())
+        for what, scores in named.items()
+        for name, value in scores.items()
+    }
 
 
 def mean_model(params: Params) -> Params:
@@ -83,13 +117,18 @@ def mean_model(params: Params) -> Params:
 
 def common_losses(loss: Loss, params: Params, data: Batch) -> Tensor:
     """Return every client's mean loss (N,) on the same data (n, ...), float64."""
-    parts = [losses(loss, params, chunk, common=True).double() * _count(chunk) for chunk in _chunks(data, CHUNK)]
+    parts = [
+        losses(loss, params, chunk, common=True).double() * _count(chunk)
+        for chunk in _chunks(data, CHUNK)
+    ]
     return torch.stack(parts).sum(0) / _count(data)
 
 
 def own_losses(loss: Loss, params: Params, data: Batch) -> Tensor:
     """Return every client's mean loss (N,) on its own data (N, n, ...), float64."""
-    parts = [losses(loss, params, chunk).double() * _count(chunk, 1) for chunk in _chunks(data, CHUNK, 1)]
+    parts = [
+        losses(loss, params, chunk).double() * _count(chunk, 1) for chunk in _chunks(data, CHUNK, 1)
+    ]
     return torch.stack(parts).sum(0) / _count(data, 1)
 
 
@@ -116,5 +155,8 @@ def gradient_norm(loss: Loss, params: Params, data: Batch) -> float:
     total = [torch.zeros_like(p) for p in leaves.values()]
     for chunk in _chunks(pooled, 4 * CHUNK):
         value = loss(leaves, chunk) * (_count(chunk) / _count(pooled))
-        total = [t + g for t, g in zip(total, torch.autograd.grad(value, list(leaves.values())), strict=True)]
+        total = [
+            t + g
+            for t, g in zip(total, torch.autograd.grad(value, list(leaves.values())), strict=True)
+        ]
     return math.sqrt(sum(float(g.double().square().sum()) for g in total))

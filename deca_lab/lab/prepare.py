@@ -40,13 +40,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 MIXINGS: dict[str, Carrier] = {"gossip": gossip, "decaf": decaf}
 
 
-Measure = Callable[[stacking.Params, tuple[Tensor, ...], Tensor], Measurement]   # (params, blocks, who is there)
+Measure = Callable[
+    [stacking.Params, tuple[Tensor, ...], Tensor], Measurement
+]  # (params, blocks, who is there)
 
 
 class Lab(NamedTuple):
     """Everything that stays fixed during a run."""
 
-    config: RunConfig                      # with the method's knobs set
+    config: RunConfig  # with the method's knobs set
     corpus: Corpus
     shards: Shards
     tokenizer: "PreTrainedTokenizerBase"
@@ -57,12 +59,12 @@ class Lab(NamedTuple):
     plan: Plan
     probe: Probe
     measure: Measure
-    frozen: tuple[str, ...]                # names that no block holds
+    frozen: tuple[str, ...]  # names that no block holds
     device: torch.device
-    notes: tuple[str, ...] = ()            # of corpus, split and task, in plain words
-    world: World = World()                 # the processes that share the clients
-    failing: Faults = Faults()             # what goes wrong on the way
-    objects: Objects = NOTHING           # what was given in place of names
+    notes: tuple[str, ...] = ()  # of corpus, split and task, in plain words
+    world: World = World()  # the processes that share the clients
+    failing: Faults = Faults()  # what goes wrong on the way
+    objects: Objects = NOTHING  # what was given in place of names
 
 
 def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING) -> Lab:
@@ -83,55 +85,133 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     model = load_model(config, len(which), objects.model).to(device)
     parts = split_of(config, corpus)
     data = shards.build(corpus, parts, which, config.context)
-    cut = blocks_of(config, causal_lm.anatomy(model), {n: p.numel() for n, p in causal_lm.trainable(model).items()})
-    task = tasks.build(config.task, corpus, parts, which, model, config.context, config.batch, config.seed, device,
-                       config.eval_windows, words_of(config))
+    cut = blocks_of(
+        config,
+        causal_lm.anatomy(model),
+        {n: p.numel() for n, p in causal_lm.trainable(model).items()},
+    )
+    task = tasks.build(
+        config.task,
+        corpus,
+        parts,
+        which,
+        model,
+        config.context,
+        config.batch,
+        config.seed,
+        device,
+        config.eval_windows,
+        words_of(config),
+    )
     values = causal_lm.trainable(model)
     mine = world.mine
-    start = stacking.replicate({name: values[name] for block in cut for name in block.names}, mine.stop - mine.start)
-    problem = Problem(start, task.loss, task.batches if world.size == 1 else
-                      lambda step: each(task.batches(step), lambda t: t[mine]))
+    start = stacking.replicate(
+        {name: values[name] for block in cut for name in block.names}, mine.stop - mine.start
+    )
+    problem = Problem(
+        start,
+        task.loss,
+        task.batches
+        if world.size == 1
+        else lambda step: each(task.batches(step), lambda t: t[mine]),
+    )
     probe = Probe(task.test, task.own, task.train, task.score, task.validation_score)
     failing = faults_of(config, topo, len(cut))
-    laid = plan(problem, cut, topo, recipe(len(cut)), *wraps_of(config, failing),
-                carrier=carrier_of(config, world, topo), site=world.site)
+    laid = plan(
+        problem,
+        cut,
+        topo,
+        recipe(len(cut)),
+        *wraps_of(config, failing),
+        carrier=carrier_of(config, world, topo),
+        site=world.site,
+    )
     frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
     apart = heterogeneity.measure(data, start_gradients(problem, world))
     notes = (*data.notes, *task.notes)
-    return Lab(config, corpus, data, which, model, topo, diagnosis, apart, laid, probe, partial(_on_probe, problem.loss, probe),
-               frozen, device, notes, world, failing, objects)
+    return Lab(
+        config,
+        corpus,
+        data,
+        which,
+        model,
+        topo,
+        diagnosis,
+        apart,
+        laid,
+        probe,
+        partial(_on_probe, problem.loss, probe),
+        frozen,
+        device,
+        notes,
+        world,
+        failing,
+        objects,
+    )
 
 
 def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topology, Diagnosis]:
     """Return device, topology and what the doctor says of it."""
     device = find_device(config.device)
-    check(not (device.type == "mps" and config.dtype == "float64"), "dtype", config.dtype, "float32 or bfloat16 on Apple's GPU")
+    check(
+        not (device.type == "mps" and config.dtype == "float64"),
+        "dtype",
+        config.dtype,
+        "float32 or bfloat16 on Apple's GPU",
+    )
     pick(ENGINES, config.engine, "engine")
-    topo = topology(objects.topology or config.topology, config.clients, weights=config.weights,
-                    probability=config.edge_probability, degree=config.degree, seed=config.seed)
+    topo = topology(
+        objects.topology or config.topology,
+        config.clients,
+        weights=config.weights,
+        probability=config.edge_probability,
+        degree=config.degree,
+        seed=config.seed,
+    )
     return device, topo, require_sound(topo, allow_unsound=config.allow_unsound)
 
 
-def _on_probe(loss: Loss, probe: Probe, params: stacking.Params, blocks: tuple[Tensor, ...], here: Tensor) -> Measurement:
+def _on_probe(
+    loss: Loss, probe: Probe, params: stacking.Params, blocks: tuple[Tensor, ...], here: Tensor
+) -> Measurement:
     """Measure the clients `here`, of whom there are rows in `params` and `blocks`, on the data of the probe."""
     count = len(next(iter(params.values())))
     if len(here) == count:
         return measure(loss, params, blocks, probe)
     at = here.to(blocks[0].device)
     own = probe._replace(own=each(probe.own, lambda t: t[at]))
-    return measure(loss, {name: p[at] for name, p in params.items()}, tuple(x[at] for x in blocks), own)
+    return measure(
+        loss, {name: p[at] for name, p in params.items()}, tuple(x[at] for x in blocks), own
+    )
 
 
-def load_model(config: RunConfig, vocabulary: int, given: nn.Module | None = None) -> "PreTrainedModel":
+def load_model(
+    config: RunConfig, vocabulary: int, given: nn.Module | None = None
+) -> "PreTrainedModel":
     """Return the model of the config, or a copy of the one `given`, with a base in 4 bits and adapters where asked for."""
     from deca_lab.models import adapters, causal_lm, four_bit, own_model
 
-    make = pick({"none": None, "lora": adapters.lora, "bottleneck": adapters.bottleneck}, config.adapter, "adapter")
+    make = pick(
+        {"none": None, "lora": adapters.lora, "bottleneck": adapters.bottleneck},
+        config.adapter,
+        "adapter",
+    )
     store = pick({"full": None, "nf4": four_bit.quantise_base}, config.base_weights, "base_weights")
-    check(make is not None or store is None, "base_weights", config.base_weights, "full without an adapter: all of it trains")
+    check(
+        make is not None or store is None,
+        "base_weights",
+        config.base_weights,
+        "full without an adapter: all of it trains",
+    )
     dtype = pick(DTYPES, config.dtype, "dtype")
     model: Any = (
-        causal_lm.load(config.model, seed=config.seed, dtype=dtype, vocabulary=vocabulary, context=config.context)
+        causal_lm.load(
+            config.model,
+            seed=config.seed,
+            dtype=dtype,
+            vocabulary=vocabulary,
+            context=config.context,
+        )
         if given is None
         else own_model.model_of(given, dtype=dtype, vocabulary=vocabulary, context=config.context)
     )
@@ -140,16 +220,24 @@ def load_model(config: RunConfig, vocabulary: int, given: nn.Module | None = Non
         return base
     if make is adapters.bottleneck:
         return adapters.bottleneck(base, config.rank, config.seed)
-    return adapters.lora(base, config.rank, config.lora_alpha, config.targets, config.seed, config.frozen_factor)
+    return adapters.lora(
+        base, config.rank, config.lora_alpha, config.targets, config.seed, config.frozen_factor
+    )
 
 
 def find_device(name: str) -> torch.device:
     """Return the device of a name; "auto" takes a GPU where torch sees one."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if name == "auto":
         return torch.device(next(n for n in ("cuda", "mps", "cpu") if there[n]))
     if not pick(there, name, "device"):
-        raise BadInput(f"device = {name!r} is not there: torch sees {', '.join(n for n, ok in there.items() if ok)}")
+        raise BadInput(
+            f"device = {name!r} is not there: torch sees {', '.join(n for n, ok in there.items() if ok)}"
+        )
     return torch.device(name)
 
 
@@ -157,33 +245,61 @@ def read_corpus(config: RunConfig) -> Corpus:
     """Return the corpus that the config's Data knobs name."""
     chosen = [name.strip() for name in config.labels.split(",") if name.strip()]
     wants = config.task == "generate" and config.corpus not in CORPORA
-    return load(config.corpus, split=config.hub_split, text=config.text_column or None, label=config.label_column or None,
-                answer=config.answer_column if wants else None, labels=chosen or None, max_rows=config.max_rows or None,
-                seed=config.seed)
+    return load(
+        config.corpus,
+        split=config.hub_split,
+        text=config.text_column or None,
+        label=config.label_column or None,
+        answer=config.answer_column if wants else None,
+        labels=chosen or None,
+        max_rows=config.max_rows or None,
+        seed=config.seed,
+    )
 
 
 def words_of(config: RunConfig) -> dict[str, str] | None:
     """Return {label: word} of a text such as "good=G, bad=B", or None for an empty one."""
     parts = [part.partition("=") for part in config.verbaliser.split(",") if part.strip()]
-    check(all(mark and word.strip() for _, mark, word in parts), "verbaliser", config.verbaliser, "'label=word, label=word'")
+    check(
+        all(mark and word.strip() for _, mark, word in parts),
+        "verbaliser",
+        config.verbaliser,
+        "'label=word, label=word'",
+    )
     return {label.strip(): word.strip() for label, _, word in parts} or None
 
 
 def split_of(config: RunConfig, corpus: Corpus) -> shards.Split:
     """Return the rows of each client and of the common test set."""
-    return shards.split(corpus.labels, config.clients, how=config.split, alpha=config.alpha, test_share=config.test_share,
-                        validation_share=config.validation_share, shares=_share_table(config.shares), seed=config.seed)
+    return shards.split(
+        corpus.labels,
+        config.clients,
+        how=config.split,
+        alpha=config.alpha,
+        test_share=config.test_share,
+        validation_share=config.validation_share,
+        shares=_share_table(config.shares),
+        seed=config.seed,
+    )
 
 
 def _share_table(text: str) -> list[list[float]] | None:
     """Return the rows of a table such as "0.15,0.85; 0.85,0.15", or None for an empty text."""
     try:
-        return [[float(cell) for cell in row.split(",")] for row in text.split(";")] if text.strip() else None
+        return (
+            [[float(cell) for cell in row.split(",")] for row in text.split(";")]
+            if text.strip()
+            else None
+        )
     except ValueError:
-        raise BadInput(f"shares = {text!r} cannot be used: it must be rows of numbers, '0.15,0.85; 0.85,0.15'") from None
+        raise BadInput(
+            f"shares = {text!r} cannot be used: it must be rows of numbers, '0.15,0.85; 0.85,0.15'"
+        ) from None
 
 
-def blocks_of(config: RunConfig, anatomy: bl.Anatomy, sizes: dict[str, int]) -> tuple[bl.Block, ...]:
+def blocks_of(
+    config: RunConfig, anatomy: bl.Anatomy, sizes: dict[str, int]
+) -> tuple[bl.Block, ...]:
     """Return the blocks of a model whose trainable names have this anatomy and these element counts."""
     pick(bl.ENDS, config.ends, "ends")
     names = list(anatomy)
@@ -191,9 +307,16 @@ def blocks_of(config: RunConfig, anatomy: bl.Anatomy, sizes: dict[str, int]) -> 
     if config.ends == "frozen":
         frozen |= {name for name, where in anatomy.items() if not isinstance(where, int)}
     rest = {name: where for name, where in anatomy.items() if name not in frozen}
-    check(bool(rest), "freeze, ends", (config.freeze, config.ends), "such that a trainable name remains")
+    check(
+        bool(rest),
+        "freeze, ends",
+        (config.freeze, config.ends),
+        "such that a trainable name remains",
+    )
     cutters = {
-        "layers": lambda: bl.by_layers(rest, config.granularity, "own" if config.ends == "frozen" else config.ends),
+        "layers": lambda: bl.by_layers(
+            rest, config.granularity, "own" if config.ends == "frozen" else config.ends
+        ),
         "equal": lambda: bl.of_equal_size({name: sizes[name] for name in rest}, config.block_count),
         "patterns": lambda: bl.by_patterns(list(rest), patterns_of(config)),
         "whole": lambda: bl.whole(list(rest)),
@@ -206,7 +329,12 @@ def blocks_of(config: RunConfig, anatomy: bl.Anatomy, sizes: dict[str, int]) -> 
 def patterns_of(config: RunConfig) -> list[str]:
     """Return the regular expressions of the blocks, or raise BadInput where there is none."""
     found = re.split(r"\s+", config.patterns.strip()) if config.patterns.strip() else []
-    check(bool(found), "patterns", config.patterns, "one or more regular expressions, with --blocks patterns")
+    check(
+        bool(found),
+        "patterns",
+        config.patterns,
+        "one or more regular expressions, with --blocks patterns",
+    )
     return found
 
 
@@ -216,12 +344,22 @@ def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int]
     `own` is an optimiser that was given as an object.
     """
     shape = pick(SCHEDULES, config.lr_scheduler_type, "lr_scheduler_type")
-    feedback = moments.Feedback(pick(moments.SIGNALS, config.feedback, "feedback"),
-                                pick(moments.SCALES, config.feedback_scale, "feedback_scale"), config.b1, config.b2)
+    feedback = moments.Feedback(
+        pick(moments.SIGNALS, config.feedback, "feedback"),
+        pick(moments.SCALES, config.feedback_scale, "feedback_scale"),
+        config.b1,
+        config.b2,
+    )
     rule = pick(MIXINGS, config.mixing, "mixing")
-    check(rule is gossip or config.adapter == "lora", "mixing", config.mixing, "gossip, but for --adapter lora")
+    check(
+        rule is gossip or config.adapter == "lora",
+        "mixing",
+        config.mixing,
+        "gossip, but for --adapter lora",
+    )
     optimiser = own or pick(OPTIMISERS, config.optimiser, "optimiser")(
-        OptimiserSpec(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum))
+        OptimiserSpec(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum)
+    )
     before = pick({"after": False, "before": True}, config.combine, "combine")
     keep = pick({"reset": False, "keep": True}, config.moments, "moments")
     mix_all = pick({"active": False, "all": True}, config.mixed, "mixed")
@@ -229,9 +367,20 @@ def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int]
 
     def recipe(count: int) -> Recipe:
         total = config.rounds * count * config.inner_steps
-        return Recipe(config.rounds, config.inner_steps, schedule(config.lr, shape, total, config.warmup_steps), optimiser,
-                      keep_moments=keep, mix_every=config.mix_every, mix_all=mix_all, combine_first=before,
-                      order=order, clip=config.max_grad_norm, weight_decay=config.weight_decay, seed=config.seed)
+        return Recipe(
+            config.rounds,
+            config.inner_steps,
+            schedule(config.lr, shape, total, config.warmup_steps),
+            optimiser,
+            keep_moments=keep,
+            mix_every=config.mix_every,
+            mix_all=mix_all,
+            combine_first=before,
+            order=order,
+            clip=config.max_grad_norm,
+            weight_decay=config.weight_decay,
+            seed=config.seed,
+        )
 
     return recipe
 
@@ -239,17 +388,33 @@ def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int]
 def faults_of(config: RunConfig, topo: Topology, blocks: int) -> Faults:
     """Return what goes wrong in the run; raise BadInput where the topology cannot bear it."""
     n, steps = topo.n, config.rounds * blocks * config.inner_steps
-    asked = Faults(config.drop, config.burst, faults.spells(config.away, "away", n, steps),
-                          faults.stragglers(config.stragglers, n), faults.spells(config.garbage, "garbage", n, steps),
-                          config.stale, config.delay, config.noise, n, steps // config.mix_every, config.mix_every, config.seed)
+    asked = Faults(
+        config.drop,
+        config.burst,
+        faults.spells(config.away, "away", n, steps),
+        faults.stragglers(config.stragglers, n),
+        faults.spells(config.garbage, "garbage", n, steps),
+        config.stale,
+        config.delay,
+        config.noise,
+        n,
+        steps // config.mix_every,
+        config.mix_every,
+        config.seed,
+    )
     return faults.require_possible(asked, topo, steps)
 
 
 def wraps_of(config: RunConfig, failing: Faults) -> list[Wrap]:
     """Return what stands around the plain channel: faults, and messages cut short; raise BadInput where they cannot."""
     short = compression.compressor(config.compress, config.keep_share, config.bits, config.gamma)
-    check(short is None or config.mixing == "gossip", "compress", config.compress, f"none with --mixing {config.mixing}: "
-          "replicas are mixed in place of the models, which only a linear mixing bears")
+    check(
+        short is None or config.mixing == "gossip",
+        "compress",
+        config.compress,
+        f"none with --mixing {config.mixing}: "
+        "replicas are mixed in place of the models, which only a linear mixing bears",
+    )
     lost = lossy(failing, config.mix_every)
     return [lost] if short is None else [lost, compression.compressed(short, config.seed)]
 
@@ -259,12 +424,19 @@ def carrier_of(config: RunConfig, world: World, topo: Topology) -> Carrier:
     rule = MIXINGS[config.mixing]
     if world.size == 1:
         return rule
-    check(config.compress == "none", "compress", config.compress, "none where clients are spread over processes")
+    check(
+        config.compress == "none",
+        "compress",
+        config.compress,
+        "none where clients are spread over processes",
+    )
     return through_server(world) if topo.served and rule is gossip else over(world, rule)
 
 
 def start_gradients(problem: Problem, world: World) -> stacking.Params:
     """Return every client's gradient at the common start, on the batch of step 0, stacked; on ranks but 0 its own alone."""
     where = stacking.layout(problem.start, list(problem.start))
-    _, g = stacked(problem.loss)(stacking.flatten(problem.start, where.names), where, {}, problem.batches(0))
+    _, g = stacked(problem.loss)(
+        stacking.flatten(problem.start, where.names), where, {}, problem.batches(0)
+    )
     return stacking.unflatten(gathered(world, g), where)

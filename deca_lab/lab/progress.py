@@ -22,11 +22,15 @@ def bar(label: str = "inner steps") -> Iterator[Progress]:
     def progress(done: int, total: int, known: dict[str, Any]) -> None:
         shown.total = total
         shown.n = done
-        shown.set_postfix(block=known["block"], train=f"{known['loss']:.3f}", test=f"{known['test_loss']:.3f}")
+        shown.set_postfix(
+            block=known["block"], train=f"{known['loss']:.3f}", test=f"{known['test_loss']:.3f}"
+        )
         if not watched and known["measured"] != reported[0]:
             reported[0] = known["measured"]
-            sys.stderr.write(f"step {done}/{total}  block {known['block']}  train loss {known['loss']:.3f}  "
-                             f"test loss of the mean model {known['test_loss']:.3f}\n")
+            sys.stderr.write(
+                f"step {done}/{total}  block {known['block']}  train loss {known['loss']:.3f}  "
+                f"test loss of the mean model {known['test_loss']:.3f}\n"
+            )
 
     try:
         yield progress

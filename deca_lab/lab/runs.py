@@ -28,8 +28,10 @@ from deca_lab.models.factor_mixing import interference
 from deca_lab.network.processes import World, broadcast, gathered_state, scattered_state, summed
 from deca_lab.runconfig import RunConfig, from_json
 
-Callback = Callable[[Snapshot], bool | None]                  # True ends the run
-Progress = Callable[[int, int, dict[str, Any]], bool | None]  # (inner steps done, of how many, what is known) -> stop now?
+Callback = Callable[[Snapshot], bool | None]  # True ends the run
+Progress = Callable[
+    [int, int, dict[str, Any]], bool | None
+]  # (inner steps done, of how many, what is known) -> stop now?
 
 
 def run(
@@ -58,9 +60,18 @@ def run(
     Raises BadInput before anything is written where the config does not fit, Diverged where a loss stops being finite:
     then the last good checkpoint stays; and Stopped, after a checkpoint, where `progress` returns True.
     """
-    objects = Objects(model, tokenizer, dataset, topology, optimiser, method, metrics=metrics, callbacks=tuple(callbacks))
+    objects = Objects(
+        model,
+        tokenizer,
+        dataset,
+        topology,
+        optimiser,
+        method,
+        metrics=metrics,
+        callbacks=tuple(callbacks),
+    )
     done = run_in(World(), config, out, progress, objects)
-    assert done is not None                                              # rank 0 has it, and there is no other
+    assert done is not None  # rank 0 has it, and there is no other
     return done
 
 
@@ -70,14 +81,21 @@ def resume(folder: Path | str, progress: Progress | None = None, **objects: Any)
     A run that was given objects must be given them again, by the names that they have in `run`.
     """
     unknown = sorted(set(objects) - set(Objects._fields) | {"problem", "blocks"} & set(objects))
-    check(not unknown, "resume", ", ".join(unknown), f"arguments of run: {', '.join(Objects._fields)}")
+    check(
+        not unknown, "resume", ", ".join(unknown), f"arguments of run: {', '.join(Objects._fields)}"
+    )
     done = resume_in(World(), folder, progress, Objects(**objects))
     assert done is not None
     return done
 
 
-def run_in(world: World, config: RunConfig, out: Path | str | None = None, progress: Progress | None = None,
-           objects: Objects = NOTHING) -> History | None:
+def run_in(
+    world: World,
+    config: RunConfig,
+    out: Path | str | None = None,
+    progress: Progress | None = None,
+    objects: Objects = NOTHING,
+) -> History | None:
     """Run a config in one process of a world: `out` is rank 0's, which also returns the history; the others return None.
 
     Any rank's `progress` may stop the run. Raises PeerLost where another process is gone, and what `run` raises.
@@ -86,7 +104,9 @@ def run_in(world: World, config: RunConfig, out: Path | str | None = None, progr
     return started(lab, named(config, lab.objects), out, progress)
 
 
-def started(lab: Lab, config: RunConfig, out: Path | str | None, progress: Progress | None) -> History | None:
+def started(
+    lab: Lab, config: RunConfig, out: Path | str | None, progress: Progress | None
+) -> History | None:
     """Run a lab from its beginning; `config` is what its folder says of it."""
     if out is None or lab.world.rank:
         return _go(lab, None, begin(lab.plan), _blank(lab), progress)
@@ -96,8 +116,9 @@ def started(lab: Lab, config: RunConfig, out: Path | str | None, progress: Progr
         return _go(lab, folder, begin(lab.plan), _blank(lab), progress)
 
 
-def resume_in(world: World, folder: Path | str, progress: Progress | None = None,
-              objects: Objects = NOTHING) -> History | None:
+def resume_in(
+    world: World, folder: Path | str, progress: Progress | None = None, objects: Objects = NOTHING
+) -> History | None:
     """Continue a run in one process of a world, of any size; rank 0 alone reads the folder and writes to it."""
     folder, device = Path(folder), find_device("auto") if world.size > 1 else torch.device("cpu")
     if world.rank:
@@ -127,7 +148,11 @@ def _everybodys(lab: Lab, values: Tensor) -> Tensor:
 
 def _anybodys(lab: Lab, number: int) -> int:
     """Return the sum over ranks of a whole number."""
-    return number if lab.world.size == 1 else int(summed(lab.world, torch.tensor([number], device=lab.device)))
+    return (
+        number
+        if lab.world.size == 1
+        else int(summed(lab.world, torch.tensor([number], device=lab.device)))
+    )
 
 
 def _kept(lab: Lab, folder: Path) -> tuple[State, Record]:
@@ -135,11 +160,15 @@ def _kept(lab: Lab, folder: Path) -> tuple[State, Record]:
     if not (folder / "checkpoint.safetensors").exists():
         return begin(lab.plan), _blank(lab)
     optimisers = lab.plan.optimisers
-    state, noted = checkpoint.load(folder / "checkpoint.safetensors", lambda k, x: optimisers[k].init(working(x)), lab.device)
+    state, noted = checkpoint.load(
+        folder / "checkpoint.safetensors", lambda k, x: optimisers[k].init(working(x)), lab.device
+    )
     try:
         record = Record(**noted, timings=history.read_timings(folder, state.step))
     except TypeError as error:
-        raise BadInput(f"the checkpoint in {str(folder)!r} holds no record of a run: {error}") from None
+        raise BadInput(
+            f"the checkpoint in {str(folder)!r} holds no record of a run: {error}"
+        ) from None
     _require_same(lab, record, folder)
     return state, record
 
@@ -156,18 +185,33 @@ def _blank(lab: Lab) -> Record:
 
 
 def _require_same(lab: Lab, record: Record, folder: Path) -> None:
-    changed = [f.name for f in fields(RunConfig) if record.config.get(f.name) != getattr(lab.config, f.name)]
+    changed = [
+        f.name
+        for f in fields(RunConfig)
+        if record.config.get(f.name) != getattr(lab.config, f.name)
+    ]
     if changed:
-        raise BadInput(f"{folder}/config.json was changed since the checkpoint ({', '.join(changed)}): "
-                       "resume needs the same config")
+        raise BadInput(
+            f"{folder}/config.json was changed since the checkpoint ({', '.join(changed)}): "
+            "resume needs the same config"
+        )
     own = sorted(lab.objects.metrics or {})
-    check(record.metric_names == own, "metrics", own, f"those that {folder} was started with: {record.metric_names}")
+    check(
+        record.metric_names == own,
+        "metrics",
+        own,
+        f"those that {folder} was started with: {record.metric_names}",
+    )
     if record.fingerprint != lab.corpus.fingerprint:
-        raise BadInput(f"corpus {lab.config.corpus!r} is not the text that {folder} was started on (another Python, or a "
-                       f"changed file): fingerprint {lab.corpus.fingerprint[:12]}, the checkpoint has {record.fingerprint[:12]}")
+        raise BadInput(
+            f"corpus {lab.config.corpus!r} is not the text that {folder} was started on (another Python, or a "
+            f"changed file): fingerprint {lab.corpus.fingerprint[:12]}, the checkpoint has {record.fingerprint[:12]}"
+        )
 
 
-def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: Progress | None) -> History | None:
+def _go(
+    lab: Lab, folder: Path | None, state: State, record: Record, progress: Progress | None
+) -> History | None:
     """Advance from `state` to the end; measure and save where the config says."""
     meter, began = ledger.Meter(), time.perf_counter() - record.seconds
     steps = train(lab.plan, state, _metered(ENGINES[lab.config.engine], meter), donate=True)
@@ -176,7 +220,9 @@ def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: P
     if state.step == 0 and seen:
         _note(lab, whole, record, began)
     while state.step < lab.plan.steps and not record.stopped:
-        opening = state.step % lab.config.inner_steps < lab.config.mix_every       # a visit is metered until it first mixes
+        opening = (
+            state.step % lab.config.inner_steps < lab.config.mix_every
+        )  # a visit is metered until it first mixes
         meter.watch(_held(state))
         with meter if opening else nullcontext():
             state, own = next(steps)
@@ -186,9 +232,15 @@ def _go(lab: Lab, folder: Path | None, state: State, record: Record, progress: P
         record.train.append(_train_row(lab.plan, state, losses))
         measured = len(record.metrics)
         whole = _written_down(lab, state, record, folder, began) or whole
-        if lab.objects.callbacks and _anybodys(lab, _called(lab, state, record, len(record.metrics) > measured)):
+        if lab.objects.callbacks and _anybodys(
+            lab, _called(lab, state, record, len(record.metrics) > measured)
+        ):
             whole = _stopped_early(lab, state, record, folder, began)
-        known = {**record.metrics[-1], "measured": len(record.metrics), **record.train[-1]} if seen else record.train[-1]
+        known = (
+            {**record.metrics[-1], "measured": len(record.metrics), **record.train[-1]}
+            if seen
+            else record.train[-1]
+        )
         asked = progress is not None and bool(progress(state.step, lab.plan.steps, known))
         if _anybodys(lab, int(asked)) and state.step < lab.plan.steps:
             _stop(lab, folder, gathered_state(lab.world, state), record)
@@ -211,7 +263,9 @@ def _snapshot(lab: Lab, state: State, record: Record, measured: bool) -> Snapsho
     return Snapshot(state.step, lab.plan.steps, train, metrics, measured, lab.plan, state)
 
 
-def _stopped_early(lab: Lab, state: State, record: Record, folder: Path | None, began: float) -> State:
+def _stopped_early(
+    lab: Lab, state: State, record: Record, folder: Path | None, began: float
+) -> State:
     """Measure and keep the state at which a callback ended the run; return that of all clients."""
     record.stopped = state.step < lab.plan.steps
     whole = gathered_state(lab.world, state)
@@ -228,9 +282,14 @@ def _held(state: State) -> list[Tensor]:
     return [*state.blocks, *state.wire.letters.values(), *moments]
 
 
-def _written_down(lab: Lab, state: State, record: Record, folder: Path | None, began: float) -> State | None:
+def _written_down(
+    lab: Lab, state: State, record: Record, folder: Path | None, began: float
+) -> State | None:
     """Measure and keep the state where the config says so; return then that of all clients."""
-    measured, kept = (_due(state.step, every, lab) for every in (lab.config.eval_every, lab.config.checkpoint_every))
+    measured, kept = (
+        _due(state.step, every, lab)
+        for every in (lab.config.eval_every, lab.config.checkpoint_every)
+    )
     if not (measured or kept):
         return None
     _require_finite(lab.plan, state, _everybodys(lab, _wild(state)) > 0, "model", folder)
@@ -252,7 +311,11 @@ def _stop(lab: Lab, folder: Path | None, state: State, record: Record) -> None:
     """Keep what there is and raise Stopped."""
     if folder is not None:
         _keep(folder, state, record)
-    kept = "nothing was kept, for there is no folder" if folder is None else f"go on with: deca-lab run --resume {folder}"
+    kept = (
+        "nothing was kept, for there is no folder"
+        if folder is None
+        else f"go on with: deca-lab run --resume {folder}"
+    )
     raise Stopped(f"stopped after inner step {state.step} of {lab.plan.steps}; {kept}")
 
 
@@ -283,8 +346,10 @@ def _require_finite(plan: Plan, state: State, wild: Tensor, what: str, folder: P
     block = plan.blocks[plan.visits[(state.step - 1) // plan.recipe.inner_steps].block].name
     kept = "" if folder is None else f"; the last good checkpoint stays in {folder}"
     clients = ", ".join(map(str, wild.nonzero().flatten().tolist()))
-    raise Diverged(f"the {what} is no longer finite for client {clients} at inner step {state.step - 1} in block {block!r}: "
-                   f"try a smaller --lr, or --max-grad-norm 1{kept}")
+    raise Diverged(
+        f"the {what} is no longer finite for client {clients} at inner step {state.step - 1} in block {block!r}: "
+        f"try a smaller --lr, or --max-grad-norm 1{kept}"
+    )
 
 
 def _wild(state: State) -> Tensor:
@@ -304,20 +369,39 @@ def _note(lab: Lab, state: State, record: Record, began: float) -> None:
     visit = lab.plan.visits[max(state.step - 1, 0) // lab.config.inner_steps]
     names = [block.name for block in lab.plan.blocks]
     last = names[visit.block] if state.step else "start"
-    record.metrics.append({"step": state.step, "round": visit.round, "block": last,
-                           **found.row(names, lab.objects.problem is None), **_interference(lab, state),
-                           "bytes_sent": int(state.sent.sum()), "peak_bytes": record.peak_bytes})
+    record.metrics.append(
+        {
+            "step": state.step,
+            "round": visit.round,
+            "block": last,
+            **found.row(names, lab.objects.problem is None),
+            **_interference(lab, state),
+            "bytes_sent": int(state.sent.sum()),
+            "peak_bytes": record.peak_bytes,
+        }
+    )
     record.metrics[-1].update(_own_metrics(lab, state, record))
     record.clients += _client_rows(state.step, found, here)
-    record.timings.append({"step": state.step, "seconds": time.perf_counter() - began, "process_bytes": process_bytes(),
-                           "gpu_bytes": torch.cuda.max_memory_allocated() if lab.device.type == "cuda" else 0})
+    record.timings.append(
+        {
+            "step": state.step,
+            "seconds": time.perf_counter() - began,
+            "process_bytes": process_bytes(),
+            "gpu_bytes": torch.cuda.max_memory_allocated() if lab.device.type == "cuda" else 0,
+        }
+    )
 
 
 def _own_metrics(lab: Lab, state: State, record: Record) -> dict[str, float]:
     """Return the user's figures; raise BadInput for a name that is one of ours, and for what is no number."""
     figures = {}
     for name, figure in (lab.objects.metrics or {}).items():
-        check(name not in record.metrics[-1], "metrics", name, "another name: the lab measures one of this name")
+        check(
+            name not in record.metrics[-1],
+            "metrics",
+            name,
+            "another name: the lab measures one of this name",
+        )
         value = figure(_snapshot(lab, state, record, measured=True))
         value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
         check(isinstance(value, int | float), f"what metrics[{name!r}] returns", value, "a number")
@@ -341,7 +425,9 @@ def _measured(lab: Lab, state: State) -> tuple[Measurement, list[int]]:
 
 def _client_rows(step: int, found: Measurement, here: list[int]) -> list[dict[str, Any]]:
     pairs = zip(here, found.clients, found.own, strict=True)
-    return [{"step": step, "client": i, "test_loss": test, "own_loss": own} for i, test, own in pairs]
+    return [
+        {"step": step, "client": i, "test_loss": test, "own_loss": own} for i, test, own in pairs
+    ]
 
 
 def process_bytes() -> int:

@@ -69,7 +69,11 @@ def diagnose(subject: Subject) -> Diagnosis:
         prefixes = list(accumulate(matrices, lambda done, W: product(W, done)))  # W_k ... W_1
     if not all(np.abs(W).max() < LARGEST for W in (*matrices, *prefixes)):
         return _hopeless(name, note, matrices, square, finite=False)
-    return _with_verdict(_with_spectrum(_with_graph(_with_entries(name, note, matrices), matrices, prefixes[-1]), prefixes))
+    return _with_verdict(
+        _with_spectrum(
+            _with_graph(_with_entries(name, note, matrices), matrices, prefixes[-1]), prefixes
+        )
+    )
 
 
 def _with_entries(name: str, note: str, matrices: tuple[Array, ...]) -> Diagnosis:
@@ -88,7 +92,9 @@ def _with_graph(d: Diagnosis, matrices: tuple[Array, ...], whole: Array) -> Diag
     """Return the diagnosis with what the graph of the period's product `whole` shows, and what is wrong so far."""
     support = np.abs(whole) > (TINY if d.period > 1 else 0)
     parts, cycle = islands(support), cycle_length(support)
-    return d._replace(connected=parts is None, aperiodic=cycle == 1, reasons=_reasons(matrices, parts, cycle))
+    return d._replace(
+        connected=parts is None, aperiodic=cycle == 1, reasons=_reasons(matrices, parts, cycle)
+    )
 
 
 def _with_spectrum(d: Diagnosis, prefixes: list[Array]) -> Diagnosis:
@@ -99,7 +105,9 @@ def _with_spectrum(d: Diagnosis, prefixes: list[Array]) -> Diagnosis:
         rho=0.0 if whole.rho < TINY else whole.rho ** (1 / d.period),
         rho_error=whole.error,
         lambda2=whole.lambda2 ** (1 / d.period),
-        rounds_1000=rounds_to_thousandth(prefixes, whole.rho, stochastic and d.connected and d.aperiodic),
+        rounds_1000=rounds_to_thousandth(
+            prefixes, whole.rho, stochastic and d.connected and d.aperiodic
+        ),
     )
 
 
@@ -111,14 +119,20 @@ def require_sound(subject: Subject, *, allow_unsound: bool = False) -> Diagnosis
     d = diagnose(subject)
     if d.verdict == "sound" or (allow_unsound and d.square and d.finite):
         return d
-    way = "; to run it all the same, for a lesson, give --allow-unsound (allow_unsound=True)" if d.square and d.finite else ""
-    raise BadInput(f"topology {d.name!r} with {d.clients} clients is unsound: {'; '.join(d.reasons)}{way}")
+    way = (
+        "; to run it all the same, for a lesson, give --allow-unsound (allow_unsound=True)"
+        if d.square and d.finite
+        else ""
+    )
+    raise BadInput(
+        f"topology {d.name!r} with {d.clients} clients is unsound: {'; '.join(d.reasons)}{way}"
+    )
 
 
 def doubly_stochastic(W: Array) -> bool:
     """Say whether W (N, N) has no negative entry and rows and columns that sum to 1: what keeps the mean of the clients."""
     off = np.abs(np.concatenate([W.sum(0), W.sum(1)]) - 1)
-    return bool((W >= 0).all() and off.max() <= TOLERANCE)                # NaN is neither
+    return bool((W >= 0).all() and off.max() <= TOLERANCE)  # NaN is neither
 
 
 def describe(subject: Diagnosis | Subject) -> str:
@@ -132,7 +146,11 @@ def describe(subject: Diagnosis | Subject) -> str:
     notes += [_folded("reason", text) for text in d.reasons]
     title = f"mixing matrix of {d.clients} clients: {d.name}" + (f" ({d.note})" if d.note else "")
     verdict = d.verdict if d.verdict == "sound" else "unsound, refused"
-    flag = "; a lesson may run it with --allow-unsound" if verdict != "sound" and d.square and d.finite else ""
+    flag = (
+        "; a lesson may run it with --allow-unsound"
+        if verdict != "sound" and d.square and d.finite
+        else ""
+    )
     return "\n".join([title, *table, *notes, f"verdict: {verdict}{flag}"])
 
 
@@ -148,19 +166,59 @@ def _rows(d: Diagnosis) -> list[tuple[str, str, str]]:
         return (name, "1", good) if error <= TOLERANCE else (name, f"1 ± {error:.3g}", bad)
 
     rows = [
-        fact("square", d.square, "a row and a column for each client", "each client needs a row and a column"),
-        fact("finite", d.finite, "no NaN, no infinity", "NaN or infinity would spread into every model"),
+        fact(
+            "square",
+            d.square,
+            "a row and a column for each client",
+            "each client needs a row and a column",
+        ),
+        fact(
+            "finite",
+            d.finite,
+            "no NaN, no infinity",
+            "NaN or infinity would spread into every model",
+        ),
     ]
     if not (d.square and d.finite):
         return rows
     return [
         *rows,
-        fact("non-negative", d.nonnegative, "each mixing is an average of models", "some models are subtracted"),
-        total("row sums", d.row_error, "clients that agree stay as they are", "clients that agree are moved"),
-        total("column sums", d.column_error, "mixing keeps the network mean", "mixing moves the network mean"),
-        fact("symmetric", d.symmetric, "i weighs j as j weighs i", "i may weigh j otherwise than j weighs i"),
-        fact("connected", d.connected, "every model reaches every client", "some models never reach some clients"),
-        fact("aperiodic", d.aperiodic, "no disagreement bounces for ever", "some disagreement bounces for ever"),
+        fact(
+            "non-negative",
+            d.nonnegative,
+            "each mixing is an average of models",
+            "some models are subtracted",
+        ),
+        total(
+            "row sums",
+            d.row_error,
+            "clients that agree stay as they are",
+            "clients that agree are moved",
+        ),
+        total(
+            "column sums",
+            d.column_error,
+            "mixing keeps the network mean",
+            "mixing moves the network mean",
+        ),
+        fact(
+            "symmetric",
+            d.symmetric,
+            "i weighs j as j weighs i",
+            "i may weigh j otherwise than j weighs i",
+        ),
+        fact(
+            "connected",
+            d.connected,
+            "every model reaches every client",
+            "some models never reach some clients",
+        ),
+        fact(
+            "aperiodic",
+            d.aperiodic,
+            "no disagreement bounces for ever",
+            "some disagreement bounces for ever",
+        ),
         ("messages", f"{d.edges:g}", "models sent at each mixing"),
         *_factors(d),
     ]
@@ -173,7 +231,13 @@ def _factors(d: Diagnosis) -> list[tuple[str, str, str]]:
     rho = _near_one(d.rho) + (f" to {_near_one(d.rho + d.rho_error)}" if d.rho_error else "")
     rows = [("rho", rho, means)]
     if not d.symmetric and d.period == 1:
-        rows.append(("lambda2", _near_one(d.lambda2), "second eigenvalue modulus: not a valid factor for this W"))
+        rows.append(
+            (
+                "lambda2",
+                _near_one(d.lambda2),
+                "second eigenvalue modulus: not a valid factor for this W",
+            )
+        )
     rounds = f"{d.rounds_1000:.0f}" if d.rounds_1000 < inf else "never"
     return [*rows, ("1000-fold", rounds, "mixings that shrink disagreement 1000-fold")]
 
@@ -200,16 +264,26 @@ def _matrices(subject: Subject) -> tuple[str, str, tuple[Array, ...]]:
         raise BadInput(f"the doctor was given {quoted(subject)[:80]}: it takes {allowed}") from None
 
 
-def _hopeless(name: str, note: str, matrices: tuple[Array, ...], square: bool, finite: bool) -> Diagnosis:
+def _hopeless(
+    name: str, note: str, matrices: tuple[Array, ...], square: bool, finite: bool
+) -> Diagnosis:
     """Return the diagnosis of what is no mixing matrix at all."""
     reasons = []
     if not square:
         shapes = " and ".join(sorted({" x ".join(map(str, W.shape)) for W in matrices}))
-        reasons.append(f"not square: {shapes}, while each of N clients needs one row and one column in every matrix")
+        reasons.append(
+            f"not square: {shapes}, while each of N clients needs one row and one column in every matrix"
+        )
     if not finite:
-        wild = [(W, at) for W in matrices for at in map(tuple, np.argwhere(~np.isfinite(W))[:1].tolist())]
-        reasons += [f"not finite: entry {at} is {W[at]}, and mixing would spread it into every model it reaches"
-                    for W, at in wild[:1]] or [f"too large: an entry of W, or of its products, is beyond {LARGEST:g}"]
+        wild = [
+            (W, at)
+            for W in matrices
+            for at in map(tuple, np.argwhere(~np.isfinite(W))[:1].tolist())
+        ]
+        reasons += [
+            f"not finite: entry {at} is {W[at]}, and mixing would spread it into every model it reaches"
+            for W, at in wild[:1]
+        ] or [f"too large: an entry of W, or of its products, is beyond {LARGEST:g}"]
     blank = _blank(name, note, matrices)
     return blank._replace(square=square, finite=finite, verdict="unsound", reasons=tuple(reasons))
 
@@ -226,9 +300,7 @@ def _blank(name: str, note: str, matrices: tuple[Array, ...]) -> Diagnosis:
 # ---- words
 
 
-def _reasons(
-    matrices: tuple[Array, ...], islands: Split | None, cycle: int
-) -> tuple[str, ...]:
+def _reasons(matrices: tuple[Array, ...], islands: Split | None, cycle: int) -> tuple[str, ...]:
     """Return what is wrong with sums and graph, and what it does to training."""
     reasons = []
     if wrong := _wrong_sum([W.sum(1) for W in matrices]):
@@ -238,7 +310,9 @@ def _reasons(
         reasons.append(f"column {wrong}: {drift}")
     if islands is not None:
         deaf, unheard = map(_set, islands)
-        reasons.append(f"disconnected: {deaf} can never hear {unheard}, so nothing learnt there reaches them")
+        reasons.append(
+            f"disconnected: {deaf} can never hear {unheard}, so nothing learnt there reaches them"
+        )
     if cycle > 1:
         cure = "disagreement along one pattern never shrinks - a lazy W, (I + W)/2, mends it"
         reasons.append(f"period {cycle}: {cure}")
@@ -248,20 +322,32 @@ def _reasons(
 def _with_verdict(d: Diagnosis) -> Diagnosis:
     """Return the diagnosis with its verdict, and with remarks where it is sound."""
     if not d.reasons and d.rounds_1000 == inf:
-        d = d._replace(reasons=(f"rho = {d.rho:.6g}: mixing keeps some disagreement for ever, or makes it grow",))
+        d = d._replace(
+            reasons=(
+                f"rho = {d.rho:.6g}: mixing keeps some disagreement for ever, or makes it grow",
+            )
+        )
     return d._replace(verdict="unsound") if d.reasons else d._replace(remarks=_remarks(d))
 
 
 def _remarks(d: Diagnosis) -> tuple[str, ...]:
     remarks = []
     if not d.nonnegative:
-        remarks.append("negative entries: a mixing may leave the range of the models, but disagreement still shrinks")
+        remarks.append(
+            "negative entries: a mixing may leave the range of the models, but disagreement still shrinks"
+        )
     if not d.symmetric:
-        remarks.append("not symmetric, yet doubly stochastic: the mean is kept; rho is the factor, lambda2 is not")
+        remarks.append(
+            "not symmetric, yet doubly stochastic: the mean is kept; rho is the factor, lambda2 is not"
+        )
     if d.rho >= 1 - TINY:
-        remarks.append("rho = 1: one mixing may shrink nothing, though many do; bounds that need rho < 1 do not hold")
+        remarks.append(
+            "rho = 1: one mixing may shrink nothing, though many do; bounds that need rho < 1 do not hold"
+        )
     if d.rho_error:
-        remarks.append(f"rho is iterated: it may be {d.rho_error:.1g} larger, and 1000-fold may take longer")
+        remarks.append(
+            f"rho is iterated: it may be {d.rho_error:.1g} larger, and 1000-fold may take longer"
+        )
     return tuple(remarks)
 
 
@@ -275,5 +361,7 @@ def _wrong_sum(sums: list[Array]) -> str:
 
 
 def _set(clients: NDArray[np.int64]) -> str:
-    shown = ", ".join(map(str, clients[:6])) + (f", ... {len(clients)} in all" if len(clients) > 6 else "")
+    shown = ", ".join(map(str, clients[:6])) + (
+        f", ... {len(clients)} in all" if len(clients) > 6 else ""
+    )
     return f"{'client' if len(clients) == 1 else 'clients'} {{{shown}}}"

@@ -8,17 +8,26 @@ from torch import Tensor
 
 Mix = Callable[[Tensor], Tensor]  # (N, D) -> (N, D)
 
-DENSE_SHARE = 1 / 32  # of W's entries: below it, reading the edges is cheaper than the whole product (a ring of 96 or more)
+DENSE_SHARE = (
+    1 / 32
+)  # of W's entries: below it, reading the edges is cheaper than the whole product (a ring of 96 or more)
 
 
 def mixer(W: np.ndarray, like: Tensor) -> Mix:
     """Return the function that mixes with W (n, N), on the device and in the dtype of `like`."""
     receivers, senders = np.nonzero(W)
-    if 0 < len(receivers) < DENSE_SHARE * W.size and like.device.type != "mps":  # Apple's GPU has no sums over bags
-        first = np.searchsorted(receivers, np.arange(len(W)))                # where each receiver's edges begin
-        at, edges = torch.from_numpy(first).to(like.device), torch.from_numpy(senders).to(like.device)
+    if (
+        0 < len(receivers) < DENSE_SHARE * W.size and like.device.type != "mps"
+    ):  # Apple's GPU has no sums over bags
+        first = np.searchsorted(receivers, np.arange(len(W)))  # where each receiver's edges begin
+        at, edges = (
+            torch.from_numpy(first).to(like.device),
+            torch.from_numpy(senders).to(like.device),
+        )
         weights = torch.from_numpy(W[receivers, senders]).to(like)
-        return lambda x: torch.embedding_bag(x, edges, at, mode=0, per_sample_weights=weights)[0]   # sums of weighted rows
+        return lambda x: torch.embedding_bag(x, edges, at, mode=0, per_sample_weights=weights)[
+            0
+        ]  # sums of weighted rows
     dense = torch.from_numpy(np.array(W)).to(device=like.device, dtype=like.dtype)
     return lambda x: dense @ x
 

@@ -64,7 +64,9 @@ def hypercube(n: int, spec: GraphSpec) -> nx.Graph:
 
 def exponential(n: int, spec: GraphSpec) -> nx.Graph:
     """Client i hears i + 2^k and i - 2^k modulo n, for every 2^k < n."""
-    return _linked(n, ((i, (i + (1 << k)) % n) for i in range(n) for k in range((n - 1).bit_length())))
+    return _linked(
+        n, ((i, (i + (1 << k)) % n) for i in range(n) for k in range((n - 1).bit_length()))
+    )
 
 
 def bipartite(n: int, spec: GraphSpec) -> nx.Graph:
@@ -81,22 +83,33 @@ def erdos_renyi(n: int, spec: GraphSpec) -> nx.Graph:
         return nx.from_numpy_array(np.triu(rng.random((n, n)) < spec.probability, 1))
 
     what = f"Erdos-Renyi, p = {spec.probability:g}, seed {spec.seed}"
-    return _redrawn(draw, n, spec.seed, what, f"a larger probability (above log(n)/n = {np.log(n) / n:.2g})")
+    return _redrawn(
+        draw, n, spec.seed, what, f"a larger probability (above log(n)/n = {np.log(n) / n:.2g})"
+    )
 
 
 def random_regular(n: int, spec: GraphSpec) -> nx.Graph:
     """A random graph where each client has `degree` neighbours; redrawn until connected."""
     degree = spec.degree
     whole = isinstance(degree, int | np.integer)
-    check(whole and 1 <= degree < n, "degree", degree, f"a whole number from 1 to clients - 1 = {n - 1}")
+    check(
+        whole and 1 <= degree < n,
+        "degree",
+        degree,
+        f"a whole number from 1 to clients - 1 = {n - 1}",
+    )
     check(n * degree % 2 == 0, "degree", degree, f"even, since the number of clients, {n}, is odd")
 
     def draw(rng: np.random.Generator) -> nx.Graph:
-        few = min(degree, n - 1 - degree)  # dense graphs as complements: pairing at random nearly never succeeds there
+        few = min(
+            degree, n - 1 - degree
+        )  # dense graphs as complements: pairing at random nearly never succeeds there
         graph = nx.random_regular_graph(few, n, seed=int(rng.integers(2**31)))
         return graph if few == degree else nx.complement(graph)
 
-    return _redrawn(draw, n, spec.seed, f"random {degree}-regular, seed {spec.seed}", "a larger degree")
+    return _redrawn(
+        draw, n, spec.seed, f"random {degree}-regular, seed {spec.seed}", "a larger degree"
+    )
 
 
 def none(n: int, spec: GraphSpec) -> nx.Graph:
@@ -125,14 +138,18 @@ def _linked(n: int, pairs: Iterable[tuple[int, int]]) -> nx.Graph:
     return graph
 
 
-def _redrawn(draw: Callable[[np.random.Generator], nx.Graph], n: int, seed: int, what: str, cure: str) -> nx.Graph:
+def _redrawn(
+    draw: Callable[[np.random.Generator], nx.Graph], n: int, seed: int, what: str, cure: str
+) -> nx.Graph:
     """Return the first connected draw, with what it was and how many draws it took in its note."""
     for k in range(1, DRAWS + 1):
         graph = draw(np.random.default_rng([seed, k]))
         if nx.is_connected(graph):
             graph.graph["note"] = f"{what}, connected at draw {k}"
             return graph
-    raise BadInput(f"{what}: none of {DRAWS} draws with {n} clients was connected; try {cure} or another seed")
+    raise BadInput(
+        f"{what}: none of {DRAWS} draws with {n} clients was connected; try {cure} or another seed"
+    )
 
 
 # ---- sequences: (clients, seed) -> matrices, repeated for ever
@@ -144,7 +161,9 @@ def one_peer_exponential(n: int, seed: int) -> tuple[Array, ...]:
     For n a power of two the product over a period is exactly J = 11'/n. Source: Ying et al., 2021.
     """
     eye = np.eye(n)
-    return tuple((eye + np.roll(eye, 1 << k, axis=1)) / 2 for k in range(max(1, (n - 1).bit_length())))
+    return tuple(
+        (eye + np.roll(eye, 1 << k, axis=1)) / 2 for k in range(max(1, (n - 1).bit_length()))
+    )
 
 
 def random_matchings(n: int, seed: int) -> tuple[Array, ...]:

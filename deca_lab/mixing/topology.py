@@ -31,7 +31,9 @@ class Topology(NamedTuple):
     name: str
     matrices: tuple[Array, ...]
     note: str = ""
-    served: bool = False  # by a server: a client sends to it and hears from it, and from no other client
+    served: bool = (
+        False  # by a server: a client sends to it and hears from it, and from no other client
+    )
 
     @property
     def n(self) -> int:
@@ -67,7 +69,9 @@ def read_matrices(paths: str | Path) -> tuple[Array, ...]:
     is read as a fraction; an .npy of shape (P, N, N) is a list of P. Raises BadInput with file and line.
     """
     whole = Path(paths)
-    files = [whole] if os.path.isfile(whole) else [Path(part.strip()) for part in str(paths).split(",")]
+    files = (
+        [whole] if os.path.isfile(whole) else [Path(part.strip()) for part in str(paths).split(",")]
+    )
     return tuple(W for file in files for W in _read(file))
 
 
@@ -85,19 +89,35 @@ def _read(file: Path) -> tuple[Array, ...]:
         raise
     except FileNotFoundError:
         raise BadInput(f"matrix file {str(file)!r} does not exist") from None
-    except (OSError, ValueError, EOFError, MemoryError, OverflowError, SyntaxError, TokenError) as error:   # of a header
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        MemoryError,
+        OverflowError,
+        SyntaxError,
+        TokenError,
+    ) as error:  # of a header
         raise BadInput(f"matrix file {str(file)!r} cannot be read: {error}") from None
 
 
 def _read_csv(file: Path) -> Array:
     lines = enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1)
-    rows = [(k, line.split(",")) for k, line in lines if line.strip() and not line.lstrip().startswith("#")]
+    rows = [
+        (k, line.split(","))
+        for k, line in lines
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
     if not rows:
-        raise BadInput(f"matrix file {str(file)!r} is empty: it must hold one line of numbers for each client")
+        raise BadInput(
+            f"matrix file {str(file)!r} is empty: it must hold one line of numbers for each client"
+        )
     first, width = rows[0][0], len(rows[0][1])
     for k, cells in rows:
         if len(cells) != width:
-            raise BadInput(f"matrix file {str(file)!r}: line {k} has {len(cells)} numbers, line {first} has {width}")
+            raise BadInput(
+                f"matrix file {str(file)!r}: line {k} has {len(cells)} numbers, line {first} has {width}"
+            )
     return np.array([_numbers(cells, file, k) for k, cells in rows])
 
 
@@ -109,7 +129,9 @@ def _number(cell: str, file: Path, line: int) -> float:
     try:
         return float(cell) if "/" not in cell else float(Fraction(cell.replace(" ", "")))
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise BadInput(f"matrix file {str(file)!r}: line {line} holds {cell.strip()!r}, not a number") from None
+        raise BadInput(
+            f"matrix file {str(file)!r}: line {line} holds {cell.strip()!r}, not a number"
+        ) from None
 
 
 def _stack(W: object, what: str) -> tuple[Array, ...]:
@@ -121,7 +143,9 @@ def _stack(W: object, what: str) -> tuple[Array, ...]:
     if array.dtype.kind not in "fiub":
         raise BadInput(f"{what} holds {array.dtype}: a mixing matrix holds real numbers")
     if array.ndim not in (2, 3) or array.size == 0:
-        raise BadInput(f"{what} has shape {array.shape}: it must be N x N, or P x N x N for P matrices in turn")
+        raise BadInput(
+            f"{what} has shape {array.shape}: it must be N x N, or P x N x N for P matrices in turn"
+        )
     return tuple(M.astype(np.float64) for M in (array if array.ndim == 3 else array[None]))
 
 
@@ -144,8 +168,15 @@ def topology(
     `clients` may be left out where the source has a size. Whether W is sound is for the doctor. Raises BadInput.
     """
     if clients is not None:
-        check(isinstance(clients, int | np.integer) and clients >= 1, "clients", clients, "a whole number from 1 up")
-    check(isinstance(seed, int | np.integer) and seed >= 0, "seed", seed, "a whole number from 0 up")
+        check(
+            isinstance(clients, int | np.integer) and clients >= 1,
+            "clients",
+            clients,
+            "a whole number from 1 up",
+        )
+    check(
+        isinstance(seed, int | np.integer) and seed >= 0, "seed", seed, "a whole number from 0 up"
+    )
     rule = pick(WEIGHTS, weights, "weights")
     if isinstance(source, Topology):
         check(clients in (None, source.n), "clients", clients, f"{source.n}, the topology's")
@@ -154,7 +185,9 @@ def topology(
         return _of_graph(source, clients, rule, weights)
     if not isinstance(source, str | Path):
         return _of_matrices("matrix", _matrices(source, "matrix"), clients)
-    if isinstance(source, Path) or (source not in GRAPHS and any(mark in source for mark in "./\\,")):
+    if isinstance(source, Path) or (
+        source not in GRAPHS and any(mark in source for mark in "./\\,")
+    ):
         return _of_matrices(str(source), read_matrices(source), clients)
     return _of_name(source, clients, rule, weights, GraphSpec(probability, degree, int(seed)))
 
@@ -168,9 +201,16 @@ def _of_name(
         raise BadInput(f"clients is missing: topology {name!r} needs to know how many there are")
     _fits(clients, PERIOD if name == "random-matchings" else 1)
     if name == SERVER:
-        return Topology(name, (np.full((clients, clients), 1 / clients),), "a server averages all clients", served=True)
+        return Topology(
+            name,
+            (np.full((clients, clients), 1 / clients),),
+            "a server averages all clients",
+            served=True,
+        )
     if name in SEQUENCES:
-        given = _of_matrices(name, _matrices(SEQUENCES[name](int(clients), spec.seed), name), clients)
+        given = _of_matrices(
+            name, _matrices(SEQUENCES[name](int(clients), spec.seed), name), clients
+        )
         return given._replace(note=f"period {given.period}")
     # one client has no neighbours in any graph
     graph = nx.empty_graph(1) if clients == 1 else GRAPHS[name](int(clients), spec)
@@ -178,7 +218,9 @@ def _of_name(
     return _of_graph(graph, clients, rule, weights)._replace(name=name)
 
 
-def _of_graph(graph: nx.Graph, clients: int | None, rule: Callable[[nx.Graph], Array], weights: str) -> Topology:
+def _of_graph(
+    graph: nx.Graph, clients: int | None, rule: Callable[[nx.Graph], Array], weights: str
+) -> Topology:
     n = len(graph)
     check(n >= 1, "graph", graph, "a graph with at least one node")
     check(clients in (None, n), "clients", clients, f"{n}, the number of nodes of the graph")
@@ -193,7 +235,9 @@ def _ordered(graph: nx.Graph) -> nx.Graph:
         nodes = sorted(graph)
     except TypeError:
         nodes = list(graph)
-    ordered = nx.empty_graph(len(nodes), create_using=nx.DiGraph if graph.is_directed() else nx.Graph)
+    ordered = nx.empty_graph(
+        len(nodes), create_using=nx.DiGraph if graph.is_directed() else nx.Graph
+    )
     index = {node: i for i, node in enumerate(nodes)}
     ordered.add_edges_from((index[u], index[v]) for u, v in graph.edges())
     return ordered
@@ -207,9 +251,15 @@ def _of_matrices(name: str, matrices: Sequence[Array], clients: int | None) -> T
             allowed = f"a mixing matrix must be square, and all of one size ({n} x {n})"
             raise BadInput(f"{which} has {W.shape[0]} rows and {W.shape[1]} columns: {allowed}")
         for i, j in np.argwhere(~np.isfinite(W))[:1]:
-            raise BadInput(f"{which} holds {W[i, j]} in row {i}, column {j}: every entry must be finite")
+            raise BadInput(
+                f"{which} holds {W[i, j]} in row {i}, column {j}: every entry must be finite"
+            )
     check(clients in (None, n), "clients", clients, f"{n}, the size of {name}")
-    return Topology(name, tuple(matrices), "as given" if len(matrices) == 1 else f"{len(matrices)} matrices in turn")
+    return Topology(
+        name,
+        tuple(matrices),
+        "as given" if len(matrices) == 1 else f"{len(matrices)} matrices in turn",
+    )
 
 
 def _matrices(source: object, what: str) -> list[np.ndarray]:
@@ -234,4 +284,9 @@ def _fits(n: int, period: int) -> None:
     """Refuse what would not fit in memory as dense matrices."""
     size = period * int(n) ** 2 * 8
     gib = min(size, 2**90) / 2**30  # a whole number may be larger than any float
-    check(size <= MEMORY, "clients", n, f"fewer: {period} dense matrices of that size take {gib:.1f} GiB, and 2 are allowed")
+    check(
+        size <= MEMORY,
+        "clients",
+        n,
+        f"fewer: {period} dense matrices of that size take {gib:.1f} GiB, and 2 are allowed",
+    )

@@ -52,7 +52,9 @@ def fastest(graph: nx.Graph) -> Array:
     W = _filled(W + W.T)  # exactly symmetric, sums 1 to rounding, zero off the edges
     best, plain = (np.linalg.norm(M - 1 / n, 2) for M in (W, metropolis(graph)))
     if not best <= plain + 1e-4:
-        raise BadInput(f"weights 'fastest': the solver's rho {best:.6g} is above Metropolis's {plain:.6g}; use those")
+        raise BadInput(
+            f"weights 'fastest': the solver's rho {best:.6g} is above Metropolis's {plain:.6g}; use those"
+        )
     return W
 
 
@@ -80,7 +82,9 @@ def _filled(W: Array) -> Array:
 
 def _undirected(graph: nx.Graph, rule: str) -> nx.Graph:
     if graph.is_directed():
-        raise BadInput(f"weights = {rule!r} needs an undirected graph; 'metropolis' takes a directed one")
+        raise BadInput(
+            f"weights = {rule!r} needs an undirected graph; 'metropolis' takes a directed one"
+        )
     return graph
 
 
@@ -89,7 +93,9 @@ def _fastest_shares(n: int, pairs: NDArray[np.int64]) -> Array:
     try:
         import cvxpy as cp
     except ImportError:
-        raise BadInput("weights = 'fastest' needs cvxpy, which is not installed: pip install cvxpy") from None
+        raise BadInput(
+            "weights = 'fastest' needs cvxpy, which is not installed: pip install cvxpy"
+        ) from None
     B = np.zeros((n, len(pairs)))  # incidence: +1 and -1 in each column
     B[pairs[:, 0], range(len(pairs))], B[pairs[:, 1], range(len(pairs))] = 1, -1
     shares, s = cp.Variable(len(pairs)), cp.Variable()
@@ -101,7 +107,11 @@ def _fastest_shares(n: int, pairs: NDArray[np.int64]) -> Array:
             warnings.simplefilter("ignore")  # "may be inaccurate": the caller measures rho itself
             problem.solve(solver="CLARABEL" if fine else None)
     except cp.error.SolverError as error:
-        raise BadInput(f"weights = 'fastest': the solver failed ({error}); use 'metropolis'") from None
+        raise BadInput(
+            f"weights = 'fastest': the solver failed ({error}); use 'metropolis'"
+        ) from None
     if shares.value is None:
-        raise BadInput(f"weights = 'fastest': the solver ended {problem.status!r}; use 'metropolis'")
+        raise BadInput(
+            f"weights = 'fastest': the solver ended {problem.status!r}; use 'metropolis'"
+        )
     return np.asarray(shares.value)

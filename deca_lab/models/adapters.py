@@ -32,12 +32,14 @@ class LoRA(nn.Module):
         bound = inner**-0.5
         self.base = base
         self.scale = alpha / rank
-        self.lora_A = nn.Parameter(torch.from_numpy(rng.uniform(-bound, bound, (rank, inner))).to(like))
+        self.lora_A = nn.Parameter(
+            torch.from_numpy(rng.uniform(-bound, bound, (rank, inner))).to(like)
+        )
         self.lora_B = nn.Parameter(like.new_zeros(out, rank))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y (..., out) for x (..., in)."""
-        low = nn.functional.linear(x, self.lora_A)                       # (..., r)
+        low = nn.functional.linear(x, self.lora_A)  # (..., r)
         y: Tensor = self.base(x) + nn.functional.linear(low, self.lora_B) * self.scale
         return y
 
@@ -49,8 +51,13 @@ class Bottleneck(nn.Module):
     start changes nothing.
     """
 
-    def __init__(self, base: nn.Module, width: int, activation: Callable[[Tensor], Tensor],
-                 rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        base: nn.Module,
+        width: int,
+        activation: Callable[[Tensor], Tensor],
+        rng: np.random.Generator,
+    ) -> None:
         super().__init__()
         (out, _), like = shape_of(base), _like(base)
         bound = out**-0.5
@@ -66,11 +73,26 @@ class Bottleneck(nn.Module):
         return y + added
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": nn.functional.gelu, "relu": nn.functional.relu}
-FREEZES: dict[str, tuple[str, ...]] = {"none": (), "A": ("lora_A",)}  # a frozen B would stay zero, and A with it
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": nn.functional.gelu,
+    "relu": nn.functional.relu,
+}
+FREEZES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "A": ("lora_A",),
+}  # a frozen B would stay zero, and A with it
 
 Names = Sequence[str]
-FIRST_OF_ATTENTION = {"q_proj", "v_proj", "query", "value", "c_attn", "query_key_value", "qkv_proj", "Wqkv"}
+FIRST_OF_ATTENTION = {
+    "q_proj",
+    "v_proj",
+    "query",
+    "value",
+    "c_attn",
+    "query_key_value",
+    "qkv_proj",
+    "Wqkv",
+}
 
 
 def query_value(names: Names) -> list[str]:
@@ -96,12 +118,22 @@ def all_linear(names: Names) -> list[str]:
 
 
 SHORTCUTS: dict[str, Callable[[Names], list[str]]] = {
-    "query-value": query_value, "attention": attention, "mlp": mlp, "all-linear": all_linear}
+    "query-value": query_value,
+    "attention": attention,
+    "mlp": mlp,
+    "all-linear": all_linear,
+}
 PLACES: dict[str, Callable[[Names], list[str]]] = {"both": all_linear, "mlp": mlp}
 
 
-def lora(model: "PreTrainedModel", rank: int = 8, alpha: float = 16.0, targets: str = "query-value", seed: int = 0,
-         freeze: str = "none") -> "PreTrainedModel":
+def lora(
+    model: "PreTrainedModel",
+    rank: int = 8,
+    alpha: float = 16.0,
+    targets: str = "query-value",
+    seed: int = 0,
+    freeze: str = "none",
+) -> "PreTrainedModel":
     """Return a copy of the model in which only LoRA's factors on the target modules train; the argument is untouched.
 
     `targets`: comma-separated endings of module names ("q_proj,v_proj", "attn.c_proj") or names of SHORTCUTS. GPT-2's
@@ -121,8 +153,13 @@ def lora(model: "PreTrainedModel", rank: int = 8, alpha: float = 16.0, targets: 
     return twin
 
 
-def bottleneck(model: "PreTrainedModel", width: int = 8, seed: int = 0, places: str = "both",
-               activation: str = "gelu") -> "PreTrainedModel":
+def bottleneck(
+    model: "PreTrainedModel",
+    width: int = 8,
+    seed: int = 0,
+    places: str = "both",
+    activation: str = "gelu",
+) -> "PreTrainedModel":
     """Return a copy in which only bottleneck adapters of `width` train; the argument is untouched.
 
     They follow the output projections of attention and MLP, before the residual sum, as in Houlsby et al.; with
@@ -131,14 +168,22 @@ def bottleneck(model: "PreTrainedModel", width: int = 8, seed: int = 0, places: 
     allowed = pick(PLACES, places, "place")(_names(model))
     names = [name for name in _outputs(_names(model)) if name in allowed]
     smallest = min(shape_of(model.get_submodule(name))[0] for name in names)
-    check(isinstance(width, int) and 1 <= width <= smallest, "width", width, f"1 to {smallest}, the model's own width")
+    check(
+        isinstance(width, int) and 1 <= width <= smallest,
+        "width",
+        width,
+        f"1 to {smallest}, the model's own width",
+    )
     act = pick(ACTIVATIONS, activation, "activation")
     return _wrapped(model, names, lambda base, rng: Bottleneck(base, width, act, rng), seed)
 
 
 def targets_of(model: "PreTrainedModel", targets: str) -> list[str]:
     """Return the full names of the modules that `targets` means, in the model's order; BadInput for an unknown one."""
-    names, given = _names(model), [target.strip() for target in targets.split(",") if target.strip()]
+    names, given = (
+        _names(model),
+        [target.strip() for target in targets.split(",") if target.strip()],
+    )
     check(bool(given), "targets", targets, "module-name endings, separated by commas")
     wanted = {name for target in given for name in _meant(names, target)}
     return [name for name in names if name in wanted]
@@ -151,7 +196,12 @@ def merge(model: "PreTrainedModel", params: Mapping[str, Tensor]) -> "PreTrained
     adapted model's. Raises BadInput for bottlenecks, which are not linear.
     """
     linear = not _modules_of(model, Bottleneck)
-    check(linear, "model", "one with bottleneck adapters", "one with LoRA's factors only: they are linear")
+    check(
+        linear,
+        "model",
+        "one with bottleneck adapters",
+        "one with LoRA's factors only: they are linear",
+    )
     twin = with_parameters(model, params)
     for name, module in _modules_of(twin, LoRA).items():
         twin.set_submodule(name, _folded(module))
@@ -169,8 +219,12 @@ def _folded(module: nn.Module) -> nn.Module:
     return plain(module.base, (weight.to(digits) + delta).to(weight.dtype))
 
 
-def _wrapped(model: "PreTrainedModel", names: Names, wrap: Callable[[nn.Module, np.random.Generator], nn.Module],
-             seed: int) -> "PreTrainedModel":
+def _wrapped(
+    model: "PreTrainedModel",
+    names: Names,
+    wrap: Callable[[nn.Module, np.random.Generator], nn.Module],
+    seed: int,
+) -> "PreTrainedModel":
     """A frozen copy with the named modules wrapped, each with its own generator."""
     check(isinstance(seed, int) and seed >= 0, "seed", seed, "a whole number, 0 or more")
     places = {name: k for k, name in enumerate(_names(model))}
@@ -192,11 +246,17 @@ def _names(model: "PreTrainedModel") -> list[str]:
 
 def _meant(names: Names, target: str) -> list[str]:
     """The names that one shortcut or ending means."""
-    matching = SHORTCUTS[target](names) if target in SHORTCUTS else [n for n in names if f".{n}".endswith(f".{target}")]
+    matching = (
+        SHORTCUTS[target](names)
+        if target in SHORTCUTS
+        else [n for n in names if f".{n}".endswith(f".{target}")]
+    )
     if not matching:
         endings = [name.rpartition(".")[2] for name in names]
         shortcuts = [shortcut for shortcut, choose in SHORTCUTS.items() if choose(names)]
-        pick(dict.fromkeys([*endings, *shortcuts]), target, "target module")    # raises: the target is in neither
+        pick(
+            dict.fromkeys([*endings, *shortcuts]), target, "target module"
+        )  # raises: the target is in neither
     return matching
 
 
@@ -228,7 +288,7 @@ def _like(base: nn.Module) -> Tensor:
 
 def _affine(weight: Tensor) -> nn.Linear:
     """A linear map with this weight (out, in) and a zero bias."""
-    with torch.device("meta"):                                           # shapes only: no values drawn
+    with torch.device("meta"):  # shapes only: no values drawn
         made = nn.Linear(weight.shape[1], weight.shape[0])
     made.weight, made.bias = nn.Parameter(weight), nn.Parameter(weight.new_zeros(len(weight)))
     return made

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 BYTES = 259  # ByT5Tokenizer(extra_ids=0): pad 0, end 1, unknown 2, then the 256 bytes
 POSITIONS = 512  # the longest context of a random preset
 Model = TypeVar("Model", bound=nn.Module)
-Logits = Callable[[Mapping[str, Tensor], Tensor], Tensor]  # one client's parameters, tokens (B, T) -> (B, T, V)
+Logits = Callable[
+    [Mapping[str, Tensor], Tensor], Tensor
+]  # one client's parameters, tokens (B, T) -> (B, T, V)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 BASE = Path(__file__).with_name("base")
 
@@ -43,13 +45,25 @@ class Preset(NamedTuple):
 
 
 PRESETS: dict[str, Preset] = {
-    "base": Preset("the pretrained byte model that ships with the lab (Llama family)", source=str(BASE)),
+    "base": Preset(
+        "the pretrained byte model that ships with the lab (Llama family)", source=str(BASE)
+    ),
     "tiny": Preset("GPT-2 family, 2 layers of width 64, random", family="gpt2", layers=2, width=64),
-    "small": Preset("GPT-2 family, 4 layers of width 128, random", family="gpt2", layers=4, width=128),
-    "medium": Preset("GPT-2 family, 8 layers of width 256, random", family="gpt2", layers=8, width=256),
-    "llama-tiny": Preset("Llama family, 2 layers of width 64, random", family="llama", layers=2, width=64, tied=False),
-    "qwen2-tiny": Preset("Qwen2 family, 2 layers of width 64, random", family="qwen2", layers=2, width=64),
-    "gpt2": Preset("OpenAI's GPT-2, 124 M parameters, from the hub", source="openai-community/gpt2"),
+    "small": Preset(
+        "GPT-2 family, 4 layers of width 128, random", family="gpt2", layers=4, width=128
+    ),
+    "medium": Preset(
+        "GPT-2 family, 8 layers of width 256, random", family="gpt2", layers=8, width=256
+    ),
+    "llama-tiny": Preset(
+        "Llama family, 2 layers of width 64, random", family="llama", layers=2, width=64, tied=False
+    ),
+    "qwen2-tiny": Preset(
+        "Qwen2 family, 2 layers of width 64, random", family="qwen2", layers=2, width=64
+    ),
+    "gpt2": Preset(
+        "OpenAI's GPT-2, 124 M parameters, from the hub", source="openai-community/gpt2"
+    ),
 }
 
 
@@ -70,11 +84,18 @@ def load(
     fused kernel has no batching rule and warns; "sdpa" is the better one on CUDA. In float64 the Llama and Qwen2
     families still take norms, softmax and rotary angles in float32. Raises BadInput.
     """
-    check(vocabulary is None or vocabulary >= 3, "vocabulary", vocabulary, "at least 3 tokens: pad, end and one more")
+    check(
+        vocabulary is None or vocabulary >= 3,
+        "vocabulary",
+        vocabulary,
+        "at least 3 tokens: pad, end and one more",
+    )
     check(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
     preset = _preset(name)
     if preset.family:
-        model = draw(preset, seed=seed, dtype=dtype, attention=attention, vocabulary=vocabulary or BYTES)
+        model = draw(
+            preset, seed=seed, dtype=dtype, attention=attention, vocabulary=vocabulary or BYTES
+        )
     else:
         model = _pretrained(preset.source, dtype, attention)
     _check_vocabulary(model, vocabulary)
@@ -95,8 +116,12 @@ def draw(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(_plain(shape(preset, vocabulary)), attn_implementation=attention)
-    for p in model.parameters():  # not model.to(dtype): rotary frequencies, a buffer, stay in float32
+        model = AutoModelForCausalLM.from_config(
+            _plain(shape(preset, vocabulary)), attn_implementation=attention
+        )
+    for (
+        p
+    ) in model.parameters():  # not model.to(dtype): rotary frequencies, a buffer, stay in float32
         p.data = p.data.to(dtype)
     return model.eval()
 
@@ -136,7 +161,12 @@ def check_context(model: nn.Module, context: int) -> None:
     text = config.get_text_config() if from_transformers(model) else None
     limit = getattr(text, "max_position_embeddings", None)
     check(context >= 1, "context", context, "at least 1 token")
-    check(limit is None or context <= limit, "context", context, f"at most {limit} tokens, the model's longest context")
+    check(
+        limit is None or context <= limit,
+        "context",
+        context,
+        f"at most {limit} tokens, the model's longest context",
+    )
 
 
 def trainable(model: nn.Module) -> dict[str, Tensor]:
@@ -154,7 +184,9 @@ def client_loss(model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor], Te
     logits = logits_of(model)
 
     def loss(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(logits(params, tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+        return nn.functional.cross_entropy(
+            logits(params, tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()
+        )
 
     return loss
 
@@ -165,7 +197,9 @@ def logits_of(model: nn.Module) -> Logits:
     options = {"use_cache": False} if from_transformers(model) else {}
 
     def logits(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
-        own = {name: p.detach() for name, p in parameters.items()}  # now: the model may have changed device
+        own = {
+            name: p.detach() for name, p in parameters.items()
+        }  # now: the model may have changed device
         _check_names(params, own)
         with _batchable_attention(tokens.device):
             given = functional_call(model, {**own, **params}, (tokens,), options)
@@ -190,7 +224,10 @@ def layer_of(name: str) -> int | None:
 
 def depth(model: nn.Module) -> int:
     """Return the number of transformer layers, counted from the names."""
-    return 1 + max((layer for name, _ in model.named_parameters() if (layer := layer_of(name)) is not None), default=-1)
+    return 1 + max(
+        (layer for name, _ in model.named_parameters() if (layer := layer_of(name)) is not None),
+        default=-1,
+    )
 
 
 def anatomy(model: nn.Module) -> dict[str, str | int]:
@@ -229,7 +266,7 @@ def _preset(name: str) -> Preset:
     if name in PRESETS:
         return PRESETS[name]
     here = os.path.expanduser(name)
-    if os.path.isdir(here):                # False too for a name that no file can have
+    if os.path.isdir(here):  # False too for a name that no file can have
         return Preset("a directory", source=here)
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise BadInput(f"model {name!r}: there is no such directory")
@@ -238,7 +275,9 @@ def _preset(name: str) -> Preset:
     try:
         return pick(PRESETS, name, "model preset")
     except BadInput as error:
-        raise BadInput(f"{error}; or a directory, or a hub name such as openai-community/gpt2") from None
+        raise BadInput(
+            f"{error}; or a directory, or a hub name such as openai-community/gpt2"
+        ) from None
 
 
 def _pretrained(source: str, dtype: torch.dtype, attention: str) -> "PreTrainedModel":
@@ -260,13 +299,24 @@ def _read(source: str, dtype: torch.dtype, attention: str) -> "PreTrainedModel":
     """Weights from safetensors only, no remote code, every weight present."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    given = {"dtype": dtype, "attn_implementation": attention, "use_safetensors": True, "trust_remote_code": False}
+    given = {
+        "dtype": dtype,
+        "attn_implementation": attention,
+        "use_safetensors": True,
+        "trust_remote_code": False,
+    }
     try:
         config = _plain(AutoConfig.from_pretrained(source, trust_remote_code=False))
         with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(source, config=config, output_loading_info=True, **given)
-    except Exception as error:  # transformers and safetensors raise a dozen kinds for a damaged or foreign model
-        raise BadInput(f"model {source!r} does not load as a causal LM: {first_line(error)}") from error
+            model, info = AutoModelForCausalLM.from_pretrained(
+                source, config=config, output_loading_info=True, **given
+            )
+    except (
+        Exception
+    ) as error:  # transformers and safetensors raise a dozen kinds for a damaged or foreign model
+        raise BadInput(
+            f"model {source!r} does not load as a causal LM: {first_line(error)}"
+        ) from error
     missing = ", ".join(sorted(info["missing_keys"])[:3])
     check(not missing, f"model {source!r}", f"without weights for {missing}", "complete")
     return model.eval()
@@ -281,12 +331,14 @@ def _plain(config: "PretrainedConfig") -> "PretrainedConfig":
 
 def make_plain_(config: "PretrainedConfig") -> None:
     """Set every dropout of a configuration to 0 and its key-value cache off."""
-    for part in (config, config.get_text_config()):       # often one and the same
+    for part in (config, config.get_text_config()):  # often one and the same
         drops = [k for k, v in vars(part).items() if "drop" in k and isinstance(v, float) and v > 0]
         for key in drops:
             setattr(part, key, 0.0)
         part.use_cache = False
-        part.pad_token_id = None  # with one, GPT-2 looks for padding in the data, which vmap cannot follow
+        part.pad_token_id = (
+            None  # with one, GPT-2 looks for padding in the data, which vmap cannot follow
+        )
 
 
 @contextmanager
@@ -323,13 +375,23 @@ def _ids(modules: Iterable[nn.Module | None]) -> set[int]:
 def _check_names(params: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Every name given must be one of the model's (tied weights have one name only)."""
     strange = [name for name in params if name not in own]
-    check(not strange, "parameter names", ", ".join(strange[:3]), f"names of the model, such as {next(iter(own), '')}")
+    check(
+        not strange,
+        "parameter names",
+        ", ".join(strange[:3]),
+        f"names of the model, such as {next(iter(own), '')}",
+    )
 
 
 def _check_vocabulary(model: "PreTrainedModel", vocabulary: int | None) -> None:
     """The model's embedding must hold every token id of the tokenizer."""
     rows = model.get_input_embeddings().weight.shape[0]
-    check((vocabulary or 1) <= rows, "vocabulary", vocabulary, f"at most {rows} tokens, what the model embeds")
+    check(
+        (vocabulary or 1) <= rows,
+        "vocabulary",
+        vocabulary,
+        f"at most {rows} tokens, what the model embeds",
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -36,7 +36,9 @@ def pairs(where: Layout | Sequence[str]) -> list[FactorPair]:
     names = where.names if isinstance(where, Layout) else where
     alone = [name for name in names if _other(name) not in (None, *names)]
     if alone:
-        raise BadInput(f"names: {alone[0]} is without {_other(alone[0])}: both of a pair must train, in one block")
+        raise BadInput(
+            f"names: {alone[0]} is without {_other(alone[0])}: both of a pair must train, in one block"
+        )
     return _pairs(names)
 
 
@@ -44,8 +46,8 @@ class Interference(NamedTuple):
     """Root mean squares over clients of the Frobenius norm of mean of products minus product of means."""
 
     by_module: dict[str, float]
-    total: float                     # of all modules' matrices as one
-    bound: float                     # Cauchy-Schwarz's, likewise
+    total: float  # of all modules' matrices as one
+    bound: float  # Cauchy-Schwarz's, likewise
 
 
 @torch.no_grad()
@@ -57,21 +59,31 @@ def interference(params: Params, W: np.ndarray) -> Interference:
     counterpart in `params` (frozen, so common to all) interferes with nothing. Raises BadInput unless rows of W sum to 1.
     """
     sums = W.sum(1)
-    check(np.allclose(sums, 1, rtol=0, atol=1e-9), "W", f"row sums {sums.round(6).tolist()}", "a matrix whose rows sum to 1")
+    check(
+        np.allclose(sums, 1, rtol=0, atol=1e-9),
+        "W",
+        f"row sums {sums.round(6).tolist()}",
+        "a matrix whose rows sum to 1",
+    )
     squares: dict[str, Tensor] = {}
     bounds = torch.zeros(len(W), dtype=torch.float64)
     for pair in _pairs(list(params)):
         a, b, w = _neighbours(*_exact(params, pair), W)
         da, db = (f - torch.einsum("nk,nkxy->nxy", w, f)[:, None] for f in (a, b))
-        squares[pair.module] = _factored(da, db, w)[1].square().sum((1, 2))                        # (N,)
+        squares[pair.module] = _factored(da, db, w)[1].square().sum((1, 2))  # (N,)
         spread = [torch.einsum("nk,nkxy->n", w.abs(), f.square()) for f in (da, db)]
         bounds += spread[0] * spread[1]
     total = sum(squares.values(), torch.zeros(len(W), dtype=torch.float64))
-    return Interference({m: float(s.mean().sqrt()) for m, s in squares.items()}, float(total.mean().sqrt()),
-                        float(bounds.mean().sqrt()))
+    return Interference(
+        {m: float(s.mean().sqrt()) for m, s in squares.items()},
+        float(total.mean().sqrt()),
+        float(bounds.mean().sqrt()),
+    )
 
 
-Share = Callable[[Tensor], tuple[Tensor, Tensor]]  # singular values -> what B and what A takes of them
+Share = Callable[
+    [Tensor], tuple[Tensor, Tensor]
+]  # singular values -> what B and what A takes of them
 
 
 def balanced(s: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +99,9 @@ def into_b(s: Tensor) -> tuple[Tensor, Tensor]:
 SHARES: dict[str, Share] = {"balanced": balanced, "into-b": into_b}
 
 
-def decaf(shares: Sequence[np.ndarray], where: Layout, like: Tensor, share: str = "balanced") -> Callable[[Rows], Tensor]:
+def decaf(
+    shares: Sequence[np.ndarray], where: Layout, like: Tensor, share: str = "balanced"
+) -> Callable[[Rows], Tensor]:
     """Return DeCAF's mixing (arXiv 2505.21382) of rows (n_p, D): each product becomes the neighbours' mean, cut to rank r.
 
     New factors of client i: the best rank-r approximation of sum_p sum_j share_p[i, j] B_j A_j, by truncated SVD; exact
@@ -98,7 +112,12 @@ def decaf(shares: Sequence[np.ndarray], where: Layout, like: Tensor, share: str 
     is not whole or where there is none, and, when it mixes, Diverged for factors that are not finite.
     """
     factors, split = pairs(where), pick(SHARES, share, "share of the singular values")
-    check(bool(factors), "names", ", ".join(where.names[:3]), "pairs of LoRA's factors to mix as products")
+    check(
+        bool(factors),
+        "names",
+        ", ".join(where.names[:3]),
+        "pairs of LoRA's factors to mix as products",
+    )
     W = np.hstack(shares)
     mixed_plainly = gossip([W], where, like)
 
@@ -126,23 +145,27 @@ def truncation_error(params: Params, W: np.ndarray) -> dict[str, Tensor]:
     def tail(pair: FactorPair) -> Tensor:
         a, b = _exact(params, pair)
         values: Tensor = torch.linalg.svdvals(_factored(*_neighbours(a, b, W))[1])
-        return values[:, a.shape[1]:].square().sum(1)
+        return values[:, a.shape[1] :].square().sum(1)
 
     return {pair.module: tail(pair) for pair in pairs(list(params))}
 
 
-def _cut(a: Tensor, b: Tensor, a_mixed: Tensor, W: np.ndarray, split: Share) -> tuple[Tensor, Tensor]:
+def _cut(
+    a: Tensor, b: Tensor, a_mixed: Tensor, W: np.ndarray, split: Share
+) -> tuple[Tensor, Tensor]:
     """New factors (N, r, in), (N, out, r) of one pair."""
     a, b = (f.float() if f.dtype in (torch.bfloat16, torch.float16) else f for f in (a, b))
     rank = a.shape[1]
     left, core, right = _factored(*_neighbours(a, b, W))
     u, s, vh = torch.linalg.svd(core, full_matrices=False)
     u, s, vh = left @ u[:, :, :rank], s[:, :rank], vh[:, :rank] @ right
-    sign = u.gather(1, u.abs().argmax(1, keepdim=True)).sign()                                     # (N, 1, r)
-    none = s <= torch.finfo(s.dtype).eps * max(core.shape[1:]) * s[:, :1]                          # as matrix_rank has it
+    sign = u.gather(1, u.abs().argmax(1, keepdim=True)).sign()  # (N, 1, r)
+    none = s <= torch.finfo(s.dtype).eps * max(core.shape[1:]) * s[:, :1]  # as matrix_rank has it
     to_b, to_a = split(s.where(~none, 0))
     dead = none[:, :, None]
-    return torch.where(dead, a_mixed.to(a.dtype), vh * sign.mT * to_a[:, :, None]), u * sign * to_b.where(~none, 0)[:, None]
+    return torch.where(
+        dead, a_mixed.to(a.dtype), vh * sign.mT * to_a[:, :, None]
+    ), u * sign * to_b.where(~none, 0)[:, None]
 
 
 def _neighbours(a: Tensor, b: Tensor, W: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,7 +173,12 @@ def _neighbours(a: Tensor, b: Tensor, W: np.ndarray) -> tuple[Tensor, Tensor, Te
 
     deg is the largest; a client with fewer has some with weight zero at the end.
     """
-    check(W.shape[1] == len(a), "W", f"of shape {W.shape}", f"({len(a)}, {len(a)}), for the stacked clients")
+    check(
+        W.shape[1] == len(a),
+        "W",
+        f"of shape {W.shape}",
+        f"({len(a)}, {len(a)}), for the stacked clients",
+    )
     degree = int((W != 0).sum(1).max())
     index = np.argsort(W == 0, axis=1, kind="stable")[:, :degree]
     weights = torch.from_numpy(np.take_along_axis(W, index, 1)).to(a)
@@ -160,8 +188,8 @@ def _neighbours(a: Tensor, b: Tensor, W: np.ndarray) -> tuple[Tensor, Tensor, Te
 
 def _factored(a: Tensor, b: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Q_l (N, out, p), core (N, p, q), Q_r (N, q, in) with sum_j w_ij B_j A_j = Q_l core Q_r, Q_l and Q_r' orthonormal."""
-    left = (b * w[:, :, None, None]).transpose(1, 2).flatten(2)                                    # (N, out, deg r)
-    right = a.flatten(1, 2)                                                                        # (N, deg r, in)
+    left = (b * w[:, :, None, None]).transpose(1, 2).flatten(2)  # (N, out, deg r)
+    right = a.flatten(1, 2)  # (N, deg r, in)
     (ql, rl), (qr, rr) = torch.linalg.qr(left), torch.linalg.qr(right.mT)
     return ql, rl @ rr.mT, qr.mT
 
@@ -174,16 +202,25 @@ def _exact(params: Params, pair: FactorPair) -> tuple[Tensor, Tensor]:
 
 def _require_finite(params: Mapping[str, Tensor], pair: FactorPair) -> None:
     for name in pair:
-        fine = params[name].flatten(1).isfinite().all(1)                                           # (N,)
+        fine = params[name].flatten(1).isfinite().all(1)  # (N,)
         if not bool(fine.all()):
-            raise Diverged(f"client {int(fine.logical_not().nonzero()[0])}: {name} is no longer finite")
+            raise Diverged(
+                f"client {int(fine.logical_not().nonzero()[0])}: {name} is no longer finite"
+            )
 
 
 def _pairs(names: Sequence[str]) -> list[FactorPair]:
     """The whole pairs among the names."""
-    return [FactorPair(name, other) for name in names if name.endswith(A) and (other := _other(name)) in names and other]
+    return [
+        FactorPair(name, other)
+        for name in names
+        if name.endswith(A) and (other := _other(name)) in names and other
+    ]
 
 
 def _other(name: str) -> str | None:
     """The name of a factor's counterpart, or None for what is no factor."""
-    return next((name.removesuffix(end) + other for end, other in ((A, B), (B, A)) if name.endswith(end)), None)
+    return next(
+        (name.removesuffix(end) + other for end, other in ((A, B), (B, A)) if name.endswith(end)),
+        None,
+    )

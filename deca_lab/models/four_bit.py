@@ -37,8 +37,8 @@ def levels() -> list[float]:
 class Packed(NamedTuple):
     """A quantised tensor of n elements, row after row."""
 
-    codes: Tensor                # (ceil(n / 2),) uint8, the first of two codes in the high half
-    absmax: Tensor               # (ceil(n / block),) float32, each block's largest magnitude
+    codes: Tensor  # (ceil(n / 2),) uint8, the first of two codes in the high half
+    absmax: Tensor  # (ceil(n / block),) float32, each block's largest magnitude
     shape: tuple[int, ...]
     block: int
 
@@ -49,15 +49,24 @@ def quantise(weight: Tensor, block: int = 64) -> Packed:
     Raises BadInput for an empty or integer weight, and for one that is not finite in float32.
     """
     check(isinstance(block, int) and block >= 1, "block", block, "at least 1 weight to a scale")
-    check(weight.is_floating_point() and weight.numel() > 0, "weight", f"{tuple(weight.shape)} of {weight.dtype}",
-          "a floating-point tensor with elements")
+    check(
+        weight.is_floating_point() and weight.numel() > 0,
+        "weight",
+        f"{tuple(weight.shape)} of {weight.dtype}",
+        "a floating-point tensor with elements",
+    )
     # In half precision the quotient below could round across a border between two levels.
     flat = weight.detach().reshape(-1).float()
-    check(bool(flat.isfinite().all()), "weight", "with values that are not finite", "finite in float32")
+    check(
+        bool(flat.isfinite().all()),
+        "weight",
+        "with values that are not finite",
+        "finite in float32",
+    )
     rows = nn.functional.pad(flat, (0, -len(flat) % block)).view(-1, block)
     absmax = rows.abs().amax(1)
-    unit = rows / absmax.where(absmax > 0, 1.0)[:, None]                 # a block of zeros stays zeros
-    codes = torch.bucketize(unit, _midpoints(weight.device)).to(torch.uint8).view(-1)[:len(flat)]
+    unit = rows / absmax.where(absmax > 0, 1.0)[:, None]  # a block of zeros stays zeros
+    codes = torch.bucketize(unit, _midpoints(weight.device)).to(torch.uint8).view(-1)[: len(flat)]
     high, low = nn.functional.pad(codes, (0, len(codes) % 2)).view(-1, 2).unbind(1)
     return Packed(high << 4 | low, absmax, tuple(weight.shape), block)
 
@@ -66,7 +75,9 @@ def dequantise(packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the tensor that the codes stand for, in `dtype`."""
     n = prod(packed.shape)
     # A table of whole bytes: one look-up gives two weights, without shifting bits in each pass.
-    both = _bytes_to_levels(packed.codes.device).index_select(0, packed.codes.int())   # (ceil(n / 2), 2)
+    both = _bytes_to_levels(packed.codes.device).index_select(
+        0, packed.codes.int()
+    )  # (ceil(n / 2), 2)
     flat, short = both.view(-1)[:n], -n % packed.block
     rows = (nn.functional.pad(flat, (0, short)) if short else flat).view(-1, packed.block)
     return (rows * packed.absmax.float()[:, None]).view(-1)[:n].view(packed.shape).to(dtype)
@@ -93,7 +104,9 @@ class _Product(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, codes: Tensor, absmax: Tensor, shape: tuple[int, ...], block: int) -> Tensor:
+    def forward(
+        x: Tensor, codes: Tensor, absmax: Tensor, shape: tuple[int, ...], block: int
+    ) -> Tensor:
         """Return x (..., in) times the weight's transpose, (..., out)."""
         return nn.functional.linear(x, dequantise(Packed(codes, absmax, shape, block), x.dtype))
 
@@ -126,7 +139,7 @@ class NF4Linear(nn.Module):
         packed = quantise(weight, block)
         self.shape, self.block = packed.shape, packed.block
         self.transposed = _is_conv1d(linear)
-        self.dtype: torch.dtype = weight.dtype                           # of the weight that it stands for
+        self.dtype: torch.dtype = weight.dtype  # of the weight that it stands for
         self.codes: Tensor
         self.absmax: Tensor
         self.bias: Tensor | None
@@ -154,8 +167,11 @@ def projections(model: nn.Module) -> dict[str, nn.Module]:
 
     nn.Linear, GPT-2's Conv1D and NF4Linear; embeddings and head are outside the layers. GPT-2's fused c_attn is one.
     """
-    return {name: m for name, m in model.named_modules()
-            if layer_of(name) is not None and (isinstance(m, (nn.Linear, NF4Linear)) or _is_conv1d(m))}
+    return {
+        name: m
+        for name, m in model.named_modules()
+        if layer_of(name) is not None and (isinstance(m, (nn.Linear, NF4Linear)) or _is_conv1d(m))
+    }
 
 
 def quantise_base(model: "PreTrainedModel", block: int = 64) -> "PreTrainedModel":
@@ -164,7 +180,12 @@ def quantise_base(model: "PreTrainedModel", block: int = 64) -> "PreTrainedModel
     Raises BadInput where there is none to quantise.
     """
     names = [name for name, m in projections(model).items() if not isinstance(m, NF4Linear)]
-    check(bool(names), "model", type(model).__name__, "one with linear maps in its layers that are not yet in 4 bits")
+    check(
+        bool(names),
+        "model",
+        type(model).__name__,
+        "one with linear maps in its layers that are not yet in 4 bits",
+    )
     twin = copy.deepcopy(model)
     for name in names:
         twin.set_submodule(name, NF4Linear(twin.get_submodule(name), block).train(model.training))
@@ -197,8 +218,12 @@ def plain(module: nn.Module, weight: Tensor) -> nn.Module:
 
     bias = bias_of(module)
     conv1d = module.transposed if isinstance(module, NF4Linear) else _is_conv1d(module)
-    with torch.device("meta"):                                           # shapes only: no values drawn
-        fresh = Conv1D(*weight.shape) if conv1d else nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
+    with torch.device("meta"):  # shapes only: no values drawn
+        fresh = (
+            Conv1D(*weight.shape)
+            if conv1d
+            else nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
+        )
     fresh.weight = nn.Parameter((weight.T if conv1d else weight).contiguous())
     fresh.bias = None if bias is None else nn.Parameter(bias.clone())
     return fresh.train(module.training)
@@ -207,8 +232,8 @@ def plain(module: nn.Module, weight: Tensor) -> nn.Module:
 class Stored(NamedTuple):
     """Bytes that one copy of a model really holds."""
 
-    packed: int        # 4-bit codes and their scales
-    frozen: int        # every other buffer, and parameters that do not train
+    packed: int  # 4-bit codes and their scales
+    frozen: int  # every other buffer, and parameters that do not train
     trainable: int
 
     @property

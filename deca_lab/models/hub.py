@@ -56,12 +56,16 @@ def _endpoint() -> str:
 
 def _answers(seconds: float) -> bool:
     try:
-        with urllib.request.urlopen(urllib.request.Request(_endpoint(), method="HEAD"), timeout=seconds):
+        with urllib.request.urlopen(
+            urllib.request.Request(_endpoint(), method="HEAD"), timeout=seconds
+        ):
             return True
     except urllib.error.HTTPError as error:
         return error.code in ANSWERS
     except urllib.error.URLError as error:
-        return isinstance(error.reason, SSLCertVerificationError)  # the hub's libraries bring their own certificates
+        return isinstance(
+            error.reason, SSLCertVerificationError
+        )  # the hub's libraries bring their own certificates
     except (OSError, ValueError):
         return False
 
@@ -103,7 +107,11 @@ def hub_or_offline(kind: str, name: str, seconds: float = 3.0) -> Iterator[bool]
 
 def unreachable(kind: str, name: str) -> str:
     """The one line about a hub that does not answer."""
-    instead = "a local file or an embedded corpus" if kind == "dataset" else "a local path or an embedded preset"
+    instead = (
+        "a local file or an embedded corpus"
+        if kind == "dataset"
+        else "a local path or an embedded preset"
+    )
     cause = f"{_OFFLINE} is set" if os.environ.get(_OFFLINE) else f"{_endpoint()} does not answer"
     return f"{kind} {name!r} is not in the cache and {cause}: connect to the network, or give {instead}"
 
@@ -113,7 +121,9 @@ def is_cached(kind: str, name: str) -> bool:
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
     prepared = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")).expanduser()
-    places = [hub / f"{kind}s--{name.replace('/', '--')}"] + [prepared / name.replace("/", "___")] * (kind == "dataset")
+    places = [hub / f"{kind}s--{name.replace('/', '--')}"] + [
+        prepared / name.replace("/", "___")
+    ] * (kind == "dataset")
     return any(place.is_dir() for place in places)
 
 
@@ -147,7 +157,12 @@ def from_file(path: Path) -> "Dataset":
     kind = KINDS[path.suffix.lower()]
     whole = {"sample_by": "document"} if kind == "text" else {}
     with _quiet() as datasets, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-        files = {"data_files": escape(str(path.resolve())), "split": "train", "cache_dir": cache, "keep_in_memory": True}
+        files = {
+            "data_files": escape(str(path.resolve())),
+            "split": "train",
+            "cache_dir": cache,
+            "keep_in_memory": True,
+        }
         try:
             return datasets.load_dataset(kind, **files, **whole)
         except (datasets.exceptions.DatasetsError, ValueError, OSError, RuntimeError) as error:
@@ -184,14 +199,16 @@ def _converted(make: Callable[[Any], "Dataset"], what: str) -> "Dataset":
         try:
             return make(datasets)
         except (datasets.exceptions.DatasetsError, ArithmeticError, TypeError, ValueError) as error:
-            _refuse(what, error)                        # Arrow's errors are among them
+            _refuse(what, error)  # Arrow's errors are among them
 
 
 def _inspect(path: Path) -> None:
     """Refuse what is no file, of another kind, empty, or not UTF-8."""
     allowed = ", ".join(KINDS)
-    if not os.path.exists(path):                        # False too for a name that no file can have
-        raise BadInput(f"no file {str(path)!r}: give a path that exists, with one of the endings {allowed}")
+    if not os.path.exists(path):  # False too for a name that no file can have
+        raise BadInput(
+            f"no file {str(path)!r}: give a path that exists, with one of the endings {allowed}"
+        )
     if not path.is_file() or path.suffix.lower() not in KINDS:
         other = "a folder" if path.is_dir() else "a pipe or a device"
         kind = f"a file with the ending {path.suffix!r}" if path.is_file() else other
@@ -202,21 +219,29 @@ def _inspect(path: Path) -> None:
         raise BadInput(f"file {str(path)!r} cannot be read: {error}") from None
     if not raw.strip():
         raise BadInput(f"file {str(path)!r} is empty: give a file with text")
-    if KINDS[path.suffix.lower()] == "json" and raw.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"null"):
-        raise BadInput(f"file {str(path)!r} begins with null: give rows, each a JSON object")   # pyarrow 26 would crash at it
+    if KINDS[path.suffix.lower()] == "json" and raw.removeprefix(
+        b"\xef\xbb\xbf"
+    ).lstrip().startswith(b"null"):
+        raise BadInput(
+            f"file {str(path)!r} begins with null: give rows, each a JSON object"
+        )  # pyarrow 26 would crash at it
     if path.suffix.lower() != ".parquet":
         try:
             raw.decode("utf-8")
         except UnicodeDecodeError as error:
             byte = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
-            raise BadInput(f"file {str(path)!r} is not UTF-8 text ({byte}): convert it to UTF-8") from None
+            raise BadInput(
+                f"file {str(path)!r} is not UTF-8 text ({byte}): convert it to UTF-8"
+            ) from None
 
 
 def _refuse(what: str, error: BaseException) -> NoReturn:
     deepest = error
     while deepest.__cause__ is not None:  # datasets wraps what the reader said
         deepest = deepest.__cause__
-    line = next((part.strip() for part in str(deepest).splitlines() if part.strip()), type(deepest).__name__)
+    line = next(
+        (part.strip() for part in str(deepest).splitlines() if part.strip()), type(deepest).__name__
+    )
     raise BadInput(f"{what} cannot be read: {shorten(line, 300)}") from None
 
 
@@ -226,7 +251,9 @@ def _quiet() -> Iterator[Any]:
     try:
         import datasets
     except ImportError:
-        raise BadInput("files and hub datasets need the package 'datasets': pip install datasets") from None
+        raise BadInput(
+            "files and hub datasets need the package 'datasets': pip install datasets"
+        ) from None
     bars, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors become ours

@@ -12,10 +12,10 @@ from deca_lab.errors import check
 from deca_lab.mixing.gossip import row_bytes
 from deca_lab.network.faults import Faults, remaining
 
-LOUD = 1e6              # a message whose root mean square is so many times the clients' median is garbage; honest second
-                        # moments differ by the square of what gradients differ by, and must pass
+LOUD = 1e6  # a message whose root mean square is so many times the clients' median is garbage; honest second
+# moments differ by the square of what gradients differ by, and must pass
 NAN, INFINITE = float("nan"), 1e200
-COLUMNS = 2**12         # of X that are looked at in one go
+COLUMNS = 2**12  # of X that are looked at in one go
 
 
 def lossy(faults: Faults, mix_every: int) -> ch.Wrap:
@@ -23,8 +23,12 @@ def lossy(faults: Faults, mix_every: int) -> ch.Wrap:
 
     def wrap(inner: Channel) -> Channel:
         laid_out = (faults.clients, faults.mix_every)
-        check(not faults.any or laid_out == (inner.topology.n, mix_every), "faults", laid_out,
-              f"of the plan's clients and mix_every, {(inner.topology.n, mix_every)}")
+        check(
+            not faults.any or laid_out == (inner.topology.n, mix_every),
+            "faults",
+            laid_out,
+            f"of the plan's clients and mix_every, {(inner.topology.n, mix_every)}",
+        )
         return _under(faults, inner) if faults.any else inner
 
     return wrap
@@ -44,34 +48,57 @@ def _under(faults: Faults, inner: Channel) -> Channel:
         return failing
 
     def exchange(call: Call, x: Tensor, wire: Wire, size: Size | None = None) -> Tensor:
-        ch.count(wire, ch.edges(messages(call.turn), inner.site.mine), row_bytes(x) if size is None else size)
+        ch.count(
+            wire,
+            ch.edges(messages(call.turn), inner.site.mine),
+            row_bytes(x) if size is None else size,
+        )
         return mixed(inner, faults, call, x, wire)
 
-    def predicted(call: Call, width: int, item: int, wire: Wire, size: Size | None = None) -> np.ndarray:
+    def predicted(
+        call: Call, width: int, item: int, wire: Wire, size: Size | None = None
+    ) -> np.ndarray:
         return messages(call.turn) * (width * item if size is None else size)
 
-    return inner._replace(exchange=exchange, predicted=predicted, messages=messages, failed=failed, absent=faults.absent,
-                          exact=faults.noise == 0)
+    return inner._replace(
+        exchange=exchange,
+        predicted=predicted,
+        messages=messages,
+        failed=failed,
+        absent=faults.absent,
+        exact=faults.noise == 0,
+    )
 
 
 def mixed(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire) -> Tensor:
     """Return X (n, D) mixed under faults: who hears nobody, or is heard by nobody, keeps to itself what it would have given."""
     W, site, there = channel.topology.at(call.turn), channel.site, faults.present(call.step)
     out = faults.lost(call.turn) | ~there[:, None] | ~there
-    own, sent = (everybodys(site, sizes(part), faults.clients) for part in (x, garbled(x, faults, call.step, site.mine)))
+    own, sent = (
+        everybodys(site, sizes(part), faults.clients)
+        for part in (x, garbled(x, faults, call.step, site.mine))
+    )
     good = acceptable(own, sent)
     _add(wire, "refused", ((W != 0) & ~out & ~good & ~np.eye(len(W), dtype=bool)).sum())
     left = remaining(W, out | ~good[:, None] | ~good)
 
     finite = torch.isfinite(own)[site.mine, None]
-    clean = x if bool(finite.all()) else torch.where(finite, x, 0.0)     # 0 times NaN is NaN: none of it may be touched
+    clean = (
+        x if bool(finite.all()) else torch.where(finite, x, 0.0)
+    )  # 0 times NaN is NaN: none of it may be touched
     shares, letters = [left], [clean]
     if faults.altered:
-        shares, letters = _by_age(left, faults.ages(call.turn), clean, _letters(channel, faults, call, clean, wire))
+        shares, letters = _by_age(
+            left, faults.ages(call.turn), clean, _letters(channel, faults, call, clean, wire)
+        )
     x_new = channel.carrier(shares, channel.layouts[call.block], x[:, :1])(letters)
 
     counts = torch.from_numpy((good & there)[site.mine]).to(x.device)[:, None]
-    _add(wire, "mean_moved", _moved(clean, x_new, counts.to(x.dtype), site) / max(int((there & good).sum()), 1))
+    _add(
+        wire,
+        "mean_moved",
+        _moved(clean, x_new, counts.to(x.dtype), site) / max(int((there & good).sum()), 1),
+    )
     return x_new if bool(counts.all()) else torch.where(counts, x_new, x)
 
 
@@ -82,15 +109,19 @@ def _add(wire: Wire, name: str, value: float) -> None:
 def everybodys(site: Site, values: Tensor, clients: int) -> Tensor:
     """Return a value of every client (N,), of those of this process's."""
     full = values.new_zeros(clients)
-    full[site.mine] = torch.nan_to_num(values, posinf=INFINITE, nan=INFINITE)     # infinity times 0 would spoil the sum
+    full[site.mine] = torch.nan_to_num(
+        values, posinf=INFINITE, nan=INFINITE
+    )  # infinity times 0 would spoil the sum
     full = site.total(full)
     return torch.where(full >= INFINITE, float("inf"), full)
 
 
-def _by_age(left: np.ndarray, ages: np.ndarray, x: Tensor, letters: Sequence[Tensor]) -> tuple[list[np.ndarray], list[Tensor]]:
+def _by_age(
+    left: np.ndarray, ages: np.ndarray, x: Tensor, letters: Sequence[Tensor]
+) -> tuple[list[np.ndarray], list[Tensor]]:
     """Return what mixes: the clients' own rows by the diagonal of W, and the others' messages by their age."""
     own = np.diag(np.diag(left))
-    ages = np.minimum(ages, len(letters) - 1)                            # a visit begins without a past
+    ages = np.minimum(ages, len(letters) - 1)  # a visit begins without a past
     parts = [np.where(ages == age, left - own, 0.0) for age in range(len(letters))]
     heard = [(part, letter) for part, letter in zip(parts, letters, strict=True) if part.any()]
     return [own, *(part for part, _ in heard)], [x, *(letter for _, letter in heard)]
@@ -103,7 +134,7 @@ def _letters(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire
         return [newest]
     names = [f"{call.key}.late.{age}" for age in range(1, faults.delay + 1)]
     letters = [newest, *(wire.letters[name] for name in names if name in wire.letters)]
-    older = [newest.clone(), *letters[1:faults.delay]]                     # x may be changed in place later
+    older = [newest.clone(), *letters[1 : faults.delay]]  # x may be changed in place later
     wire.letters.update(zip(names, older, strict=False))
     return letters
 
@@ -112,7 +143,9 @@ def _moved(x: Tensor, x_new: Tensor, counts: Tensor, site: Site) -> float:
     """Return the length of the sum over rows of x_new - x, of those that count, a few columns at a time: little memory."""
     squares = 0.0
     for old, new in zip(torch.split(x, COLUMNS, 1), torch.split(x_new, COLUMNS, 1), strict=True):
-        squares += float(site.total(((new - old) * counts).sum(0, dtype=torch.float64)).square().sum())
+        squares += float(
+            site.total(((new - old) * counts).sum(0, dtype=torch.float64)).square().sum()
+        )
     return float(squares**0.5)
 
 
@@ -139,7 +172,7 @@ def garbled(x: Tensor, faults: Faults, step: int, mine: slice) -> Tensor:
     if not len(mute):
         return x
     messages = x.clone()
-    for i in mute:                                                     # no numbers, and numbers that are far too large, in turn
+    for i in mute:  # no numbers, and numbers that are far too large, in turn
         messages[i] = NAN if (step + mine.start + i) % 2 else 1e20
     return messages
 

@@ -23,7 +23,9 @@ from deca_lab.algorithm.optimisers import OptState, leaves, numbers, tensors, wi
 from deca_lab.algorithm.stacking import Layout
 from deca_lab.errors import PeerLost, check
 
-WAIT = timedelta(minutes=10)         # for a rank that is measuring, say; one that is dead is noticed at once
+WAIT = timedelta(
+    minutes=10
+)  # for a rank that is measuring, say; one that is dead is noticed at once
 
 
 class World(NamedTuple):
@@ -51,7 +53,12 @@ class World(NamedTuple):
 
     def of(self, clients: int) -> "World":
         """Return this world with so many clients; raise BadInput where a rank would have none."""
-        check(clients >= self.size, "clients", clients, f"{self.size} or more: every process has one at least")
+        check(
+            clients >= self.size,
+            "clients",
+            clients,
+            f"{self.size} or more: every process has one at least",
+        )
         return self._replace(clients=clients)
 
 
@@ -74,7 +81,7 @@ def joined() -> Iterator[World]:
     world = World(dist.get_rank(), dist.get_world_size())
     yield world
     with answering(world):
-        dist.barrier()                                                  # who leaves early breaks the others' connections
+        dist.barrier()  # who leaves early breaks the others' connections
     dist.destroy_process_group()
 
 
@@ -86,8 +93,10 @@ def answering(world: World) -> Iterator[None]:
     except RuntimeError as error:
         if world.size == 1 or isinstance(error, PeerLost):
             raise
-        raise PeerLost(f"rank {world.rank} of {world.size}: another rank is gone, or the network is "
-                       f"({str(error).splitlines()[0][:160]})") from None
+        raise PeerLost(
+            f"rank {world.rank} of {world.size}: another rank is gone, or the network is "
+            f"({str(error).splitlines()[0][:160]})"
+        ) from None
 
 
 def over(world: World, rule: Carrier = gossip) -> Carrier:
@@ -96,11 +105,17 @@ def over(world: World, rule: Carrier = gossip) -> Carrier:
     Of each tensor a rank sends to another what that one's clients hear of its own; its own part is mixed meanwhile.
     """
 
-    def carrier(shares: Sequence[np.ndarray], where: Layout, like: Tensor) -> Callable[[Rows], Tensor]:
+    def carrier(
+        shares: Sequence[np.ndarray], where: Layout, like: Tensor
+    ) -> Callable[[Rows], Tensor]:
         routes = [_route(world, W, like.device) for W in shares]
         # Shares in the order in which `_all_rows` yields rows: mine first, then others' by rank.
         own = [W[world.mine, world.mine] for W in shares]
-        arriving = [W[world.mine][:, rows] for W, route in zip(shares, routes, strict=True) for rows in route.heard.values()]
+        arriving = [
+            W[world.mine][:, rows]
+            for W, route in zip(shares, routes, strict=True)
+            for rows in route.heard.values()
+        ]
         mix = rule([*own, *arriving], where, like)
         return lambda rows: mix(_all_rows(world, routes, tuple(rows)))
 
@@ -118,8 +133,10 @@ def _route(world: World, W: np.ndarray, device: torch.device) -> Route:
     others = [rank for rank in range(world.size) if rank != world.rank]
     heard = {rank: _clients(W[world.mine], world.rows(rank)) for rank in others}
     wanted = {rank: _clients(W[world.rows(rank)], world.mine) - world.mine.start for rank in others}
-    return Route({rank: clients for rank, clients in heard.items() if len(clients)},
-                 {rank: torch.from_numpy(rows).to(device) for rank, rows in wanted.items() if len(rows)})
+    return Route(
+        {rank: clients for rank, clients in heard.items() if len(clients)},
+        {rank: torch.from_numpy(rows).to(device) for rank, rows in wanted.items() if len(rows)},
+    )
 
 
 def _clients(W: np.ndarray, rows: slice) -> np.ndarray:
@@ -130,14 +147,21 @@ def _clients(W: np.ndarray, rows: slice) -> np.ndarray:
 
 def _all_rows(world: World, routes: Sequence[Route], own: Sequence[Tensor]) -> Iterator[Tensor]:
     """Yield this rank's rows of each tensor, then, when they are there, those that it hears of the others."""
-    arrived = [[x.new_empty(len(clients), x.shape[1]) for clients in route.heard.values()]
-               for x, route in zip(own, routes, strict=True)]
+    arrived = [
+        [x.new_empty(len(clients), x.shape[1]) for clients in route.heard.values()]
+        for x, route in zip(own, routes, strict=True)
+    ]
     with answering(world):
         pending = []
         for x, route, rows in zip(own, routes, arrived, strict=True):
             # Receives first: Gloo starts a send at once, and on a slow link waits until the peer has somewhere to put it.
-            pending += [dist.P2POp(dist.irecv, row, rank) for row, rank in zip(rows, route.heard, strict=True)]
-            pending += [dist.P2POp(dist.isend, x[index], rank) for rank, index in route.wanted.items()]
+            pending += [
+                dist.P2POp(dist.irecv, row, rank)
+                for row, rank in zip(rows, route.heard, strict=True)
+            ]
+            pending += [
+                dist.P2POp(dist.isend, x[index], rank) for rank, index in route.wanted.items()
+            ]
         work = _started(pending)
     # Before the wait: the caller mixes its own rows while the others' are on their way.
     yield from own
@@ -161,7 +185,9 @@ def gathered(world: World, x: Tensor) -> Tensor:
             dist.send(x.contiguous(), 0)
             return x
         # One rank after another: dist.gather would want equally many rows of each.
-        parts = [x] + [x.new_empty(_count(world.rows(rank)), *x.shape[1:]) for rank in range(1, world.size)]
+        parts = [x] + [
+            x.new_empty(_count(world.rows(rank)), *x.shape[1:]) for rank in range(1, world.size)
+        ]
         for rank, part in enumerate(parts[1:], 1):
             dist.recv(part, rank)
     return torch.cat(parts)
@@ -200,7 +226,11 @@ def broadcast(world: World, numbers: list[int] | None, device: torch.device) -> 
         # Their number first: a receiver must make room before they come.
         count = torch.tensor([len(numbers or [])], device=device)
         dist.broadcast(count, 0)
-        received = torch.tensor(numbers, device=device) if numbers else torch.zeros(int(count), dtype=torch.int64, device=device)
+        received = (
+            torch.tensor(numbers, device=device)
+            if numbers
+            else torch.zeros(int(count), dtype=torch.int64, device=device)
+        )
         dist.broadcast(received, 0)
     return [int(number) for number in received]
 
@@ -208,7 +238,9 @@ def broadcast(world: World, numbers: list[int] | None, device: torch.device) -> 
 def through_server(world: World) -> Carrier:
     """Return the carrier of a server's average: every process sends the sum of its rows, and hears that of all."""
 
-    def carrier(shares: Sequence[np.ndarray], where: Layout, like: Tensor) -> Callable[[Rows], Tensor]:
+    def carrier(
+        shares: Sequence[np.ndarray], where: Layout, like: Tensor
+    ) -> Callable[[Rows], Tensor]:
         def mix(rows: Rows) -> Tensor:
             (x,) = rows
             return summed(world, x.sum(0)).div_(world.clients).expand_as(x).clone()
@@ -228,11 +260,18 @@ def gathered_state(world: World, state: State) -> State:
 
     moments = {k: _each_tensor(optimiser, whole) for k, optimiser in state.moments.items()}
     # A copy, since the sum is written in place: the state that goes on training keeps its own.
-    sent = summed(world, torch.from_numpy(state.sent).to(state.blocks[0].device, copy=True)).cpu().numpy()
+    sent = (
+        summed(world, torch.from_numpy(state.sent).to(state.blocks[0].device, copy=True))
+        .cpu()
+        .numpy()
+    )
     letters = {name: whole(letter) for name, letter in state.wire.letters.items()}
-    return state._replace(blocks=tuple(map(whole, state.blocks)), moments=moments,
-                          master=None if state.master is None else whole(state.master),
-                          wire=state.wire._replace(sent=sent, letters=letters))
+    return state._replace(
+        blocks=tuple(map(whole, state.blocks)),
+        moments=moments,
+        master=None if state.master is None else whole(state.master),
+        wire=state.wire._replace(sent=sent, letters=letters),
+    )
 
 
 def scattered_state(world: World, plan: Plan, state: State | None) -> State:
@@ -247,18 +286,42 @@ def scattered_state(world: World, plan: Plan, state: State | None) -> State:
     def part(x: Tensor | None, shape: tuple[int, ...], form: Tensor) -> Tensor:
         return scattered(world, x, shape, form)
 
-    blocks = tuple(part(state.blocks[k] if state else None, width, like) for k, width in enumerate(widths))
+    blocks = tuple(
+        part(state.blocks[k] if state else None, width, like) for k, width in enumerate(widths)
+    )
     # At the end of the run no visit follows: then the last one counts.
     active = plan.visits[min(known["step"], plan.steps - 1) // plan.recipe.inner_steps].block
-    master = part(state.master if state else None, widths[active], plan.channel.like) if known["master"] else None
-    moments = {int(k): _scattered_moments(part, plan.optimisers[int(k)].init(working(blocks[int(k)])), numbers,
-                                          state.moments[int(k)] if state else None) for k, numbers in known["moments"].items()}
-    letters = {name: part(state.wire.letters[name] if state else None, widths[int(name.split(".")[0])], plan.channel.like)
-               for name in known["letters"]}
-    empty = silence(plan.topology.n)                                     # the others' sums of bytes start again from zero
+    master = (
+        part(state.master if state else None, widths[active], plan.channel.like)
+        if known["master"]
+        else None
+    )
+    moments = {
+        int(k): _scattered_moments(
+            part,
+            plan.optimisers[int(k)].init(working(blocks[int(k)])),
+            numbers,
+            state.moments[int(k)] if state else None,
+        )
+        for k, numbers in known["moments"].items()
+    }
+    letters = {
+        name: part(
+            state.wire.letters[name] if state else None,
+            widths[int(name.split(".")[0])],
+            plan.channel.like,
+        )
+        for name in known["letters"]
+    }
+    empty = silence(plan.topology.n)  # the others' sums of bytes start again from zero
     tables = {name: np.array(table) for name, table in known["tables"].items()}
-    return State(known["step"], blocks, master, moments,
-                 Wire(state.sent if state else empty.sent, letters, tables, known["tallies"]))
+    return State(
+        known["step"],
+        blocks,
+        master,
+        moments,
+        Wire(state.sent if state else empty.sent, letters, tables, known["tallies"]),
+    )
 
 
 def _outline(world: World, state: State | None, device: torch.device) -> dict[str, Any]:
@@ -266,23 +329,42 @@ def _outline(world: World, state: State | None, device: torch.device) -> dict[st
     text = ""
     if state is not None:
         # As bytes of JSON: only tensors travel, for what unpickles an object would run whatever a peer sends.
-        text = json.dumps({"step": state.step, "master": state.master is not None,
-                           "moments": {k: numbers(optimiser) for k, optimiser in state.moments.items()},
-                           "letters": list(state.wire.letters), "tallies": state.wire.tallies,
-                           "tables": {name: table.tolist() for name, table in state.wire.tables.items()}})
-    outline: dict[str, Any] = json.loads(bytes(broadcast(world, list(text.encode()) if state else None, device)))
+        text = json.dumps(
+            {
+                "step": state.step,
+                "master": state.master is not None,
+                "moments": {k: numbers(optimiser) for k, optimiser in state.moments.items()},
+                "letters": list(state.wire.letters),
+                "tallies": state.wire.tallies,
+                "tables": {name: table.tolist() for name, table in state.wire.tables.items()},
+            }
+        )
+    outline: dict[str, Any] = json.loads(
+        bytes(broadcast(world, list(text.encode()) if state else None, device))
+    )
     return outline
 
 
 def _each_tensor(state: OptState, change: Callable[[Tensor], Tensor]) -> OptState:
-    return with_leaves(state, (change(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves(state)))
+    return with_leaves(
+        state, (change(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves(state))
+    )
 
 
-def _scattered_moments(part: Callable[..., Tensor], template: OptState, counts: list[Any], state: OptState | None) -> OptState:
+def _scattered_moments(
+    part: Callable[..., Tensor], template: OptState, counts: list[Any], state: OptState | None
+) -> OptState:
     """Return an optimiser's state of this rank's rows, in the shape of a fresh one."""
     given, rest = iter(tensors(state) if state is not None else ()), iter(counts)
-    return with_leaves(template, (part(next(given, None), tuple(leaf.shape[1:]), leaf) if isinstance(leaf, Tensor) else next(rest)
-                                  for leaf in leaves(template)))
+    return with_leaves(
+        template,
+        (
+            part(next(given, None), tuple(leaf.shape[1:]), leaf)
+            if isinstance(leaf, Tensor)
+            else next(rest)
+            for leaf in leaves(template)
+        ),
+    )
 
 
 def _count(rows: slice) -> int:

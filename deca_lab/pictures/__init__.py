@@ -71,28 +71,54 @@ class Picture(NamedTuple):
 
 
 PICTURES: dict[str, Picture] = {
-    "losses": Picture(losses, of_losses.alt, "Did it learn?",
+    "losses": Picture(
+        losses,
+        of_losses.alt,
+        "Did it learn?",
         "Lower is better. The blue line is the model that one gets by averaging all clients' parameters, read on text that no "
         "client trained on; the band and the dashed line are the clients' own models on the same text. A wide band means that "
         "clients disagree. The lower panel, on a scale of its own, is the clients' own text: what they train on, and what they "
-        "held out. The strip under the axis says which block was training.", of_losses.lacks,
+        "held out. The strip under the axis says which block was training.",
+        of_losses.lacks,
         "Lower is better. The blue line is the model that one gets by averaging all clients' parameters, on the data of all "
         "clients; the band and the dashed line are the clients' own models on the same data. A wide band means that clients "
         "disagree. The lower panel, on a scale of its own, is each client on its own data: on the batches that it trains on, "
-        "and when all is measured. The strip under the axis says which block was training."),
-    "consensus": Picture(consensus, of_consensus.alt, "Did the clients stay together?",
+        "and when all is measured. The strip under the axis says which block was training.",
+    ),
+    "consensus": Picture(
+        consensus,
+        of_consensus.alt,
+        "Did the clients stay together?",
         "The consensus distance is the mean squared distance of the clients' models from their average. Each step up is a factor "
-        "of ten. A block can only drift while it trains (shaded in its colour); in the rest of the time its line is flat."),
-    "heterogeneity": Picture(heterogeneity, of_heterogeneity.alt, "Who holds which text?",
+        "of ten. A block can only drift while it trains (shaded in its colour); in the rest of the time its line is flat.",
+    ),
+    "heterogeneity": Picture(
+        heterogeneity,
+        of_heterogeneity.alt,
+        "Who holds which text?",
         "A column is a client, a row a label, an area the number of training rows. Equal columns would be IID data; the emptier "
-        "the picture, the more each client needs the others.", of_heterogeneity.lacks),
-    "topology": Picture(topology, of_topology.alt, "Who hears whom?",
+        "the picture, the more each client needs the others.",
+        of_heterogeneity.lacks,
+    ),
+    "topology": Picture(
+        topology,
+        of_topology.alt,
+        "Who hears whom?",
         "Line i-j is as thick as the share that i takes of j's model at one mixing; the same shares stand in W, where blank "
-        "means none. rho is the part of the disagreement that one mixing leaves at worst: 0 is perfect, 1 is never."),
-    "visits": Picture(visits, of_visits.alt, "Which block trained when?",
+        "means none. rho is the part of the disagreement that one mixing leaves at worst: 0 is perfect, 1 is never.",
+    ),
+    "visits": Picture(
+        visits,
+        of_visits.alt,
+        "Which block trained when?",
         "A bar is a visit: the inner steps in which this block, and no other, was trained, mixed and held optimiser state. "
-        "Hatched grey never trains."),
-    "ledger": Picture(ledger, of_ledger.alt, "What did it cost?",
+        "Hatched grey never trains.",
+    ),
+    "ledger": Picture(
+        ledger,
+        of_ledger.alt,
+        "What did it cost?",
         "Predicted is the formula, measured is counted while the run went on. Memory counts weights, gradients, moments and the "
-        "neighbours' average of all clients together, without activations; MB = 10⁶ bytes."),
+        "neighbours' average of all clients together, without activations; MB = 10⁶ bytes.",
+    ),
 }

@@ -19,14 +19,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-AXES: dict[str, Callable[[History], np.ndarray]] = {      # what learning is drawn against
+AXES: dict[str, Callable[[History], np.ndarray]] = {  # what learning is drawn against
     "inner steps": lambda h: h.metrics["step"].to_numpy(float),
     "bytes sent by all clients (MB)": lambda h: h.metrics["bytes_sent"].to_numpy(float) / 1e6,
     "seconds on this machine": lambda h: h.timings["seconds"].to_numpy(float),
 }
 
 
-def write(asked: cp.Comparison, table: pd.DataFrame, out: Path, score: str = "test_loss", higher: bool = False) -> Path:
+def write(
+    asked: cp.Comparison,
+    table: pd.DataFrame,
+    out: Path,
+    score: str = "test_loss",
+    higher: bool = False,
+) -> Path:
     """Write table.csv, differences.csv, curves.png and compare.html into `out`; return the page."""
     means, gaps = cp.summary(table, score), cp.paired(table, score, higher)
     write_whole(out / "table.csv", means.to_csv(index=False))
@@ -50,11 +56,22 @@ def draw_curves(histories: dict[str, list[History]], score: str) -> "Figure":
         axes.set_xlabel(label)
         axes.grid(True)
     panels[0].set_ylabel(f"{score.replace('_', ' ')} of the mean model")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(histories), 5))
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=min(len(histories), 5),
+    )
     return figure
 
 
-def _curve(axes: "Axes", method: str, runs: list[History], of: Callable[[History], np.ndarray], score: str, k: int) -> None:
+def _curve(
+    axes: "Axes",
+    method: str,
+    runs: list[History],
+    of: Callable[[History], np.ndarray],
+    score: str,
+    k: int,
+) -> None:
     """Draw one method: its seeds, and their mean where they were measured equally often."""
     colour, line = COLOURS[k % len(COLOURS)], LINES[k % len(LINES)]
     for run in runs:
@@ -62,20 +79,52 @@ def _curve(axes: "Axes", method: str, runs: list[History], of: Callable[[History
     if len({len(run.metrics) for run in runs}) == 1:
         x = np.mean([of(run) for run in runs], 0)
         y = np.mean([run.metrics[score] for run in runs], 0)
-        axes.plot(x, y, color=colour, linestyle=line, marker=MARKERS[k % len(MARKERS)], markersize=4,
-                  markevery=max(len(x) // 8, 1), label=method)
+        axes.plot(
+            x,
+            y,
+            color=colour,
+            linestyle=line,
+            marker=MARKERS[k % len(MARKERS)],
+            markersize=4,
+            markevery=max(len(x) // 8, 1),
+            label=method,
+        )
 
 
-def render(asked: cp.Comparison, table: pd.DataFrame, means: pd.DataFrame, gaps: pd.DataFrame, picture: bytes, score: str) -> str:
+def render(
+    asked: cp.Comparison,
+    table: pd.DataFrame,
+    means: pd.DataFrame,
+    gaps: pd.DataFrame,
+    picture: bytes,
+    score: str,
+) -> str:
     """Return the page as HTML; the picture is inside and everything from outside is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
-    grid = table[table["seed"] == asked.base.seed].pivot_table(index="arm", columns="lr", values="validation_loss", sort=False)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    grid = table[table["seed"] == asked.base.seed].pivot_table(
+        index="arm", columns="lr", values="validation_loss", sort=False
+    )
     return environment.get_template("compare.html.j2").render(
-        asked=asked, score=score.replace("_", " "), means=means.to_dict("records"), gaps=gaps.to_dict("records"),
+        asked=asked,
+        score=score.replace("_", " "),
+        means=means.to_dict("records"),
+        gaps=gaps.to_dict("records"),
         scores=cp.all_scores(table).to_dict("records"),
-        grid=[(method, list(row)) for method, row in zip(grid.index, grid.to_numpy().tolist(), strict=True)],
-        rates=[f"{rate:g}" for rate in grid.columns], edge=cp.at_edge(table), number=pictures.number, size=pictures.size,
-        picture=base64.b64encode(BytesIO(picture).getvalue()).decode())
+        grid=[
+            (method, list(row))
+            for method, row in zip(grid.index, grid.to_numpy().tolist(), strict=True)
+        ],
+        rates=[f"{rate:g}" for rate in grid.columns],
+        edge=cp.at_edge(table),
+        number=pictures.number,
+        size=pictures.size,
+        picture=base64.b64encode(BytesIO(picture).getvalue()).decode(),
+    )

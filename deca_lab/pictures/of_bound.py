@@ -31,7 +31,9 @@ def draw_bounds(bounds: Mapping[str, Bound], ylabel: str, log: bool = False) -> 
 def draw_beside(bounds: Mapping[str, Bound]) -> Figure:
     """Return both sides of claims about one run, each in a panel with a logarithmic axis of its own."""
     figure = Figure(figsize=(WIDTH, 2.6 * len(bounds)), layout="constrained")
-    for axes, (name, bound) in zip(figure.subplots(len(bounds), squeeze=False)[:, 0], bounds.items(), strict=True):
+    for axes, (name, bound) in zip(
+        figure.subplots(len(bounds), squeeze=False)[:, 0], bounds.items(), strict=True
+    ):
         _both_sides(axes, name, bound, 0)
         axes.set(xlabel=bound.axis, ylabel=bound.name, yscale="log")
         axes.legend(loc="best")
@@ -41,6 +43,16 @@ def draw_beside(bounds: Mapping[str, Bound]) -> Figure:
 
 def _both_sides(axes: Axes, name: str, bound: Bound, k: int) -> None:
     colour, every = COLOURS[k % len(COLOURS)], max(len(bound.at) // 12, 1)
-    axes.plot(bound.at, bound.lhs, color=colour, marker=MARKERS[k % len(MARKERS)], markersize=4, markevery=every, linewidth=1.2,
-              label=f"{name}: {bound.verdict}, tightness {bound.tightness:.2f}")
-    axes.plot(bound.at, bound.rhs, color=colour, linestyle="--", linewidth=1.6, label=f"bound ({name})")
+    axes.plot(
+        bound.at,
+        bound.lhs,
+        color=colour,
+        marker=MARKERS[k % len(MARKERS)],
+        markersize=4,
+        markevery=every,
+        linewidth=1.2,
+        label=f"{name}: {bound.verdict}, tightness {bound.tightness:.2f}",
+    )
+    axes.plot(
+        bound.at, bound.rhs, color=colour, linestyle="--", linewidth=1.6, label=f"bound ({name})"
+    )

@@ -48,26 +48,69 @@ def draw_consensus(metrics: pd.DataFrame, visits: pd.DataFrame) -> Figure:
 
 def _shade(axes: Axes, visits: pd.DataFrame, names: list[str]) -> None:
     shades = [tint(COLOURS[names.index(str(b)) % 7], 0.16) for b in visits["block"]]
-    axes.broken_barh(spans(visits), (0, 1), transform=axes.get_xaxis_transform(), facecolors=shades, lw=0, zorder=0)
+    axes.broken_barh(
+        spans(visits),
+        (0, 1),
+        transform=axes.get_xaxis_transform(),
+        facecolors=shades,
+        lw=0,
+        zorder=0,
+    )
 
 
 def _draw_distances(axes: Axes, metrics: pd.DataFrame, names: list[str]) -> None:
     for k, name in enumerate(names):
-        axes.plot(metrics["step"], finite(metrics[f"consensus[{name}]"]), color=COLOURS[k % 7], ls=LINES[k % 4], lw=1.5,
-                  marker=MARKERS[k % 7], ms=4.5, label=clean(name, 20) if k < 28 else None)
-    axes.plot(metrics["step"], finite(metrics["consensus"]), color=INK, lw=2.4, marker="o", ms=4, label="all blocks", zorder=5)
+        axes.plot(
+            metrics["step"],
+            finite(metrics[f"consensus[{name}]"]),
+            color=COLOURS[k % 7],
+            ls=LINES[k % 4],
+            lw=1.5,
+            marker=MARKERS[k % 7],
+            ms=4.5,
+            label=clean(name, 20) if k < 28 else None,
+        )
+    axes.plot(
+        metrics["step"],
+        finite(metrics["consensus"]),
+        color=INK,
+        lw=2.4,
+        marker="o",
+        ms=4,
+        label="all blocks",
+        zorder=5,
+    )
     axes.set_ylabel("consensus distance\n(squared parameter units)")
-    _decades(axes, metrics["consensus"], "no disagreement: all models were equal at each measurement")
+    _decades(
+        axes, metrics["consensus"], "no disagreement: all models were equal at each measurement"
+    )
     mark_break(axes, metrics)
 
 
 def _draw_interference(axes: Axes, metrics: pd.DataFrame) -> None:
-    axes.plot(metrics["step"], finite(metrics["interference_bound"]), color=PURPLE, lw=1.5, ls="--", marker="v", ms=4.5,
-              label="its bound (Cauchy-Schwarz)")
-    axes.plot(metrics["step"], finite(metrics["interference"]), color=RED, lw=1.8, marker="D", ms=4,
-              label="interference of the factors")
+    axes.plot(
+        metrics["step"],
+        finite(metrics["interference_bound"]),
+        color=PURPLE,
+        lw=1.5,
+        ls="--",
+        marker="v",
+        ms=4.5,
+        label="its bound (Cauchy-Schwarz)",
+    )
+    axes.plot(
+        metrics["step"],
+        finite(metrics["interference"]),
+        color=RED,
+        lw=1.8,
+        marker="D",
+        ms=4,
+        label="interference of the factors",
+    )
     axes.set_ylabel("interference\n(parameter units)")
-    _decades(axes, metrics["interference_bound"], "no interference: a factor is common to all clients")
+    _decades(
+        axes, metrics["interference_bound"], "no interference: a factor is common to all clients"
+    )
 
 
 def _decades(axes: Axes, largest: pd.Series, nothing: str) -> None:

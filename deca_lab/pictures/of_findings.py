@@ -17,8 +17,12 @@ def draw_findings(verdicts: pd.DataFrame) -> Figure:
     """Return gain and 95 % interval of each finding, a row a finding, with a tick at minus its margin; a panel a score."""
     scores = list(dict.fromkeys(verdicts["score"]))
     parts = [verdicts[verdicts["score"] == score] for score in scores]
-    figure = Figure(figsize=(WIDTH + 2, 1.6 * len(scores) + 0.3 * len(verdicts)), layout="constrained")
-    panels = figure.subplots(len(scores), squeeze=False, height_ratios=[len(part) for part in parts])[:, 0]
+    figure = Figure(
+        figsize=(WIDTH + 2, 1.6 * len(scores) + 0.3 * len(verdicts)), layout="constrained"
+    )
+    panels = figure.subplots(
+        len(scores), squeeze=False, height_ratios=[len(part) for part in parts]
+    )[:, 0]
     for axes, score, part in zip(panels, scores, parts, strict=True):
         for k, row in enumerate(part.to_dict("records")):
             _interval(axes, k, row)
@@ -35,9 +39,18 @@ def _interval(axes: Axes, k: int, row: Mapping[Hashable, Any]) -> None:
     axes.plot([row["low"], row["high"]], [k, k], color=colour, linewidth=1.8)
     axes.plot(row["gain"], k, color=colour, marker=marker, markersize=6)
     axes.plot(-row["margin"], k, color="black", marker="|", markersize=12)
-    axes.annotate(row["verdict"], (max(row["high"], -row["margin"]), k), xytext=(6, 0), textcoords="offset points", va="center",
-                  fontsize=8, color=colour)
+    axes.annotate(
+        row["verdict"],
+        (max(row["high"], -row["margin"]), k),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=colour,
+    )
 
 
 def _unit(score: str) -> str:
-    return "nats per byte" if score == "test_loss" else score.removeprefix("test_").replace("_", " ")
+    return (
+        "nats per byte" if score == "test_loss" else score.removeprefix("test_").replace("_", " ")
+    )

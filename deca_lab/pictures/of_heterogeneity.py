@@ -22,7 +22,9 @@ def draw_heterogeneity(shards: pd.DataFrame, said: str = "Which client holds whi
     if n <= BUBBLES:
         _bubbles(axes, counts)
     else:
-        image = axes.imshow(counts.to_numpy().T, aspect="auto", cmap="Blues", interpolation="nearest")
+        image = axes.imshow(
+            counts.to_numpy().T, aspect="auto", cmap="Blues", interpolation="nearest"
+        )
         figure.colorbar(image, ax=axes, label="training rows", fraction=0.04, pad=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_yticks(range(k), [clean(name, 28) for name in counts.columns])
@@ -37,7 +39,9 @@ def grouped(shards: pd.DataFrame) -> pd.DataFrame:
         return shards
     largest = shards.sum().sort_values(ascending=False, kind="stable").index
     kept = shards[largest[: LABELS - 1]]
-    return kept.assign(**{f"{shards.shape[1] - LABELS + 1} other labels": shards.sum(axis=1) - kept.sum(axis=1)})
+    return kept.assign(
+        **{f"{shards.shape[1] - LABELS + 1} other labels": shards.sum(axis=1) - kept.sum(axis=1)}
+    )
 
 
 def _bubbles(axes: Axes, counts: pd.DataFrame) -> None:
@@ -46,13 +50,29 @@ def _bubbles(axes: Axes, counts: pd.DataFrame) -> None:
     i, j = np.nonzero(counts.to_numpy())
     rows = counts.to_numpy()[i, j]
     across = min(5.6 * 72 / n, 27) - 2  # points, the largest bubble's diameter
-    axes.scatter(i, j, s=across**2 * rows / max(rows.max(initial=0), 1), color=tint(SKY, 0.7), lw=0.6, edgecolors=BLUE)
+    axes.scatter(
+        i,
+        j,
+        s=across**2 * rows / max(rows.max(initial=0), 1),
+        color=tint(SKY, 0.7),
+        lw=0.6,
+        edgecolors=BLUE,
+    )
     for x, y, count in zip(i.tolist(), j.tolist(), rows.tolist(), strict=True):
-        axes.text(x, y, f"{count:,}" if n <= 16 else str(count), ha="center", va="center", size=8 if n <= 16 else 6.5)
+        axes.text(
+            x,
+            y,
+            f"{count:,}" if n <= 16 else str(count),
+            ha="center",
+            va="center",
+            size=8 if n <= 16 else 6.5,
+        )
     axes.set_xticks(range(n))
     axes.grid(visible=True)
     top = axes.secondary_xaxis("top")
-    top.set_xticks(range(n), [f"{total:,}" for total in counts.sum(axis=1)], size=8 if n <= 16 else 6)
+    top.set_xticks(
+        range(n), [f"{total:,}" for total in counts.sum(axis=1)], size=8 if n <= 16 else 6
+    )
     top.tick_params(length=0)
     top.set_xlabel("training rows of each client", size=9)
     top.spines["top"].set_visible(False)
@@ -62,7 +82,10 @@ def said_heterogeneity(history: History) -> str:
     """Return how non-IID the shards are, in one sentence."""
     if len(history.shards) == 1:
         return "One client holds all training text"
-    words, share = history.summary["heterogeneity_words"], history.summary["heterogeneity"]["label_js_share"]
+    words, share = (
+        history.summary["heterogeneity_words"],
+        history.summary["heterogeneity"]["label_js_share"],
+    )
     return f"{words.split(':')[0].capitalize().replace('iid', 'IID')}: labels show {share:.0%} of the largest possible divergence"
 
 
@@ -75,8 +98,10 @@ def heterogeneity(history: History) -> Figure:
 def alt(history: History) -> str:
     """Return the picture in words."""
     rows, labels = history.shards.sum(axis=1), history.shards.shape[1]
-    return (f"Training rows of {len(rows):,} clients by {labels} labels. {said_heterogeneity(history)}; a client holds "
-            f"{rows.min():,} to {rows.max():,} rows.")
+    return (
+        f"Training rows of {len(rows):,} clients by {labels} labels. {said_heterogeneity(history)}; a client holds "
+        f"{rows.min():,} to {rows.max():,} rows."
+    )
 
 
 def lacks(history: History) -> str:

@@ -50,7 +50,12 @@ def draw_ledger(edges: pd.DataFrame, memory: Mapping[str, float], clients: int) 
 
 def sent_by(edges: pd.DataFrame, clients: int) -> pd.DataFrame:
     """Return the bytes that each client sent: `measured`, `predicted`, a row a client; with a server, both ways."""
-    return edges.groupby("sender")[["measured", "predicted"]].sum().reindex(range(clients), fill_value=0).astype(np.int64)
+    return (
+        edges.groupby("sender")[["measured", "predicted"]]
+        .sum()
+        .reindex(range(clients), fill_value=0)
+        .astype(np.int64)
+    )
 
 
 def served(edges: pd.DataFrame) -> bool:
@@ -61,17 +66,27 @@ def served(edges: pd.DataFrame) -> bool:
 def _draw_traffic(axes: Axes, sent: pd.DataFrame, to_server: bool) -> None:
     most = float(sent.to_numpy().max(initial=0))
     unit, name = unit_of(most)
-    at, measured, predicted = np.arange(len(sent)), sent["measured"] / unit, sent["predicted"] / unit
+    at, measured, predicted = (
+        np.arange(len(sent)),
+        sent["measured"] / unit,
+        sent["predicted"] / unit,
+    )
     if len(sent) <= BARS:
         axes.bar(at - 0.2, measured, 0.4, color=BLUE, label="measured")
-        axes.bar(at + 0.2, predicted, 0.4, color="white", edgecolor=RED, hatch="////", label="predicted")
+        axes.bar(
+            at + 0.2, predicted, 0.4, color="white", edgecolor=RED, hatch="////", label="predicted"
+        )
         axes.set_xticks(at)
     else:
         axes.plot(at, measured, color=BLUE, lw=2.5, label="measured")
         axes.plot(at, predicted, color=ORANGE, lw=1.5, ls="--", label="predicted")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     what = "to and from the server" if to_server else "sent"
-    axes.set(xlabel="client", ylabel=f"{what}, in the whole run ({name})", ylim=(0, max(most / unit, 1) * 1.05))
+    axes.set(
+        xlabel="client",
+        ylabel=f"{what}, in the whole run ({name})",
+        ylim=(0, max(most / unit, 1) * 1.05),
+    )
     axes.grid(visible=True, axis="y")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     if most == 0:
@@ -84,10 +99,19 @@ def _draw_memory(axes: Axes, memory: Mapping[str, float]) -> None:
     unit, name = unit_of(most)
     for k, key in enumerate(rows):
         _, colour, hatch = MEMORY[key]
-        axes.barh(k, memory[key] / unit, 0.62, color=colour if not hatch else "white", edgecolor=colour, hatch=hatch)
+        axes.barh(
+            k,
+            memory[key] / unit,
+            0.62,
+            color=colour if not hatch else "white",
+            edgecolor=colour,
+            hatch=hatch,
+        )
         axes.annotate(f" {size(memory[key])}", (memory[key] / unit, k), va="center", size=9)
     axes.set_yticks(range(len(rows)), [MEMORY[key][0] for key in rows])
-    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"memory of all clients, without activations ({name})")
+    axes.set(
+        ylim=(len(rows) - 0.5, -0.5), xlabel=f"memory of all clients, without activations ({name})"
+    )
     axes.set_xlim(0, max(most / unit, 1e-9) * 1.3)
     axes.grid(visible=True, axis="x")
 
@@ -110,8 +134,18 @@ def ledger(history: History) -> Figure:
 def alt(history: History) -> str:
     """Return the picture in words."""
     memory = history.summary["memory"]
-    base = f" The frozen base, stored once, takes {size(memory['shared'])}." if memory.get("shared", 0) > 0 else ""
-    what = "exchanged with the server by each client" if served(history.edges) else "sent by each client"
-    return (f"Bars of bytes {what} and of memory. {said_ledger(history.edges, memory)}. Peak memory: "
-            f"{size(memory['measured_peak'])} measured, {size(memory['peak'])} predicted, {size(memory['full'])} for Adam on all."
-            f"{base}")
+    base = (
+        f" The frozen base, stored once, takes {size(memory['shared'])}."
+        if memory.get("shared", 0) > 0
+        else ""
+    )
+    what = (
+        "exchanged with the server by each client"
+        if served(history.edges)
+        else "sent by each client"
+    )
+    return (
+        f"Bars of bytes {what} and of memory. {said_ledger(history.edges, memory)}. Peak memory: "
+        f"{size(memory['measured_peak'])} measured, {size(memory['peak'])} predicted, {size(memory['full'])} for Adam on all."
+        f"{base}"
+    )

@@ -24,7 +24,12 @@ def draw_rates(points: Mapping[str, Points], measure: str = "block", floor: bool
     for k, (name, one) in enumerate(points.items()):
         _sweep(axes, name, one, measure, floor, k)
     _guide(axes, points, measure)
-    axes.set(xscale="log", yscale="log", xlabel="length of the run, T B R inner steps", ylabel=WORDS[measure])
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="length of the run, T B R inner steps",
+        ylabel=WORDS[measure],
+    )
     axes.grid(True)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
@@ -38,15 +43,34 @@ WORDS = {
 
 
 def _sweep(axes: Axes, name: str, points: Points, measure: str, floor: bool, k: int) -> None:
-    colour, line, squares = COLOURS[k % len(COLOURS)], LINES[k % len(LINES)], getattr(points.squares, measure)
+    colour, line, squares = (
+        COLOURS[k % len(COLOURS)],
+        LINES[k % len(LINES)],
+        getattr(points.squares, measure),
+    )
     fitted, mean = fit(points, measure), squares.mean(1)
     spread = np.stack([mean - squares.min(1), squares.max(1) - mean])
-    axes.errorbar(points.lengths, mean, yerr=spread, color=colour, capsize=3, linestyle="none", marker=MARKERS[k % len(MARKERS)],
-                  markersize=max(10 - 2 * k, 4), fillstyle="none",  # hollow and of several sizes: sweeps share points
-                  label=f"{name}: slope {fitted.slope:.2f} [{fitted.low:.2f}, {fitted.high:.2f}]")
+    axes.errorbar(
+        points.lengths,
+        mean,
+        yerr=spread,
+        color=colour,
+        capsize=3,
+        linestyle="none",
+        marker=MARKERS[k % len(MARKERS)],
+        markersize=max(10 - 2 * k, 4),
+        fillstyle="none",  # hollow and of several sizes: sweeps share points
+        label=f"{name}: slope {fitted.slope:.2f} [{fitted.low:.2f}, {fitted.high:.2f}]",
+    )
     centre, level = np.log(points.lengths).mean(), np.log(squares).mean()
     ends = np.array([points.lengths.min(), points.lengths.max()])
-    axes.plot(ends, np.exp(level + fitted.slope * (np.log(ends) - centre)), color=colour, linestyle=line, linewidth=1.4)
+    axes.plot(
+        ends,
+        np.exp(level + fitted.slope * (np.log(ends) - centre)),
+        color=colour,
+        linestyle=line,
+        linewidth=1.4,
+    )
     if floor and fitted.floor_low > 0:
         axes.axhline(fitted.floor, color=colour, linestyle=":", linewidth=1.2)
 
@@ -56,4 +80,10 @@ def _guide(axes: Axes, points: Mapping[str, Points], measure: str) -> None:
     highest = max(points.values(), key=lambda one: float(getattr(one.squares, measure).mean()))
     first, last = highest.lengths.min(), max(one.lengths.max() for one in points.values())
     start = float(getattr(highest.squares, measure)[highest.lengths.argmin()].mean())
-    axes.plot([first, last], [start, start * (last / first) ** CLAIMED], color=GREY, linewidth=1, label="slope -1/2")
+    axes.plot(
+        [first, last],
+        [start, start * (last / first) ** CLAIMED],
+        color=GREY,
+        linewidth=1,
+        label="slope -1/2",
+    )

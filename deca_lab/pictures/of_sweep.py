@@ -28,7 +28,9 @@ def _curve(axes: Axes, table: pd.DataFrame, knobs: Sequence[str], score: str) ->
     at = np.arange(len(grouped))
     runs = {value: k for k, value in enumerate(grouped.groups)}
     axes.scatter(table[knobs[0]].map(runs), table[score], color=BLUE, alpha=0.4, s=18)
-    axes.errorbar(at, grouped.mean(), yerr=grouped.std().fillna(0), color=BLUE, marker="o", capsize=4)
+    axes.errorbar(
+        at, grouped.mean(), yerr=grouped.std().fillna(0), color=BLUE, marker="o", capsize=4
+    )
     axes.set_xticks(at, [str(value) for value in grouped.groups])
     axes.set(xlabel=knobs[0], ylabel=_words(score))
     axes.grid(True)
@@ -41,7 +43,14 @@ def _heat(axes: Axes, table: pd.DataFrame, knobs: Sequence[str], score: str) -> 
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for i, row in enumerate(values.tolist()):
         for j, value in enumerate(row):
-            axes.text(j, i, f"{value:#.4g}", ha="center", va="center", color="white" if value > middle else "black")
+            axes.text(
+                j,
+                i,
+                f"{value:#.4g}",
+                ha="center",
+                va="center",
+                color="white" if value > middle else "black",
+            )
     axes.set_xticks(range(len(grid.columns)), [str(value) for value in grid.columns])
     axes.set_yticks(range(len(grid.index)), [str(value) for value in grid.index])
     axes.set(xlabel=knobs[1], ylabel=knobs[0], title=f"{_words(score)}, mean over seeds")

@@ -40,7 +40,12 @@ def draw_topology(W: np.ndarray | Sequence[np.ndarray], name: str = "") -> Figur
     """
     stack = np.asarray(W, dtype=np.float64)
     stack = stack[None] if stack.ndim == 2 else stack
-    check(stack.ndim == 3 and stack.shape[1] == stack.shape[2] > 0 and len(stack) > 0, "W", stack.shape, "(N, N) or (P, N, N)")
+    check(
+        stack.ndim == 3 and stack.shape[1] == stack.shape[2] > 0 and len(stack) > 0,
+        "W",
+        stack.shape,
+        "(N, N) or (P, N, N)",
+    )
     if stack.shape[1] > DRAWN:
         figure = _draw_summary(stack[0], name == SERVER)
     elif len(stack) == 1:
@@ -56,7 +61,9 @@ def draw_topology(W: np.ndarray | Sequence[np.ndarray], name: str = "") -> Figur
 
 def _draw_sequence(stack: np.ndarray) -> Figure:
     figure = blank(5.2)
-    for k, (over, under, W) in enumerate(zip(*figure.subplots(2, len(stack), squeeze=False), stack, strict=True)):
+    for k, (over, under, W) in enumerate(
+        zip(*figure.subplots(2, len(stack), squeeze=False), stack, strict=True)
+    ):
         _draw_graph(over, W, small=True)
         _draw_matrix(figure, under, W, small=True)
         over.set_title(f"mixing {k}", loc="center", size=9, weight="normal")
@@ -75,8 +82,18 @@ def _draw_graph(axes: Axes, W: np.ndarray, small: bool = False) -> None:
     colours = [RED if w < 0 else GREY for w in weights]
     styles = ["dashed" if w < 0 else "solid" for w in weights]
     look = {"edge_color": colours, "style": styles}
-    arrows = {"arrows": True, "arrowsize": 9, "connectionstyle": "arc3,rad=0.08"} if directed and len(pairs) <= 300 else {}
-    _draw_network(axes, graph, _circle(len(W)), small, {"width": widths.tolist(), "arrows": False, **look, **arrows})
+    arrows = (
+        {"arrows": True, "arrowsize": 9, "connectionstyle": "arc3,rad=0.08"}
+        if directed and len(pairs) <= 300
+        else {}
+    )
+    _draw_network(
+        axes,
+        graph,
+        _circle(len(W)),
+        small,
+        {"width": widths.tolist(), "arrows": False, **look, **arrows},
+    )
 
 
 def _draw_star(axes: Axes, W: np.ndarray) -> None:
@@ -84,23 +101,45 @@ def _draw_star(axes: Axes, W: np.ndarray) -> None:
     graph = nx.Graph((i, "server") for i in range(len(W)))
     places: dict[Any, Any] = {**_circle(len(W), 1.0 if len(W) > 1 else 0.8), "server": (0.0, 0.0)}
     _draw_network(axes, graph, places, False, {"width": 1.6, "edge_color": GREY, "arrows": False})
-    axes.text(0, 0, "server", ha="center", va="center", size=9, bbox={"boxstyle": "round", "fc": tint(SKY, 0.2), "ec": INK})
+    axes.text(
+        0,
+        0,
+        "server",
+        ha="center",
+        va="center",
+        size=9,
+        bbox={"boxstyle": "round", "fc": tint(SKY, 0.2), "ec": INK},
+    )
 
 
 def _circle(n: int, radius: float = 0.0) -> dict[Any, tuple[float, float]]:
     """Return places on a circle, client 0 at the top; one client alone stands in the middle unless given a radius."""
     r = radius or (1.0 if n > 1 else 0.0)
-    return {i: (r * math.cos(a), r * math.sin(a)) for i in range(n) for a in (math.pi / 2 - 2 * math.pi * i / n,)}
+    return {
+        i: (r * math.cos(a), r * math.sin(a))
+        for i in range(n)
+        for a in (math.pi / 2 - 2 * math.pi * i / n,)
+    }
 
 
-def _draw_network(axes: Axes, graph: nx.Graph, places: dict[Any, Any], small: bool, look: dict[str, Any]) -> None:
+def _draw_network(
+    axes: Axes, graph: nx.Graph, places: dict[Any, Any], small: bool, look: dict[str, Any]
+) -> None:
     clients = [v for v in graph if v != "server"]
     dot = float(np.clip(3600 / len(clients), 110, 420)) * (0.45 if small else 1)
     if graph.number_of_edges():
-        ends = {"node_size": dot} if look["arrows"] else {}                  # arrows end at the edge of the dots
+        ends = {"node_size": dot} if look["arrows"] else {}  # arrows end at the edge of the dots
         nx.draw_networkx_edges(graph, places, ax=axes, **look, **ends)
-    nx.draw_networkx_nodes(graph, places, clients, ax=axes, node_size=dot, node_color=[tint(SKY, 0.6)], edgecolors=BLUE,
-                           linewidths=1)
+    nx.draw_networkx_nodes(
+        graph,
+        places,
+        clients,
+        ax=axes,
+        node_size=dot,
+        node_color=[tint(SKY, 0.6)],
+        edgecolors=BLUE,
+        linewidths=1,
+    )
     letters = float(np.clip(dot**0.5 / 2, 5.5, 10))
     nx.draw_networkx_labels(graph, places, {v: str(v) for v in clients}, ax=axes, font_size=letters)
     axes.set(aspect="equal", xlim=(-1.25, 1.25), ylim=(-1.25, 1.25))
@@ -112,17 +151,30 @@ def _draw_matrix(figure: Figure, axes: Axes, W: np.ndarray, small: bool = False)
     n, values = len(W), W[np.isfinite(W)]
     low, high = min(values.min(initial=0), 0.0), max(values.max(initial=0), 1e-12)
     limit = max(-low, high)
-    look = {"cmap": "Blues", "vmin": 0, "vmax": 1.3 * high} if low == 0 else {"cmap": "PuOr", "vmin": -limit, "vmax": limit}
+    look = (
+        {"cmap": "Blues", "vmin": 0, "vmax": 1.3 * high}
+        if low == 0
+        else {"cmap": "PuOr", "vmin": -limit, "vmax": limit}
+    )
     image = axes.imshow(W, interpolation="nearest", **look)
     ticks = range(n) if n <= NUMBERED else range(0, n, 5)
     axes.set(xticks=ticks, yticks=ticks, xlabel="heard client j", ylabel="client i")
     axes.tick_params(length=0, labelsize=7 if small else 9)
     if n <= NUMBERED and not small:
         for i, j in np.argwhere(W != 0).tolist():
-            axes.text(j, i, f"{W[i, j]:.2f}".replace("0.", ".", 1), ha="center", va="center", size=9 if n <= 9 else 7)
+            axes.text(
+                j,
+                i,
+                f"{W[i, j]:.2f}".replace("0.", ".", 1),
+                ha="center",
+                va="center",
+                size=9 if n <= 9 else 7,
+            )
     elif not small:
         figure.colorbar(image, ax=axes, label="share w_ij", fraction=0.045, pad=0.03)
-    axes.set_title("" if small else "W: share that i takes of j's model", loc="center", size=9, weight="normal")
+    axes.set_title(
+        "" if small else "W: share that i takes of j's model", loc="center", size=9, weight="normal"
+    )
 
 
 def _draw_summary(W: np.ndarray, served: bool) -> Figure:
@@ -132,8 +184,11 @@ def _draw_summary(W: np.ndarray, served: bool) -> Figure:
     heard = np.zeros(len(W)) if served else np.count_nonzero(W * (1 - np.eye(len(W))), axis=1)
     kinds, many = np.unique(heard, return_counts=True)
     left.bar(kinds, many, color=tint(SKY, 0.7), edgecolor=BLUE)
-    left.set(xlabel="clients that one client hears" + (", but for the server" if served else ""), ylabel="clients (count)",
-             xlim=(kinds[0] - 1.5, kinds[-1] + 1.5))
+    left.set(
+        xlabel="clients that one client hears" + (", but for the server" if served else ""),
+        ylabel="clients (count)",
+        xlim=(kinds[0] - 1.5, kinds[-1] + 1.5),
+    )
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(W) <= SPECTRAL and np.isfinite(W).all():
         values = np.linalg.svd(W, compute_uv=False)
@@ -156,11 +211,20 @@ def said_topology(diagnosis: Diagnosis, name: str = "") -> str:
     who = f"{name}, {diagnosis.clients:,} clients" if name else f"{diagnosis.clients:,} clients"
     if diagnosis.edges == 0:
         return f"{who}: no edges, so no client ever hears another (rho = 1)"
-    factor = f"1 - {number(1 - diagnosis.rho)}" if 0 < 1 - diagnosis.rho < 1e-3 else number(diagnosis.rho)
+    factor = (
+        f"1 - {number(1 - diagnosis.rho)}"
+        if 0 < 1 - diagnosis.rho < 1e-3
+        else number(diagnosis.rho)
+    )
     rounds = diagnosis.rounds_1000
-    often = f"takes {rounds:,.0f} mixings to shrink disagreement 1000-fold" if rounds < math.inf else \
-        "never shrinks disagreement 1000-fold"
-    return f"{who}: rho = {factor}, so it {often}" + (f"; {diagnosis.period} matrices in turn" if diagnosis.period > 1 else "")
+    often = (
+        f"takes {rounds:,.0f} mixings to shrink disagreement 1000-fold"
+        if rounds < math.inf
+        else "never shrinks disagreement 1000-fold"
+    )
+    return f"{who}: rho = {factor}, so it {often}" + (
+        f"; {diagnosis.period} matrices in turn" if diagnosis.period > 1 else ""
+    )
 
 
 def topology(history: History) -> Figure:

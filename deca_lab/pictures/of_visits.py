@@ -19,11 +19,26 @@ def draw_visits(visits: pd.DataFrame, blocks: pd.DataFrame) -> Figure:
     figure = blank(min(1.8 + 0.36 * max(len(blocks), 3), 10))
     axes = figure.subplots()
     end = float(visits["last"].max()) + 1
-    for k, (name, count) in enumerate(zip(blocks["block"].astype(str), blocks["visits"], strict=True)):
+    for k, (name, count) in enumerate(
+        zip(blocks["block"].astype(str), blocks["visits"], strict=True)
+    ):
         mine = visits[visits["block"].astype(str) == name] if count else visits[:0]
-        look: dict[str, Any] = {"facecolors": COLOURS[k % 7], "edgecolors": "white", "lw": 0.8 if len(visits) <= 120 else 0}
-        frozen: dict[str, Any] = {"facecolors": "#EEEEEE", "edgecolors": "#B5B5B5", "hatch": "///", "lw": 0}
-        axes.broken_barh(spans(mine) if len(mine) else [(0, end)], (k - 0.38, 0.76), **(look if len(mine) else frozen))
+        look: dict[str, Any] = {
+            "facecolors": COLOURS[k % 7],
+            "edgecolors": "white",
+            "lw": 0.8 if len(visits) <= 120 else 0,
+        }
+        frozen: dict[str, Any] = {
+            "facecolors": "#EEEEEE",
+            "edgecolors": "#B5B5B5",
+            "hatch": "///",
+            "lw": 0,
+        }
+        axes.broken_barh(
+            spans(mine) if len(mine) else [(0, end)],
+            (k - 0.38, 0.76),
+            **(look if len(mine) else frozen),
+        )
         beside = f"{count} {'visit' if count == 1 else 'visits'}" if len(mine) else "never trained"
         axes.text(1.01 * end, k, beside, va="center", size=9, color=INK if len(mine) else GREY)
     starts = visits.groupby("round")["first"].min()
@@ -31,9 +46,17 @@ def draw_visits(visits: pd.DataFrame, blocks: pd.DataFrame) -> Figure:
         for start in starts:
             axes.axvline(start, color=GREY, lw=0.9, ls=":")
     _round_axis(axes, starts)
-    labels = [f"{clean(b, 24)}  ({number(p)})" for b, p in zip(blocks["block"], blocks["parameters"], strict=True)]
+    labels = [
+        f"{clean(b, 24)}  ({number(p)})"
+        for b, p in zip(blocks["block"], blocks["parameters"], strict=True)
+    ]
     axes.set_yticks(range(len(blocks)), labels)
-    axes.set(xlim=(0, end), ylim=(len(blocks) - 0.5, -0.5), xlabel="inner step", ylabel="block (parameters)")
+    axes.set(
+        xlim=(0, end),
+        ylim=(len(blocks) - 0.5, -0.5),
+        xlabel="inner step",
+        ylabel="block (parameters)",
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     title(figure, said_visits(visits, blocks))
     return figure

@@ -46,7 +46,11 @@ def kind_of(label: str) -> str:
 
 def _arguments(objects: dict[str, str]) -> dict[str, str]:
     """Return {argument: class} of the objects that are given by keyword."""
-    known = {name: objects[knob] for name, knob in FIELDS.items() if knob in objects and name != "problem"}
+    known = {
+        name: objects[knob]
+        for name, knob in FIELDS.items()
+        if knob in objects and name != "problem"
+    }
     return {name: kind for name, kind in known.items() if (name, kind) != ("dataset", "Problem")}
 
 
@@ -64,4 +68,8 @@ def _changed(config: RunConfig) -> dict[str, Any]:
 
 def _option(name: str, value: object) -> list[str]:
     flag = name.replace("_", "-")
-    return [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return (
+        [f"--{flag}" if value else f"--no-{flag}"]
+        if isinstance(value, bool)
+        else [f"--{flag}", str(value)]
+    )

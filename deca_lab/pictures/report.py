@@ -22,7 +22,9 @@ def write(history: History, folder: Path | str) -> Path:
     A picture of what the run does not have, such as labels of its rows, is left out.
     The same history gives the same bytes. Raises BadInput where the folder cannot be written.
     """
-    there = {name: picture for name, picture in pictures.PICTURES.items() if not picture.lacks(history)}
+    there = {
+        name: picture for name, picture in pictures.PICTURES.items() if not picture.lacks(history)
+    }
     drawn = {name: pictures.png(picture.draw(history)) for name, picture in there.items()}
     for name, data in drawn.items():
         write_whole(Path(folder) / f"{name}.png", data)
@@ -35,14 +37,29 @@ def render(history: History, drawn: dict[str, bytes]) -> str:
     """Return the page as HTML; everything from outside is escaped, and the pictures are inside."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     return environment.get_template("report.html.j2").render(
-        title=f"{_plain(history.config.method)} on {_plain(history.config.corpus)}", headline=headline(history),
-        stopped=stopped(history), facts=facts(history), pictures=_pictures(history, drawn),
-        doctor=describe(list(history.W)), ledger=_ledger(history), blocks=_blocks(history), faults=faults(history),
-        knobs=knobs(history.config), repeated=repeated(history), source=_source(history),
-        heterogeneity=_heterogeneity(history), summary=history.summary)
+        title=f"{_plain(history.config.method)} on {_plain(history.config.corpus)}",
+        headline=headline(history),
+        stopped=stopped(history),
+        facts=facts(history),
+        pictures=_pictures(history, drawn),
+        doctor=describe(list(history.W)),
+        ledger=_ledger(history),
+        blocks=_blocks(history),
+        faults=faults(history),
+        knobs=knobs(history.config),
+        repeated=repeated(history),
+        source=_source(history),
+        heterogeneity=_heterogeneity(history),
+        summary=history.summary,
+    )
 
 
 def headline(history: History) -> str:
@@ -51,11 +68,15 @@ def headline(history: History) -> str:
     who = f"{c.clients} clients on {_graph(c)}" if c.clients > 1 else "One client"
     how = _plain(c.method) + (" and an optimiser of their own" if "optimiser" in given(c) else "")
     if not on_text(history.metrics):
-        return (f"{who} trained the {s['parameters']:,} parameters of {_plain(c.corpus)} with {how}: the loss of their mean "
-                f"model on the data of all of them {_went(s, 'test_loss')}.")
+        return (
+            f"{who} trained the {s['parameters']:,} parameters of {_plain(c.corpus)} with {how}: the loss of their mean "
+            f"model on the data of all of them {_went(s, 'test_loss')}."
+        )
     model = _plain(c.model) if "model" in given(c) else repr(c.model)
-    return (f"{who} fine-tuned {s['parameters']:,} parameters of {model} with {how}: the perplexity of their mean "
-            f"model on text that none of them trained on {_went(s, 'test_perplexity')}.")
+    return (
+        f"{who} fine-tuned {s['parameters']:,} parameters of {model} with {how}: the perplexity of their mean "
+        f"model on text that none of them trained on {_went(s, 'test_perplexity')}."
+    )
 
 
 def _went(summary: dict[str, Any], name: str) -> str:
@@ -87,33 +108,70 @@ def facts(history: History) -> list[tuple[str, str]]:
     """Return the key figures, each with what it is."""
     s = history.summary
     each = s["bytes_sent"] / history.config.clients
-    sent = "exchanged with the server by each client" if pictures.served(history.edges) else "sent by each client"
-    own = [(f"{name}, a metric of your own", pictures.number(value)) for name, value in s.get("own_metrics", {}).items()]
-    return [*(_text_facts if on_text(history.metrics) else _problem_facts)(history), *own,
-            ("consensus distance at the end", pictures.number(s["consensus_end"])), (sent, pictures.size(each)),
-            ("inner steps", f"{s['inner_steps']:,}"), ("seconds", pictures.number(float(history.timings["seconds"].iloc[-1])))]
+    sent = (
+        "exchanged with the server by each client"
+        if pictures.served(history.edges)
+        else "sent by each client"
+    )
+    own = [
+        (f"{name}, a metric of your own", pictures.number(value))
+        for name, value in s.get("own_metrics", {}).items()
+    ]
+    return [
+        *(_text_facts if on_text(history.metrics) else _problem_facts)(history),
+        *own,
+        ("consensus distance at the end", pictures.number(s["consensus_end"])),
+        (sent, pictures.size(each)),
+        ("inner steps", f"{s['inner_steps']:,}"),
+        ("seconds", pictures.number(float(history.timings["seconds"].iloc[-1]))),
+    ]
 
 
 def _text_facts(history: History) -> list[tuple[str, str]]:
     s, last = history.summary, history.metrics.iloc[-1]
-    floor = [] if s["entropy_floor"] is None else [("entropy rate of the text", pictures.nats(s["entropy_floor"]))]
-    return [("perplexity of the mean model, start", pictures.number(s["test_perplexity_start"])),
-            ("perplexity of the mean model, end", pictures.number(s["test_perplexity_end"])),
-            ("perplexity of a client's own model, mean", pictures.number(float(last["client_test_perplexity"]))), *floor,
-            *((f"{name.replace('_', ' ')} of the mean model", pictures.number(value)) for name, value in s["scores"].items())]
+    floor = (
+        []
+        if s["entropy_floor"] is None
+        else [("entropy rate of the text", pictures.nats(s["entropy_floor"]))]
+    )
+    return [
+        ("perplexity of the mean model, start", pictures.number(s["test_perplexity_start"])),
+        ("perplexity of the mean model, end", pictures.number(s["test_perplexity_end"])),
+        (
+            "perplexity of a client's own model, mean",
+            pictures.number(float(last["client_test_perplexity"])),
+        ),
+        *floor,
+        *(
+            (f"{name.replace('_', ' ')} of the mean model", pictures.number(value))
+            for name, value in s["scores"].items()
+        ),
+    ]
 
 
 def _problem_facts(history: History) -> list[tuple[str, str]]:
     s, last = history.summary, history.metrics.iloc[-1]
-    return [("loss of the mean model, start", pictures.number(s["test_loss_start"])),
-            ("loss of the mean model, end", pictures.number(s["test_loss_end"])),
-            ("loss of a client's own model on all data, mean", pictures.number(s["client_test_loss_end"])),
-            ("loss of a client's own model on its own data, mean", pictures.number(float(last["own_loss"]))),
-            ("gradient norm at the mean model, end", pictures.number(float(last["gradient_norm"])))]
+    return [
+        ("loss of the mean model, start", pictures.number(s["test_loss_start"])),
+        ("loss of the mean model, end", pictures.number(s["test_loss_end"])),
+        (
+            "loss of a client's own model on all data, mean",
+            pictures.number(s["client_test_loss_end"]),
+        ),
+        (
+            "loss of a client's own model on its own data, mean",
+            pictures.number(float(last["own_loss"])),
+        ),
+        ("gradient norm at the mean model, end", pictures.number(float(last["gradient_norm"]))),
+    ]
 
 
 def _pictures(history: History, drawn: dict[str, bytes]) -> list[dict[str, str]]:
-    return [_picture(history, name, drawn.get(name)) for name in pictures.PICTURES if name in drawn or name == "heterogeneity"]
+    return [
+        _picture(history, name, drawn.get(name))
+        for name in pictures.PICTURES
+        if name in drawn or name == "heterogeneity"
+    ]
 
 
 def _picture(history: History, name: str, data: bytes | None) -> dict[str, str]:
@@ -121,8 +179,13 @@ def _picture(history: History, name: str, data: bytes | None) -> dict[str, str]:
     picture, text = pictures.PICTURES[name], on_text(history.metrics)
     if data is None:
         return {"name": name, "data": "", "heading": "How unlike are the clients?"}
-    return {"name": name, "data": base64.b64encode(data).decode(), "alt": picture.alt(history),
-            "heading": picture.heading, "caption": picture.caption if text else picture.of_problem or picture.caption}
+    return {
+        "name": name,
+        "data": base64.b64encode(data).decode(),
+        "alt": picture.alt(history),
+        "heading": picture.heading,
+        "caption": picture.caption if text else picture.of_problem or picture.caption,
+    }
 
 
 def _heterogeneity(history: History) -> str:
@@ -133,29 +196,55 @@ def _heterogeneity(history: History) -> str:
 def _source(history: History) -> tuple[str, str]:
     """Return what the run learned from, in a word, and its fingerprint."""
     fingerprint: str = history.summary["fingerprint"]
-    return ("problem", fingerprint.rpartition(":")[2]) if on_problem(history.config) else ("text", fingerprint[:16])
+    return (
+        ("problem", fingerprint.rpartition(":")[2])
+        if on_problem(history.config)
+        else ("text", fingerprint[:16])
+    )
 
 
 def _ledger(history: History) -> list[tuple[str, str, str, str]]:
     """Return rows (what, measured, predicted, ratio)."""
     s, memory = history.summary, history.summary["memory"]
-    sent = "bytes to and from the server" if pictures.served(history.edges) else "bytes sent by all clients"
+    sent = (
+        "bytes to and from the server"
+        if pictures.served(history.edges)
+        else "bytes sent by all clients"
+    )
     more = history.config.stale > 0 or history.config.noise > 0
     caveat = " (predicted: without what late and noisy messages need)" if more else ""
-    pairs = [(sent, s["bytes_sent"], s["bytes_predicted"]),
-             (f"peak memory of all clients, without activations{caveat}", memory["measured_peak"], memory["peak"])]
-    rows = [(what, pictures.size(a), pictures.size(b), pictures.number(a / b) if b else "-") for what, a, b in pairs]
-    only = [("weights alone, M", memory["weights"]), ("the paper's form M + 10 M / B", memory["paper"]),
-            ("full-parameter Adam", memory["full"])]
-    base = [("frozen base, stored once for all clients", pictures.size(memory["shared"]), "", "")] * (memory.get("shared", 0) > 0)
+    pairs = [
+        (sent, s["bytes_sent"], s["bytes_predicted"]),
+        (
+            f"peak memory of all clients, without activations{caveat}",
+            memory["measured_peak"],
+            memory["peak"],
+        ),
+    ]
+    rows = [
+        (what, pictures.size(a), pictures.size(b), pictures.number(a / b) if b else "-")
+        for what, a, b in pairs
+    ]
+    only = [
+        ("weights alone, M", memory["weights"]),
+        ("the paper's form M + 10 M / B", memory["paper"]),
+        ("full-parameter Adam", memory["full"]),
+    ]
+    base = [
+        ("frozen base, stored once for all clients", pictures.size(memory["shared"]), "", "")
+    ] * (memory.get("shared", 0) > 0)
     return [*rows, *((what, "", pictures.size(b), "") for what, b in only), *base]
 
 
 FAULTS = {
-    "exchanges": "exchanges that were tried", "lost": "of these lost, and both sides kept to themselves",
-    "late": "messages that came late", "refused": "messages refused as garbage",
-    "alone": "times that a client had nobody to hear", "apart": "mixings at which the clients present fell into islands",
-    "unsound": "mixings whose W the doctor found not to be doubly stochastic", "absent_at_the_end": "clients away at the end",
+    "exchanges": "exchanges that were tried",
+    "lost": "of these lost, and both sides kept to themselves",
+    "late": "messages that came late",
+    "refused": "messages refused as garbage",
+    "alone": "times that a client had nobody to hear",
+    "apart": "mixings at which the clients present fell into islands",
+    "unsound": "mixings whose W the doctor found not to be doubly stochastic",
+    "absent_at_the_end": "clients away at the end",
 }
 
 
@@ -165,20 +254,37 @@ def faults(history: History) -> list[tuple[str, str]]:
     if not counts:
         return []
     rho = f"{pictures.number(counts['rho_of_what_remained'])} (W as planned: {pictures.number(history.summary['rho'])})"
-    return [*((words, f"{counts[name]:,}") for name, words in FAULTS.items()),
-            ("how far all mixings together moved the clients' mean (a distance; 0 but for rounding = conserved)",
-             f"{counts['mean_moved']:.3g}"),
-            ("rho of what remained, per mixing", rho)]
+    return [
+        *((words, f"{counts[name]:,}") for name, words in FAULTS.items()),
+        (
+            "how far all mixings together moved the clients' mean (a distance; 0 but for rounding = conserved)",
+            f"{counts['mean_moved']:.3g}",
+        ),
+        ("rho of what remained, per mixing", rho),
+    ]
 
 
 def _blocks(history: History) -> list[dict[str, Any]]:
-    return [{"block": row.block, "parameters": f"{row.parameters:,}", "visits": row.visits, "names": str(row.names).split()}
-            for row in history.blocks.itertuples()]
+    return [
+        {
+            "block": row.block,
+            "parameters": f"{row.parameters:,}",
+            "visits": row.visits,
+            "names": str(row.names).split(),
+        }
+        for row in history.blocks.itertuples()
+    ]
 
 
 def knobs(config: RunConfig) -> list[tuple[str, str, bool]]:
     """Return every knob as (name, value, whether it differs from the default); of a problem, those that it reads."""
     usual = defaults()
-    unread = {f.name for f in fields(config) if f.metadata["group"] in FOREIGN and f.name != "corpus"}
-    shown = {name: value for name, value in asdict(config).items() if not (on_problem(config) and name in unread)}
+    unread = {
+        f.name for f in fields(config) if f.metadata["group"] in FOREIGN and f.name != "corpus"
+    }
+    shown = {
+        name: value
+        for name, value in asdict(config).items()
+        if not (on_problem(config) and name in unread)
+    }
     return [(name, str(value), value != usual[name]) for name, value in shown.items()]

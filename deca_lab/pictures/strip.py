@@ -18,13 +18,19 @@ def names_of(visits: pd.DataFrame) -> list[str]:
 
 def spans(visits: pd.DataFrame) -> list[tuple[float, float]]:
     """Return (start, width) in inner steps; a visit that ends with step s reaches to s + 1."""
-    return [(float(a), float(b - a + 1)) for a, b in zip(visits["first"], visits["last"], strict=True)]
+    return [
+        (float(a), float(b - a + 1)) for a, b in zip(visits["first"], visits["last"], strict=True)
+    ]
 
 
-def with_strip(visits: pd.DataFrame, height: float, shares: Sequence[float] = (1,)) -> tuple[Figure, list[Axes], list[str]]:
+def with_strip(
+    visits: pd.DataFrame, height: float, shares: Sequence[float] = (1,)
+) -> tuple[Figure, list[Axes], list[str]]:
     """Return figure, panels above one another in these shares of the height, and block names; the strip is drawn below."""
     figure, names = blank(height), names_of(visits)
-    *panels, low = figure.subplots(len(shares) + 1, 1, sharex=True, height_ratios=(*shares, sum(shares) / 15))
+    *panels, low = figure.subplots(
+        len(shares) + 1, 1, sharex=True, height_ratios=(*shares, sum(shares) / 15)
+    )
     _draw_strip(low, visits, names)
     end = float(visits["last"].max()) + 1
     for axes in panels:
@@ -38,10 +44,14 @@ def _draw_strip(axes: Axes, visits: pd.DataFrame, names: Sequence[str]) -> None:
     """Draw which block is live when, with its name, or the name's short form, where that fits."""
     when, order = spans(visits), [names.index(str(b)) for b in visits["block"]]
     edge = 0.8 if len(when) <= 120 else 0.0
-    axes.broken_barh(when, (0, 1), facecolors=[tint(COLOURS[k % 7]) for k in order], edgecolors="white", lw=edge)
+    axes.broken_barh(
+        when, (0, 1), facecolors=[tint(COLOURS[k % 7]) for k in order], edgecolors="white", lw=edge
+    )
     room = 6.6 * 72 / max(a + w for a, w in when) / 5.2  # letters that fit in one inner step
     for (a, w), k in zip(when, order, strict=True):
-        label = next((s for s in (clean(names[k], 24), _short(names[k])) if len(s) + 1 <= w * room), "")
+        label = next(
+            (s for s in (clean(names[k], 24), _short(names[k])) if len(s) + 1 <= w * room), ""
+        )
         axes.text(a + w / 2, 0.45, label, ha="center", va="center", size=8)
     axes.set(ylim=(0, 1), yticks=[], xlabel="inner step")
     axes.set_ylabel("live block", rotation=0, ha="right", va="center", size=9)
@@ -52,7 +62,9 @@ def _draw_strip(axes: Axes, visits: pd.DataFrame, names: Sequence[str]) -> None:
 def _short(name: str) -> str:
     """Return "3" for "layer 3", "2-3" for "layers 2-3", else the first letters."""
     last = name.split()[-1] if name.split() else ""
-    return clean(last if last[:1].isdigit() else "".join(word[0] for word in name.split() if word != "+")[:3])
+    return clean(
+        last if last[:1].isdigit() else "".join(word[0] for word in name.split() if word != "+")[:3]
+    )
 
 
 def broken(metrics: pd.DataFrame) -> int | None:
@@ -66,6 +78,8 @@ def mark_break(axes: Axes, metrics: pd.DataFrame) -> None:
     step = broken(metrics)
     if step is None:
         return
-    side, words = ("right", "no longer finite ") if step > 0 else ("left", " not finite from the start")
+    side, words = (
+        ("right", "no longer finite ") if step > 0 else ("left", " not finite from the start")
+    )
     axes.axvline(step, color=INK, lw=1.2, ls=":")
     axes.annotate(words, (step, 0.96), xycoords=axes.get_xaxis_transform(), ha=side, va="top")

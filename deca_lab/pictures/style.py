@@ -23,19 +23,53 @@ from deca_lab.errors import BadInput
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#A89F00")  # the last: Okabe-Ito's yellow, darker, for white paper
-LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX"             # 4 and 7: no two of 28 blocks look alike
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+)
+COLOURS = (
+    BLUE,
+    ORANGE,
+    GREEN,
+    RED,
+    PURPLE,
+    SKY,
+    "#A89F00",
+)  # the last: Okabe-Ito's yellow, darker, for white paper
+LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX"  # 4 and 7: no two of 28 blocks look alike
 GREY, INK = "#767676", "#222222"
-WIDTH, DPI = 8.4, 120                                          # inches, dots an inch
-LINE = 84                                                      # letters of a title's line
+WIDTH, DPI = 8.4, 120  # inches, dots an inch
+LINE = 84  # letters of a title's line
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left",
-    "axes.titleweight": "bold", "figure.titlesize": 11, "figure.titleweight": "bold", "axes.labelsize": 10,
-    "legend.fontsize": 9, "legend.frameon": False, "xtick.labelsize": 9, "ytick.labelsize": 9,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6, "axes.edgecolor": GREY, "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK,
-    "ytick.color": INK, "figure.facecolor": "white", "axes.facecolor": "white", "text.usetex": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "figure.titlesize": 11,
+    "figure.titleweight": "bold",
+    "axes.labelsize": 10,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "axes.edgecolor": GREY,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "text.usetex": False,
     "hatch.linewidth": 0.8,
 }
 
@@ -65,11 +99,17 @@ def png(figure: Figure, dots: int = DPI) -> bytes:
 def number(value: float, digits: int = 3) -> str:
     """Write a number with so many significant digits: 0.0123, 12.3, 12,345, 1.23 × 10⁻⁷."""
     if not math.isfinite(value):
-        return "not a number" if math.isnan(value) else "infinite" if value > 0 else "minus infinity"
+        return (
+            "not a number" if math.isnan(value) else "infinite" if value > 0 else "minus infinity"
+        )
     if value != 0 and not 1e-4 <= abs(value) < 1e7:
         mantissa, power = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa} × 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
-    return f"{value:,.0f}" if float(f"{abs(value):.{digits}g}") >= 10**digits else f"{value:.{digits}g}"
+    return (
+        f"{value:,.0f}"
+        if float(f"{abs(value):.{digits}g}") >= 10**digits
+        else f"{value:.{digits}g}"
+    )
 
 
 def nats(loss: float) -> str:
@@ -79,8 +119,14 @@ def nats(loss: float) -> str:
 
 def unit_of(most: float) -> tuple[float, str]:
     """Return the bytes of the unit in which `most` reads best, and its name; MB = 10^6 bytes."""
-    return next(((size, name) for size, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if most >= size),
-                (1.0, "bytes"))
+    return next(
+        (
+            (size, name)
+            for size, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+            if most >= size
+        ),
+        (1.0, "bytes"),
+    )
 
 
 def size(count: float) -> str:
@@ -137,12 +183,23 @@ def tint(colour: str, share: float = 0.45) -> tuple[float, float, float]:
 def require_there(name: str, lacking: str) -> None:
     """Raise BadInput where a picture's run lacks something; `lacking` says what in words."""
     if lacking:
-        raise BadInput(f"picture {name!r} cannot be drawn: this run does not have {lacking}, as a run on text has")
+        raise BadInput(
+            f"picture {name!r} cannot be drawn: this run does not have {lacking}, as a run on text has"
+        )
 
 
 def note(axes: Axes, text: str) -> None:
     """Write a sentence in the middle of axes that have nothing to show."""
-    axes.text(0.5, 0.5, fill(text, 40), transform=axes.transAxes, ha="center", va="center", color=GREY, size=11)
+    axes.text(
+        0.5,
+        0.5,
+        fill(text, 40),
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        color=GREY,
+        size=11,
+    )
 
 
 def finite(column: pd.Series) -> np.ndarray:

@@ -21,11 +21,13 @@ from deca_lab.text.tasks import TASKS
 
 Say = Callable[[str], None]
 Given = Mapping[str, Any]  # keyword arguments of `runs.run`
-BUDGETS: dict[str, Callable[[Lab], float]] = {      # what one round of an arm costs
+BUDGETS: dict[str, Callable[[Lab], float]] = {  # what one round of an arm costs
     "rounds": lambda lab: 1.0,
     "steps": lambda lab: float(lab.plan.steps),
     "bytes": lambda lab: float(ledger.traffic(lab.plan).sum()),
-    "flops": lambda lab: ledger.flops(lab.plan, lab.model, lab.config.clients * lab.config.batch * lab.config.context),
+    "flops": lambda lab: ledger.flops(
+        lab.plan, lab.model, lab.config.clients * lab.config.batch * lab.config.context
+    ),
 }
 
 
@@ -53,7 +55,9 @@ def compare(
     BadInput where no arm can meet the budget or a name is unknown.
     """
     rounds = rounds_of(asked, **objects)
-    arms = {method: replace(arm(asked.base, method), rounds=many) for method, many in rounds.items()}
+    arms = {
+        method: replace(arm(asked.base, method), rounds=many) for method, many in rounds.items()
+    }
     return run_arms(arms, asked.seeds, asked.rates, out, say, **objects)
 
 
@@ -89,7 +93,9 @@ def run_arms(
 def arm(base: RunConfig, method: str) -> RunConfig:
     """Return the config of one method; the knobs that it fixes are its own, not the base's."""
     usual, fixed = defaults(), pick(METHODS, method, "method").fixed
-    return replace(base, method=method, **{name: usual[name] for name in fixed if name != "clients"})
+    return replace(
+        base, method=method, **{name: usual[name] for name in fixed if name != "clients"}
+    )
 
 
 def rounds_of(asked: Comparison, **objects: Any) -> dict[str, int]:  # noqa: ANN401
@@ -99,14 +105,24 @@ def rounds_of(asked: Comparison, **objects: Any) -> dict[str, int]:  # noqa: ANN
     configs = {method: arm(asked.base, method) for method in asked.methods}
     if asked.budget == "rounds":
         return dict.fromkeys(configs, int(asked.amount) or asked.base.rounds)
-    costs = {method: cost(prepare(replace(config, rounds=1), objects=Objects(**objects))) for method, config in configs.items()}
+    costs = {
+        method: cost(prepare(replace(config, rounds=1), objects=Objects(**objects)))
+        for method, config in configs.items()
+    }
     free = [method for method, price in costs.items() if price == 0]
-    check(not free, "budget", asked.budget, f"another: {', '.join(free)} sends nothing, and would never end")
+    check(
+        not free,
+        "budget",
+        asked.budget,
+        f"another: {', '.join(free)} sends nothing, and would never end",
+    )
     amount = asked.amount or asked.base.rounds * costs[asked.methods[0]]
     short = {method: price for method, price in costs.items() if price > amount}
     if short:
         prices = ", ".join(f"{method} {price:.3g}" for method, price in short.items())
-        raise BadInput(f"amount = {amount:.3g} {asked.budget} is less than one round of these methods costs: {prices}")
+        raise BadInput(
+            f"amount = {amount:.3g} {asked.budget} is less than one round of these methods costs: {prices}"
+        )
     return {method: int(amount // price) for method, price in costs.items()}
 
 
@@ -122,7 +138,13 @@ def _row(name: str, config: RunConfig, out: Path, say: Say, objects: Given) -> d
     say(f"{folder.name}: validation loss {done.metrics['validation_loss'].iloc[-1]:.4f}")
     last = done.metrics.iloc[-1].drop(["round", "block"])
     measured = {str(name): value for name, value in last.items()}
-    return {**known, **measured, "rounds": config.rounds, **_costs(done), "parameters": done.summary["parameters"]}
+    return {
+        **known,
+        **measured,
+        "rounds": config.rounds,
+        **_costs(done),
+        "parameters": done.summary["parameters"],
+    }
 
 
 def folder_of(out: Path, arm: str, lr: float, seed: int) -> Path:
@@ -133,7 +155,10 @@ def folder_of(out: Path, arm: str, lr: float, seed: int) -> Path:
 def _costs(done: history.History) -> dict[str, float]:
     """Return what a run took: seconds, and bytes of memory at the peak, all clients and what they share."""
     memory = done.summary["memory"]
-    return {"seconds": float(done.timings["seconds"].iloc[-1]), "memory": memory["measured_peak"] + memory["shared"]}
+    return {
+        "seconds": float(done.timings["seconds"].iloc[-1]),
+        "memory": memory["measured_peak"] + memory["shared"],
+    }
 
 
 def finished(config: RunConfig, folder: Path, objects: Given) -> history.History:
@@ -143,15 +168,22 @@ def finished(config: RunConfig, folder: Path, objects: Given) -> history.History
     """
     if (folder / "summary.json").exists():
         as_written = named(config, accepted(config, Objects(**objects)))
-        check(runs.read_config(folder) == as_written, "out", str(folder), "a new folder: this arm was run with other knobs")
+        check(
+            runs.read_config(folder) == as_written,
+            "out",
+            str(folder),
+            "a new folder: this arm was run with other knobs",
+        )
         return history.load(folder)
     if (folder / "checkpoint.safetensors").exists():
         done = runs.resume(folder, **objects)
     else:
-        if (folder / "config.json").exists():            # an arm that was broken off before its first checkpoint
+        if (
+            folder / "config.json"
+        ).exists():  # an arm that was broken off before its first checkpoint
             shutil.rmtree(folder)
         done = runs.run(config, folder, **objects)
-    (folder / "checkpoint.safetensors").unlink()        # a comparison keeps tables, not models
+    (folder / "checkpoint.safetensors").unlink()  # a comparison keeps tables, not models
     return done
 
 
@@ -180,7 +212,7 @@ def all_scores(table: pd.DataFrame) -> pd.DataFrame:
 def paired(table: pd.DataFrame, score: str, higher: bool = False) -> pd.DataFrame:
     """Return the differences of each pair of arms on the same seeds: mean, t interval, and what it says."""
     names = list(dict.fromkeys(table["arm"]))
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1:]]
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     return pd.DataFrame([_pair(table, a, b, score, higher) for a, b in pairs])
 
 
@@ -188,8 +220,15 @@ def _pair(table: pd.DataFrame, a: str, b: str, score: str, higher: bool) -> dict
     gap = difference(table, a, b, score)
     decided = gap.low > 0 or gap.high < 0
     better = a if (gap.mean > 0) == higher else b
-    return {"first": a, "second": b, "seeds": gap.seeds, "difference": gap.mean, "low": gap.low, "high": gap.high,
-            "verdict": f"{better} is better" if decided else "undecided"}
+    return {
+        "first": a,
+        "second": b,
+        "seeds": gap.seeds,
+        "difference": gap.mean,
+        "low": gap.low,
+        "high": gap.high,
+        "verdict": f"{better} is better" if decided else "undecided",
+    }
 
 
 class Difference(NamedTuple):
@@ -201,14 +240,20 @@ class Difference(NamedTuple):
     seeds: int
 
 
-def difference(table: pd.DataFrame, first: str, second: str, score: str, confidence: float = 0.95) -> Difference:
+def difference(
+    table: pd.DataFrame, first: str, second: str, score: str, confidence: float = 0.95
+) -> Difference:
     """Return the paired difference of two arms at their chosen rates; NaN for its ends with fewer than two seeds."""
     from scipy.stats import t
 
-    by_seed = table[table["chosen"]].pivot_table(index="seed", columns="arm", values=score, sort=False)
+    by_seed = table[table["chosen"]].pivot_table(
+        index="seed", columns="arm", values=score, sort=False
+    )
     gaps = (by_seed[first] - by_seed[second]).dropna()
     n, mean = len(gaps), float(gaps.mean())
-    half = float(t.ppf(0.5 + confidence / 2, n - 1) * gaps.std() / n**0.5) if n > 1 else float("nan")
+    half = (
+        float(t.ppf(0.5 + confidence / 2, n - 1) * gaps.std() / n**0.5) if n > 1 else float("nan")
+    )
     return Difference(mean, mean - half, mean + half, n)
 
 
@@ -230,11 +275,18 @@ def compare_runs(
     the test data, NaN where a run has none of that name. Raises BadInput, which says where in the
     list, for what is not a finished run.
     """
-    listed = isinstance(histories, Sequence) and not isinstance(histories, str) and len(histories) > 0
+    listed = (
+        isinstance(histories, Sequence) and not isinstance(histories, str) and len(histories) > 0
+    )
     check(listed, "histories", histories, "a list of one run or more")
     loaded = [_loaded(run, k) for k, run in enumerate(histories)]
     named = [done.folder.name if done.folder else f"run {k}" for k, done in enumerate(loaded)]
-    check(names is None or len(names) == len(loaded), "names", names, f"{len(loaded)} names, one a run")
+    check(
+        names is None or len(names) == len(loaded),
+        "names",
+        names,
+        f"{len(loaded)} names, one a run",
+    )
     rows = zip(named if names is None else names, loaded, strict=True)
     return pd.DataFrame([{"name": name, **_figures(done)} for name, done in rows])
 
@@ -284,5 +336,10 @@ def check_methods(names: str) -> tuple[str, ...]:
     given: Sequence[str] = [name.strip() for name in names.split(",") if name.strip()]
     for name in given:
         pick(METHODS, name, "method")
-    check(len(set(given)) == len(given) > 0, "methods", names, "different methods, separated by commas")
+    check(
+        len(set(given)) == len(given) > 0,
+        "methods",
+        names,
+        "different methods, separated by commas",
+    )
     return tuple(given)

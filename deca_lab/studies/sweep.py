@@ -15,7 +15,12 @@ from deca_lab.lab import runs
 from deca_lab.runconfig import RunConfig
 from deca_lab.studies.compare import finished
 
-MEASURED = ("validation_loss", "test_loss", "client_test_loss", "consensus")  # of the last measurement
+MEASURED = (
+    "validation_loss",
+    "test_loss",
+    "client_test_loss",
+    "consensus",
+)  # of the last measurement
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
@@ -32,7 +37,9 @@ def _parse(text: str) -> tuple[str, list[Any]]:
     try:
         return knob.name, [kind(value.strip()) for value in values.split(",")]
     except ValueError:
-        raise BadInput(f"vary = {text!r} cannot be used: {knob.name} takes values of type {kind.__name__}") from None
+        raise BadInput(
+            f"vary = {text!r} cannot be used: {knob.name} takes values of type {kind.__name__}"
+        ) from None
 
 
 def sweep(
@@ -56,13 +63,16 @@ def sweep(
     check(seeds >= 1, "seeds", seeds, "1 or more")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     arms = [{**point, "seed": base.seed + i} for point in points for i in range(seeds)]
-    configs = [replace(base, **arm) for arm in arms]                     # all checked before the first one runs
+    configs = [replace(base, **arm) for arm in arms]  # all checked before the first one runs
     places = [f"runs/{k}" if keep else None for k in range(len(arms))]
     rows = _kept(out, arms, keep)
-    for arm, config, place in list(zip(arms, configs, places, strict=True))[len(rows):]:
+    for arm, config, place in list(zip(arms, configs, places, strict=True))[len(rows) :]:
         rows.append({**arm, **_outcome(config, out, place, objects)})
         write_whole(out / "runs.csv", pd.DataFrame(rows).to_csv(index=False))
-        say(f"{len(rows)}/{len(arms)}  " + "  ".join(f"{name} {value}" for name, value in rows[-1].items()))
+        say(
+            f"{len(rows)}/{len(arms)}  "
+            + "  ".join(f"{name} {value}" for name, value in rows[-1].items())
+        )
     return pd.DataFrame(rows)
 
 
@@ -72,10 +82,12 @@ def _kept(out: Path, arms: Sequence[Mapping[str, Any]], keep: bool) -> list[dict
         return []
     try:
         rows = pd.read_csv(StringIO(read_text(out / "runs.csv", "the sweep's"))).to_dict("records")
-    except ValueError as error:                                          # BadInput is one, and so is pandas' ParserError
+    except ValueError as error:  # BadInput is one, and so is pandas' ParserError
         raise BadInput(f"{str(out / 'runs.csv')!r} is damaged: {error}") from None
-    begun = zip(rows, arms, strict=False)                                # the sweep may have been interrupted
-    same = len(rows) <= len(arms) and all(row.get(name) == value for row, arm in begun for name, value in arm.items())
+    begun = zip(rows, arms, strict=False)  # the sweep may have been interrupted
+    same = len(rows) <= len(arms) and all(
+        row.get(name) == value for row, arm in begun for name, value in arm.items()
+    )
     same = same and all(("folder" in row) == keep for row in rows)
     check(same, "out", str(out), "a new folder, or that of the same sweep")
     return [_by_name(row) for row in rows]
@@ -92,15 +104,22 @@ def _outcome(
     """Return what one run measured at its end; `place` is its folder below `out`, if it is kept."""
     kept = {} if place is None else {"folder": place}
     try:
-        done = runs.run(config, **objects) if place is None else finished(config, out / place, objects)
+        done = (
+            runs.run(config, **objects) if place is None else finished(config, out / place, objects)
+        )
     except Diverged:
         return {**dict.fromkeys(MEASURED, float("inf")), **dict.fromkeys(kept)}
     last = done.metrics.iloc[-1]
-    return {**{name: float(last[name]) for name in (*MEASURED, *objects.get("metrics", ()))}, **kept}
+    return {
+        **{name: float(last[name]) for name in (*MEASURED, *objects.get("metrics", ()))},
+        **kept,
+    }
 
 
 def summary(table: pd.DataFrame, knobs: Sequence[str]) -> pd.DataFrame:
     """Return mean and standard deviation over seeds for each point of the grid, the best by validation first."""
-    grouped = table.groupby(list(knobs), sort=False)[["validation_loss", "test_loss"]].agg(["mean", "std"])
+    grouped = table.groupby(list(knobs), sort=False)[["validation_loss", "test_loss"]].agg(
+        ["mean", "std"]
+    )
     grouped.columns = pd.Index([" ".join(column) for column in grouped.columns.to_flat_index()])
     return grouped.reset_index().sort_values("validation_loss mean", kind="stable")

@@ -9,7 +9,12 @@ from deca_lab.algorithm.stacking import Params, consensus_distance, flatten
 from deca_lab.errors import check
 from deca_lab.text.shards import Shards
 
-WORDS = ((0.02, "IID in effect"), (0.15, "mildly non-IID"), (0.5, "clearly non-IID"), (np.inf, "strongly non-IID"))
+WORDS = (
+    (0.02, "IID in effect"),
+    (0.15, "mildly non-IID"),
+    (0.5, "clearly non-IID"),
+    (np.inf, "strongly non-IID"),
+)
 
 
 class Heterogeneity(NamedTuple):
@@ -44,7 +49,9 @@ class Heterogeneity(NamedTuple):
 
 def measure(shards: Shards, gradients: Params | None = None) -> Heterogeneity:
     """Measure training shards; with stacked `gradients` {name: (N, ...)} at the start, zeta^2 too."""
-    tokens = np.stack([torch.bincount(s, minlength=shards.vocabulary).cpu().numpy() for s in shards.train])
+    tokens = np.stack(
+        [torch.bincount(s, minlength=shards.vocabulary).cpu().numpy() for s in shards.train]
+    )
     label_js, token_js = jensen_shannon(shards.label_counts), jensen_shannon(tokens)
     return Heterogeneity(
         label_tv=total_variation(shards.label_counts),
@@ -61,7 +68,12 @@ def distributions(counts: np.ndarray) -> np.ndarray:
     """Rows of counts (N, K) to rows of frequencies; each must count something."""
     counts = np.asarray(counts, dtype=np.float64)
     fits = counts.ndim == 2 and bool((counts >= 0).all()) and bool((counts.sum(axis=-1) > 0).all())
-    check(fits, "counts", counts.shape, "clients x kinds, non-negative, with a positive sum in each row")
+    check(
+        fits,
+        "counts",
+        counts.shape,
+        "clients x kinds, non-negative, with a positive sum in each row",
+    )
     frequencies: np.ndarray = counts / counts.sum(axis=1, keepdims=True)
     return frequencies
 

@@ -16,7 +16,9 @@ ROWS = 6000
 TRIES = 200  # draws in a row that find no new prompt before a skill counts as exhausted
 
 
-def word(rng: np.random.Generator, alphabet: str = ascii_lowercase, least: int = 3, most: int = 5) -> str:
+def word(
+    rng: np.random.Generator, alphabet: str = ascii_lowercase, least: int = 3, most: int = 5
+) -> str:
     """`least` to `most` random letters of `alphabet`."""
     return "".join(rng.choice(list(alphabet), rng.integers(least, most + 1)))
 
@@ -53,7 +55,11 @@ def subtract(rng: np.random.Generator) -> PromptAndAnswer:
 
 def look_up(rng: np.random.Generator) -> PromptAndAnswer:
     """The digit of a letter in a table of three."""
-    keys, digits, asked = rng.choice(list(ascii_lowercase), 3, replace=False), rng.integers(0, 10, 3), rng.integers(3)
+    keys, digits, asked = (
+        rng.choice(list(ascii_lowercase), 3, replace=False),
+        rng.integers(0, 10, 3),
+        rng.integers(3),
+    )
     table = " ".join(f"{key}={digit}" for key, digit in zip(keys, digits, strict=True))
     return f"look up {keys[asked]} in {table}", str(digits[asked])
 
@@ -118,21 +124,28 @@ def instructions(seed: int = 0, rows: int = ROWS) -> Instructions:
     check(rows >= 1, "rows", rows, "at least 1")
     check(seed >= 0, "seed", seed, "non-negative")
     each = -(-rows // len(SKILLS))
-    drawn = [_distinct(name, each, np.random.default_rng([seed, i])) for i, name in enumerate(SKILLS)]
-    turns = [(prompt, name, answer) for pairs in zip(*drawn, strict=True)
-             for name, (prompt, answer) in zip(SKILLS, pairs, strict=True)]
+    drawn = [
+        _distinct(name, each, np.random.default_rng([seed, i])) for i, name in enumerate(SKILLS)
+    ]
+    turns = [
+        (prompt, name, answer)
+        for pairs in zip(*drawn, strict=True)
+        for name, (prompt, answer) in zip(SKILLS, pairs, strict=True)
+    ]
     return turns[:rows]
 
 
 def _distinct(name: str, wanted: int, rng: np.random.Generator) -> list[PromptAndAnswer]:
     """The first `wanted` pairs of a skill whose prompts differ."""
-    answers: dict[str, str] = {}                        # of each prompt
+    answers: dict[str, str] = {}  # of each prompt
     misses = 0
     while len(answers) < wanted and misses < TRIES:
         prompt, answer = SKILLS[name](rng)
         misses = misses + 1 if prompt in answers else 0
         answers[prompt] = answer
     if len(answers) < wanted:
-        raise BadInput(f"skill {name!r} has only about {len(answers)} different prompts, and {wanted} are asked for: "
-                       f"take at most {len(answers) * len(SKILLS)} rows")
+        raise BadInput(
+            f"skill {name!r} has only about {len(answers)} different prompts, and {wanted} are asked for: "
+            f"take at most {len(answers) * len(SKILLS)} rows"
+        )
     return list(answers.items())

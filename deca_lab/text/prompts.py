@@ -19,18 +19,18 @@ from deca_lab.text.tokens import end_of_text, is_bytes, tokenize
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CountedTokens = tuple[Tensor, Tensor]                # (tokens, counted)
+CountedTokens = tuple[Tensor, Tensor]  # (tokens, counted)
 LABEL_CUE, ANSWER_CUE = "\nlabel:", "\nanswer:"
-PAD = 0             # an id of every vocabulary; nothing that is counted ever sees it
+PAD = 0  # an id of every vocabulary; nothing that is counted ever sees it
 
 
 class Examples(NamedTuple):
     """n examples of one task, padded on the right to the longest of them."""
 
-    tokens: Tensor     # (n, T+1) int64
-    counted: Tensor    # (n, T) bool, of the targets tokens[:, 1:]
+    tokens: Tensor  # (n, T+1) int64
+    counted: Tensor  # (n, T) bool, of the targets tokens[:, 1:]
     answer_at: Tensor  # (n,) int64, position in `tokens` of the answer's first token
-    labels: Tensor     # (n,) int64, the example's label; -1 where it has none
+    labels: Tensor  # (n,) int64, the example's label; -1 where it has none
 
 
 def verbaliser(
@@ -42,25 +42,45 @@ def verbaliser(
     more labels than letters, and words that are several tokens or stand for two labels.
     """
     if words is None:
-        letters = [letter for letter in ascii_letters.swapcase() if _token(letter, which) is not None]
+        letters = [
+            letter for letter in ascii_letters.swapcase() if _token(letter, which) is not None
+        ]
         if len(names) > len(letters):
-            raise BadInput(f"{len(names)} labels are too many for the verbaliser, which has {len(letters)} letters of one token "
-                           f"each: keep fewer labels; those from the {len(letters) + 1}th on: {listed(names[len(letters):])}")
+            raise BadInput(
+                f"{len(names)} labels are too many for the verbaliser, which has {len(letters)} letters of one token "
+                f"each: keep fewer labels; those from the {len(letters) + 1}th on: {listed(names[len(letters) :])}"
+            )
         words = dict(zip(names, letters, strict=False))
     strange = [name for name in names if name not in words]
     if strange:
-        raise BadInput(f"labels that the verbaliser does not know: {listed(strange)}; it knows {listed(words)}")
+        raise BadInput(
+            f"labels that the verbaliser does not know: {listed(strange)}; it knows {listed(words)}"
+        )
     ids = {name: _token(words[name], which) for name in names}
     for name, token in ids.items():
-        check(token is not None, f"the verbaliser's word for label {name!r}", words[name], "one token of the tokenizer")
-    check(len(set(ids.values())) == len(ids), "verbaliser", [words[name] for name in names], "a different token a label")
+        check(
+            token is not None,
+            f"the verbaliser's word for label {name!r}",
+            words[name],
+            "one token of the tokenizer",
+        )
+    check(
+        len(set(ids.values())) == len(ids),
+        "verbaliser",
+        [words[name] for name in names],
+        "a different token a label",
+    )
     return {name: token for name, token in ids.items() if token is not None}
 
 
 def _token(word: str, which: "PreTrainedTokenizerBase") -> int | None:
     """The id of a word that is one known token."""
     ids = tokenize([word], which)[0].tolist()
-    return ids[0] if len(ids) == 1 and ids[0] != (None if is_bytes(which) else which.unk_token_id) else None
+    return (
+        ids[0]
+        if len(ids) == 1 and ids[0] != (None if is_bytes(which) else which.unk_token_id)
+        else None
+    )
 
 
 def listed(names: Iterable[str]) -> str:
@@ -70,7 +90,11 @@ def listed(names: Iterable[str]) -> str:
 
 
 def classification(
-    corpus: Corpus, rows: np.ndarray, which: "PreTrainedTokenizerBase", context: int, words: Mapping[str, int]
+    corpus: Corpus,
+    rows: np.ndarray,
+    which: "PreTrainedTokenizerBase",
+    context: int,
+    words: Mapping[str, int],
 ) -> Examples:
     """Examples text, "\\nlabel:", label token, of which the label token is counted; `labels` follow the order of `words`.
 
@@ -78,17 +102,28 @@ def classification(
     """
     cue, order = tokenize([LABEL_CUE], which)[0], {name: i for i, name in enumerate(words)}
     room = context - len(cue)
-    check(room >= 1, "context", context, f"at least {len(cue) + 1} tokens: one of text and {len(cue)} of {LABEL_CUE!r}")
+    check(
+        room >= 1,
+        "context",
+        context,
+        f"at least {len(cue) + 1} tokens: one of text and {len(cue)} of {LABEL_CUE!r}",
+    )
     names = [corpus.label_names[i] for i in corpus.labels[rows]]
     strange = sorted(set(names) - set(words))
     if strange:
-        raise BadInput(f"labels that the verbaliser does not know: {listed(strange)}; it knows {listed(words)}")
+        raise BadInput(
+            f"labels that the verbaliser does not know: {listed(strange)}; it knows {listed(words)}"
+        )
     texts = tokenize([corpus.texts[i] for i in rows], which)
     prompts = [np.concatenate([text[:room], cue]) for text in texts]
-    return _examples(prompts, [np.array([words[name]]) for name in names], [order[name] for name in names])
+    return _examples(
+        prompts, [np.array([words[name]]) for name in names], [order[name] for name in names]
+    )
 
 
-def generation(corpus: Corpus, rows: np.ndarray, which: "PreTrainedTokenizerBase", context: int) -> Examples:
+def generation(
+    corpus: Corpus, rows: np.ndarray, which: "PreTrainedTokenizerBase", context: int
+) -> Examples:
     """Examples text, "\\nanswer:", answer, end token, of which answer and end are counted; `labels` are the corpus's.
 
     Those of more than `context` + 1 tokens are left out: then there are fewer examples than rows. Raises BadInput where
@@ -96,15 +131,26 @@ def generation(corpus: Corpus, rows: np.ndarray, which: "PreTrainedTokenizerBase
     """
     check(context >= 1, "context", context, "at least 1 token")
     if corpus.answers is None:
-        raise BadInput(f"corpus {corpus.name!r} has no answers to generate: take 'instructions', or a file or hub dataset "
-                       "with a column of answers")
+        raise BadInput(
+            f"corpus {corpus.name!r} has no answers to generate: take 'instructions', or a file or hub dataset "
+            "with a column of answers"
+        )
     prompts = tokenize([corpus.texts[i] + ANSWER_CUE for i in rows], which)
-    ended = [np.append(answer, end_of_text(which)) for answer in tokenize([corpus.answers[i] for i in rows], which)]
+    ended = [
+        np.append(answer, end_of_text(which))
+        for answer in tokenize([corpus.answers[i] for i in rows], which)
+    ]
     fits = [k for k in range(len(rows)) if len(prompts[k]) + len(ended[k]) <= context + 1]
-    return _examples([prompts[k] for k in fits], [ended[k] for k in fits], [int(corpus.labels[rows[k]]) for k in fits])
+    return _examples(
+        [prompts[k] for k in fits],
+        [ended[k] for k in fits],
+        [int(corpus.labels[rows[k]]) for k in fits],
+    )
 
 
-def _examples(prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], labels: Sequence[int]) -> Examples:
+def _examples(
+    prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], labels: Sequence[int]
+) -> Examples:
     starts = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
     ends = starts + np.array([len(answer) for answer in answers], dtype=np.int64)
     tokens = np.full((len(prompts), int(ends.max(initial=1))), PAD, dtype=np.int64)
@@ -112,15 +158,24 @@ def _examples(prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], labe
         row[: len(prompt) + len(answer)] = np.concatenate([prompt, answer])
     places = np.arange(1, tokens.shape[1])
     counted = (places >= starts[:, None]) & (places < ends[:, None])
-    return Examples(*map(torch.from_numpy, (tokens, counted, starts, np.array(labels, dtype=np.int64))))
+    return Examples(
+        *map(torch.from_numpy, (tokens, counted, starts, np.array(labels, dtype=np.int64)))
+    )
 
 
 def widen(examples: Examples, width: int) -> Examples:
     """Pad on the right to `width` = T+1 tokens; the loss and the scores stay what they are."""
     more = width - examples.tokens.shape[1]
-    check(more >= 0, "width", width, f"at least {examples.tokens.shape[1]} tokens, the longest example")
+    check(
+        more >= 0,
+        "width",
+        width,
+        f"at least {examples.tokens.shape[1]} tokens, the longest example",
+    )
     pad = nn.functional.pad
-    return examples._replace(tokens=pad(examples.tokens, (0, more), value=PAD), counted=pad(examples.counted, (0, more)))
+    return examples._replace(
+        tokens=pad(examples.tokens, (0, more), value=PAD), counted=pad(examples.counted, (0, more))
+    )
 
 
 def take(examples: Examples, chosen: np.ndarray | Tensor) -> Examples:
@@ -138,7 +193,9 @@ def spread(labels: Tensor, limit: int) -> np.ndarray:
     label_of, kept = labels.cpu().numpy(), min(limit, len(labels))
     order = np.argsort(label_of, kind="stable")
     chosen = order[np.arange(kept) * len(label_of) // max(kept, 1)]
-    for rare in np.setdiff1d(label_of, label_of[chosen])[: max(kept - len(np.unique(label_of[chosen])), 0)]:
+    for rare in np.setdiff1d(label_of, label_of[chosen])[
+        : max(kept - len(np.unique(label_of[chosen])), 0)
+    ]:
         names, counts = np.unique(label_of[chosen], return_counts=True)
         given_up = np.flatnonzero(label_of[chosen] == names[counts.argmax()])[-1]
         chosen[given_up] = np.flatnonzero(label_of == rare)[0]

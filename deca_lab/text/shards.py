@@ -44,12 +44,16 @@ Deal = tuple[list[np.ndarray], str]  # positions of each client's rows, and a no
 
 def iid(request: SplitRequest) -> Deal:
     """Every client gets equally many rows, drawn at random."""
-    return np.array_split(request.rng.permutation(len(request.labels)), request.clients), "rows dealt at random"
+    return np.array_split(
+        request.rng.permutation(len(request.labels)), request.clients
+    ), "rows dealt at random"
 
 
 def contiguous(request: SplitRequest) -> Deal:
     """Every client gets an equally long run of rows in corpus order."""
-    return np.array_split(np.arange(len(request.labels)), request.clients), "runs of rows in corpus order"
+    return np.array_split(
+        np.arange(len(request.labels)), request.clients
+    ), "runs of rows in corpus order"
 
 
 def by_label(request: SplitRequest) -> Deal:
@@ -57,8 +61,14 @@ def by_label(request: SplitRequest) -> Deal:
     present = np.unique(request.labels)
     hands: list[list[np.ndarray]] = [[] for _ in range(request.clients)]
     for i, label in enumerate(present):
-        owners = range(i, request.clients, len(present)) if request.clients > len(present) else [i % request.clients]
-        parts = np.array_split(request.rng.permutation(np.flatnonzero(request.labels == label)), len(owners))
+        owners = (
+            range(i, request.clients, len(present))
+            if request.clients > len(present)
+            else [i % request.clients]
+        )
+        parts = np.array_split(
+            request.rng.permutation(np.flatnonzero(request.labels == label)), len(owners)
+        )
         for owner, part in zip(owners, parts, strict=True):
             hands[owner].append(part)
     return [np.concatenate(hand) for hand in hands], f"{len(present)} labels dealt whole"
@@ -81,15 +91,21 @@ def by_shares(request: SplitRequest) -> Deal:
     """
     counts = np.bincount(request.labels)
     table = _share_table(request, len(counts))
-    size = np.min(counts / np.maximum(table.sum(axis=0), 1e-12))  # rows a client, at most, before a label runs out
+    size = np.min(
+        counts / np.maximum(table.sum(axis=0), 1e-12)
+    )  # rows a client, at most, before a label runs out
     takes = np.floor(table * size + 1e-9).astype(np.int64)  # (N, L)
     hands: list[list[np.ndarray]] = [[] for _ in range(request.clients)]
     for label in range(len(counts)):
         rows = request.rng.permutation(np.flatnonzero(request.labels == label))
-        for hand, part in zip(hands, np.split(rows, np.cumsum(takes[:, label])), strict=False):  # the rest is unused
+        for hand, part in zip(
+            hands, np.split(rows, np.cumsum(takes[:, label])), strict=False
+        ):  # the rest is unused
             hand.append(part)
     unused = len(request.labels) - int(takes.sum())
-    return [np.concatenate(hand) for hand in hands], f"{unused} rows unused, to keep the table's shares"
+    return [
+        np.concatenate(hand) for hand in hands
+    ], f"{unused} rows unused, to keep the table's shares"
 
 
 SPLITS: dict[str, Callable[[SplitRequest], Deal]] = {
@@ -108,7 +124,9 @@ def _proportional(request: SplitRequest, labels: np.ndarray) -> Deal:
         cuts = _cuts(request, np.bincount(labels))
         sizes = np.diff(cuts, axis=0).sum(axis=1)  # (N,)
         if sizes.min() >= request.minimum:
-            return _hand_out(labels, cuts, request.rng), f"proportions from Dir({request.alpha:g}), draw {draw}"
+            return _hand_out(
+                labels, cuts, request.rng
+            ), f"proportions from Dir({request.alpha:g}), draw {draw}"
     poor = int(sizes.argmin())
     raise BadInput(
         f"client {poor} got {sizes[poor]} rows and needs {request.minimum}, after {DRAWS} draws of Dir({request.alpha:g}) for "
@@ -118,25 +136,39 @@ def _proportional(request: SplitRequest, labels: np.ndarray) -> Deal:
 
 def _cuts(request: SplitRequest, counts: np.ndarray) -> np.ndarray:
     """(N+1, L): client i takes a label's rows from cuts[i] to cuts[i + 1]."""
-    proportions = request.rng.dirichlet(np.full(request.clients, request.alpha), size=len(counts)).T  # (N, L)
+    proportions = request.rng.dirichlet(
+        np.full(request.clients, request.alpha), size=len(counts)
+    ).T  # (N, L)
     proportions = np.nan_to_num(proportions)  # a tiny alpha underflows to 0 / 0
     inner = np.rint(np.cumsum(proportions, axis=0)[:-1] * counts).astype(np.int64)
     return np.vstack([np.zeros_like(counts), inner, counts])
 
 
 def _hand_out(labels: np.ndarray, cuts: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    parts = [np.split(rng.permutation(np.flatnonzero(labels == i)), cuts[1:-1, i]) for i in range(cuts.shape[1])]
+    parts = [
+        np.split(rng.permutation(np.flatnonzero(labels == i)), cuts[1:-1, i])
+        for i in range(cuts.shape[1])
+    ]
     return [np.concatenate(mine) for mine in zip(*parts, strict=True)]
 
 
 def _share_table(request: SplitRequest, labels: int) -> np.ndarray:
-    wanted = f"a table of {request.clients} clients x {labels} labels, each row non-negative with sum 1"
+    wanted = (
+        f"a table of {request.clients} clients x {labels} labels, each row non-negative with sum 1"
+    )
     try:
         table = np.asarray(request.shares, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise BadInput(f"shares = {quoted(request.shares)} cannot be used: it must be {wanted}") from None
+        raise BadInput(
+            f"shares = {quoted(request.shares)} cannot be used: it must be {wanted}"
+        ) from None
     fits = table.shape == (request.clients, labels) and bool((table >= 0).all())
-    check(fits and bool(np.allclose(table.sum(axis=1), 1.0, atol=1e-6)), "shares", request.shares, wanted)
+    check(
+        fits and bool(np.allclose(table.sum(axis=1), 1.0, atol=1e-6)),
+        "shares",
+        request.shares,
+        wanted,
+    )
     return table
 
 
@@ -161,23 +193,47 @@ def split(
     check(labels.ndim == 1, "labels", labels.shape, "one label a row")
     check(isinstance(clients, Integral), "clients", clients, "a whole number")
     method = pick(SPLITS, how, "split")
-    check(isinstance(alpha, Real) and 0 < alpha <= MOST_ALPHA, "alpha", alpha, f"positive and at most {MOST_ALPHA:g}")
-    check((shares is None) == (how != "shares"), "shares", shares, "a table for the split 'shares', None for others")
+    check(
+        isinstance(alpha, Real) and 0 < alpha <= MOST_ALPHA,
+        "alpha",
+        alpha,
+        f"positive and at most {MOST_ALPHA:g}",
+    )
+    check(
+        (shares is None) == (how != "shares"),
+        "shares",
+        shares,
+        "a table for the split 'shares', None for others",
+    )
     check(isinstance(seed, Integral) and seed >= 0, "seed", seed, "a whole number from 0 up")
     for name, share in (("test_share", test_share), ("validation_share", validation_share)):
         check(isinstance(share, Real) and 0 <= share < 1, name, share, "at least 0 and below 1")
     least = 2 if validation_share > 0 else 1
     most = len(labels) // least
-    check(1 <= clients <= most, "clients", clients, f"from 1 to {most}: {len(labels)} rows, at least {least} a client")
+    check(
+        1 <= clients <= most,
+        "clients",
+        clients,
+        f"from 1 to {most}: {len(labels)} rows, at least {least} a client",
+    )
     compact = np.unique(labels, return_inverse=True)[1]
     test = _test_rows(compact, test_share, np.random.default_rng([seed, 0]))
     rest = np.setdiff1d(np.arange(len(labels)), test)
-    check(len(rest) > 0, "test_share", test_share, f"smaller: none of the {len(labels)} rows is left for the clients")
-    request = SplitRequest(compact[rest], clients, alpha, least, shares, np.random.default_rng([seed, 1]))
+    check(
+        len(rest) > 0,
+        "test_share",
+        test_share,
+        f"smaller: none of the {len(labels)} rows is left for the clients",
+    )
+    request = SplitRequest(
+        compact[rest], clients, alpha, least, shares, np.random.default_rng([seed, 1])
+    )
     parts, note = method(request)
     _all_served(parts, least, how)
     draws = (np.random.default_rng([seed, 2, i]) for i in range(clients))
-    pairs = [_hold_out(rest[part], validation_share, rng) for part, rng in zip(parts, draws, strict=True)]
+    pairs = [
+        _hold_out(rest[part], validation_share, rng) for part, rng in zip(parts, draws, strict=True)
+    ]
     trains, validations = zip(*pairs, strict=True)
     return Split(trains, validations, test, (f"{how}: {note}",))
 
@@ -204,7 +260,9 @@ def _all_served(parts: Sequence[np.ndarray], least: int, how: str) -> None:
         )
 
 
-def _hold_out(rows: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _hold_out(
+    rows: np.ndarray, share: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """A client's (training, validation) rows; at least one of each where share > 0."""
     count = min(max(1, round(share * len(rows))), len(rows) - 1) if share > 0 else 0
     order = rng.permutation(rows)
@@ -233,11 +291,20 @@ def build(corpus: Corpus, parts: Split, which: "PreTrainedTokenizerBase", contex
     validation = tuple(stream([rows[i] for i in part], end) for part in parts.validation)
     test = stream([rows[i] for i in parts.test], end)
     for i in range(len(train)):
-        _long_enough(train[i], context, f"client {i}'s training text", "fewer clients, a larger alpha")
+        _long_enough(
+            train[i], context, f"client {i}'s training text", "fewer clients, a larger alpha"
+        )
         if len(validation[i]):
-            _long_enough(validation[i], context, f"client {i}'s validation text", "a larger validation_share")
+            _long_enough(
+                validation[i], context, f"client {i}'s validation text", "a larger validation_share"
+            )
     _long_enough(test, context, "the test text", "a larger test_share")
-    counts = np.stack([np.bincount(corpus.labels[part], minlength=len(corpus.label_names)) for part in parts.train])
+    counts = np.stack(
+        [
+            np.bincount(corpus.labels[part], minlength=len(corpus.label_names))
+            for part in parts.train
+        ]
+    )
     notes = (*corpus.notes, *parts.notes)
     return Shards(train, validation, test, counts, corpus.label_names, context, len(which), notes)
 
@@ -257,7 +324,9 @@ def batch(streams: Sequence[Tensor], context: int, batch_size: int, seed: int, s
     """
     check(batch_size >= 1, "batch_size", batch_size, "at least 1")
     check(step >= 0 and seed >= 0, "seed, step", (seed, step), "non-negative")
-    room = np.array([len(tokens) - context for tokens in streams])  # places where a window can start
+    room = np.array(
+        [len(tokens) - context for tokens in streams]
+    )  # places where a window can start
     poor = int(room.argmin())
     _long_enough(streams[poor], context, f"client {poor}'s stream", "longer streams")
     draws = np.random.default_rng([seed, step]).random((len(streams), batch_size))

@@ -15,27 +15,102 @@ LabelledTexts = list[tuple[str, str]]  # (text, label name)
 ROW = 1200  # characters in a row of an embedded corpus, at most
 LONG = 80  # characters: a paragraph that long is not repeated by chance
 PACKAGES = (  # in CPython 3.11 to 3.14, each with more than 50 KB of source
-    *("asyncio", "ctypes", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "urllib", "xml"),
+    *(
+        "asyncio",
+        "ctypes",
+        "email",
+        "http",
+        "importlib",
+        "logging",
+        "multiprocessing",
+        "unittest",
+        "urllib",
+        "xml",
+    ),
 )
-SKIPPED = ("__hello__", "antigravity", "stringprep", "this", "turtle")  # toys, a table, and what not every build has
+SKIPPED = (
+    "__hello__",
+    "antigravity",
+    "stringprep",
+    "this",
+    "turtle",
+)  # toys, a table, and what not every build has
 
 
 GROUPS = {  # of pydoc's topics; large ones such as "compound" keep what no smaller topic says
     "statements": (
-        *("assert", "async", "assignment", "augassign", "break", "class", "compound", "continue", "del", "else", "for"),
-        *("function", "global", "if", "import", "nonlocal", "pass", "raise", "return", "try", "while", "with", "yield"),
+        *(
+            "assert",
+            "async",
+            "assignment",
+            "augassign",
+            "break",
+            "class",
+            "compound",
+            "continue",
+            "del",
+            "else",
+            "for",
+        ),
+        *(
+            "function",
+            "global",
+            "if",
+            "import",
+            "nonlocal",
+            "pass",
+            "raise",
+            "return",
+            "try",
+            "while",
+            "with",
+            "yield",
+        ),
     ),
     "expressions": (
-        *("atom-identifiers", "atom-literals", "attribute-references", "await", "binary", "bitwise", "booleans"),
-        *("calls", "comparisons", "conversions", "dict", "exprlists", "in", "lambda", "lists", "operator-summary"),
+        *(
+            "atom-identifiers",
+            "atom-literals",
+            "attribute-references",
+            "await",
+            "binary",
+            "bitwise",
+            "booleans",
+        ),
+        *(
+            "calls",
+            "comparisons",
+            "conversions",
+            "dict",
+            "exprlists",
+            "in",
+            "lambda",
+            "lists",
+            "operator-summary",
+        ),
         *("power", "shifting", "slicings", "subscriptions", "unary"),
     ),
     "names and literals": (
-        *("dynamic-features", "exceptions", "execmodel", "floating", "id-classes", "identifiers", "imaginary"),
+        *(
+            "dynamic-features",
+            "exceptions",
+            "execmodel",
+            "floating",
+            "id-classes",
+            "identifiers",
+            "imaginary",
+        ),
         *("integers", "naming", "numbers"),
     ),
     "data model": (
-        *("attribute-access", "callable-types", "context-managers", "customization", "numeric-types", "objects"),
+        *(
+            "attribute-access",
+            "callable-types",
+            "context-managers",
+            "customization",
+            "numeric-types",
+            "objects",
+        ),
         *("sequence-types", "specialattrs", "specialnames", "types"),
     ),
     "built-in types": ("truth",),
@@ -46,7 +121,9 @@ GROUPS = {  # of pydoc's topics; large ones such as "compound" keep what no smal
 
 def paragraphs(text: str) -> list[str]:
     """Runs of non-blank lines, without the blank lines around them."""
-    return [part.strip("\n") for part in re.split(r"\n[ \t\f]*(?:\n[ \t\f]*)*\n", text) if part.strip()]
+    return [
+        part.strip("\n") for part in re.split(r"\n[ \t\f]*(?:\n[ \t\f]*)*\n", text) if part.strip()
+    ]
 
 
 def _short(part: str, size: int) -> Iterator[str]:
@@ -86,7 +163,9 @@ def _source(path: Path) -> str:
 def _package_files(package: str) -> list[Path]:
     root = _library() / package
     inside = ((path.relative_to(root).parts, path) for path in root.rglob("*.py"))
-    return [path for parts, path in sorted(inside) if not {"test", "tests", "__pycache__"} & set(parts)]
+    return [
+        path for parts, path in sorted(inside) if not {"test", "tests", "__pycache__"} & set(parts)
+    ]
 
 
 def stdlib() -> LabelledTexts:
@@ -98,16 +177,30 @@ def stdlib() -> LabelledTexts:
             f"corpus 'stdlib' needs the sources of {', '.join(absent)}, which this Python does not have under "
             f"{_library()}: use a Python with its .py files, or the corpus 'markov'"
         )
-    return [(row, name) for name, paths in files.items() for path in paths for row in cut(paragraphs(_source(path)))]
+    return [
+        (row, name)
+        for name, paths in files.items()
+        for path in paths
+        for row in cut(paragraphs(_source(path)))
+    ]
 
 
 def modules() -> LabelledTexts:
     """The standard library's single-file modules, one label, to pretrain on: no long paragraph of the other two."""
     files = [path for path in sorted(_library().glob("*.py")) if _is_module(path.stem)]
     if not files:
-        raise BadInput(f"corpus 'modules' needs the .py files of this Python, and {_library()} has none")
-    theirs = {part.strip() for text, _ in (*stdlib(), *topics()) for part in paragraphs(text) if len(part) > LONG}
-    kept = ([part for part in paragraphs(_source(path)) if part.strip() not in theirs] for path in files)
+        raise BadInput(
+            f"corpus 'modules' needs the .py files of this Python, and {_library()} has none"
+        )
+    theirs = {
+        part.strip()
+        for text, _ in (*stdlib(), *topics())
+        for part in paragraphs(text)
+        if len(part) > LONG
+    }
+    kept = (
+        [part for part in paragraphs(_source(path)) if part.strip() not in theirs] for path in files
+    )
     return [(row, "modules") for parts in kept for row in cut(parts)]
 
 

@@ -33,8 +33,10 @@ from deca_lab.text.shards import Split
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Scores = Callable[[Params], dict[str, Tensor]]  # stacked parameters (N, ...) -> name -> (N,) float64
-OWN, TRAIN = 8, 4   # examples of a client's validation and training data in the probes, at most
+Scores = Callable[
+    [Params], dict[str, Tensor]
+]  # stacked parameters (N, ...) -> name -> (N,) float64
+OWN, TRAIN = 8, 4  # examples of a client's validation and training data in the probes, at most
 
 
 def masked_loss(model: nn.Module) -> Loss:
@@ -48,7 +50,9 @@ def masked_loss(model: nn.Module) -> Loss:
     def loss(params: Params, batch: CountedTokens) -> Tensor:
         tokens, counted = batch
         out, targets = logits(params, tokens[:, :-1]), tokens[:, 1:]
-        cost = nn.functional.cross_entropy(out.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+        cost = nn.functional.cross_entropy(
+            out.flatten(0, 1), targets.flatten(), reduction="none"
+        ).view(targets.shape)
         return ((cost * counted).sum(1) / counted.sum(1).clamp(min=1)).mean()
 
     return loss
@@ -91,32 +95,50 @@ class Task(NamedTuple):
 
     loss: Loss
     batches: Callable[[int], CountedTokens]  # inner step -> (N, B, ...)
-    test: CountedTokens                      # (n, ...) of the common test set
-    own: CountedTokens                       # (N, n, ...) of each client's validation data, n the same for all, at most OWN
-    train: CountedTokens                     # (N, n, ...) of each client's training data, at most TRAIN
+    test: CountedTokens  # (n, ...) of the common test set
+    own: CountedTokens  # (N, n, ...) of each client's validation data, n the same for all, at most OWN
+    train: CountedTokens  # (N, n, ...) of each client's training data, at most TRAIN
     score: Scores
     validation_score: Scores
-    notes: tuple[str, ...] = ()     # what was left out or dropped, in plain words
+    notes: tuple[str, ...] = ()  # what was left out or dropped, in plain words
 
 
 def lm(request: TaskRequest) -> Task:
     """Language modelling: every next token counts; its measure is the perplexity."""
-    data = shards.build(_with_answers(request.corpus), request.split, request.tokenizer, request.context)
+    data = shards.build(
+        _with_answers(request.corpus), request.split, request.tokenizer, request.context
+    )
 
     def batches(step: int) -> CountedTokens:
-        return _whole(shards.batch(data.train, request.context, request.batch_size, request.seed, step).to(request.device))
+        return _whole(
+            shards.batch(data.train, request.context, request.batch_size, request.seed, step).to(
+                request.device
+            )
+        )
 
-    own, train = (_even_windows(streams, request.context, most).to(request.device)
-                  for streams, most in ((data.validation, OWN), (data.train, TRAIN)))
+    own, train = (
+        _even_windows(streams, request.context, most).to(request.device)
+        for streams, most in ((data.validation, OWN), (data.train, TRAIN))
+    )
     test = shards.windows(data.test, request.context, request.test_limit).to(request.device)
     nothing: Scores = lambda params: {}  # noqa: E731
-    return Task(masked_loss(request.model), batches, _whole(test), _whole(own), _whole(train), nothing, nothing)
+    return Task(
+        masked_loss(request.model),
+        batches,
+        _whole(test),
+        _whole(own),
+        _whole(train),
+        nothing,
+        nothing,
+    )
 
 
 def _with_answers(corpus: Corpus) -> Corpus:
     if corpus.answers is None:
         return corpus
-    return corpus._replace(texts=tuple(map(ANSWER_CUE.join, zip(corpus.texts, corpus.answers, strict=True))))
+    return corpus._replace(
+        texts=tuple(map(ANSWER_CUE.join, zip(corpus.texts, corpus.answers, strict=True)))
+    )
 
 
 def _whole(windows: Tensor) -> CountedTokens:
@@ -131,25 +153,44 @@ def _even_windows(streams: Sequence[Tensor], context: int, most: int) -> Tensor:
 def classify_task(request: TaskRequest) -> Task:
     """Classification: after the text and "label:" only the label's token counts; accuracy and macro F1."""
     words = verbaliser(request.corpus.label_names, request.tokenizer, request.words)
-    sets = _sets(request, lambda rows: classification(request.corpus, rows, request.tokenizer, request.context, words))
+    sets = _sets(
+        request,
+        lambda rows: classification(
+            request.corpus, rows, request.tokenizer, request.context, words
+        ),
+    )
     missing = [name for i, name in enumerate(words) if i not in sets.test.labels]
     if missing:
-        raise BadInput(f"the test set of {len(sets.test.labels)} examples has none of the label(s) {listed(missing)}: "
-                       "take a larger test_share, more test examples (eval_windows), or fewer labels")
-    logits, ids = logits_of(request.model), torch.tensor(list(words.values()), device=request.device)
+        raise BadInput(
+            f"the test set of {len(sets.test.labels)} examples has none of the label(s) {listed(missing)}: "
+            "take a larger test_share, more test examples (eval_windows), or fewer labels"
+        )
+    logits, ids = (
+        logits_of(request.model),
+        torch.tensor(list(words.values()), device=request.device),
+    )
 
     def score(params: Params, examples: Examples) -> dict[str, Tensor]:
         predicted = classify(logits, params, examples, ids)
-        return {"accuracy": accuracy(predicted, examples.labels), "macro_f1": macro_f1(predicted, examples.labels)}
+        return {
+            "accuracy": accuracy(predicted, examples.labels),
+            "macro_f1": macro_f1(predicted, examples.labels),
+        }
 
     return _task(request, sets, score)
 
 
 def generate_task(request: TaskRequest) -> Task:
     """Generation: after the prompt and "answer:" the answer and the end token count; exact match."""
-    sets = _sets(request, lambda rows: generation(request.corpus, rows, request.tokenizer, request.context))
+    sets = _sets(
+        request, lambda rows: generation(request.corpus, rows, request.tokenizer, request.context)
+    )
     logits = logits_of(request.model)
-    return _task(request, sets, lambda params, examples: {"exact_match": exact_match(logits, params, examples)})
+    return _task(
+        request,
+        sets,
+        lambda params, examples: {"exact_match": exact_match(logits, params, examples)},
+    )
 
 
 class TaskKind(NamedTuple):
@@ -157,13 +198,21 @@ class TaskKind(NamedTuple):
 
     about: str
     build: Callable[[TaskRequest], Task]
-    scores: dict[str, bool]  # name -> higher is better; without scores, the loss is what choices are made by
+    scores: dict[
+        str, bool
+    ]  # name -> higher is better; without scores, the loss is what choices are made by
 
 
 TASKS: dict[str, TaskKind] = {
     "lm": TaskKind("predict every next token; measured by perplexity", lm, {}),
-    "classify": TaskKind("name the label of a text, one token a label", classify_task, {"accuracy": True, "macro_f1": True}),
-    "generate": TaskKind("write the answer to an instruction", generate_task, {"exact_match": True}),
+    "classify": TaskKind(
+        "name the label of a text, one token a label",
+        classify_task,
+        {"accuracy": True, "macro_f1": True},
+    ),
+    "generate": TaskKind(
+        "write the answer to an instruction", generate_task, {"exact_match": True}
+    ),
 }
 
 
@@ -186,10 +235,19 @@ def build(
     is for "classify": a word a label (see `verbaliser`).
     """
     row = pick(TASKS, task, "task")
-    check(words is None or row.build is classify_task, "words", words, "left out: only the task 'classify' has a verbaliser")
+    check(
+        words is None or row.build is classify_task,
+        "words",
+        words,
+        "left out: only the task 'classify' has a verbaliser",
+    )
     check(batch_size >= 1, "batch_size", batch_size, "at least 1")
     check(test_limit >= 1, "test_limit", test_limit, "at least 1")
-    return row.build(TaskRequest(corpus, split, tokenizer, model, context, batch_size, seed, device, test_limit, words))
+    return row.build(
+        TaskRequest(
+            corpus, split, tokenizer, model, context, batch_size, seed, device, test_limit, words
+        )
+    )
 
 
 class _Sets(NamedTuple):
@@ -201,7 +259,10 @@ class _Sets(NamedTuple):
 
 def _sets(request: TaskRequest, make: Callable[[np.ndarray], Examples]) -> _Sets:
     """All examples of a split, equally wide, on the device, without training prompts that are held-out ones too."""
-    train, validation = list(map(make, request.split.train)), list(map(make, request.split.validation))
+    train, validation = (
+        list(map(make, request.split.train)),
+        list(map(make, request.split.validation)),
+    )
     test = make(request.split.test)
     own_train, own_validation = _disjoint(train, validation, test)
     _require_examples(own_train, own_validation, test, request.context)
@@ -230,7 +291,9 @@ def _disjoint(
     return [_without(examples, held_out) for examples in train], own_validation
 
 
-def _require_examples(train: Sequence[Examples], validation: Sequence[Examples], test: Examples, context: int) -> None:
+def _require_examples(
+    train: Sequence[Examples], validation: Sequence[Examples], test: Examples, context: int
+) -> None:
     """Raise BadInput where a set has no example, naming whose."""
     sets: dict[str, Examples] = {}
     for what, parts in (("training", train), ("validation", validation)):
@@ -238,8 +301,10 @@ def _require_examples(train: Sequence[Examples], validation: Sequence[Examples],
     sets["the test set"] = test
     empty = [whose for whose, examples in sets.items() if not len(examples.tokens)]
     if empty:
-        raise BadInput(f"no example in {listed(empty)}: its rows are none, longer than context {context}, or held-out prompts; "
-                       "take a larger context, fewer clients, a larger alpha, or larger shares for test and validation")
+        raise BadInput(
+            f"no example in {listed(empty)}: its rows are none, longer than context {context}, or held-out prompts; "
+            "take a larger context, fewer clients, a larger alpha, or larger shares for test and validation"
+        )
 
 
 def _counted(count: int, what: str) -> tuple[str, ...]:
@@ -265,10 +330,14 @@ def _each_prompt(examples: Examples) -> list[bytes]:
 
 
 def _without(examples: Examples, prompts: set[bytes]) -> Examples:
-    return take(examples, np.array([prompt not in prompts for prompt in _each_prompt(examples)], dtype=bool))
+    return take(
+        examples, np.array([prompt not in prompts for prompt in _each_prompt(examples)], dtype=bool)
+    )
 
 
-def _task(request: TaskRequest, sets: _Sets, score: Callable[[Params, Examples], dict[str, Tensor]]) -> Task:
+def _task(
+    request: TaskRequest, sets: _Sets, score: Callable[[Params, Examples], dict[str, Tensor]]
+) -> Task:
     pool = Examples(*map(torch.cat, zip(*sets.validation, strict=True)))
     pool = take(pool, spread(pool.labels, request.test_limit))
     return Task(

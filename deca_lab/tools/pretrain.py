@@ -62,7 +62,9 @@ def split(texts: Sequence[str], fraction: float, seed: int) -> tuple[list[str], 
 def batch(tokens: Tensor, training: Training, step: int) -> Tensor:
     """Return a step's windows (B, context + 1), the training's contexts in turn: a pure function of seed and step."""
     context = training.contexts[step % len(training.contexts)]
-    return shards.batch([tokens], context, max(1, training.tokens // context), training.seed, step)[0]
+    return shards.batch([tokens], context, max(1, training.tokens // context), training.seed, step)[
+        0
+    ]
 
 
 @torch.no_grad()
@@ -88,10 +90,17 @@ def optimiser(model: "PreTrainedModel", training: Training) -> torch.optim.AdamW
         {"params": [p for p in model.parameters() if p.dim() > 1]},
         {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=training.lr, betas=training.betas, weight_decay=training.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        groups, lr=training.lr, betas=training.betas, weight_decay=training.weight_decay, fused=True
+    )
 
 
-def fit(model: "PreTrainedModel", tokens: Tensor, training: Training, report: Callable[[int, float], None]) -> None:
+def fit(
+    model: "PreTrainedModel",
+    tokens: Tensor,
+    training: Training,
+    report: Callable[[int, float], None],
+) -> None:
     """Train the model in place for `training.steps` steps; `report(step, loss)` is called after each."""
     optimum = optimiser(model, training)
     for step in range(training.steps):
@@ -117,7 +126,9 @@ def write(model: "PreTrainedModel", folder: Path, card: str) -> None:
     """Write config.json, model.safetensors (float16) and README.md, each whole or not at all."""
     from safetensors.torch import save
 
-    half = {name: p.to(torch.float16).contiguous() for name, p in causal_lm.trainable(model).items()}
+    half = {
+        name: p.to(torch.float16).contiguous() for name, p in causal_lm.trainable(model).items()
+    }
     config = model.config.to_dict() | {"dtype": "float16", "architectures": [type(model).__name__]}
     files = {
         "model.safetensors": save(half, metadata={"format": "pt"}),
@@ -200,7 +211,13 @@ def text(training: Training) -> Text:
     corpus, other, which = corpora.load("modules"), corpora.load("stdlib"), tokenizer("bytes")
     parts = (*split(corpus.texts, training.held_out, training.seed), other.texts)
     train, held_out, rest = (stream(tokenize(part, which), end_of_text(which)) for part in parts)
-    return Text(corpus, train, shards.windows(held_out, CONTEXT), shards.windows(rest, CONTEXT, 2048), len(parts[1]))
+    return Text(
+        corpus,
+        train,
+        shards.windows(held_out, CONTEXT),
+        shards.windows(rest, CONTEXT, 2048),
+        len(parts[1]),
+    )
 
 
 def measure(model: "PreTrainedModel", data: Text) -> dict[str, float]:
@@ -223,13 +240,24 @@ def card(model: "PreTrainedModel", training: Training, data: Text, minutes: floa
     parameters = sum(p.numel() for p in causal_lm.trainable(model).values())
     return CARD.format(
         **measure(model, data),
-        **{name: getattr(training, name) for name in ("steps", "tokens", "lr", "seed", "contexts", "betas", "clip")},
+        **{
+            name: getattr(training, name)
+            for name in ("steps", "tokens", "lr", "seed", "contexts", "betas", "clip")
+        },
         **{"decay": training.weight_decay, "context": CONTEXT},
         **{"head": "tied" if training.tied else "untied", "flag": " --tied" * training.tied},
-        **{"parameters": parameters, "size": 2 * parameters, "seen": seen, "epochs": seen / len(data.train)},
+        **{
+            "parameters": parameters,
+            "size": 2 * parameters,
+            "seen": seen,
+            "epochs": seen / len(data.train),
+        },
         **{"layers": config.num_hidden_layers, "width": config.hidden_size, "minutes": minutes},
         **{"positions": config.max_position_embeddings, "held_rows": data.held_count},
-        **{"rows": len(data.corpus.texts), "bytes": sum(len(t.encode()) for t in data.corpus.texts)},
+        **{
+            "rows": len(data.corpus.texts),
+            "bytes": sum(len(t.encode()) for t in data.corpus.texts),
+        },
         **{"fingerprint": data.corpus.fingerprint, "python": platform.python_version()},
         **{"threads": torch.get_num_threads(), "processor": platform.machine()},
         **{"torch": torch.__version__, "transformers": transformers.__version__},
@@ -238,22 +266,32 @@ def card(model: "PreTrainedModel", training: Training, data: Text, minutes: floa
 
 def half(model: "PreTrainedModel") -> "PreTrainedModel":
     """Return the model with its weights rounded to float16, in float32: what a reader of the file gets."""
-    return causal_lm.with_parameters(model, {name: p.half() for name, p in causal_lm.trainable(model).items()})
+    return causal_lm.with_parameters(
+        model, {name: p.half() for name, p in causal_lm.trainable(model).items()}
+    )
 
 
 def make(training: Training, folder: Path, say: Callable[[str], None], every: int = 500) -> None:
     """Train as `training` says and write the base, every `every` steps too, so that a broken run leaves one."""
     data = text(training)
-    shape = causal_lm.Preset("the base", family="llama", layers=training.layers, width=training.width, tied=training.tied)
+    shape = causal_lm.Preset(
+        "the base", family="llama", layers=training.layers, width=training.width, tied=training.tied
+    )
     model = causal_lm.draw(shape, seed=training.seed, attention="sdpa")
-    training = training if training.steps else replace(training, steps=affordable(model, data.train, training))
+    training = (
+        training
+        if training.steps
+        else replace(training, steps=affordable(model, data.train, training))
+    )
     began = time.monotonic()
 
     def report(step: int, loss: float) -> None:
         if step % every == 0:
             minutes = (time.monotonic() - began) / 60
             other = held_out_loss(model, data.held[::8])
-            say(f"step {step}/{training.steps}, {minutes:.1f} min: training loss {loss:.3f}, held-out {other:.4f} nats per byte")
+            say(
+                f"step {step}/{training.steps}, {minutes:.1f} min: training loss {loss:.3f}, held-out {other:.4f} nats per byte"
+            )
             write(model, folder, f"Unfinished: step {step} of {training.steps}.\n")
 
     fit(model, data.train, training, report)
@@ -264,10 +302,19 @@ def make(training: Training, folder: Path, say: Callable[[str], None], every: in
 
 def main() -> None:
     """Read the command line and make the base."""
-    parser = argparse.ArgumentParser(prog="python -m deca_lab.tools.pretrain", description="Train the lab's base model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m deca_lab.tools.pretrain", description="Train the lab's base model."
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--minutes", type=float, default=Training.minutes, help="of training; gives the steps")
-    parser.add_argument("--steps", type=int, default=Training.steps, help="exact number of steps, instead of minutes")
+    parser.add_argument(
+        "--minutes", type=float, default=Training.minutes, help="of training; gives the steps"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=Training.steps,
+        help="exact number of steps, instead of minutes",
+    )
     parser.add_argument("--tokens", type=int, default=Training.tokens, help="in a step")
     parser.add_argument("--lr", type=float, default=Training.lr, help="peak learning rate")
     parser.add_argument("--tied", action="store_true", help="one matrix for embedding and head")

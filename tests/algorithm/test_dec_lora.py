@@ -24,11 +24,13 @@ def plain_loop(lab, optimiser_of, local_steps):
         for i, (model, optimiser) in enumerate(zip(models, optimisers, strict=True)):
             optimiser.zero_grad()
             logits = model(tokens[i][:, :-1]).logits
-            torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[i][:, 1:].flatten()).backward()
+            torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), tokens[i][:, 1:].flatten()
+            ).backward()
             optimiser.step()
         if (step + 1) % local_steps == 0:
             with torch.no_grad():
-                for name in names:                                           # A and B apart
+                for name in names:  # A and B apart
                     old = [own[name].clone() for own in held]
                     for i, own in enumerate(held):
                         own[name].copy_(sum(W[i, j] * old[j] for j in range(len(old))))
@@ -47,8 +49,20 @@ def sgd(parameters):
 @pytest.mark.parametrize("local_steps", [1, 5])
 @pytest.mark.parametrize(("name", "optimiser"), quick([("adam", adam), ("sgd", sgd)]))
 def test_dec_lora_is_the_plain_loop(name, optimiser, local_steps, base_weights):
-    lab = prepare(RunConfig(**{**SMALL, "method": "dec-lora", "optimiser": name, "mix_every": local_steps, "inner_steps": 10,
-                               "lr": 0.02, "dtype": "float64", "base_weights": base_weights}))
+    lab = prepare(
+        RunConfig(
+            **{
+                **SMALL,
+                "method": "dec-lora",
+                "optimiser": name,
+                "mix_every": local_steps,
+                "inner_steps": 10,
+                "lr": 0.02,
+                "dtype": "float64",
+                "base_weights": base_weights,
+            }
+        )
+    )
     for state, _ in tr.train(lab.plan):  # noqa: B007 - the last one is wanted
         pass
     got, want = tr.params_of(lab.plan, state), plain_loop(lab, optimiser, local_steps)
@@ -59,7 +73,9 @@ def test_dec_lora_is_the_plain_loop(name, optimiser, local_steps, base_weights):
 
 
 def test_d_adam_is_the_plain_loop():
-    lab = prepare(RunConfig(**{**SMALL, "method": "d-adam", "inner_steps": 6, "lr": 0.02, "dtype": "float64"}))
+    lab = prepare(
+        RunConfig(**{**SMALL, "method": "d-adam", "inner_steps": 6, "lr": 0.02, "dtype": "float64"})
+    )
     for state, _ in tr.train(lab.plan):  # noqa: B007
         pass
     got, want = tr.params_of(lab.plan, state), plain_loop(lab, adam, 1)

@@ -19,14 +19,20 @@ def family(request):
     model = causal_lm.load(request.param, seed=3)
     g = torch.Generator().manual_seed(0)
     start = stacking.replicate(causal_lm.trainable(model), N)
-    apart = {name: p + 0.02 * torch.randn(p.shape, generator=g) for name, p in start.items()}    # clients differ
+    apart = {
+        name: p + 0.02 * torch.randn(p.shape, generator=g) for name, p in start.items()
+    }  # clients differ
     tokens = torch.randint(3, causal_lm.BYTES, (N, B, T + 1), generator=g)
     return model, apart, tokens
 
 
 def split(params, names):
     """The block as a matrix, its layout, and the rest."""
-    return stacking.flatten(params, names), stacking.layout(params, names), {n: p for n, p in params.items() if n not in names}
+    return (
+        stacking.flatten(params, names),
+        stacking.layout(params, names),
+        {n: p for n, p in params.items() if n not in names},
+    )
 
 
 def test_stacked_is_looped_for_each_block_alone(family):
@@ -63,7 +69,9 @@ def test_frozen_names_stay_the_models_own(family):
     model, params, tokens = family
     names = by_layers(causal_lm.anatomy(model))[1].names
     x, where, _ = split(params, names)
-    frozen = {n: p for n, p in stacking.replicate(causal_lm.trainable(model), N).items() if n not in names}
+    frozen = {
+        n: p for n, p in stacking.replicate(causal_lm.trainable(model), N).items() if n not in names
+    }
     loss = causal_lm.client_loss(model)
     given, left = stacked(loss)(x, where, frozen, tokens), stacked(loss)(x, where, {}, tokens)
     torch.testing.assert_close(left[0], given[0], rtol=SINGLE, atol=SINGLE)
@@ -89,7 +97,9 @@ def test_losses_without_gradients_own_and_common(family):
     own = torch.stack([loss(stacking.client(params, i), tokens[i]) for i in range(N)])
     common = torch.stack([loss(stacking.client(params, i), tokens[0]) for i in range(N)])
     torch.testing.assert_close(losses(loss, params, tokens), own.detach(), rtol=SINGLE, atol=SINGLE)
-    torch.testing.assert_close(losses(loss, params, tokens[0], common=True), common.detach(), rtol=SINGLE, atol=SINGLE)
+    torch.testing.assert_close(
+        losses(loss, params, tokens[0], common=True), common.detach(), rtol=SINGLE, atol=SINGLE
+    )
     assert not losses(loss, params, tokens).requires_grad
 
 
@@ -107,7 +117,10 @@ def affine_case(dtype=torch.float64):
     def draw(*shape):
         return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
 
-    return {"w": draw(N, 4, 2), "b": draw(N, 2), "s": draw(N)}, ((draw(N, 6, 4), draw(N, 6, 2)), draw(N).abs())
+    return {"w": draw(N, 4, 2), "b": draw(N, 2), "s": draw(N)}, (
+        (draw(N, 6, 4), draw(N, 6, 2)),
+        draw(N).abs(),
+    )
 
 
 @pytest.mark.parametrize("names", [["w"], ["s"], ["b", "s"], ["s", "w", "b"]], ids="-".join)
@@ -117,7 +130,7 @@ def test_nested_tuple_batches_and_scalar_parameters(names):
     one, many = looped(affine)(x, where, rest, batch), stacked(affine)(x, where, rest, batch)
     for a, b in zip(one, many, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
-    for i in range(N):                                                   # central differences
+    for i in range(N):  # central differences
         moved = []
         for sign in (1, -1):
             y = x.clone()
@@ -125,7 +138,9 @@ def test_nested_tuple_batches_and_scalar_parameters(names):
             moved.append(stacked(affine)(y, where, rest, batch)[0])
         slope = (moved[0] - moved[1]) / 2e-6
         assert float(slope[i]) == pytest.approx(float(many[1][i, 0]), rel=SINGLE, abs=1e-8)
-        assert torch.equal(slope[[j for j in range(N) if j != i]], torch.zeros(N - 1, dtype=torch.float64))
+        assert torch.equal(
+            slope[[j for j in range(N) if j != i]], torch.zeros(N - 1, dtype=torch.float64)
+        )
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))

@@ -34,12 +34,20 @@ def problem(n=N, d=D, seed=0, noise=0.0, same=False):
     b = torch.from_numpy(rng.standard_normal((1 if same else n, d)).repeat(n if same else 1, 0) * 3)
     x0 = torch.from_numpy(rng.standard_normal(d)).repeat(n, 1)
     whole = quadratics(A, b, x0, noise, seed)
-    cuts = {"a": slice(0, 2), "b": slice(2, 4), "c": slice(4, d)}             # equal widths: a mixed-up block is no error
+    cuts = {
+        "a": slice(0, 2),
+        "b": slice(2, 4),
+        "c": slice(4, d),
+    }  # equal widths: a mixed-up block is no error
 
     def loss(params, batch):
         return whole.loss({"x": torch.cat([params[name] for name in cuts])}, batch)
 
-    return Problem({name: x0[:, cut].clone() for name, cut in cuts.items()}, loss, whole.batches), (A, b, x0)
+    return Problem({name: x0[:, cut].clone() for name, cut in cuts.items()}, loss, whole.batches), (
+        A,
+        b,
+        x0,
+    )
 
 
 THREE = (Block("a", ("a",)), Block("b", ("b",)), Block("c", ("c",)))
@@ -48,15 +56,31 @@ COORDINATES = [[0, 1], [2, 3], [4, 5]]
 
 PRINTED = Feedback(SIGNALS["printed"], SCALES["raw"], 0.9, 0.9)
 ring = topology("ring", N)
-turned = Topology("turned", (np.array([[.5, .5, 0, 0, 0], [0, .5, .5, 0, 0], [0, 0, .5, .5, 0], [0, 0, 0, .5, .5],
-                                       [.5, 0, 0, 0, .5]]),))                # doubly stochastic, not symmetric
+turned = Topology(
+    "turned",
+    (
+        np.array(
+            [
+                [0.5, 0.5, 0, 0, 0],
+                [0, 0.5, 0.5, 0, 0],
+                [0, 0, 0.5, 0.5, 0],
+                [0, 0, 0, 0.5, 0.5],
+                [0.5, 0, 0, 0, 0.5],
+            ]
+        ),
+    ),
+)  # doubly stochastic, not symmetric
 uneven = Topology("uneven", (ring.matrices[0] @ turned.matrices[0] @ turned.matrices[0],))
 in_turn = topology("one-peer-exponential", N)
 
 
 def recipe(**knobs):
-    optimiser = adam(Adam(0.9, 0.99, 1e-8), knobs.pop("feedback", Feedback(None, SCALES["raw"], 1.0, 1.0)))
-    return tr.Recipe(**{"rounds": 2, "inner_steps": 4, "lr": lambda s: 0.05, "optimiser": optimiser, **knobs})
+    optimiser = adam(
+        Adam(0.9, 0.99, 1e-8), knobs.pop("feedback", Feedback(None, SCALES["raw"], 1.0, 1.0))
+    )
+    return tr.Recipe(
+        **{"rounds": 2, "inner_steps": 4, "lr": lambda s: 0.05, "optimiser": optimiser, **knobs}
+    )
 
 
 def final(prob, blocks, topo, rec, engine=stacked):
@@ -72,15 +96,35 @@ def vector(params):
 
 
 @cases("topo", [ring, turned, uneven, in_turn, topology("complete", N), topology("star", N)])
-@cases(("signal", "scale"), [("none", "raw"), *((s, c) for s in ("printed", "downhill", "zero") for c in SCALES)])
+@cases(
+    ("signal", "scale"),
+    [("none", "raw"), *((s, c) for s in ("printed", "downhill", "zero") for c in SCALES)],
+)
 @cases("engine", [stacked, looped])
 def test_whole_trajectory_equals_plain_loops(topo, signal, scale, engine):
     prob, (A, b, x0) = problem()
     fed = Feedback(SIGNALS[signal], SCALES[scale], 0.8, 0.7)
     _, _, got = final(prob, THREE, topo, recipe(feedback=fed), engine)
-    want = deca_on_quadratics(A.tolist(), b.tolist(), x0.tolist(), lambda k: topo.at(k).tolist(), COORDINATES,
-                              2, 4, 0.05, 0.9, 0.99, 1e-8, signal, scale, 0.8, 0.7)
-    torch.testing.assert_close(vector(got), torch.tensor(want, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    want = deca_on_quadratics(
+        A.tolist(),
+        b.tolist(),
+        x0.tolist(),
+        lambda k: topo.at(k).tolist(),
+        COORDINATES,
+        2,
+        4,
+        0.05,
+        0.9,
+        0.99,
+        1e-8,
+        signal,
+        scale,
+        0.8,
+        0.7,
+    )
+    torch.testing.assert_close(
+        vector(got), torch.tensor(want, dtype=torch.float64), rtol=1e-12, atol=1e-12
+    )
 
 
 @cases("mix_every", [2, 3])
@@ -88,21 +132,53 @@ def test_whole_trajectory_equals_plain_loops(topo, signal, scale, engine):
 def test_rarer_mixing_and_kept_moments_equal_plain_loops(mix_every, keep):
     prob, (A, b, x0) = problem()
     fed = Feedback(SIGNALS["printed"], SCALES["raw"], 0.8, 0.7)
-    _, _, got = final(prob, THREE, uneven, recipe(feedback=fed, mix_every=mix_every, keep_moments=keep, rounds=3))
-    want = deca_on_quadratics(A.tolist(), b.tolist(), x0.tolist(), lambda k: uneven.at(k).tolist(), COORDINATES,
-                              3, 4, 0.05, 0.9, 0.99, 1e-8, "printed", "raw", 0.8, 0.7, mix_every, keep)
-    torch.testing.assert_close(vector(got), torch.tensor(want, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    _, _, got = final(
+        prob, THREE, uneven, recipe(feedback=fed, mix_every=mix_every, keep_moments=keep, rounds=3)
+    )
+    want = deca_on_quadratics(
+        A.tolist(),
+        b.tolist(),
+        x0.tolist(),
+        lambda k: uneven.at(k).tolist(),
+        COORDINATES,
+        3,
+        4,
+        0.05,
+        0.9,
+        0.99,
+        1e-8,
+        "printed",
+        "raw",
+        0.8,
+        0.7,
+        mix_every,
+        keep,
+    )
+    torch.testing.assert_close(
+        vector(got), torch.tensor(want, dtype=torch.float64), rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("knobs", [{}, {"weight_decay": 0.1}, {"clip": 0.5}])
 def test_one_client_one_block_is_torch_adam(knobs):
     torch.manual_seed(0)
     start, target = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
-    prob = Problem({"w": start[None].clone()}, lambda p, batch: ((p["w"] - batch) ** 4).sum(), lambda step: target[None])
+    prob = Problem(
+        {"w": start[None].clone()},
+        lambda p, batch: ((p["w"] - batch) ** 4).sum(),
+        lambda step: target[None],
+    )
     lr = sc.schedule(0.05, sc.SCHEDULES["cosine"], 30, 5)
-    _, _, got = final(prob, (Block("w", ("w",)),), topology("complete", 1), recipe(rounds=1, inner_steps=30, lr=lr, **knobs))
+    _, _, got = final(
+        prob,
+        (Block("w", ("w",)),),
+        topology("complete", 1),
+        recipe(rounds=1, inner_steps=30, lr=lr, **knobs),
+    )
     w = start.clone().requires_grad_()
-    optimiser = torch.optim.AdamW([w], lr=1.0, betas=(0.9, 0.99), eps=1e-8, weight_decay=knobs.get("weight_decay", 0.0))
+    optimiser = torch.optim.AdamW(
+        [w], lr=1.0, betas=(0.9, 0.99), eps=1e-8, weight_decay=knobs.get("weight_decay", 0.0)
+    )
     for s in range(30):
         optimiser.param_groups[0]["lr"] = lr(s)
         optimiser.zero_grad()
@@ -150,12 +226,18 @@ def test_only_the_active_block_moves(mix_all):
 
 def test_mixing_all_blocks_keeps_every_mean_and_shrinks_every_disagreement():
     prob, _ = problem()
-    prob = prob._replace(start={name: v + torch.arange(N, dtype=v.dtype)[:, None] for name, v in prob.start.items()})
+    prob = prob._replace(
+        start={name: v + torch.arange(N, dtype=v.dtype)[:, None] for name, v in prob.start.items()}
+    )
     plan = tr.plan(prob, THREE, ring, recipe(mix_all=True))
     state, _ = next(tr.train(plan))
     x = plan.problem.start["c"]
-    torch.testing.assert_close(state.blocks[2], torch.from_numpy(ring.matrices[0]) @ x, rtol=ROUNDING, atol=ROUNDING)
-    assert not torch.equal(state.blocks[0], torch.from_numpy(ring.matrices[0]) @ plan.problem.start["a"])
+    torch.testing.assert_close(
+        state.blocks[2], torch.from_numpy(ring.matrices[0]) @ x, rtol=ROUNDING, atol=ROUNDING
+    )
+    assert not torch.equal(
+        state.blocks[0], torch.from_numpy(ring.matrices[0]) @ plan.problem.start["a"]
+    )
 
 
 def test_moments_belong_to_the_active_block_only_and_start_anew():
@@ -183,26 +265,62 @@ def test_starting_again_from_any_step_gives_the_same_bits():
 def everything(state):
     """Every tensor and number of a state, to compare."""
     moments = [leaf for k in sorted(state.moments) for leaf in op.leaves(state.moments[k])]
-    wire = [state.sent, *state.wire.letters.values(), *state.wire.tables.values(), *state.wire.tallies.values()]
-    return [state.step, *state.blocks, *moments, *wire, *([] if state.master is None else [state.master])]
+    wire = [
+        state.sent,
+        *state.wire.letters.values(),
+        *state.wire.tables.values(),
+        *state.wire.tallies.values(),
+    ]
+    return [
+        state.step,
+        *state.blocks,
+        *moments,
+        *wire,
+        *([] if state.master is None else [state.master]),
+    ]
 
 
 def equal(one, other):
     pairs = list(zip(everything(one), everything(other), strict=True))
-    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else np.array_equal(a, b) for a, b in pairs)
+    return all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else np.array_equal(a, b) for a, b in pairs
+    )
 
 
 VALUES = {
     "deca": (recipe(feedback=PRINTED), []),
-    "kept, rarely mixed": (recipe(feedback=PRINTED, keep_moments=True, mix_every=3, mix_all=True), []),
+    "kept, rarely mixed": (
+        recipe(feedback=PRINTED, keep_moments=True, mix_every=3, mix_all=True),
+        [],
+    ),
     "tracking": (recipe()._replace(optimiser=op.gradient_tracking(), keep_moments=True), []),
     "amsgrad": (recipe(combine_first=True)._replace(optimiser=op.amsgrad(Adam())), []),
     "quasi-global": (recipe()._replace(optimiser=op.quasi_global_sgd()), []),
-    "late and absent": (recipe(feedback=PRINTED), [lossy(Faults(
-        drop=0.2, away=(Spell(1, 3, 8),), stale=0.5, noise=0.01, clients=N, turns=24, mix_every=1), 1)]),
+    "late and absent": (
+        recipe(feedback=PRINTED),
+        [
+            lossy(
+                Faults(
+                    drop=0.2,
+                    away=(Spell(1, 3, 8),),
+                    stale=0.5,
+                    noise=0.01,
+                    clients=N,
+                    turns=24,
+                    mix_every=1,
+                ),
+                1,
+            )
+        ],
+    ),
     "short": (recipe(feedback=PRINTED), [compressed(compressor("top-k", 0.5, 8, 0.5), 0)]),
-    "short and lost": (recipe(feedback=PRINTED), [lossy(Faults(drop=0.3, stale=0.3, clients=N, turns=24), 1),
-                                                  compressed(compressor("quantised", 0.5, 3, 0.5), 0)]),
+    "short and lost": (
+        recipe(feedback=PRINTED),
+        [
+            lossy(Faults(drop=0.3, stale=0.3, clients=N, turns=24), 1),
+            compressed(compressor("quantised", 0.5, 3, 0.5), 0),
+        ],
+    ),
 }
 
 
@@ -216,7 +334,7 @@ def test_a_state_is_a_value(name):
     photographs = [pickle.loads(pickle.dumps(state)) for state in kept]
     for middle in (0, 2, 3, 10):
         again = [state for state, _ in tr.train(plan, kept[middle])]
-        assert all(equal(a, b) for a, b in zip(again, kept[middle + 1:], strict=True))
+        assert all(equal(a, b) for a, b in zip(again, kept[middle + 1 :], strict=True))
     assert all(equal(a, b) for a, b in zip(kept, photographs, strict=True))
     used_up = tr.train(plan, pickle.loads(pickle.dumps(kept[2])), donate=True)
     assert all(equal(a, b) for (a, _), b in zip(used_up, kept[3:], strict=True))
@@ -237,7 +355,11 @@ def test_donated_states_are_used_up_and_others_are_not():
 def test_bfloat16_mixes_and_steps_on_a_float32_master():
     torch.manual_seed(0)
     start, target = torch.randn(3, 8), torch.randn(3, 8)
-    prob = Problem({"w": start.bfloat16()}, lambda p, batch: ((p["w"] - batch) ** 2).sum(), lambda step: target.bfloat16())
+    prob = Problem(
+        {"w": start.bfloat16()},
+        lambda p, batch: ((p["w"] - batch) ** 2).sum(),
+        lambda step: target.bfloat16(),
+    )
     rec = recipe(rounds=1, inner_steps=6)
     plan = tr.plan(prob, (Block("w", ("w",)),), topology("ring", 3), rec)
     for state, _ in tr.train(plan):
@@ -271,7 +393,9 @@ def test_schedules_are_those_of_transformers(name):
 
 def test_topology_of_another_size_is_refused():
     prob, _ = problem()
-    with pytest.raises(BadInput, match="topology = '4 clients' cannot be used: it must be for the problem's 5"):
+    with pytest.raises(
+        BadInput, match="topology = '4 clients' cannot be used: it must be for the problem's 5"
+    ):
         tr.plan(prob, THREE, topology("ring", 4), recipe())
 
 
@@ -285,7 +409,11 @@ def test_client_rows_do_not_touch_without_mixing():
     prob, _ = problem()
     alone = Topology("alone", (np.eye(N),))
     _, _, got = final(prob, WHOLE, alone, recipe(rounds=1))
-    one = Problem({n: v[2:3] for n, v in prob.start.items()}, prob.loss, lambda s: tuple(t[2:3] for t in prob.batches(s)))
+    one = Problem(
+        {n: v[2:3] for n, v in prob.start.items()},
+        prob.loss,
+        lambda s: tuple(t[2:3] for t in prob.batches(s)),
+    )
     _, _, lone = final(one, WHOLE, topology("complete", 1), recipe(rounds=1))
     for name, value in client(lone, 0).items():
         torch.testing.assert_close(value, got[name][2], rtol=LONG_ROUNDING, atol=LONG_ROUNDING)
@@ -298,7 +426,9 @@ def test_ten_thousand_inner_steps_leave_the_memory_flat():
 
     rng = np.random.default_rng(0)
     A = torch.from_numpy(np.stack([np.diag(rng.uniform(0.5, 2, 10))] * 64))
-    problem = quadratics(A, torch.from_numpy(rng.standard_normal((64, 10))), torch.zeros(64, 10, dtype=torch.float64))
+    problem = quadratics(
+        A, torch.from_numpy(rng.standard_normal((64, 10))), torch.zeros(64, 10, dtype=torch.float64)
+    )
     optimiser = adam(Adam(), Feedback(SIGNALS["printed"], SCALES["raw"], 0.99, 0.999))
     recipe = tr.Recipe(10, 1000, lambda step: 0.01, optimiser)
     going = tr.train(tr.plan(problem, [Block("all", ("x",))], topology("ring", 64), recipe))
@@ -309,4 +439,4 @@ def test_ten_thousand_inner_steps_leave_the_memory_flat():
             tensors = sum(type(thing) is torch.Tensor for thing in gc.get_objects())
             held.append((tensors, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
     assert held[1][0] <= held[0][0] + 2
-    assert held[1][1] - held[0][1] < 16_000              # KiB; 8,000 states would be 40 MB
+    assert held[1][1] - held[0][1] < 16_000  # KiB; 8,000 states would be 40 MB

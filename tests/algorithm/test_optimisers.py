@@ -16,7 +16,7 @@ from deca_lab.mixing.topology import Topology, topology
 
 N, D, STEPS, LR = 4, 3, 12, 0.05
 W = topology("ring", N).matrices[0]
-SKEW = np.array([[.5, .5, 0, 0], [0, .5, .5, 0], [0, 0, .5, .5], [.5, 0, 0, .5]])
+SKEW = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5], [0.5, 0, 0, 0.5]])
 ADAM = Adam(0.9, 0.99, 1e-8)
 ALL = (Block("all", ("x",)),)
 NONE = Feedback(None, SCALES["raw"], 1.0, 1.0)
@@ -33,7 +33,9 @@ def problem(seed=0):
 def ours(optimiser, mixing=W, steps=STEPS, lr=LR, **knobs):
     A, b, x0 = problem()
     recipe = tr.Recipe(1, steps, lambda s: lr, optimiser, **knobs)
-    plan = tr.plan(quadratics(*map(torch.from_numpy, (A, b, x0))), ALL, Topology("W", (mixing,)), recipe)
+    plan = tr.plan(
+        quadratics(*map(torch.from_numpy, (A, b, x0))), ALL, Topology("W", (mixing,)), recipe
+    )
     for state, _ in tr.train(plan):  # noqa: B007 - the last one is wanted
         pass
     return state
@@ -87,7 +89,12 @@ def test_quasi_global_adam():
 
 @pytest.mark.parametrize("signal", ["printed", "downhill"])
 def test_trivial_feedback_stores_the_signal_alone(signal):
-    x, m, v, sign = problem()[2], np.zeros((N, D)), np.zeros((N, D)), {"printed": 1, "downhill": -1}[signal]
+    x, m, v, sign = (
+        problem()[2],
+        np.zeros((N, D)),
+        np.zeros((N, D)),
+        {"printed": 1, "downhill": -1}[signal],
+    )
     for t in range(1, STEPS + 1):
         g = gradients(x)
         m_hat, v_hat = (0.9 * m + 0.1 * g) / (1 - 0.9**t), (0.99 * v + 0.01 * g**2) / (1 - 0.99**t)
@@ -118,7 +125,9 @@ def test_gradient_tracking_and_its_invariant(mixing):
         if t:
             new = gradients(x)
             y, g = mixed(mixing, y) + new - g, new
-        np.testing.assert_allclose(y.mean(0), gradients(x).mean(0), atol=1e-12)      # mean y = mean gradient
+        np.testing.assert_allclose(
+            y.mean(0), gradients(x).mean(0), atol=1e-12
+        )  # mean y = mean gradient
         x = mixed(mixing, x - LR * y)
     agree(ours(opt.gradient_tracking(), mixing), x)
 
@@ -134,7 +143,12 @@ def test_gradient_tracking_reaches_the_minimum_where_sgd_stays_apart():
 
 def test_amsgrad():
     x, floor = problem()[2], 1e-8
-    m, v, largest, u = np.zeros((N, D)), np.zeros((N, D)), np.full((N, D), floor), np.full((N, D), floor)
+    m, v, largest, u = (
+        np.zeros((N, D)),
+        np.zeros((N, D)),
+        np.full((N, D), floor),
+        np.full((N, D), floor),
+    )
     for _ in range(STEPS):
         g = gradients(x)
         m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
@@ -146,7 +160,12 @@ def test_amsgrad():
 
 def test_amsgrad_with_fresh_second_moments_and_dadam():
     x, floor = problem()[2], 1e-8
-    m, v, largest, u = np.zeros((N, D)), np.zeros((N, D)), np.full((N, D), floor), np.full((N, D), floor)
+    m, v, largest, u = (
+        np.zeros((N, D)),
+        np.zeros((N, D)),
+        np.full((N, D), floor),
+        np.full((N, D), floor),
+    )
     alone, most = x, np.zeros((N, D))
     n, w = np.zeros((N, D)), np.zeros((N, D))
     for _ in range(STEPS):
@@ -176,14 +195,18 @@ def huber(scales=(2.0, 1.0), centres=(0.0, 1.0)):
 
 
 def where_it_ends(optimiser, lr, steps, **knobs):
-    plan = tr.plan(huber(), ALL, topology("complete", 2), tr.Recipe(1, steps, lambda s: lr, optimiser, **knobs))
+    plan = tr.plan(
+        huber(), ALL, topology("complete", 2), tr.Recipe(1, steps, lambda s: lr, optimiser, **knobs)
+    )
     means = [float(state.blocks[0].mean()) for state, _ in tr.train(plan, engine=looped)]
-    return np.mean(means[-steps // 5:])
+    return np.mean(means[-steps // 5 :])
 
 
 @pytest.mark.parametrize("lr", quick([0.05, 0.01]))
 def test_decentralised_adam_stops_short_of_the_minimum(lr):
-    end = where_it_ends(opt.local_amsgrad(Adam(0.0, 0.0, 1e-8)), lr, round(60 / lr), combine_first=True)
+    end = where_it_ends(
+        opt.local_amsgrad(Adam(0.0, 0.0, 1e-8)), lr, round(60 / lr), combine_first=True
+    )
     assert end == pytest.approx(0.5, abs=1e-6)
 
 
@@ -208,7 +231,9 @@ def test_amsgrad_with_a_tracked_second_moment_goes_to_the_minimum(lr, end, late)
 
 @pytest.mark.parametrize("name", list(opt.OPTIMISERS))
 def test_every_row_is_checkpointable_and_says_how_much_it_holds(name):
-    row = opt.OPTIMISERS[name](opt.OptimiserSpec(ADAM, Feedback(SIGNALS["printed"], SCALES["raw"], 0.9, 0.9), 0.9))
+    row = opt.OPTIMISERS[name](
+        opt.OptimiserSpec(ADAM, Feedback(SIGNALS["printed"], SCALES["raw"], 0.9, 0.9), 0.9)
+    )
     state = row.init(torch.ones(N, D))
     assert all(t.shape == (N, D) for t in opt.tensors(state))
     assert len(opt.tensors(state)) == row.matrices > 0
@@ -218,7 +243,10 @@ def test_every_row_is_checkpointable_and_says_how_much_it_holds(name):
     assert opt.OPTIMISERS[name].__doc__
 
 
-RATE = {"qg-sgd": 0.02, "qg-adam": 0.01}     # QG-Adam steps with unit displacements, which do not shrink near the minimum
+RATE = {
+    "qg-sgd": 0.02,
+    "qg-adam": 0.01,
+}  # QG-Adam steps with unit displacements, which do not shrink near the minimum
 
 
 @pytest.mark.parametrize("graph", ["ring", "complete"])
@@ -226,8 +254,15 @@ RATE = {"qg-sgd": 0.02, "qg-adam": 0.01}     # QG-Adam steps with unit displacem
 def test_every_optimiser_learns_repeats_itself_and_sends_what_the_formula_says(name, graph):
     A, b, x0 = problem()
     fed = Feedback(SIGNALS["downhill"], SCALES["lr"], 0.9, 0.9)
-    recipe = tr.Recipe(1, 60, lambda s: RATE.get(name, 0.05), opt.OPTIMISERS[name](opt.OptimiserSpec(ADAM, fed, 0.5)))
-    plan = tr.plan(quadratics(*map(torch.from_numpy, (A, b, x0)), noise=0.1), ALL, topology(graph, N), recipe)
+    recipe = tr.Recipe(
+        1,
+        60,
+        lambda s: RATE.get(name, 0.05),
+        opt.OPTIMISERS[name](opt.OptimiserSpec(ADAM, fed, 0.5)),
+    )
+    plan = tr.plan(
+        quadratics(*map(torch.from_numpy, (A, b, x0)), noise=0.1), ALL, topology(graph, N), recipe
+    )
 
     def value(state):
         x = state.blocks[0].mean(0).numpy()

@@ -22,7 +22,9 @@ def constants(n=N, d=D, seed=0):
 
 
 def gradient(problem, x, step=0, engine="stacked"):
-    return ENGINES[engine](problem.loss)(x, stacking.layout(problem.start, ["x"]), {}, problem.batches(step))
+    return ENGINES[engine](problem.loss)(
+        x, stacking.layout(problem.start, ["x"]), {}, problem.batches(step)
+    )
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
@@ -32,7 +34,9 @@ def test_value_and_gradient_are_exact(engine):
     losses, g = gradient(problem, start, engine=engine)
     torch.testing.assert_close(g, torch.einsum("nij,nj->ni", A, start) - b, rtol=1e-13, atol=1e-13)
     want = [float(start[i] @ A[i] @ start[i] / 2 - b[i] @ start[i]) for i in range(N)]
-    torch.testing.assert_close(losses, torch.tensor(want, dtype=torch.float64), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(
+        losses, torch.tensor(want, dtype=torch.float64), rtol=1e-13, atol=1e-13
+    )
     assert problem.clients == N
 
 
@@ -46,14 +50,22 @@ def test_noise_has_the_stated_standard_deviation_in_each_coordinate_and_mean_zer
     A, b, start = constants()
     problem = quadratics(A, b, start, noise=0.7, seed=3)
     _, exact = gradient(quadratics(A, b, start), start)
-    xi = torch.stack([b - problem.batches(s)[1] for s in range(4000)])                  # (steps, N, D), what g is off by
+    xi = torch.stack(
+        [b - problem.batches(s)[1] for s in range(4000)]
+    )  # (steps, N, D), what g is off by
     for s in (0, 17):
-        torch.testing.assert_close(gradient(problem, start, s)[1] - exact, xi[s], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(xi.std(0), torch.full((N, D), 0.7, dtype=torch.float64), rtol=0.06, atol=0)
+        torch.testing.assert_close(
+            gradient(problem, start, s)[1] - exact, xi[s], rtol=1e-12, atol=1e-12
+        )
+    torch.testing.assert_close(
+        xi.std(0), torch.full((N, D), 0.7, dtype=torch.float64), rtol=0.06, atol=0
+    )
     assert float(xi.mean(0).abs().max()) < 0.7 * 4.5 / np.sqrt(4000)
     flat = xi.reshape(4000, -1)
-    assert float((torch.corrcoef(flat.T) - torch.eye(N * D)).abs().max()) < 0.08        # clients and coordinates are apart
-    assert float(((flat[1:] * flat[:-1]).mean(0) / 0.49).abs().max()) < 0.08            # and so are the steps
+    assert (
+        float((torch.corrcoef(flat.T) - torch.eye(N * D)).abs().max()) < 0.08
+    )  # clients and coordinates are apart
+    assert float(((flat[1:] * flat[:-1]).mean(0) / 0.49).abs().max()) < 0.08  # and so are the steps
 
 
 def test_noise_is_a_pure_function_of_seed_and_step():
@@ -85,17 +97,27 @@ def test_dtype_follows_the_constants():
     assert losses.dtype == g.dtype == torch.float32
 
 
-@cases("wrong", [
-    lambda A, b, x: (A[:3], b, x), lambda A, b, x: (A[:, :4], b, x), lambda A, b, x: (A, b[:, :4], x),
-    lambda A, b, x: (A, b, x[:3]), lambda A, b, x: (A, b, x[0]), lambda A, b, x: (A[0], b, x), lambda A, b, x: (A, b[0], x),
-])
+@cases(
+    "wrong",
+    [
+        lambda A, b, x: (A[:3], b, x),
+        lambda A, b, x: (A[:, :4], b, x),
+        lambda A, b, x: (A, b[:, :4], x),
+        lambda A, b, x: (A, b, x[:3]),
+        lambda A, b, x: (A, b, x[0]),
+        lambda A, b, x: (A[0], b, x),
+        lambda A, b, x: (A, b[0], x),
+    ],
+)
 def test_shapes_that_do_not_fit_are_refused(wrong):
     with pytest.raises(BadInput, match=r"A, b, start = .* cannot be used: it must be of shapes"):
         quadratics(*wrong(*constants()))
 
 
 def test_a_problem_counts_its_clients_whatever_its_parameters():
-    assert Problem({"s": torch.zeros(6)}, lambda p, b: p["s"], lambda s: torch.zeros(6)).clients == 6
+    assert (
+        Problem({"s": torch.zeros(6)}, lambda p, b: p["s"], lambda s: torch.zeros(6)).clients == 6
+    )
 
 
 def test_the_closed_form_is_what_autograd_finds():
@@ -104,5 +126,7 @@ def test_the_closed_form_is_what_autograd_finds():
     where = stacking.layout(problem.start, ["x"])
     X = torch.randn(start.shape, dtype=start.dtype, generator=torch.Generator().manual_seed(3))
     batch = problem.batches(4)
-    for found, wanted in zip(problem.exact(X, where, {}, batch), stacked(problem.loss)(X, where, {}, batch), strict=True):
+    for found, wanted in zip(
+        problem.exact(X, where, {}, batch), stacked(problem.loss)(X, where, {}, batch), strict=True
+    ):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)

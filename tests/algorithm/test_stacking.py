@@ -7,13 +7,23 @@ from reference import ROUNDING
 
 from deca_lab.algorithm import stacking
 
-SHAPES = {"scalar": (), "bias": (5,), "one": (1,), "weight": (3, 4), "kernel": (2, 3, 2), "empty": (0,)}
+SHAPES = {
+    "scalar": (),
+    "bias": (5,),
+    "one": (1,),
+    "weight": (3, 4),
+    "kernel": (2, 3, 2),
+    "empty": (0,),
+}
 N = 4
 
 
 def params(seed=0, dtype=torch.float64):
     g = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(N, *shape, generator=g, dtype=torch.float64).to(dtype) for name, shape in SHAPES.items()}
+    return {
+        name: torch.randn(N, *shape, generator=g, dtype=torch.float64).to(dtype)
+        for name, shape in SHAPES.items()
+    }
 
 
 @cases("names", [list(SHAPES), list(SHAPES)[::-1], ["scalar"], ["kernel", "scalar", "bias"]])
@@ -33,7 +43,11 @@ def test_flatten_and_unflatten_are_inverse(names, dtype):
 
 
 def test_columns_stand_in_the_order_of_the_names_row_major():
-    held = {"b": torch.tensor([[9.0], [8.0]]), "a": torch.arange(8.0).reshape(2, 2, 2), "s": torch.tensor([5.0, 6.0])}
+    held = {
+        "b": torch.tensor([[9.0], [8.0]]),
+        "a": torch.arange(8.0).reshape(2, 2, 2),
+        "s": torch.tensor([5.0, 6.0]),
+    }
     want = [[5, 0, 1, 2, 3, 9], [6, 4, 5, 6, 7, 8]]
     assert stacking.flatten(held, ["s", "a", "b"]).tolist() == want
     where = stacking.layout(held, ["s", "a", "b"])
@@ -58,7 +72,10 @@ def test_gradient_through_unflatten_is_the_gradient_of_each_name():
     scale = {name: torch.randn_like(held[name]) for name in names}
 
     def loss(values):
-        return sum((scale[n] * values[n].sin()).sum() * (1 + values["scalar"].square().sum()) for n in names)
+        return sum(
+            (scale[n] * values[n].sin()).sum() * (1 + values["scalar"].square().sum())
+            for n in names
+        )
 
     where = stacking.layout(held, names)
     x = stacking.flatten(held, names).requires_grad_()
@@ -98,8 +115,12 @@ def test_client_and_mean_take_the_client_axis_away():
 
 
 def test_consensus_distance_by_hand():
-    assert stacking.consensus_distance(torch.tensor([[0.0, 0.0], [2.0, 4.0]])) == 5.0          # each 1 + 4 from (1, 2)
-    assert stacking.consensus_distance(torch.tensor([[0.0], [0.0], [3.0]])) == 2.0             # (1 + 1 + 4) / 3
+    assert (
+        stacking.consensus_distance(torch.tensor([[0.0, 0.0], [2.0, 4.0]])) == 5.0
+    )  # each 1 + 4 from (1, 2)
+    assert (
+        stacking.consensus_distance(torch.tensor([[0.0], [0.0], [3.0]])) == 2.0
+    )  # (1 + 1 + 4) / 3
     assert stacking.consensus_distance(torch.randn(1, 9)) == 0.0
     assert stacking.consensus_distance(torch.full((5, 7), 0.1)) == pytest.approx(0.0, abs=1e-14)
 
@@ -115,10 +136,21 @@ def test_consensus_distance_is_the_pairwise_mean_and_knows_no_origin():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_consensus_distance_is_that_of_the_stored_numbers(dtype):
     x = (1 + 0.01 * torch.randn(8, 500, generator=torch.Generator().manual_seed(0))).to(dtype)
-    assert stacking.consensus_distance(x) == pytest.approx(stacking.consensus_distance(x.double()), rel=1e-4)
+    assert stacking.consensus_distance(x) == pytest.approx(
+        stacking.consensus_distance(x.double()), rel=1e-4
+    )
 
 
 def test_nbytes_counts_elements_not_storages():
-    assert stacking.nbytes([torch.zeros(3, 5), torch.zeros(7, dtype=torch.bfloat16), torch.zeros(2, dtype=torch.float64)]) == 90
+    assert (
+        stacking.nbytes(
+            [
+                torch.zeros(3, 5),
+                torch.zeros(7, dtype=torch.bfloat16),
+                torch.zeros(2, dtype=torch.float64),
+            ]
+        )
+        == 90
+    )
     assert stacking.nbytes([torch.zeros(100)[:3]]) == 12
     assert stacking.nbytes([]) == 0

@@ -19,7 +19,11 @@ def small(monkeypatch):
     monkeypatch.setattr(be, "SIZES", ((1, 16, 2, 1, 8),))
     monkeypatch.setattr(be, "NUMBERS", 2**13)
     monkeypatch.setattr(be, "REPEATS", 1)
-    monkeypatch.setattr(be, "prepare", lambda config: prepare(replace(config, model="tiny", clients=2, context=16, batch=1)))
+    monkeypatch.setattr(
+        be,
+        "prepare",
+        lambda config: prepare(replace(config, model="tiny", clients=2, context=16, batch=1)),
+    )
 
 
 @pytest.mark.parametrize("part", quick(["engine", "step", "mixing", "theory"], 2))
@@ -34,14 +38,20 @@ def test_every_part_gives_rows_that_compare(part, small):
 
 def test_works_are_taken_in_turns_and_the_first_round_does_not_count():
     done = []
-    took = be.medians({"one": lambda: done.append("one"), "two": lambda: done.append("two")}, torch.device("cpu"), 3)
+    took = be.medians(
+        {"one": lambda: done.append("one"), "two": lambda: done.append("two")},
+        torch.device("cpu"),
+        3,
+    )
     assert done == ["one", "two"] * 4
     assert set(took) == {"one", "two"}
 
 
 def test_memory_is_what_the_ledger_says(small):
     rows = list(be.bench(["memory"], "cpu"))
-    assert [row.ratio for row in rows if row.against == "the ledger"] == pytest.approx([1.0, 1.0], rel=1e-3)
+    assert [row.ratio for row in rows if row.against == "the ledger"] == pytest.approx(
+        [1.0, 1.0], rel=1e-3
+    )
     assert all(row.ratio < 0.5 for row in rows if row.against != "the ledger")
 
 
@@ -55,7 +65,11 @@ def test_what_cannot_be_measured_here_says_why(monkeypatch):
 
 
 def test_the_command_says_the_machine_and_refuses_what_it_does_not_know(capsys, monkeypatch):
-    monkeypatch.setattr(be, "PARTS", {"start": lambda device: iter([be.Benchmark("start", "x", 1.0, 2.0, "s", "y", "z")])})
+    monkeypatch.setattr(
+        be,
+        "PARTS",
+        {"start": lambda device: iter([be.Benchmark("start", "x", 1.0, 2.0, "s", "y", "z")])},
+    )
     said = deca_lab(capsys, "bench", "start", "--device", "cpu")
     assert said.code == 0
     assert "torch" in said.out.splitlines()[0]

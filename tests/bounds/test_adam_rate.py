@@ -16,14 +16,16 @@ from deca_lab.errors import BadInput
 @cases("noise", [0.0, 1.0])
 @cases("seed", range(3))
 def test_random_problems_hold_and_are_finite(a2, alpha, noise, seed):
-    found = ar.adam_rate(valleys(1, 5, seed=seed), alpha, a2, 60, lam=0.01, noise=noise, copies=8, seed=seed)
+    found = ar.adam_rate(
+        valleys(1, 5, seed=seed), alpha, a2, 60, lam=0.01, noise=noise, copies=8, seed=seed
+    )
     assert (found.finite, found.verdict) == (True, "holds")
 
 
 def test_the_right_side_by_hand():
     land = valleys(1, 1)
-    gap = land.mean(land.start)                                        # the lowest value is zero
-    G, alpha, a2, lam = 2.0, 0.5, 0.75, 1.0                            # H = 3, sqrt(1 - a2) = 1/2
+    gap = land.mean(land.start)  # the lowest value is zero
+    G, alpha, a2, lam = 2.0, 0.5, 0.75, 1.0  # H = 3, sqrt(1 - a2) = 1/2
     cost = 4 * 1 * 3 * 2 / 0.5 + 0.5 * 1 * 3 * 2 / 0.25
     by_hand = 2 * 3 * gap / (0.5 * 4) + cost * (np.log(1 + 4 / 0.25) / 4 - np.log(0.75))
     np.testing.assert_allclose(ar.right(land, G, alpha, a2, 4, lam)[-1], by_hand, rtol=ROUNDING)
@@ -69,7 +71,7 @@ def test_copies_hear_nobody_and_have_noise_of_their_own():
     land = valleys(1, 3)
     many = ar.squares(land, 0.1, 0.9, 20, noise=0.5, copies=4, seed=7)
     assert len({tuple(column) for column in many[1:].T}) == 4
-    assert len(set(many[0])) == 1                                      # all start at one place
+    assert len(set(many[0])) == 1  # all start at one place
     np.testing.assert_array_equal(many, ar.squares(land, 0.1, 0.9, 20, noise=0.5, copies=4, seed=7))
 
 
@@ -87,13 +89,16 @@ def test_edge_sizes(d, steps, copies):
     assert len(found.lhs) == steps
 
 
-@cases(("call", "words"), [
-    (lambda: ar.adam_rate(valleys(2), 0.1, 0.9, 5), "of one client"),
-    (lambda: ar.adam_rate(quadratics(1), 0.1, 0.9, 5), "bounded gradients"),
-    (lambda: ar.adam_rate(valleys(1), 0.1, 1.0, 5), "a2 = 1.0"),
-    (lambda: ar.adam_rate(valleys(1), 0.1, 0.9, 5, lam=0.0), "above 0"),
-    (lambda: ar.adam_rate(valleys(1), 0.1, 0.9, 0), "1 or more"),
-])
+@cases(
+    ("call", "words"),
+    [
+        (lambda: ar.adam_rate(valleys(2), 0.1, 0.9, 5), "of one client"),
+        (lambda: ar.adam_rate(quadratics(1), 0.1, 0.9, 5), "bounded gradients"),
+        (lambda: ar.adam_rate(valleys(1), 0.1, 1.0, 5), "a2 = 1.0"),
+        (lambda: ar.adam_rate(valleys(1), 0.1, 0.9, 5, lam=0.0), "above 0"),
+        (lambda: ar.adam_rate(valleys(1), 0.1, 0.9, 0), "1 or more"),
+    ],
+)
 def test_bad_input(call, words):
     with pytest.raises(BadInput, match=words):
         call()

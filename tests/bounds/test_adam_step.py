@@ -16,7 +16,9 @@ DECAYS = [(0.9, 0.999), (0.0, 0.5), (0.5, 0.9), (0.9, 0.95), (0.95, 0.99), (0.9,
 
 def by_hand(t, a1, a2):
     """The Cauchy-Schwarz constant from its sums, term by term, without a closed form."""
-    first = sum(((1 - a1) * a1 ** (t - s)) ** 2 / ((1 - a2) * a2 ** (t - s)) for s in range(1, t + 1))
+    first = sum(
+        ((1 - a1) * a1 ** (t - s)) ** 2 / ((1 - a2) * a2 ** (t - s)) for s in range(1, t + 1)
+    )
     return math.sqrt(first * (1 - a2**t)) / (1 - a1**t)
 
 
@@ -25,14 +27,18 @@ def by_hand(t, a1, a2):
 def test_random_gradients_hold_and_are_finite(a1, a2, seed):
     rng = np.random.default_rng([seed, 1])
     t, n, d = 40, int(rng.integers(1, 5)), int(rng.integers(1, 9))
-    heavy = rng.standard_t(1.1, (t, n, d)) * 10.0 ** rng.uniform(-3, 3, (t, 1, 1))  # wild: outliers, growth, decay
+    heavy = rng.standard_t(1.1, (t, n, d)) * 10.0 ** rng.uniform(
+        -3, 3, (t, 1, 1)
+    )  # wild: outliers, growth, decay
     found = adam_step(heavy, Adam(a1, a2))
     assert (found.finite, found.holds(), found.verdict) == (True, True, "holds"), found.ratios
 
 
 @cases(("a1", "a2"), DECAYS)
 def test_the_witness_attains_it_at_every_step(a1, a2):
-    steps = 60 if a1 else 1  # with a1 = 0 the witness is one gradient after zeros, and 0 / 0 has no direction
+    steps = (
+        60 if a1 else 1
+    )  # with a1 = 0 the witness is one gradient after zeros, and 0 / 0 has no direction
     found = adam_step(witness(steps, Adam(a1, a2)), Adam(a1, a2, eps=0.0))
     np.testing.assert_allclose(found.ratios, 1, rtol=1e-9)
     assert found.holds()
@@ -70,7 +76,9 @@ def test_the_constant_is_the_sum_by_hand(a1, a2, t):
 def test_broken_the_quoted_constant_is_exceeded():
     steps = steps_taken(witness(1000), Adam(eps=0.0))
     assert steps.max() > 1.8 * quoted()
-    assert (steps > quoted()).argmax() + 1 == 210  # the first step that the false constant does not cover
+    assert (
+        steps > quoted()
+    ).argmax() + 1 == 210  # the first step that the false constant does not cover
 
 
 @pytest.mark.parametrize("a2", [0.81, 0.5])
@@ -96,7 +104,9 @@ def test_edge_sizes(shape):
     found = adam_step(np.full(shape, -3.0), Adam(eps=0.0))
     assert found.holds()
     assert found.lhs.shape == shape[:1]
-    np.testing.assert_allclose(found.lhs, 1, rtol=1e-12)  # equal gradients: m_hat = g, v_hat = g*g, whatever the decays
+    np.testing.assert_allclose(
+        found.lhs, 1, rtol=1e-12
+    )  # equal gradients: m_hat = g, v_hat = g*g, whatever the decays
 
 
 def test_zeros():
@@ -108,7 +118,11 @@ def test_zeros():
 def test_the_left_side_is_the_step_of_torchs_own_adam(a1, a2):
     g = np.random.default_rng(4).standard_normal((25, 2, 3))
     x = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
-    optimiser, before, moved = torch.optim.Adam([x], lr=1.0, betas=(a1, a2), eps=1e-8), x.detach().clone(), []
+    optimiser, before, moved = (
+        torch.optim.Adam([x], lr=1.0, betas=(a1, a2), eps=1e-8),
+        x.detach().clone(),
+        [],
+    )
     for row in torch.from_numpy(g):
         x.grad = row.clone()
         optimiser.step()

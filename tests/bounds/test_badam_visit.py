@@ -20,8 +20,10 @@ def test_random_problems_hold_and_are_finite(make, lam, steps, seed):
     alpha = bv.largest_step(land.smoothness, G, steps, lam)
     found = bv.badam_visit(land, alpha, steps, rounds=2, lam=lam)
     assert (found.finite, found.verdict) == (True, "holds")
-    assert (found.rhs > 0).all()                                                      # every visit lowers the loss
-    paper = bv.badam_visit(land, bv.papers_step(land.smoothness, G, steps, lam), steps, rounds=2, lam=lam, paper=True)
+    assert (found.rhs > 0).all()  # every visit lowers the loss
+    paper = bv.badam_visit(
+        land, bv.papers_step(land.smoothness, G, steps, lam), steps, rounds=2, lam=lam, paper=True
+    )
     assert paper.verdict == "holds"
 
 
@@ -51,10 +53,14 @@ def test_the_rate_is_the_visits_summed_and_falls_with_slope_minus_one():
     one, many = bv.badam_visit(land, alpha, 4, rounds=20), bv.badam_rate(land, alpha, 4, rounds=20)
     assert many.verdict == "holds"
     visits = np.arange(1, 41)
-    np.testing.assert_allclose(many.lhs * visits, (one.lhs / one.lhs[0]).cumsum() * many.lhs[0], rtol=1e-12)
+    np.testing.assert_allclose(
+        many.lhs * visits, (one.lhs / one.lhs[0]).cumsum() * many.lhs[0], rtol=1e-12
+    )
     np.testing.assert_allclose(many.rhs * visits, many.rhs[0], rtol=1e-12)
     gap = land.mean(land.start) - land.lowest
-    np.testing.assert_allclose(many.ratios, one.lhs.cumsum() / gap, rtol=1e-9)      # sum of promises over all there is to lose
+    np.testing.assert_allclose(
+        many.ratios, one.lhs.cumsum() / gap, rtol=1e-9
+    )  # sum of promises over all there is to lose
     assert 0.0 < many.tightness < 0.6
 
 
@@ -98,11 +104,14 @@ def test_the_decrease_is_that_of_torchs_adam_on_the_block():
     np.testing.assert_allclose(found.rhs, -np.diff(at), rtol=1e-9)
 
 
-@cases(("call", "words"), [
-    (lambda: bv.badam_visit(tug_of_war(2), 0.1, 2), "of one client"),
-    (lambda: bv.badam_visit(bv.level(), 0.1, 2, lam=0.0), "lam = 0.0"),
-    (lambda: bv.largest_step(1.0, 0.0, 5, 0.1), "above 0"),
-])
+@cases(
+    ("call", "words"),
+    [
+        (lambda: bv.badam_visit(tug_of_war(2), 0.1, 2), "of one client"),
+        (lambda: bv.badam_visit(bv.level(), 0.1, 2, lam=0.0), "lam = 0.0"),
+        (lambda: bv.largest_step(1.0, 0.0, 5, 0.1), "above 0"),
+    ],
+)
 def test_bad_input(call, words):
     with pytest.raises(BadInput, match=words):
         call()

@@ -31,38 +31,72 @@ def test_what_a_deca_run_must_satisfy_holds(history):
     assert {one.verdict for one in verdicts.values()} == {"holds"}
     assert 0.01 < verdicts["consensus"].bound.tightness < 1
     assert "L = " in verdicts["gradient"].rests_on
-    assert verdicts["consensus"].bound.lhs[0] == pytest.approx(np.sqrt(4 * history.metrics["consensus[embeddings]"].iloc[1]))
+    assert verdicts["consensus"].bound.lhs[0] == pytest.approx(
+        np.sqrt(4 * history.metrics["consensus[embeddings]"].iloc[1])
+    )
 
 
 def test_a_block_that_drifts_farther_than_it_can_is_found(history):
     name = f"consensus[{history.metrics['block'].iloc[-1]}]"
     wild = history.metrics.assign(**{name: history.metrics[name] * 1e4})
-    assert beside(replace(history, metrics=wild))["consensus"].verdict.startswith("fails at measurement")
+    assert beside(replace(history, metrics=wild))["consensus"].verdict.startswith(
+        "fails at measurement"
+    )
     more = history.edges.assign(measured=history.edges["measured"] + 1)
     assert beside(replace(history, edges=more))["traffic"].verdict == "fails at edge 1"
     memory = {**history.summary["memory"], "measured_peak": 2 * history.summary["memory"]["peak"]}
-    assert beside(replace(history, summary={**history.summary, "memory": memory}))["memory"].verdict.startswith("fails")
+    assert beside(replace(history, summary={**history.summary, "memory": memory}))[
+        "memory"
+    ].verdict.startswith("fails")
 
 
-@pytest.mark.parametrize("knobs", quick([
-    {"method": "deca-no-feedback", "topology": "star"}, {"combine": "before"}, {"mix_every": 2}, {"mixed": "all"},
-    {"moments": "keep", "rounds": 2}, {"method": "d-adam", "topology": "one-peer-exponential"}, {"dtype": "bfloat16"},
-    {"lr_scheduler_type": "cosine", "feedback": "downhill", "feedback_scale": "lr", "b1": 0.9, "b2": 0.9}, {"dtype": "float64"},
-]))
+@pytest.mark.parametrize(
+    "knobs",
+    quick(
+        [
+            {"method": "deca-no-feedback", "topology": "star"},
+            {"combine": "before"},
+            {"mix_every": 2},
+            {"mixed": "all"},
+            {"moments": "keep", "rounds": 2},
+            {"method": "d-adam", "topology": "one-peer-exponential"},
+            {"dtype": "bfloat16"},
+            {
+                "lr_scheduler_type": "cosine",
+                "feedback": "downhill",
+                "feedback_scale": "lr",
+                "b1": 0.9,
+                "b2": 0.9,
+            },
+            {"dtype": "float64"},
+        ]
+    ),
+)
 def test_disagreement_is_bounded_whatever_the_recipe(knobs):
     verdicts = beside(runs.run(replace(BASE, **knobs)))
     assert verdicts["consensus"].verdict == "holds"
     assert verdicts["traffic"].verdict == "holds"
 
 
-@pytest.mark.parametrize(("knobs", "claim", "words"), quick([
-    ({"weight_decay": 0.1}, "consensus", "weight decay"), ({"b2": 1.0, "b1": 0.5}, "consensus", "b2 = 1 with b1 < 1"),
-    ({"method": "qg-adam"}, "consensus", "qg-adam"), ({"moments": "keep"}, "gradient", "kept between visits"),
-    ({"mix_every": 2}, "gradient", "less often"), ({"combine": "before"}, "gradient", "combine then adapt"),
-    ({"feedback": "downhill", "feedback_scale": "lr"}, "gradient", "not raw"), ({"method": "local"}, "traffic", "nobody sends"),
-    ({"method": "local"}, "gradient", "rho = 1"), ({"method": "d-sgd", "lr": 5.0}, "gradient", "learning rate is above"),
-    ({"method": "d-sgd", "momentum": 0.9}, "gradient", "momentum"),
-], 2))
+@pytest.mark.parametrize(
+    ("knobs", "claim", "words"),
+    quick(
+        [
+            ({"weight_decay": 0.1}, "consensus", "weight decay"),
+            ({"b2": 1.0, "b1": 0.5}, "consensus", "b2 = 1 with b1 < 1"),
+            ({"method": "qg-adam"}, "consensus", "qg-adam"),
+            ({"moments": "keep"}, "gradient", "kept between visits"),
+            ({"mix_every": 2}, "gradient", "less often"),
+            ({"combine": "before"}, "gradient", "combine then adapt"),
+            ({"feedback": "downhill", "feedback_scale": "lr"}, "gradient", "not raw"),
+            ({"method": "local"}, "traffic", "nobody sends"),
+            ({"method": "local"}, "gradient", "rho = 1"),
+            ({"method": "d-sgd", "lr": 5.0}, "gradient", "learning rate is above"),
+            ({"method": "d-sgd", "momentum": 0.9}, "gradient", "momentum"),
+        ],
+        2,
+    ),
+)
 def test_a_broken_hypothesis_is_named(knobs, claim, words):
     verdict = beside(runs.run(replace(BASE, **knobs)))[claim]
     assert verdict.verdict.startswith("hypothesis broken: ")
@@ -85,7 +119,7 @@ def test_interference_of_a_dec_lora_run():
 def test_estimates_of_a_problem_whose_constants_are_exact():
     land = quadratics(6, 5, zeta=2.0)
     found = estimate(as_problem(land, 1, noise=0.3)[0], batches=64, turns=60)
-    assert found.smoothness == pytest.approx(1.0, rel=1e-3)                       # the largest a
+    assert found.smoothness == pytest.approx(1.0, rel=1e-3)  # the largest a
     assert found.sigma == pytest.approx(0.3 * 5**0.5, rel=0.05)
     assert found.zeta == pytest.approx(2.0, rel=0.05)
     assert found.loss == pytest.approx(land.mean(land.start), rel=0.1)

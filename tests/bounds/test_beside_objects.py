@@ -20,7 +20,9 @@ A = TURN @ np.diag([0.1, 0.3, 0.5, 1.5]) @ TURN.T
 CENTRES = RNG.standard_normal((N, 4))
 START = np.full(4, 2.0)
 GAP = np.mean([(START - c) @ A @ (START - c) / 2 for c in CENTRES])
-SGD = RunConfig(clients=N, method="d-sgd", rounds=1, inner_steps=STEPS, lr=LR, eval_every=1, device="cpu")
+SGD = RunConfig(
+    clients=N, method="d-sgd", rounds=1, inner_steps=STEPS, lr=LR, eval_every=1, device="cpu"
+)
 DECA = replace(SGD, method="deca", rounds=2, inner_steps=6)
 
 
@@ -50,7 +52,9 @@ def right_side(rho):
     """The claim's two terms with the quadratics' own constants, written out: of the start, of the disagreement; sigma = 0."""
     L = np.linalg.eigvalsh(A)[-1]
     zeta2 = np.square((CENTRES - CENTRES.mean(0)) @ A).sum() / N
-    return 2 * GAP / (LR * np.arange(1, STEPS + 1)), L**2 * LR**2 * rho**2 * 4 * zeta2 / (1 - rho) ** 2
+    return 2 * GAP / (LR * np.arange(1, STEPS + 1)), L**2 * LR**2 * rho**2 * 4 * zeta2 / (
+        1 - rho
+    ) ** 2
 
 
 def test_the_claim_of_d_sgd_beside_a_fit_has_the_quadratics_own_constants():
@@ -60,9 +64,12 @@ def test_the_claim_of_d_sgd_beside_a_fit_has_the_quadratics_own_constants():
     np.testing.assert_allclose(bound.lhs, lhs, rtol=1e-9)
     start, apart = right_side(rho)
     np.testing.assert_allclose(bound.rhs - apart, start, rtol=1e-9)
-    np.testing.assert_allclose(bound.rhs - start, apart, rtol=1e-4)         # L from 8 turns of power iteration
-    assert {name: verdicts[name].verdict for name in ("traffic", "memory", "gradient")} == dict.fromkeys(
-        ("traffic", "memory", "gradient"), "holds")
+    np.testing.assert_allclose(
+        bound.rhs - start, apart, rtol=1e-4
+    )  # L from 8 turns of power iteration
+    assert {
+        name: verdicts[name].verdict for name in ("traffic", "memory", "gradient")
+    } == dict.fromkeys(("traffic", "memory", "gradient"), "holds")
     assert f"L = {np.linalg.eigvalsh(A)[-1]:.3g}" in verdicts["gradient"].rests_on
     assert "no loss is below 0" in verdicts["gradient"].rests_on
 
@@ -83,15 +90,23 @@ def test_a_learning_rate_beyond_the_largest_eigenvalue_is_named():
 def test_the_claims_of_deca_hold_beside_a_fit():
     verdicts = beside(fit(problem(), DECA))
     assert {name: one.verdict for name, one in verdicts.items()} == dict.fromkeys(
-        ("traffic", "memory", "consensus", "gradient"), "holds")
+        ("traffic", "memory", "consensus", "gradient"), "holds"
+    )
     assert verdicts["consensus"].rests_on == "float64 arithmetic"
     assert 0.01 < verdicts["consensus"].bound.tightness < 1
 
 
-@pytest.mark.parametrize(("given", "claims", "words"), [
-    ({"low": 1e-3 - GAP}, ["gradient"], "a loss is below 0"),                # above 0 at the start, below it later
-    ({"spread": 0.1}, ["gradient", "consensus"], "do not start with equal models"),
-])
+@pytest.mark.parametrize(
+    ("given", "claims", "words"),
+    [
+        (
+            {"low": 1e-3 - GAP},
+            ["gradient"],
+            "a loss is below 0",
+        ),  # above 0 at the start, below it later
+        ({"spread": 0.1}, ["gradient", "consensus"], "do not start with equal models"),
+    ],
+)
 @pytest.mark.parametrize("config", [SGD, DECA], ids=["d-sgd", "deca"])
 def test_a_problem_that_breaks_a_hypothesis_is_told(config, given, claims, words):
     verdicts = beside(fit(problem(**given), config))
@@ -103,7 +118,9 @@ def test_a_problem_that_breaks_a_hypothesis_is_told(config, given, claims, words
 def test_an_optimiser_of_ones_own_has_no_constant():
     config = replace(DECA, rounds=1)
     verdicts = beside(fit(problem(), config, optimiser=heavy_ball()))
-    broken = "hypothesis broken: the steps of an optimiser of one's own have no constant of their own"
+    broken = (
+        "hypothesis broken: the steps of an optimiser of one's own have no constant of their own"
+    )
     assert verdicts["gradient"].verdict == broken
     assert verdicts["traffic"].verdict == "holds"
 
@@ -115,12 +132,16 @@ def told(history, lab=None):
 def test_a_folder_of_a_fit_needs_its_lab(tmp_path):
     done = fit(problem(), DECA, tmp_path / "run")
     again = load(tmp_path / "run")
-    with pytest.raises(BadInput, match=r"^lab is missing: corpus of this run were given as objects.*pass lab=") as caught:
+    with pytest.raises(
+        BadInput, match=r"^lab is missing: corpus of this run were given as objects.*pass lab="
+    ) as caught:
         beside(again)
     assert "\n" not in str(caught.value)
     assert told(again, done.lab) == told(done)
     other = fit(problem(), replace(DECA, lr=0.02))
-    with pytest.raises(BadInput, match=r"lab = .* cannot be used: it must be that of a run with the same lr$"):
+    with pytest.raises(
+        BadInput, match=r"lab = .* cannot be used: it must be that of a run with the same lr$"
+    ):
         beside(again, other.lab)
 
 

@@ -22,8 +22,11 @@ from deca_lab.bounds.trace import Setting, trace
 from deca_lab.mixing.topology import topology
 
 RING = Setting(topology("ring", 6), 2, 2, 5, 0.05)
-FEEDS = {"none": mo.Feedback(None, mo.raw, 1.0, 1.0), "printed": mo.Feedback(mo.printed, mo.raw, 0.9, 0.99),
-         "over lr": mo.Feedback(mo.downhill, mo.per_lr_, 0.5, 0.9)}
+FEEDS = {
+    "none": mo.Feedback(None, mo.raw, 1.0, 1.0),
+    "printed": mo.Feedback(mo.printed, mo.raw, 0.9, 0.99),
+    "over lr": mo.Feedback(mo.downhill, mo.per_lr_, 0.5, 0.9),
+}
 
 
 @pytest.mark.parametrize("feed", FEEDS)
@@ -38,17 +41,27 @@ def test_random_runs_hold_and_are_finite(graph, seed, feed):
 
 @pytest.mark.parametrize("share", [0.6, 0.75, 0.95])
 def test_two_clients_that_pull_apart_attain_it_at_the_first_turn(share):
-    pair = Setting(topology(np.array([[share, 1 - share], [1 - share, share]])), 1, 1, 12, 0.02, mo.Adam(eps=1e-12))
+    pair = Setting(
+        topology(np.array([[share, 1 - share], [1 - share, share]])),
+        1,
+        1,
+        12,
+        0.02,
+        mo.Adam(eps=1e-12),
+    )
     found = block_consensus(tug_of_war(2, 3), pair)
     assert found.ratios[0] == pytest.approx(1, rel=1e-9)
     assert found.holds()
-    assert 0.9 < found.ratios[-1] < 1                                  # C_s above 1 is not used by equal gradients
+    assert 0.9 < found.ratios[-1] < 1  # C_s above 1 is not used by equal gradients
 
 
 def test_the_right_side_by_hand():
     found = block_consensus(quadratics(6, 4), RING)
-    rho, C = 2 / 3, constants(5, RING.adam, 1.0, 1.0)                   # ring of six: (1 + 2 cos 60 degrees) / 3
-    by_hand = [0.05 * (6 * 2) ** 0.5 * sum(rho ** (R - s + 1) * C[s - 1] for s in range(1, R + 1)) for R in range(1, 6)]
+    rho, C = 2 / 3, constants(5, RING.adam, 1.0, 1.0)  # ring of six: (1 + 2 cos 60 degrees) / 3
+    by_hand = [
+        0.05 * (6 * 2) ** 0.5 * sum(rho ** (R - s + 1) * C[s - 1] for s in range(1, R + 1))
+        for R in range(1, 6)
+    ]
     np.testing.assert_allclose(found.rhs[:5], by_hand, rtol=1e-12)
 
 
@@ -64,7 +77,9 @@ def test_the_left_side_is_a_plain_loop():
             g = hills.gradients(torch.from_numpy(X)).numpy()[:, mine]
             m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
             X = X.copy()
-            X[:, mine] = W @ (X[:, mine] - 0.05 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 0.1))
+            X[:, mine] = W @ (
+                X[:, mine] - 0.05 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 0.1)
+            )
             lhs.append(np.linalg.norm(X[:, mine] - X[:, mine].mean(0)))
     np.testing.assert_allclose(found.lhs, lhs, rtol=1e-9)
 
@@ -77,7 +92,7 @@ def test_the_blocks_that_wait_keep_their_disagreement_to_the_bit():
 
 def test_broken_larger_steps_and_a_w_that_does_not_mix_what_it_should():
     assert broken().verdict == "fails at inner step 1"
-    unsound = topology(np.array([[1.0, 0.0], [0.5, 0.5]]))               # rows sum to one, columns do not
+    unsound = topology(np.array([[1.0, 0.0], [0.5, 0.5]]))  # rows sum to one, columns do not
     pair = Setting(unsound, 1, 1, 12, 0.02, mo.Adam(eps=1e-12))
     told = block_consensus(tug_of_war(), pair._replace(topology=topology("complete", 2)))
     assert not told._replace(lhs=block_consensus(tug_of_war(), pair).lhs).holds()
@@ -85,8 +100,10 @@ def test_broken_larger_steps_and_a_w_that_does_not_mix_what_it_should():
 
 @cases(("clients", "d", "steps"), [(1, 1, 1), (1, 3, 4), (2, 1, 1), (3, 2, 1)])
 def test_edge_sizes(clients, d, steps):
-    found = block_consensus(quadratics(clients, d), RING._replace(topology=topology("complete", clients), blocks=1,
-                                                                  inner_steps=steps))
+    found = block_consensus(
+        quadratics(clients, d),
+        RING._replace(topology=topology("complete", clients), blocks=1, inner_steps=steps),
+    )
     assert found.holds()
     assert len(found.lhs) == 2 * steps
 

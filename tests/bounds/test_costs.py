@@ -24,10 +24,15 @@ FED = optimisers.adam(Adam(), Feedback(printed, raw, 0.9, 0.9))
 def test_random_layouts_cost_what_the_closed_forms_say(seed, graph, half):
     rng = np.random.default_rng(seed)
     sizes = rng.integers(2000, 9000, int(rng.integers(1, 5))).tolist()
-    plan = cs.laid_out(*cs.blocks_of(sizes), topology(graph, int(rng.integers(3, 7))), [PLAIN, FED][seed % 2], half=half)
+    plan = cs.laid_out(
+        *cs.blocks_of(sizes),
+        topology(graph, int(rng.integers(3, 7))),
+        [PLAIN, FED][seed % 2],
+        half=half,
+    )
     found = cs.costs(plan)
     assert (found.finite, found.verdict) == (True, "holds")
-    assert found.lhs[0] == found.rhs[0]                                       # traffic to the byte
+    assert found.lhs[0] == found.rhs[0]  # traffic to the byte
 
 
 def test_by_hand():
@@ -35,7 +40,9 @@ def test_by_hand():
     plan = cs.laid_out(*cs.blocks_of([5000, 12000, 7000]), topology("ring", 6), PLAIN)
     run = cs.facts(plan)
     assert cs.sent(run) == 2 * 6 * 2 * 4 * 24000 * 4
-    assert cs.held(run) == 6 * 24000 * 4 + 4 * 6 * 12000 * 4                   # M, and gradient, m, v, buffer of the widest
+    assert (
+        cs.held(run) == 6 * 24000 * 4 + 4 * 6 * 12000 * 4
+    )  # M, and gradient, m, v, buffer of the widest
     assert cs.measured(plan)[0] == cs.sent(run)
 
 
@@ -58,12 +65,25 @@ def test_half_the_mixings_are_half_the_bytes_and_tracking_is_twice():
     ring, equal = topology("ring", 5), cs.blocks_of([3000] * 3)
     once = cs.measured(cs.laid_out(*equal, ring, PLAIN))[0]
     assert cs.measured(cs.laid_out(*equal, ring, PLAIN, mix_every=2))[0] * 2 == once
-    assert cs.measured(cs.laid_out(*equal, ring, optimisers.mixed_adam(Adam(), Feedback(None, raw, 1.0, 1.0))))[0] == 2 * once
+    assert (
+        cs.measured(
+            cs.laid_out(*equal, ring, optimisers.mixed_adam(Adam(), Feedback(None, raw, 1.0, 1.0)))
+        )[0]
+        == 2 * once
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("knobs", [{}, {"method": "d-adam"}, {"method": "dec-lora", "rank": 4}, {"method": "deca-mixed"},
-                                   {"blocks": "equal", "block_count": 3}])
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"method": "d-adam"},
+        {"method": "dec-lora", "rank": 4},
+        {"method": "deca-mixed"},
+        {"blocks": "equal", "block_count": 3},
+    ],
+)
 def test_the_closed_forms_fit_real_runs_of_a_gpt(knobs):
     from deca_lab.lab.prepare import prepare
 
@@ -76,12 +96,18 @@ def test_the_closed_forms_fit_real_runs_of_a_gpt(knobs):
 def test_broken_unequal_blocks_in_the_formula_of_equal_ones_and_a_lost_message():
     assert cs.broken().verdict == "fails at entry 2"
     plan = cs.laid_out(*cs.blocks_of([5000]), topology("ring", 6), PLAIN)
-    assert cs.costs(plan, lambda run: run._replace(edges=run.edges - 1)).verdict == "fails at entry 1"
+    assert (
+        cs.costs(plan, lambda run: run._replace(edges=run.edges - 1)).verdict == "fails at entry 1"
+    )
 
 
 @cases(("clients", "sizes"), [(1, [5000]), (2, [4000, 1]), (3, [3000])])
 def test_edge_sizes(clients, sizes):
-    found = cs.costs(cs.laid_out(*cs.blocks_of(sizes), topology("complete", clients), PLAIN, rounds=1, inner_steps=1))
+    found = cs.costs(
+        cs.laid_out(
+            *cs.blocks_of(sizes), topology("complete", clients), PLAIN, rounds=1, inner_steps=1
+        )
+    )
     assert found.holds()
     assert found.lhs[0] == clients * (clients - 1) * sum(sizes) * 4
 

@@ -39,8 +39,16 @@ def test_random_cases_hold_without_noise(kind, first, seed):
     W = topology(["ring", "path", "complete", "star"][rng.integers(4)], n)
     case = usual(kind, n, d, 0.0, float(rng.uniform(0.1, 2)), seed)
     gamma = step(case, W, first) * float(rng.uniform(0.2, 1))
-    for found in (d_sgd(case, W, gamma, 60, combine_first=first), disagreement(case, W, gamma, 60, combine_first=first)):
-        assert (found.finite, found.holds(), found.verdict, len(found.lhs)) == (True, True, "holds", 60), found.ratios
+    for found in (
+        d_sgd(case, W, gamma, 60, combine_first=first),
+        disagreement(case, W, gamma, 60, combine_first=first),
+    ):
+        assert (found.finite, found.holds(), found.verdict, len(found.lhs)) == (
+            True,
+            True,
+            "holds",
+            60,
+        ), found.ratios
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -50,11 +58,11 @@ def test_random_cases_hold_with_noise_as_a_mean_over_seeds(first):
     squared = runs(case, RING, step(case, RING, first), 60, range(6), first)[0]
     error = squared.mean(1).std(ddof=1) / 6**0.5
     assert found.holds()
-    assert found.lhs[-1] + 6 * error < found.rhs[-1]                           # not by luck of the seeds
+    assert found.lhs[-1] + 6 * error < found.rhs[-1]  # not by luck of the seeds
 
 
 def test_w_need_not_be_symmetric_nor_constant():
-    turned = np.array([[.5, .5, 0, 0], [0, .5, .5, 0], [0, 0, .5, .5], [.5, 0, 0, .5]])
+    turned = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5], [0.5, 0, 0, 0.5]])
     case = usual("shifted", 4, 2, 0.0)
     rho = second_singular_value(turned)
     assert d_sgd(case, turned, largest_step(2, rho), 80).holds()
@@ -85,12 +93,14 @@ def test_broken_a_step_that_is_too_large():
 
 
 def test_broken_a_matrix_whose_columns_do_not_sum_to_one():
-    case = quadratic(np.eye(1), np.array([[1.0], [-1.0]]), np.zeros(1))        # starts in the minimum
-    even, lopsided = np.array([[.6, .4], [.4, .6]]), np.array([[.6, .4], [.5, .5]])
+    case = quadratic(np.eye(1), np.array([[1.0], [-1.0]]), np.zeros(1))  # starts in the minimum
+    even, lopsided = np.array([[0.6, 0.4], [0.4, 0.6]]), np.array([[0.6, 0.4], [0.5, 0.5]])
     assert d_sgd(case, even, 0.02, 200).holds()
     found = d_sgd(case, lopsided, 0.02, 2000)
     assert found.verdict == "fails at step 7"
-    assert found.lhs[-1] == pytest.approx(1 / 81, rel=0.05)                    # the shares of W's left eigenvector: 5/9, 4/9
+    assert found.lhs[-1] == pytest.approx(
+        1 / 81, rel=0.05
+    )  # the shares of W's left eigenvector: 5/9, 4/9
 
 
 def test_broken_an_unequal_start():
@@ -129,7 +139,9 @@ def test_the_left_side_is_that_of_a_plain_loop(kind, first):
     for k in range(12):
         leaf = torch.from_numpy(x).requires_grad_()
         batch = problem.batches(k)
-        total = sum(problem.loss({"x": leaf[i]}, tuple(part[i] for part in batch)) for i in range(8))
+        total = sum(
+            problem.loss({"x": leaf[i]}, tuple(part[i] for part in batch)) for i in range(8)
+        )
         (g,) = torch.autograd.grad(total, leaf)
         mean = x.mean(0)
         squared.append((case.gradient(mean) ** 2).sum())
@@ -151,7 +163,9 @@ def test_the_right_side_by_hand():
         rhs = d_sgd(case, RING, g, 3, combine_first=first).rhs
         by_hand = [2 * 7 / (g * K) + 2 * g * 0.25 / 8 + 4 * g * g * c * apart for K in (1, 2, 3)]
         np.testing.assert_allclose(rhs, by_hand, rtol=1e-12)
-        assert disagreement(case, RING, g, 2, combine_first=first).rhs[0] == pytest.approx(g * g * c * apart)
+        assert disagreement(case, RING, g, 2, combine_first=first).rhs[0] == pytest.approx(
+            g * g * c * apart
+        )
     assert largest_step(2.0, 0.3) == 0.5
     assert largest_step(2.0, 0.8) == pytest.approx(0.2 / 3.2)
     assert largest_step(2.0, 0.8, combine_first=True) == pytest.approx(0.05)
@@ -165,23 +179,39 @@ def test_the_constants_of_a_case_are_what_they_say(kind):
 
     def gradients(problem, x):
         leaf = torch.from_numpy(np.repeat(x[None], 6, 0)).requires_grad_()
-        total = sum(problem.loss({"x": leaf[i]}, tuple(part[i] for part in problem.batches(0))) for i in range(6))
+        total = sum(
+            problem.loss({"x": leaf[i]}, tuple(part[i] for part in problem.batches(0)))
+            for i in range(6)
+        )
         return torch.autograd.grad(total, leaf)[0].numpy()
 
     def value(x):
-        return float(np.mean([quiet.loss({"x": torch.from_numpy(x)}, tuple(p[i] for p in quiet.batches(0))) for i in range(6)]))
+        return float(
+            np.mean(
+                [
+                    quiet.loss({"x": torch.from_numpy(x)}, tuple(p[i] for p in quiet.batches(0)))
+                    for i in range(6)
+                ]
+            )
+        )
 
-    x0, lowest, spreads = quiet.start["x"][0].numpy(), value(quiet.start["x"][0].numpy()) - case.gap, []
+    x0, lowest, spreads = (
+        quiet.start["x"][0].numpy(),
+        value(quiet.start["x"][0].numpy()) - case.gap,
+        [],
+    )
     for _ in range(200):
         x, y = rng.uniform(-4, 4, (2, 3))
         gx, gy = gradients(quiet, x), gradients(quiet, y)
         np.testing.assert_allclose(gx.mean(0), case.gradient(x), atol=1e-12)
-        assert (np.linalg.norm(gx - gy, axis=1) <= case.L * np.linalg.norm(x - y) * (1 + 1e-9)).all()
+        assert (
+            np.linalg.norm(gx - gy, axis=1) <= case.L * np.linalg.norm(x - y) * (1 + 1e-9)
+        ).all()
         spreads.append(np.square(gx - gx.mean(0)).sum() / 6)
         assert value(x) >= lowest - 1e-12
     assert max(spreads) <= case.zeta**2 * (1 + 1e-9)
     if kind != "shifted":
-        np.testing.assert_allclose(spreads, case.zeta**2, rtol=1e-9)           # exact, not only a bound
+        np.testing.assert_allclose(spreads, case.zeta**2, rtol=1e-9)  # exact, not only a bound
     noises = np.stack([gradients(case.problem(s), x0) - gradients(quiet, x0) for s in range(400)])
     assert np.square(noises).sum(2).mean() == pytest.approx(case.sigma**2, rel=0.1)
     assert np.abs(noises.mean((0, 1))).max() < 0.05
@@ -191,7 +221,7 @@ def test_the_steepest_slope_and_curvature_of_a_bump():
     u = np.linspace(-5, 5, 200001)
     assert (2 * u / (1 + u**2) ** 2).max() == pytest.approx(STEEPEST, rel=1e-9)
     assert ((2 - 6 * u**2) / (1 + u**2) ** 3).max() == pytest.approx(2)
-    assert ((2 - 6 * u**2) / (1 + u**2) ** 3).min() == pytest.approx(-0.5, rel=1e-6)      # not convex
+    assert ((2 - 6 * u**2) / (1 + u**2) ** 3).min() == pytest.approx(-0.5, rel=1e-6)  # not convex
 
 
 def test_all_examples_hold_and_the_broken_one_fails():
@@ -215,7 +245,9 @@ def test_bad_input(changed, message):
 def test_bad_cases():
     with pytest.raises(BadInput, match=r"b = .* of rows that sum to zero"):
         bumps(np.zeros((2, 1)), np.ones((2, 1)), np.ones(1))
-    with pytest.raises(BadInput, match="kind = 'waves' cannot be used: it must be quadratic, tilted or shifted"):
+    with pytest.raises(
+        BadInput, match="kind = 'waves' cannot be used: it must be quadratic, tilted or shifted"
+    ):
         usual("waves")
     with pytest.raises(BadInput, match="noise = -1 cannot be used"):
         quadratic(np.eye(1), np.ones((2, 1)), np.ones(1), -1).problem(0)

@@ -14,8 +14,11 @@ from deca_lab.errors import BadInput
 from deca_lab.mixing.topology import topology
 
 SMALL = Setting(topology("ring", 4), 2, 3, 4, 0.03)
-FEEDS = {"none": mo.Feedback(None, mo.raw, 1.0, 1.0), "printed": mo.Feedback(mo.printed, mo.raw, 0.9, 0.99),
-         "downhill": mo.Feedback(mo.downhill, mo.raw, 0.5, 0.9)}
+FEEDS = {
+    "none": mo.Feedback(None, mo.raw, 1.0, 1.0),
+    "printed": mo.Feedback(mo.printed, mo.raw, 0.9, 0.99),
+    "downhill": mo.Feedback(mo.downhill, mo.raw, 0.5, 0.9),
+}
 HILLS = {"quadratics": quadratics, "valleys": valleys}
 
 
@@ -23,7 +26,9 @@ HILLS = {"quadratics": quadratics, "valleys": valleys}
 @pytest.mark.parametrize("hills", HILLS)
 @cases("seed", range(3))
 def test_every_line_of_the_proof_and_the_theorem_hold_along_random_runs(hills, feed, seed):
-    setting = SMALL._replace(feedback=FEEDS[feed], topology=topology(["ring", "path", "complete"][seed], 4))
+    setting = SMALL._replace(
+        feedback=FEEDS[feed], topology=topology(["ring", "path", "complete"][seed], 4)
+    )
     land = HILLS[hills](4, 5, seed=seed)
     for name, line in dd.lines(land, setting, trace(land, setting)).items():
         assert (name, line.finite, line.verdict) == (name, True, "holds")
@@ -37,13 +42,16 @@ def test_with_noise_it_holds_in_expectation(noise):
     found = dd.deca_descent(valleys(4, 5), SMALL._replace(noise=noise), seeds=8)
     assert found.holds()
     assert (found.rounding > 0).any()
-    assert found.rhs[-1] > dd.deca_descent(valleys(4, 5), SMALL).rhs[-1]       # noise is not free
+    assert found.rhs[-1] > dd.deca_descent(valleys(4, 5), SMALL).rhs[-1]  # noise is not free
 
 
 def test_the_measured_slack():
     """The loosest lines are 2 and 6: the clients' steps mostly agree, and the proof takes them all as disagreement."""
     land = valleys()
-    slack = {name: float(np.median(line.ratios)) for name, line in dd.lines(land, SETTING, trace(land, SETTING)).items()}
+    slack = {
+        name: float(np.median(line.ratios))
+        for name, line in dd.lines(land, SETTING, trace(land, SETTING)).items()
+    }
     assert 0.8 < slack["1 direction"] <= 1
     assert 0.02 < slack["2 disagreement"] < 0.1
     assert slack["5b denominators, by the mean"] > 3 * slack["5a denominators, by the range"]
@@ -55,7 +63,9 @@ SETTING = Setting(topology("ring", 8), rounds=3)
 
 def test_the_right_side_by_hand_for_one_turn():
     """R = 1, one block, complete graph, no feedback, no noise: C = omega = kappa = 1, K = 0, nothing is stale."""
-    known = dd.Known(smoothness=2.0, gap=3.0, steepest=5.0, zeta=0.7, sigma=0.0, rho=0.0, clients=4, widths=(6,))
+    known = dd.Known(
+        smoothness=2.0, gap=3.0, steepest=5.0, zeta=0.7, sigma=0.0, rho=0.0, clients=4, widths=(6,)
+    )
     setting = Setting(topology("complete", 4), 1, 10, 1, 0.01, mo.Adam(0.9, 0.999, 0.25))
     theta = (1 / 0.25**0.5 - 1 / 5.25**0.5) ** 2
     want = 2 * 5.25 * (3.0 / (0.01 * 10) + theta * 0.7**2 / 2 + 2.0 * 0.01 * 6 / 2)
@@ -89,7 +99,7 @@ def test_theta_is_the_most_that_denominators_can_vary(seed):
 def test_theta_is_attained():
     low, high = 0.1, 10.0
     M, m = 1 / low, 1 / high
-    share = (np.sqrt(M * m) - m) / (M - m)                                     # of clients at M, so that the mean is sqrt(M m)
+    share = (np.sqrt(M * m) - m) / (M - m)  # of clients at M, so that the mean is sqrt(M m)
     mean, var = share * M + (1 - share) * m, share * (1 - share) * (M - m) ** 2
     assert var / mean == pytest.approx(dd.theta(low, high), rel=1e-12)
 
@@ -121,7 +131,9 @@ def test_broken_a_smaller_smoothness_fails_in_its_line():
 
 @cases(("clients", "d", "blocks", "steps"), [(1, 1, 1, 1), (1, 2, 2, 3), (2, 1, 1, 1)])
 def test_edge_sizes(clients, d, blocks, steps):
-    setting = SMALL._replace(topology=topology("complete", clients), blocks=blocks, inner_steps=steps)
+    setting = SMALL._replace(
+        topology=topology("complete", clients), blocks=blocks, inner_steps=steps
+    )
     assert dd.deca_descent(valleys(clients, d), setting).holds()
 
 
@@ -131,10 +143,17 @@ def test_the_left_side_is_the_mean_squared_gradient_by_autograd():
     steps, total = trace(land, SMALL), []
     for step in steps:
         x = step.before.mean(0).clone().requires_grad_()
-        sum(problem.loss({"x0": x[:3], "x1": x[3:]}, (row, torch.zeros(5).double())) for row in land.data).backward()
+        sum(
+            problem.loss({"x0": x[:3], "x1": x[3:]}, (row, torch.zeros(5).double()))
+            for row in land.data
+        ).backward()
         total.append(float((x.grad[step.columns] / 4).square().sum()))
     assert len(blocks) == 2
-    np.testing.assert_allclose(dd.deca_descent(land, SMALL).lhs, np.cumsum(total) / np.arange(1, len(total) + 1), rtol=1e-10)
+    np.testing.assert_allclose(
+        dd.deca_descent(land, SMALL).lhs,
+        np.cumsum(total) / np.arange(1, len(total) + 1),
+        rtol=1e-10,
+    )
 
 
 @pytest.mark.parametrize("make", [quadratics, valleys])

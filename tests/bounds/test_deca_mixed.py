@@ -21,14 +21,27 @@ SMALL = Setting(topology("ring", 5), 2, 3, 4, 0.03)
 @pytest.mark.parametrize("make", [quadratics, valleys])
 @cases("seed", range(3))
 def test_random_runs_hold_and_are_finite(make, graph, seed):
-    land, setting = make(5, 5, seed=seed), SMALL._replace(topology=topology(graph, 5), noise=0.2 * seed, seed=seed)
-    for found in (dm.agreement(land, setting), dm.deca_mixed(land, setting, seeds=3 if seed else 1)):
+    land, setting = (
+        make(5, 5, seed=seed),
+        SMALL._replace(topology=topology(graph, 5), noise=0.2 * seed, seed=seed),
+    )
+    for found in (
+        dm.agreement(land, setting),
+        dm.deca_mixed(land, setting, seeds=3 if seed else 1),
+    ):
         assert (found.finite, found.verdict) == (True, "holds")
 
 
 @pytest.mark.parametrize("share", [0.6, 0.8, 0.95])
 def test_one_that_pulls_attains_the_agreement_at_every_turn(share):
-    pair = Setting(topology(np.array([[share, 1 - share], [1 - share, share]])), 1, 1, 12, 0.01, mo.Adam(eps=1e-12))
+    pair = Setting(
+        topology(np.array([[share, 1 - share], [1 - share, share]])),
+        1,
+        1,
+        12,
+        0.01,
+        mo.Adam(eps=1e-12),
+    )
     found = dm.agreement(dm.one_pulls(), pair)
     np.testing.assert_allclose(found.ratios, 1, rtol=1e-9)
 
@@ -38,26 +51,34 @@ def test_no_step_is_longer_than_its_constant_and_the_usual_one_is_exceeded():
     pair = Setting(topology("complete", 2), 1, 1, 4, 0.01, mo.Adam(eps=0.0))
     for step in trace(land, pair, mixed_adam(pair.adam, pair.feedback)):
         most.append(float(step.direction.abs().max()))
-    assert most[0] == pytest.approx(2**0.5)                               # own gradient over the mean square of both
+    assert most[0] == pytest.approx(2**0.5)  # own gradient over the mean square of both
     assert (np.array(most) <= dm.mixed_turns(pair, 2).C * (1 + 1e-9)).all()
     assert (np.array(most) > usual).all()
 
 
 def test_the_agreement_is_a_plain_loop():
     land, W = valleys(5, 4), SMALL.topology.at(0)
-    found, steps = dm.agreement(land, SMALL), trace(land, SMALL, mixed_adam(SMALL.adam, SMALL.feedback))
+    found, steps = (
+        dm.agreement(land, SMALL),
+        trace(land, SMALL, mixed_adam(SMALL.adam, SMALL.feedback)),
+    )
     v = np.zeros(1)
     for k, step in enumerate(steps):
         v = W @ ((0.999 * v if step.turn > 1 else np.zeros((5, 2))) + 0.001 * step.g.numpy() ** 2)
         v_hat = v / (1 - 0.999**step.turn)
-        assert found.lhs[k] == pytest.approx(np.linalg.norm(v_hat - v_hat.mean(0), axis=0).max(), rel=1e-7)
+        assert found.lhs[k] == pytest.approx(
+            np.linalg.norm(v_hat - v_hat.mean(0), axis=0).max(), rel=1e-7
+        )
 
 
 def test_shares_by_hand():
     rho, a2 = 0.5, 0.9
     W = np.array([[0.75, 0.25], [0.25, 0.75]])
     setting = Setting(topology(W), 1, 1, 3, 0.01, mo.Adam(0.9, a2))
-    want = [sum(0.1 * a2 ** (r - s) * rho ** (r - s + 1) for s in range(1, r + 1)) / (1 - a2**r) for r in (1, 2, 3)]
+    want = [
+        sum(0.1 * a2 ** (r - s) * rho ** (r - s + 1) for s in range(1, r + 1)) / (1 - a2**r)
+        for r in (1, 2, 3)
+    ]
     np.testing.assert_allclose(dm.shares(setting), want, rtol=1e-12)
     assert not dm.shares(setting._replace(topology=topology("complete", 4))).round(12).any()
 
@@ -77,7 +98,9 @@ def test_a_longer_run_with_smaller_steps_has_a_smaller_right_side_on_a_complete_
     for rounds in (4, 16):
         setting = Setting(topology("complete", 4), 1, rounds, 4, 0.02 / rounds**0.5)
         rhs.append(dm.deca_mixed(land, setting).rhs[-1])
-    assert rhs[1] / rhs[0] == pytest.approx(0.5, abs=0.03)                 # no floor: clients differ, all divide alike
+    assert rhs[1] / rhs[0] == pytest.approx(
+        0.5, abs=0.03
+    )  # no floor: clients differ, all divide alike
 
 
 @cases(("clients", "d", "steps"), [(1, 1, 1), (1, 2, 3), (2, 1, 1)])

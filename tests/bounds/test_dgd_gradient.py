@@ -38,7 +38,9 @@ def test_the_measured_slack():
 def test_the_largest_gradient_by_hand():
     land = dg.witness(4)
     x, c = float(land.start[0]), land.data[:, 0].numpy()
-    assert dg.largest_gradient(land) == pytest.approx(np.sqrt(np.square(x - c).sum()))       # L = 1, f_i = (x - c_i)^2 / 2
+    assert dg.largest_gradient(land) == pytest.approx(
+        np.sqrt(np.square(x - c).sum())
+    )  # L = 1, f_i = (x - c_i)^2 / 2
 
 
 def test_the_run_is_a_plain_loop():
@@ -58,7 +60,9 @@ def test_broken_a_step_that_is_too_large_and_clients_that_never_meet():
     land = quadratics(4, 3, zeta=3.0)
     told = dg.disagreement(land, topology("complete", 4), 0.1, 60)
     apart = dg.run(land, topology("none", 4), 0.1, 60)
-    assert not told._replace(lhs=np.array([float((x - x.mean(0)).norm()) for x in apart[1:]])).holds()
+    assert not told._replace(
+        lhs=np.array([float((x - x.mean(0)).norm()) for x in apart[1:]])
+    ).holds()
 
 
 @cases(("clients", "d", "steps"), [(1, 1, 1), (2, 1, 1), (1, 4, 3)])

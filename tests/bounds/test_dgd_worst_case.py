@@ -10,11 +10,13 @@ from deca_lab.bounds import dgd_worst_case as dw
 from deca_lab.errors import BadInput
 from deca_lab.mixing.topology import topology
 
-pytestmark = pytest.mark.filterwarnings("ignore")          # cvxpy and its solvers warn of their own
+pytestmark = pytest.mark.filterwarnings("ignore")  # cvxpy and its solvers warn of their own
 
 
 @cases("seed", range(5))
-@pytest.mark.parametrize(("steps", "clients", "rho"), [(1, 2, 0.0), (3, 2, 0.8), (5, 4, 0.5), (10, 3, 0.9)])
+@pytest.mark.parametrize(
+    ("steps", "clients", "rho"), [(1, 2, 0.0), (3, 2, 0.8), (5, 4, 0.5), (10, 3, 0.9)]
+)
 def test_random_runs_stay_below_the_theorem(steps, clients, rho, seed):
     found = dw.simulated(steps, clients, rho, runs=6, seed=seed)
     assert np.isfinite(found).all()
@@ -26,7 +28,7 @@ def test_random_runs_stay_below_the_worst_case_and_some_come_near():
     pytest.importorskip("PEPit")
     worst = dw.worst_case(2, 2, 0.5)
     found = dw.simulated(2, 2, 0.5, runs=200)
-    assert found.max() <= worst * (1 + 1e-6)               # the solver's accuracy
+    assert found.max() <= worst * (1 + 1e-6)  # the solver's accuracy
     assert found.max() > 0.25 * worst
 
 
@@ -43,7 +45,9 @@ def test_where_nobody_is_apart_it_is_the_subgradient_method():
     """rho = 0 mixes to the mean at once; one step from 1 away: the worst case of the plain method is D R / sqrt(2) for K = 1."""
     pytest.importorskip("PEPit")
     values = [dw.worst_case(1, 2, rho) for rho in (0.0, 0.5, 0.9)]
-    assert values[0] == pytest.approx(values[1], abs=1e-4)  # all start equal: the first mixing moves nobody
+    assert values[0] == pytest.approx(
+        values[1], abs=1e-4
+    )  # all start equal: the first mixing moves nobody
     assert values[0] == pytest.approx(values[2], abs=1e-4)
     assert 0 < values[0] <= 1
 
@@ -83,10 +87,14 @@ def test_without_pepit_it_says_what_to_install(monkeypatch):
     assert dw.examples()["runs against the theorem"].holds()
 
 
-@cases(("call", "words"), [
-    (lambda: dw.theorem(0, 0.5), "steps = 0"), (lambda: dw.theorem(5, 1.0), r"rho = 1\.0"),
-    (lambda: dw.simulated(5, 3, 0.5, runs=0), "runs = 0"),
-])
+@cases(
+    ("call", "words"),
+    [
+        (lambda: dw.theorem(0, 0.5), "steps = 0"),
+        (lambda: dw.theorem(5, 1.0), r"rho = 1\.0"),
+        (lambda: dw.simulated(5, 3, 0.5, runs=0), "runs = 0"),
+    ],
+)
 def test_bad_input(call, words):
     with pytest.raises(BadInput, match=words):
         call()

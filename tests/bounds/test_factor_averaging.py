@@ -11,16 +11,28 @@ from deca_lab.errors import BadInput
 from deca_lab.mixing.topology import topology
 from deca_lab.models import factor_mixing
 
-GRAPHS = {"ring": topology("ring", 6).at(0), "star": topology("star", 5).at(0), "complete": topology("complete", 4).at(0),
-          "directed": sum(w * np.roll(np.eye(5), k, 1) for k, w in enumerate((0.5, 0.3, 0.2))),
-          "negative": np.roll(np.eye(4), 1, 1) * 0.6 + np.roll(np.eye(4), -1, 1) * 0.6 - 0.2 * np.eye(4)}
-CLAIMS = {"bound": fa.factor_averaging, "identity": fa.identity, "cut": fa.cut, "best": fa.best,
-          "drift": lambda A, B, W: fa.drift(A, B, W, 4)}
+GRAPHS = {
+    "ring": topology("ring", 6).at(0),
+    "star": topology("star", 5).at(0),
+    "complete": topology("complete", 4).at(0),
+    "directed": sum(w * np.roll(np.eye(5), k, 1) for k, w in enumerate((0.5, 0.3, 0.2))),
+    "negative": np.roll(np.eye(4), 1, 1) * 0.6 + np.roll(np.eye(4), -1, 1) * 0.6 - 0.2 * np.eye(4),
+}
+CLAIMS = {
+    "bound": fa.factor_averaging,
+    "identity": fa.identity,
+    "cut": fa.cut,
+    "best": fa.best,
+    "drift": lambda A, B, W: fa.drift(A, B, W, 4),
+}
 
 
 def by_hand(A, B, w):
     """One client, one pair after another: mean of products minus product of means, and its bound."""
-    mean_a, mean_b = sum(w[j] * A[j] for j in range(len(w))), sum(w[j] * B[j] for j in range(len(w)))
+    mean_a, mean_b = (
+        sum(w[j] * A[j] for j in range(len(w))),
+        sum(w[j] * B[j] for j in range(len(w))),
+    )
     products = sum(w[j] * B[j] @ A[j] for j in range(len(w)))
     spread_a = sum(abs(w[j]) * np.linalg.norm(A[j] - mean_a) ** 2 for j in range(len(w)))
     spread_b = sum(abs(w[j]) * np.linalg.norm(B[j] - mean_b) ** 2 for j in range(len(w)))
@@ -34,7 +46,9 @@ def test_random_factors_hold_and_are_finite(graph, claim):
     for seed in range(12):
         rng = np.random.default_rng([seed, 1])
         inner, outer = (int(k) for k in rng.integers(1, 9, 2))
-        A, B = fa.random_factors(len(W), int(rng.integers(1, min(inner, outer) + 1)), inner, outer, seed)
+        A, B = fa.random_factors(
+            len(W), int(rng.integers(1, min(inner, outer) + 1)), inner, outer, seed
+        )
         found = CLAIMS[claim](A * 10.0 ** rng.integers(-4, 5), B * 10.0 ** rng.integers(-4, 5), W)
         assert (found.finite, found.verdict) == (True, "holds"), (seed, found)
 
@@ -48,8 +62,12 @@ def test_both_sides_are_those_of_a_loop(graph):
         matrix, limit = by_hand(A, B, w)
         assert bound.lhs[i] == pytest.approx(np.linalg.norm(matrix), rel=1e-12)
         assert bound.rhs[i] == pytest.approx(limit, rel=1e-12)
-        np.testing.assert_allclose(same.lhs.reshape(len(W), 7, 5)[i], matrix, rtol=0, atol=LONG_ROUNDING)
-        np.testing.assert_allclose(same.rhs.reshape(len(W), 7, 5)[i], matrix, rtol=0, atol=LONG_ROUNDING)
+        np.testing.assert_allclose(
+            same.lhs.reshape(len(W), 7, 5)[i], matrix, rtol=0, atol=LONG_ROUNDING
+        )
+        np.testing.assert_allclose(
+            same.rhs.reshape(len(W), 7, 5)[i], matrix, rtol=0, atol=LONG_ROUNDING
+        )
 
 
 def test_the_identity_to_rounding():
@@ -83,8 +101,13 @@ def test_the_slack_on_a_ring():
 
 def test_a_single_singular_value_past_the_rank_by_hand():
     A, B = np.zeros((2, 1, 2)), np.zeros((2, 2, 1))
-    A[0, 0, 0], B[0, 0, 0], A[1, 0, 1], B[1, 1, 0] = 1, 6, 1, 4             # products diag(6, 0) and diag(0, 4)
-    found = fa.cut(A, B, np.full((2, 2), 0.5))                              # mean diag(3, 2): rank 1 keeps 3
+    A[0, 0, 0], B[0, 0, 0], A[1, 0, 1], B[1, 1, 0] = (
+        1,
+        6,
+        1,
+        4,
+    )  # products diag(6, 0) and diag(0, 4)
+    found = fa.cut(A, B, np.full((2, 2), 0.5))  # mean diag(3, 2): rank 1 keeps 3
     np.testing.assert_allclose(found.lhs, 4, rtol=1e-12)
     np.testing.assert_allclose(found.rhs, 4, rtol=1e-12)
     moved = fa.drift(A, B, np.full((2, 2), 0.5))
@@ -107,33 +130,44 @@ def test_the_left_sides_are_the_libraries():
     A, B = fa.random_factors(6, 2, 7, 5, seed=4)
     params = {"m.lora_A": torch.from_numpy(A), "m.lora_B": torch.from_numpy(B)}
     found = factor_mixing.interference(params, W)
-    assert found.total == pytest.approx(np.sqrt(np.mean(fa.factor_averaging(A, B, W).lhs ** 2)), rel=1e-12)
-    assert found.bound == pytest.approx(np.sqrt(np.mean(fa.factor_averaging(A, B, W).rhs ** 2)), rel=1e-12)
-    np.testing.assert_allclose(fa.cut(A, B, W).lhs, factor_mixing.truncation_error(params, W)["m"], rtol=1e-9)
+    assert found.total == pytest.approx(
+        np.sqrt(np.mean(fa.factor_averaging(A, B, W).lhs ** 2)), rel=1e-12
+    )
+    assert found.bound == pytest.approx(
+        np.sqrt(np.mean(fa.factor_averaging(A, B, W).rhs ** 2)), rel=1e-12
+    )
+    np.testing.assert_allclose(
+        fa.cut(A, B, W).lhs, factor_mixing.truncation_error(params, W)["m"], rtol=1e-9
+    )
     np.testing.assert_allclose(fa.best(A, B, W).lhs, np.sqrt(fa.cut(A, B, W).rhs), rtol=1e-9)
 
 
 def test_broken_truncated_gossip_keeps_the_mean_of_plain_products_only_without_a_cut():
     W, (A, B) = GRAPHS["ring"], fa.random_factors(6, 2, 7, 5)
-    assert fa.drift(A, B, W, 3).lhs[0] > 0.5                                       # cut: the mean moves
-    np.testing.assert_allclose(fa.drift(A[:, :, :2], B, W, 3).lhs, 0, atol=LONG_ROUNDING)  # the rank suffices: it stays
+    assert fa.drift(A, B, W, 3).lhs[0] > 0.5  # cut: the mean moves
+    np.testing.assert_allclose(
+        fa.drift(A[:, :, :2], B, W, 3).lhs, 0, atol=LONG_ROUNDING
+    )  # the rank suffices: it stays
 
 
 def test_broken_columns_that_do_not_sum_to_one():
     found = fa.broken()
     assert found.verdict == "fails at mixing 1"
-    np.testing.assert_allclose(found.rhs, 0, atol=LONG_ROUNDING)                    # nothing is cut
+    np.testing.assert_allclose(found.rhs, 0, atol=LONG_ROUNDING)  # nothing is cut
     A, B = fa.random_factors(4, 2, 6, 5)
     assert found.lhs[0] == pytest.approx(np.linalg.norm(B[0] @ A[0] - (B @ A).mean(0)))
 
 
 def test_broken_signed_weights_in_the_bound():
     W, (A, B) = GRAPHS["negative"], fa.random_factors(4, 1, 1, 1, seed=0)
-    A[:], B[:] = np.array([0.0, 1.0, 0.0, 1.0])[:, None, None], np.array([0.0, 1.0, 0.0, 1.0])[:, None, None]
+    A[:], B[:] = (
+        np.array([0.0, 1.0, 0.0, 1.0])[:, None, None],
+        np.array([0.0, 1.0, 0.0, 1.0])[:, None, None],
+    )
     assert fa.factor_averaging(A, B, W).holds()
     means = W @ A[:, 0, 0]
     signed = [W[i] @ (A[:, 0, 0] - means[i]) ** 2 for i in range(4)]
-    assert min(signed) < 0                                                  # no root: |w| is needed
+    assert min(signed) < 0  # no root: |w| is needed
 
 
 @cases(("n", "rank", "inner", "outer"), [(1, 1, 1, 1), (1, 2, 3, 2), (2, 1, 1, 4), (5, 1, 3, 1)])
@@ -144,7 +178,9 @@ def test_edge_sizes(n, rank, inner, outer):
         assert claim(A, B, W).verdict == "holds", name
     if n == 1:
         np.testing.assert_allclose(fa.factor_averaging(A, B, W).lhs, 0, atol=ROUNDING)
-    np.testing.assert_allclose(fa.factor_averaging(A[:1].repeat(n, 0), B[:1].repeat(n, 0), W).lhs, 0, atol=ROUNDING)
+    np.testing.assert_allclose(
+        fa.factor_averaging(A[:1].repeat(n, 0), B[:1].repeat(n, 0), W).lhs, 0, atol=ROUNDING
+    )
 
 
 @cases("seed", range(3))
@@ -167,9 +203,13 @@ def test_bad_input(changed, message, claim):
 
 
 def test_bad_rounds_and_ranks():
-    with pytest.raises(BadInput, match="rounds = 0 cannot be used: it must be a whole number from 1 up"):
+    with pytest.raises(
+        BadInput, match="rounds = 0 cannot be used: it must be a whole number from 1 up"
+    ):
         fa.drift(*fa.random_factors(2, 1, 2, 2), np.eye(2), 0)
-    with pytest.raises(BadInput, match="rank = 3 cannot be used: it must be at most 2, the smaller dimension"):
+    with pytest.raises(
+        BadInput, match="rank = 3 cannot be used: it must be at most 2, the smaller dimension"
+    ):
         fa.cut(*fa.random_factors(2, 3, 2, 4), np.eye(2))
 
 

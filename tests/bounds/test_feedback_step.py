@@ -19,7 +19,13 @@ from deca_lab.bounds.feedback_step import (
 from deca_lab.errors import BadInput
 
 EXACT = Adam(eps=0.0)
-DECAYS = [(0.9, 0.999, 0.9, 0.999), (0.9, 0.999, 0.99, 0.999), (0.5, 0.9, 0.3, 0.6), (0.9, 0.95, 0.1, 0.9), (0.0, 0.5, 0.5, 0.5)]
+DECAYS = [
+    (0.9, 0.999, 0.9, 0.999),
+    (0.9, 0.999, 0.99, 0.999),
+    (0.5, 0.9, 0.3, 0.6),
+    (0.9, 0.95, 0.1, 0.9),
+    (0.0, 0.5, 0.5, 0.5),
+]
 
 
 def loop(g, h, adam, b1, b2):
@@ -47,7 +53,7 @@ def test_the_witness_attains_it_at_its_step(a1, a2, b1, b2, t):
     adam = Adam(a1, a2, 0.0)
     g, h = witness(t, adam, b1, b2)
     if a1 == 0:
-        g[:-1] = 1e-30                         # only the last gradient counts; zeros before it would make 0 / 0
+        g[:-1] = 1e-30  # only the last gradient counts; zeros before it would make 0 / 0
         h[:] = 0.0
     found = feedback_step(g, h, b1, b2, adam)
     assert found.ratios[-1] == pytest.approx(1, rel=1e-9)
@@ -64,12 +70,14 @@ def test_the_left_side_is_a_plain_loop(a1, a2, b1, b2):
 def test_the_weights_are_those_of_the_recursion(a1, a2, b1, b2):
     adam, steps = Adam(a1, a2), 6
     w = weights(steps, adam, b1, b2)
-    for age in range(steps):                  # a single one that many steps ago
+    for age in range(steps):  # a single one that many steps ago
         m, v = (1 - a1), (1 - a2)
         for _ in range(age):
             m, v = a1 * b1 * m, a2 * b2 * v
         assert (w.alpha[age], w.beta[age]) == pytest.approx((m, v))
-        assert (w.eta[age], w.mu[age]) == pytest.approx((a1 * (1 - b1) * (a1 * b1)**age, a2 * (1 - b2) * (a2 * b2)**age))
+        assert (w.eta[age], w.mu[age]) == pytest.approx(
+            (a1 * (1 - b1) * (a1 * b1) ** age, a2 * (1 - b2) * (a2 * b2) ** age)
+        )
 
 
 def test_without_feedback_it_is_adams_step():
@@ -100,10 +108,17 @@ def test_examples_hold():
     assert all(bound.holds() for bound in examples().values())
 
 
-@cases(("changed", "words"), [
-    ({"gradients": np.ones((3, 2))}, "gradients"), ({"h": np.ones((2, 1, 1))}, "h = "), ({"b1": 0.0}, "b1 = 0.0"),
-    ({"b2": 0.0}, "b2 = 0.0"), ({"adam": Adam(1.0)}, "a1 = 1.0"), ({"adam": Adam(0.9, 1.0)}, "a2 = 1.0"),
-])
+@cases(
+    ("changed", "words"),
+    [
+        ({"gradients": np.ones((3, 2))}, "gradients"),
+        ({"h": np.ones((2, 1, 1))}, "h = "),
+        ({"b1": 0.0}, "b1 = 0.0"),
+        ({"b2": 0.0}, "b2 = 0.0"),
+        ({"adam": Adam(1.0)}, "a1 = 1.0"),
+        ({"adam": Adam(0.9, 1.0)}, "a2 = 1.0"),
+    ],
+)
 def test_bad_input(changed, words):
     with pytest.raises(BadInput, match=words):
         feedback_step(**{"gradients": np.ones((3, 1, 1)), "h": np.ones((3, 1, 1)), **changed})

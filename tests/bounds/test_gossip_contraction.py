@@ -29,7 +29,10 @@ def doubly_stochastic(rng, n, terms=5):
 def test_random_inputs_hold_and_are_finite(seed):
     rng = np.random.default_rng([seed, 1])
     n, d = int(rng.integers(2, 12)), int(rng.integers(1, 6))
-    W, X = doubly_stochastic(rng, n), rng.standard_normal((n, d)) * 10.0 ** rng.integers(-6, 6) + rng.standard_normal(d)
+    W, X = (
+        doubly_stochastic(rng, n),
+        rng.standard_normal((n, d)) * 10.0 ** rng.integers(-6, 6) + rng.standard_normal(d),
+    )
     found = gossip_contraction(W, X, 12)
     assert (found.finite, found.holds(), found.verdict) == (True, True, "holds"), found
     assert found.at.tolist() == list(range(1, 13))
@@ -37,7 +40,9 @@ def test_random_inputs_hold_and_are_finite(seed):
     x = X
     for lhs in found.lhs:  # against the dense power, by numpy
         x = W @ x
-        assert lhs == pytest.approx(np.linalg.norm(x - X.mean(0)), rel=1e-9, abs=1e-12 * np.linalg.norm(X))
+        assert lhs == pytest.approx(
+            np.linalg.norm(x - X.mean(0)), rel=1e-9, abs=1e-12 * np.linalg.norm(X)
+        )
 
 
 @cases("name", sorted(set(GRAPHS) - {"torus", "none"}))
@@ -76,17 +81,23 @@ def test_broken_the_second_eigenvalue_is_not_a_factor():
 
 
 def test_broken_a_w_that_moves_the_mean():
-    W = np.full((4, 4), 0.25) + np.outer(np.ones(4), [0.3, -0.1, -0.1, -0.1])  # rows sum to 1, columns do not
+    W = np.full((4, 4), 0.25) + np.outer(
+        np.ones(4), [0.3, -0.1, -0.1, -0.1]
+    )  # rows sum to 1, columns do not
     np.testing.assert_allclose(W.sum(1), 1)
     X = np.array([[1.0], [-1.0], [0.0], [0.0]])
     found = gossip_contraction(W, X, 4)
     assert not found.holds()
     assert found.verdict.startswith("fails at mixing")
-    assert found.lhs[-1] == pytest.approx(0.4 * 2)  # all agree, on another mean: 0.4 away in each of four coordinates
+    assert found.lhs[-1] == pytest.approx(
+        0.4 * 2
+    )  # all agree, on another mean: 0.4 away in each of four coordinates
 
 
 def test_broken_a_directed_star_fails_although_its_eigenvalues_look_well():
-    W = np.array([[1, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5]])  # everybody follows client 0: the mean becomes its model
+    W = np.array(
+        [[1, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5]]
+    )  # everybody follows client 0: the mean becomes its model
     found = gossip_contraction(W, np.array([[3.0], [0.0], [0.0]]), 40, factor=lambda W: 0.5)
     assert not found.holds()
     assert found.lhs[-1] == pytest.approx(2 * 3**0.5)
@@ -98,7 +109,9 @@ def test_edge_sizes(n):
     found = gossip_contraction(W, np.arange(n * 2.0).reshape(n, 2), 3)
     assert found.holds()
     assert found.lhs.shape == (3,)
-    np.testing.assert_allclose(found.lhs, 0, atol=ROUNDING)  # one client is its own mean; two with half each meet at once
+    np.testing.assert_allclose(
+        found.lhs, 0, atol=ROUNDING
+    )  # one client is its own mean; two with half each meet at once
     assert gossip_contraction(W, witness(W, 2), 3).holds()
     halfway = gossip_contraction(topology("ring", n, weights="lazy").at(0), witness(W), 3)
     assert halfway.holds()
@@ -107,11 +120,16 @@ def test_edge_sizes(n):
 
 def test_the_left_side_is_the_labs_own_consensus_distance():
     rng = np.random.default_rng(5)
-    W, X = topology("ring", 80).at(0), rng.standard_normal((80, 3))  # 80 clients: mixed over the edges, not densely
+    W, X = (
+        topology("ring", 80).at(0),
+        rng.standard_normal((80, 3)),
+    )  # 80 clients: mixed over the edges, not densely
     import torch
 
     x = torch.from_numpy(np.linalg.matrix_power(W, 4) @ X)
-    assert disagreements((W,), X, 4)[-1] == pytest.approx((80 * stacking.consensus_distance(x)) ** 0.5, rel=1e-9)
+    assert disagreements((W,), X, 4)[-1] == pytest.approx(
+        (80 * stacking.consensus_distance(x)) ** 0.5, rel=1e-9
+    )
     assert gossip_contraction(W, X, 400).holds()
 
 
@@ -120,7 +138,9 @@ def test_matrices_in_turn_multiply_their_factors():
     X = np.random.default_rng(6).standard_normal((8, 2))
     found = gossip_contraction(sequence, X, 6)
     rhos = [second_singular_value(W) for W in sequence.matrices]
-    np.testing.assert_allclose(found.rhs, np.linalg.norm(X - X.mean(0)) * np.cumprod([*rhos, *rhos]), rtol=1e-12)
+    np.testing.assert_allclose(
+        found.rhs, np.linalg.norm(X - X.mean(0)) * np.cumprod([*rhos, *rhos]), rtol=1e-12
+    )
     assert found.holds()
     assert found.lhs[2] < ROUNDING < found.rhs[2]
 
@@ -160,7 +180,12 @@ def test_arguments_stay_as_they_were():
     (np.nan, 2.0, "not finite"),
 ])  # fmt: skip
 def test_verdicts(lhs, rhs, verdict):
-    found = Bound(np.array(lhs) if isinstance(lhs, list) else lhs, np.array(rhs) if isinstance(rhs, list) else rhs, "c", "s")
+    found = Bound(
+        np.array(lhs) if isinstance(lhs, list) else lhs,
+        np.array(rhs) if isinstance(rhs, list) else rhs,
+        "c",
+        "s",
+    )
     assert found.verdict == verdict
     assert found.holds() == (verdict == "holds")
 

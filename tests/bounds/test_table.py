@@ -9,7 +9,7 @@ from command import deca_lab
 from deca_lab.bounds import adam_step, table
 from deca_lab.errors import BadInput
 
-evaluated = cache(lambda name: table.evaluate([name]))      # some examples are whole studies: once each
+evaluated = cache(lambda name: table.evaluate([name]))  # some examples are whole studies: once each
 
 
 @pytest.mark.slow
@@ -36,9 +36,11 @@ def test_the_command_prints_all_and_exits_1_where_a_claim_fails(capsys, monkeypa
     bad = deca_lab(capsys, "bounds", "adam_step")
     assert bad.code == 1
     assert "fails at step 2" in bad.out
-    monkeypatch.setattr(adam_step, "examples", lambda seed: {"truth": adam_step.adam_step(adam_step.witness(5))})
+    monkeypatch.setattr(
+        adam_step, "examples", lambda seed: {"truth": adam_step.adam_step(adam_step.witness(5))}
+    )
     monkeypatch.setattr(adam_step, "broken", lambda seed: adam_step.adam_step(adam_step.witness(5)))
-    assert deca_lab(capsys, "bounds", "adam_step").code == 1                        # a check that cannot fail
+    assert deca_lab(capsys, "bounds", "adam_step").code == 1  # a check that cannot fail
 
 
 def test_an_unknown_claim(capsys):

@@ -54,7 +54,9 @@ def test_both_sides_are_a_plain_loop(combine_first):
         X = W @ X - 0.1 * y if combine_first else W @ (X - 0.1 * y)
         new = land.gradients(torch.from_numpy(X)).numpy()
         y, g = W @ y + new - g, new
-        rhs = (1 + l2) / 2 * before + 0.01 * (1 if combine_first else l2) * (1 + l2) / (1 - l2) * pulled
+        rhs = (1 + l2) / 2 * before + 0.01 * (1 if combine_first else l2) * (1 + l2) / (
+            1 - l2
+        ) * pulled
         assert found.lhs[k] == pytest.approx(np.square(X - X.mean(0)).sum(), rel=1e-9)
         assert found.rhs[k] == pytest.approx(rhs, rel=1e-9)
 
@@ -71,9 +73,17 @@ def test_examples_hold_and_the_measured_slack():
     assert 0.1 < found["combine then adapt"].tightness < 0.6
 
 
-@cases(("changed", "words"), [({"alpha": 0.0}, "alpha = 0.0"), ({"W": np.eye(2)}, "singular value below")])
+@cases(
+    ("changed", "words"),
+    [({"alpha": 0.0}, "alpha = 0.0"), ({"W": np.eye(2)}, "singular value below")],
+)
 def test_bad_input(changed, words):
-    given = {"problem": as_problem(tug_of_war(), 1)[0], "W": topology("complete", 2), "alpha": 0.1, "steps": 2}
+    given = {
+        "problem": as_problem(tug_of_war(), 1)[0],
+        "W": topology("complete", 2),
+        "alpha": 0.1,
+        "steps": 2,
+    }
     with pytest.raises(BadInput, match=words):
         tc.tracking_consensus(**{**given, **changed})
     with pytest.raises(BadInput, match="between 0 and 1"):

@@ -73,12 +73,16 @@ def test_examples_hold_for_other_seeds_too(seed):
     assert all(bound.holds() for bound in tk.examples(seed).values())
 
 
-@cases(("call", "words"), [
-    (lambda: tk.matrix(np.eye(3), np.ones((2, 1, 1)), 0.1), "W, A"),
-    (lambda: tk.matrix(np.eye(2), np.ones((2, 1, 1)), 0), "alpha"),
-    (lambda: tk.solution(np.zeros((2, 1, 1)), np.ones((2, 1))), "one minimum"),
-    (lambda: tk.decay(*tk.usual(), 0.05, 900), "fewer"), (lambda: tk.run(*tk.usual(), 0.05, 0), "steps = 0"),
-])
+@cases(
+    ("call", "words"),
+    [
+        (lambda: tk.matrix(np.eye(3), np.ones((2, 1, 1)), 0.1), "W, A"),
+        (lambda: tk.matrix(np.eye(2), np.ones((2, 1, 1)), 0), "alpha"),
+        (lambda: tk.solution(np.zeros((2, 1, 1)), np.ones((2, 1))), "one minimum"),
+        (lambda: tk.decay(*tk.usual(), 0.05, 900), "fewer"),
+        (lambda: tk.run(*tk.usual(), 0.05, 0), "steps = 0"),
+    ],
+)
 def test_bad_input(call, words):
     with pytest.raises(BadInput, match=words):
         call()

@@ -19,17 +19,21 @@ from deca_lab.course.server import command, server_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SETTINGS = '{"windowingMode": "none"}'                  # all cells are in the page, also those out of sight
+SETTINGS = '{"windowingMode": "none"}'  # all cells are in the page, also those out of sight
 
 
 @pytest.fixture(scope="module")
 def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
     found = os.environ.get("DECA_LAB_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
     with api.sync_playwright() as driver:
         if found is None and not os.path.exists(driver.chromium.executable_path):
             pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
-        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        started = driver.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield started
         started.close()
 
@@ -37,7 +41,11 @@ def browser():
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """Start JupyterLab at a copy of the course and yield its address with the token."""
-    place, settings, token = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("settings"), secrets.token_hex(16)
+    place, settings, token = (
+        tmp_path_factory.mktemp("course"),
+        tmp_path_factory.mktemp("settings"),
+        secrets.token_hex(16),
+    )
     copy_to(place / "copy")
     own = settings / "@jupyterlab" / "notebook-extension"
     own.mkdir(parents=True)
@@ -45,9 +53,16 @@ def lab(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    asked = [*command(place / "copy", port, browser=False), f"--LabApp.user_settings_dir={settings}"]
-    with subprocess.Popen(asked, env={**server_environment(), "JUPYTER_TOKEN": token}, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.DEVNULL) as server:
+    asked = [
+        *command(place / "copy", port, browser=False),
+        f"--LabApp.user_settings_dir={settings}",
+    ]
+    with subprocess.Popen(
+        asked,
+        env={**server_environment(), "JUPYTER_TOKEN": token},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
         try:
             _await(f"http://127.0.0.1:{port}/api/status?token={token}", server)
             yield f"http://127.0.0.1:{port}/lab/tree/notebooks/02_gossip.ipynb?reset&token={token}"
@@ -84,8 +99,11 @@ def test_a_slider_moved_in_lesson_2_changes_its_figure(browser, lab, tmp_path):
     began = time.monotonic()
     for _ in range(3):
         page.keyboard.press("ArrowRight")
-    page.wait_for_function("alt => document.querySelector('.widget-html-content img').alt.includes(alt)", arg="11 clients",
-                           timeout=600_000)
+    page.wait_for_function(
+        "alt => document.querySelector('.widget-html-content img').alt.includes(alt)",
+        arg="11 clients",
+        timeout=600_000,
+    )
     answered = time.monotonic() - began
     assert "ring, 8 clients" in before[1]
     assert image.get_attribute("src") != before[0]
@@ -93,4 +111,3 @@ def test_a_slider_moved_in_lesson_2_changes_its_figure(browser, lab, tmp_path):
     page.screenshot(path=tmp_path / "lesson_2.png")
     assert (tmp_path / "lesson_2.png").stat().st_size > 20_000
     page.close()
-

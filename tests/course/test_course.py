@@ -15,8 +15,11 @@ pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(1800)]
 
 
 def notebook(path, *sources, parameters="profile = 'fast'\nnumber = 1"):
-    cells = [new_markdown_cell("# A lesson"), new_code_cell(parameters, metadata={"tags": ["parameters"]}),
-             *(new_code_cell(source) for source in sources)]
+    cells = [
+        new_markdown_cell("# A lesson"),
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        *(new_code_cell(source) for source in sources),
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
@@ -42,7 +45,7 @@ def test_notebooks_run_side_by_side_with_parameters_and_a_failure_shows_its_cell
     assert "ZeroDivisionError" in results[1].error
     assert "x / 0" in results[1].error
     assert "full 42" in (tmp_path / "out" / "notebooks" / "good.ipynb").read_text()
-    assert "full 42" not in good.read_text()                            # the source stays as it is
+    assert "full 42" not in good.read_text()  # the source stays as it is
     table = course.table(results)
     assert "good" in table
     assert "x / 0" in table
@@ -79,8 +82,12 @@ def test_a_copy_overwrites_nothing(tmp_path):
 
 
 def test_student_copies_have_no_outputs_and_no_answers_and_are_marked_for_nbgrader(tmp_path):
-    solved = ("def mix(W, X):\n    \"\"\"Mix.\"\"\"\n    return W @ X\n\n\nprint(check(mix))")
-    notebook(tmp_path / "place" / "notebooks" / "00_start_here.ipynb", "from deca_lab.course.exercises import check", solved)
+    solved = 'def mix(W, X):\n    """Mix."""\n    return W @ X\n\n\nprint(check(mix))'
+    notebook(
+        tmp_path / "place" / "notebooks" / "00_start_here.ipynb",
+        "from deca_lab.course.exercises import check",
+        solved,
+    )
     notebook(tmp_path / "place" / "theory" / "one.ipynb", "print(1)")
     course.students(tmp_path / "out", tmp_path / "place")
     (written,) = (tmp_path / "out").rglob("00_start_here.ipynb")
@@ -89,7 +96,10 @@ def test_student_copies_have_no_outputs_and_no_answers_and_are_marked_for_nbgrad
     assert "W @ X" not in text
     assert "raise NotImplementedError" in text
     marks = [cell["metadata"]["nbgrader"] for cell in nb["cells"] if "nbgrader" in cell["metadata"]]
-    assert [(m["solution"], m["grade"]) for m in marks if m["solution"] or m["grade"]] == [(True, False), (False, True)]
+    assert [(m["solution"], m["grade"]) for m in marks if m["solution"] or m["grade"]] == [
+        (True, False),
+        (False, True),
+    ]
     assert len({m["grade_id"] for m in marks}) == len(marks)
     assert all(not cell.get("outputs") for cell in nb["cells"])
 
@@ -110,7 +120,7 @@ def test_the_pages_hold_the_course_and_their_links_lead_somewhere(tmp_path):
     index = (tmp_path / "pages" / "index.html").read_text()
     assert "Start here" in index
     text = (tmp_path / "pages" / "theory" / "adam_step.html").read_text()
-    assert "<math" in text                                               # formulae without a script
+    assert "<math" in text  # formulae without a script
     assert "cdnjs" not in text
     (tmp_path / "pages" / "index.html").write_text('<a href="nowhere.html">x</a>')
     assert "nowhere.html" in course.broken_links(tmp_path / "pages")[0]
@@ -125,7 +135,7 @@ def test_the_server_is_local_and_keeps_its_token():
 
 
 def test_commands(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)                                          # an installed course is copied to where one works
+    monkeypatch.chdir(tmp_path)  # an installed course is copied to where one works
     said = deca_lab(capsys, "students", tmp_path / "students")
     assert said.code == 0
     assert "files written" in said.out
@@ -133,10 +143,18 @@ def test_commands(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(course, "serve", lambda place, port, browser: 0)
     assert deca_lab(capsys, "lab", "--no-browser").code == 0
     ran = []
-    monkeypatch.setattr(course, "execute", lambda paths, *rest: ran.extend(paths) or [course.Result(paths[0], 1.0, "", paths[0])])
+    monkeypatch.setattr(
+        course,
+        "execute",
+        lambda paths, *rest: ran.extend(paths) or [course.Result(paths[0], 1.0, "", paths[0])],
+    )
     assert deca_lab(capsys, "notebooks", "adam_step", "--out", tmp_path / "out").code == 0
     assert [path.stem for path in ran] == ["adam_step"]
-    monkeypatch.setattr(course, "execute", lambda paths, *rest: [course.Result(paths[0], 1.0, "cell 3 failed", paths[0])])
+    monkeypatch.setattr(
+        course,
+        "execute",
+        lambda paths, *rest: [course.Result(paths[0], 1.0, "cell 3 failed", paths[0])],
+    )
     failed = deca_lab(capsys, "notebooks", "adam_step", "--out", tmp_path / "out")
     assert failed.code == 1
     assert "cell 3 failed" in failed.out

@@ -24,7 +24,9 @@ class Angry:
     def raises(self, *args):
         raise RuntimeError("angry")
 
-    __array__ = __eq__ = __len__ = __iter__ = __repr__ = __str__ = __bool__ = __float__ = __getitem__ = raises
+    __array__ = __eq__ = __len__ = __iter__ = __repr__ = __str__ = __bool__ = __float__ = (
+        __getitem__
+    ) = raises
     __hash__ = None
 
 
@@ -53,6 +55,7 @@ class AngryError(Exception):
 
 def named(name, function):
     """The function under an exercise's name."""
+
     def yours(*args):
         return function(*args)
 
@@ -66,18 +69,59 @@ def loop():
     return ring
 
 
-ODD = [None, "text", b"bytes", 3, 2.5, 1j, True, np.nan, np.inf, [], [1, [2, 3]], {}, {"a": 1}, {1: Angry()}, set(), object(),
-       Angry(), [Angry()] * 2, (Angry(), None, "x"), loop(), np.array(["a"]), np.array([None]), np.zeros(0), np.zeros((2, 0)),
-       np.zeros((3, 3), complex), np.array(5), torch.zeros(3, requires_grad=True), torch.zeros(2, device="meta"),
-       torch.eye(3).to_sparse(), torch.zeros(2, dtype=torch.bfloat16), AngryList([1]), AngryDict(a=1), AngryText("a"),
-       np.array([[1.0]]), np.ones((5, 2)).view(AngryArray),
-       dict.fromkeys(range(999)), "long" * 999, np.ma.masked_all((5, 2)), np.array(["2026-01-01"], "datetime64[D]"),
-       range(5), (k for k in range(3)), len, int, Ellipsis]
+ODD = [
+    None,
+    "text",
+    b"bytes",
+    3,
+    2.5,
+    1j,
+    True,
+    np.nan,
+    np.inf,
+    [],
+    [1, [2, 3]],
+    {},
+    {"a": 1},
+    {1: Angry()},
+    set(),
+    object(),
+    Angry(),
+    [Angry()] * 2,
+    (Angry(), None, "x"),
+    loop(),
+    np.array(["a"]),
+    np.array([None]),
+    np.zeros(0),
+    np.zeros((2, 0)),
+    np.zeros((3, 3), complex),
+    np.array(5),
+    torch.zeros(3, requires_grad=True),
+    torch.zeros(2, device="meta"),
+    torch.eye(3).to_sparse(),
+    torch.zeros(2, dtype=torch.bfloat16),
+    AngryList([1]),
+    AngryDict(a=1),
+    AngryText("a"),
+    np.array([[1.0]]),
+    np.ones((5, 2)).view(AngryArray),
+    dict.fromkeys(range(999)),
+    "long" * 999,
+    np.ma.masked_all((5, 2)),
+    np.array(["2026-01-01"], "datetime64[D]"),
+    range(5),
+    (k for k in range(3)),
+    len,
+    int,
+    Ellipsis,
+]
 
 
 @every
 def test_the_solution_passes(exercise):
-    assert ex.check(named(exercise.name, exercise.solution)).startswith("Right: yours is the library's own ")
+    assert ex.check(named(exercise.name, exercise.solution)).startswith(
+        "Right: yours is the library's own "
+    )
     assert exercise.solution.__name__ == exercise.name
 
 
@@ -86,8 +130,10 @@ def test_the_unsolved_stub_is_told_what_to_do(exercise):
     def stub(*args):
         raise NotImplementedError
 
-    assert ex.check(named(exercise.name, stub)) == \
-        "Not yet: replace the line that raises NotImplementedError, and run the cell again."
+    assert (
+        ex.check(named(exercise.name, stub))
+        == "Not yet: replace the line that raises NotImplementedError, and run the cell again."
+    )
 
 
 @cases(("exercise", "mistake"), MISTAKES)
@@ -106,7 +152,10 @@ def test_there_is_enough_to_say(exercise):
     for words in (*(m.words for m in exercise.mistakes), *exercise.hints):
         assert words.endswith((".", "?"))
     for number, words in enumerate(exercise.hints, 1):
-        assert ex.hint(named(exercise.name, len), number) == f"Hint {number} of {len(exercise.hints)}: {words}"
+        assert (
+            ex.hint(named(exercise.name, len), number)
+            == f"Hint {number} of {len(exercise.hints)}: {words}"
+        )
 
 
 @every
@@ -118,19 +167,32 @@ def test_no_answer_makes_a_check_raise(exercise):
 
 
 @every
-@cases("error", [ValueError("odd"), AngryError(), SystemExit(1), ValueError("long" * 999), RecursionError(),
-                 StopIteration()])
+@cases(
+    "error",
+    [
+        ValueError("odd"),
+        AngryError(),
+        SystemExit(1),
+        ValueError("long" * 999),
+        RecursionError(),
+        StopIteration(),
+    ],
+)
 def test_an_exception_is_told_by_its_type(exercise, error):
     def stops(*args):
         raise error
 
-    assert f"your function stopped with {type(error).__name__}" in ex.check(named(exercise.name, stops))
+    assert f"your function stopped with {type(error).__name__}" in ex.check(
+        named(exercise.name, stops)
+    )
 
 
 @every
 def test_right_in_other_clothes_is_right(exercise):
     """A tensor for an array, an array for a tensor, lists for tuples: the numbers count."""
-    assert ex.check(named(exercise.name, lambda *a: dressed(exercise.solution(*a)))).startswith("Right")
+    assert ex.check(named(exercise.name, lambda *a: dressed(exercise.solution(*a)))).startswith(
+        "Right"
+    )
 
 
 def dressed(answer):
@@ -167,9 +229,13 @@ def test_arguments_changed_in_place_are_told(exercise):
                 a += 1
         return answer
 
-    arrays = any(isinstance(a, np.ndarray | torch.Tensor) for case in exercise.cases.values() for a in case)
+    arrays = any(
+        isinstance(a, np.ndarray | torch.Tensor) for case in exercise.cases.values() for a in case
+    )
     assert ("in place" in ex.check(named(exercise.name, changes))) == arrays
-    assert ex.check(named(exercise.name, exercise.solution)).startswith("Right"), "the cases themselves were changed"
+    assert ex.check(named(exercise.name, exercise.solution)).startswith("Right"), (
+        "the cases themselves were changed"
+    )
 
 
 # ---- the words, one by one
@@ -239,11 +305,19 @@ def test_what_counts_as_the_same(got, wanted):
 
 
 def test_a_mistake_is_told_only_where_it_explains_all_cases():
-    made = Exercise("double", "doubling", lambda x: 2 * x, {"two": (2,), "three": (3,)},
-                    (Mistake(lambda x: x * x, "squared."), Mistake(lambda x: x + 2, "added.")), ())
+    made = Exercise(
+        "double",
+        "doubling",
+        lambda x: 2 * x,
+        {"two": (2,), "three": (3,)},
+        (Mistake(lambda x: x * x, "squared."), Mistake(lambda x: x + 2, "added.")),
+        (),
+    )
     assert verdict(made, lambda x: x * x).endswith("on three: squared.")
     assert verdict(made, lambda x: x + 2).endswith("on three: added.")
-    assert verdict(made, lambda x: 9 if x == 3 else 5).endswith("on two: the answer is 5, and it should be 4.")
+    assert verdict(made, lambda x: 9 if x == 3 else 5).endswith(
+        "on two: the answer is 5, and it should be 4."
+    )
 
 
 def test_a_mistake_that_changes_its_arguments_leaves_the_cases_alone():
@@ -251,7 +325,14 @@ def test_a_mistake_that_changes_its_arguments_leaves_the_cases_alone():
         x += 1
         return x
 
-    made = Exercise("twice", "doubling", lambda x: 2 * x, {"two": (np.full(2, 2.0),)}, (Mistake(bumped, "added."),), ())
+    made = Exercise(
+        "twice",
+        "doubling",
+        lambda x: 2 * x,
+        {"two": (np.full(2, 2.0),)},
+        (Mistake(bumped, "added."),),
+        (),
+    )
     assert verdict(made, lambda x: x + 1).endswith(": added.")
     assert made.cases["two"][0].tolist() == [2, 2]
 
@@ -260,9 +341,13 @@ def test_unknown_names_and_numbers_are_refused_with_those_that_exist():
     def mixx(W, X):
         return W @ X
 
-    with pytest.raises(BadInput, match=r"unknown exercise 'mixx': did you mean 'mix'\? .*allowed: .*mix"):
+    with pytest.raises(
+        BadInput, match=r"unknown exercise 'mixx': did you mean 'mix'\? .*allowed: .*mix"
+    ):
         ex.check(mixx)
-    with pytest.raises(BadInput, match=r"not by ndarray: give one of .*mix.*, without its arguments"):
+    with pytest.raises(
+        BadInput, match=r"not by ndarray: give one of .*mix.*, without its arguments"
+    ):
         ex.check(np.eye(2))
     for number in (0, 3, "1"):
         with pytest.raises(BadInput, match=r"number = .* 1 to 2, the hints of this exercise"):
@@ -271,7 +356,10 @@ def test_unknown_names_and_numbers_are_refused_with_those_that_exist():
 
 def test_every_lesson_has_its_exercises():
     assert list(ex.LESSONS) == [f"lesson_{k:02}" for k in range(12)]
-    counts = [len(__import__(f"deca_lab.course.exercises.{name}", fromlist=["EXERCISES"]).EXERCISES) for name in ex.LESSONS]
+    counts = [
+        len(__import__(f"deca_lab.course.exercises.{name}", fromlist=["EXERCISES"]).EXERCISES)
+        for name in ex.LESSONS
+    ]
     assert counts == [1] + [2] * 11
     assert sum(counts) == len(ex.EXERCISES), "two exercises have one name"
 
@@ -287,19 +375,27 @@ def test_solutions_give_what_is_known_in_closed_form():
     assert solve["consensus_distance"](torch.tensor([[1.0], [-1.0]])) == pytest.approx(1)
     assert [solve["active_block"](s, 2, 3) for s in range(8)] == [0, 0, 0, 1, 1, 1, 0, 0]
     assert solve["visit_bytes"](np.full((3, 3), 1 / 3), 10, 5) == 6 * 40 * 5
-    assert solve["slope"](np.array([1.0, 2.0, 8.0]), np.array([1.0, 2.0, 8.0]) ** -0.5) == pytest.approx(-0.5)
+    assert solve["slope"](
+        np.array([1.0, 2.0, 8.0]), np.array([1.0, 2.0, 8.0]) ** -0.5
+    ) == pytest.approx(-0.5)
     assert solve["tightness"](np.array([1.0, 2.0]), np.array([4.0, 4.0])) == 0.5
     low, high = solve["paired_interval"](np.array([1.0, 2.0, 3.0]), np.zeros(3))
     assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
     losses = np.array([1.0, 1.1, 0.9])
-    assert [solve["better"](losses, losses + np.array(gap)) for gap in ([1, 1.1, 1], [-1, -1.1, -1], [1, -1, 1])] == \
-        ["first", "second", "undecided"]
+    assert [
+        solve["better"](losses, losses + np.array(gap))
+        for gap in ([1, 1.1, 1], [-1, -1.1, -1], [1, -1, 1])
+    ] == ["first", "second", "undecided"]
     assert solve["round_bytes"](10, 2, 12_000, 6, 5) == 4 * 10 * 2 * 12_000 * 5
     assert solve["memory"](16_000_000, 32) == 16_000_000 * (1 + 10 / 32)
     A, B = torch.ones(2, 3, dtype=torch.float64), torch.ones(4, 2, dtype=torch.float64)
-    torch.testing.assert_close(solve["lora_delta"](A, B, 6.0), torch.full((4, 3), 6.0, dtype=torch.float64))
+    torch.testing.assert_close(
+        solve["lora_delta"](A, B, 6.0), torch.full((4, 3), 6.0, dtype=torch.float64)
+    )
     g = torch.tensor([[2.0, -3.0]])
-    torch.testing.assert_close(solve["adam_direction"](0.1 * g, 0.001 * g * g, 1, 0.9, 0.999, 1e-8), g.sign())
+    torch.testing.assert_close(
+        solve["adam_direction"](0.1 * g, 0.001 * g * g, 1, 0.9, 0.999, 1e-8), g.sign()
+    )
 
 
 @cases(("name", "plain"), [
@@ -334,16 +430,27 @@ def test_what_is_left_without_a_client_is_sound_wherever_it_is_connected():
 
 
 def test_the_step_of_deca_is_that_of_its_other_exercises():
-    (W, X, G, m, v, steps, lr), solve = ex.EXERCISES["deca_step"].cases["a W that is not symmetric"], ex.EXERCISES
+    (W, X, G, m, v, steps, lr), solve = (
+        ex.EXERCISES["deca_step"].cases["a W that is not symmetric"],
+        ex.EXERCISES,
+    )
     m_new, v_new = 0.9 * m + 0.1 * G, 0.999 * v + 0.001 * G * G
     direction = solve["adam_direction"].solution(m_new, v_new, steps + 1, 0.9, 0.999, 1e-8)
     x_new = solve["adapt_then_combine"].solution(W, X, direction, lr)
     fed = solve["feed_back"].solution(m_new, v_new, x_new - X, 0.99, 0.999)
-    for got, wanted in zip(solve["deca_step"].solution(W, X, G, m, v, steps, lr), (x_new, *fed), strict=True):
+    for got, wanted in zip(
+        solve["deca_step"].solution(W, X, G, m, v, steps, lr), (x_new, *fed), strict=True
+    ):
         torch.testing.assert_close(got, wanted)
 
 
 def test_the_decays_of_the_step_are_the_usual_ones():
     usual = defaults()
-    assert tuple(usual[name] for name in ("a1", "a2", "eps", "b1", "b2")) == (l6.A1, l6.A2, l6.EPS, l6.B1, l6.B2)
+    assert tuple(usual[name] for name in ("a1", "a2", "eps", "b1", "b2")) == (
+        l6.A1,
+        l6.A2,
+        l6.EPS,
+        l6.B1,
+        l6.B2,
+    )
     assert (usual["feedback"], usual["feedback_scale"]) == ("printed", "raw")

@@ -14,7 +14,15 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 def test_this_machine_is_ready_and_every_look_was_taken():
     found = machine.examine()
-    assert {"python", "cores", "gpu", "free disk", "writing", "two-client run", "notebook kernel"} <= {f.name for f in found}
+    assert {
+        "python",
+        "cores",
+        "gpu",
+        "free disk",
+        "writing",
+        "two-client run",
+        "notebook kernel",
+    } <= {f.name for f in found}
     wrong = [f for f in found if not f.ok and f.name != "free memory"]
     assert not wrong, machine.describe(wrong)
 
@@ -52,7 +60,9 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "disk_usage", lambda folder: SimpleNamespace(total=10, used=10, free=1000))
+    monkeypatch.setattr(
+        machine, "disk_usage", lambda folder: SimpleNamespace(total=10, used=10, free=1000)
+    )
     assert not machine.disk(tmp_path).ok
 
 

@@ -86,7 +86,10 @@ def test_neither_place_nor_length_gives_the_answer_away():
     places = Counter(question.answer for question in QUESTIONS)
     assert max(places.values()) <= 30
     assert min(places[k] for k in range(3)) >= 12
-    longest = [max(range(len(q.options)), key=lambda k: len(q.options[k][0])) == q.answer for q in QUESTIONS]
+    longest = [
+        max(range(len(q.options)), key=lambda k: len(q.options[k][0])) == q.answer
+        for q in QUESTIONS
+    ]
     assert sum(longest) <= 30
     for held in QUIZZES.values():
         answers = [question.answer for question in held]
@@ -100,17 +103,36 @@ def test_the_page_shows_each_option_with_its_verdict(lesson):
 
     shown = quiz(lesson)
     assert isinstance(shown, HTML)
-    found, options = read(shown.data), [option for question in QUIZZES[lesson] for option in question.options]
+    found, options = (
+        read(shown.data),
+        [option for question in QUIZZES[lesson] for option in question.options],
+    )
     assert found.tags["details"] == found.tags["summary"] == len(options)
     assert found.texts["summary"] == [text for text, _ in options]
     verdicts = [text for text in found.texts["strong"] if text.endswith(":")]
-    assert verdicts == ["Right:" if k == q.answer else "Not this one:" for q in QUIZZES[lesson] for k in range(len(q.options))]
+    assert verdicts == [
+        "Right:" if k == q.answer else "Not this one:"
+        for q in QUIZZES[lesson]
+        for k in range(len(q.options))
+    ]
     reasons = [text.strip() for text in found.texts["p"]]
-    assert [reason for _, reason in options] == [text for text in reasons if text in {reason for _, reason in options}]
-    assert set(found.tags) == {"section", "ol", "li", "p", "strong", "details", "summary"}      # no script
-    assert found.attributes == []                          # nothing opened beforehand, no colour, no handler
+    assert [reason for _, reason in options] == [
+        text for text in reasons if text in {reason for _, reason in options}
+    ]
+    assert set(found.tags) == {
+        "section",
+        "ol",
+        "li",
+        "p",
+        "strong",
+        "details",
+        "summary",
+    }  # no script
+    assert found.attributes == []  # nothing opened beforehand, no colour, no handler
     assert f"Quiz of lesson {int(lesson)}" in shown.data
-    assert not re.search(r"\n\s*\n", shown.data)           # a blank line would end the HTML where Markdown takes it
+    assert not re.search(
+        r"\n\s*\n", shown.data
+    )  # a blank line would end the HTML where Markdown takes it
 
 
 def test_everything_is_escaped():
@@ -125,7 +147,10 @@ def test_everything_is_escaped():
 def test_the_right_option_is_the_one_that_answer_names():
     html = page([Question("q?", (("a", "x"), ("b", "y"), ("c", "z")), answer=2)], "t")
     assert re.findall(r"<summary>(.)</summary>\n<p><strong>([^:]+):</strong> (.)</p>", html) == [
-        ("a", "Not this one", "x"), ("b", "Not this one", "y"), ("c", "Right", "z")]
+        ("a", "Not this one", "x"),
+        ("b", "Not this one", "y"),
+        ("c", "Right", "z"),
+    ]
 
 
 @cases("lesson", ["12", "2", "", "gossip", 2, None])
@@ -145,10 +170,16 @@ def holds(lesson, number, *words):
 
 
 def test_figures_of_rings_and_stars():
-    ring8, ring16, star = diagnose(topology("ring", 8)), diagnose(topology("ring", 16)), diagnose(topology("star", 8))
+    ring8, ring16, star = (
+        diagnose(topology("ring", 8)),
+        diagnose(topology("ring", 16)),
+        diagnose(topology("star", 8)),
+    )
     holds("02", 1, f"{ring8.rounds_1000:.0f} mixings become {ring16.rounds_1000:.0f}")
     holds("02", 2, f"{ring8.rho:.3f} on the ring", f"{star.rho:.3f} on the star")
-    heard = (topology("star", 8).at(0) != 0) / (topology("star", 8).at(0) != 0).sum(1, keepdims=True)
+    heard = (topology("star", 8).at(0) != 0) / (topology("star", 8).at(0) != 0).sum(
+        1, keepdims=True
+    )
     end = np.linalg.matrix_power(heard, 2000)[3]
     holds("02", 3, "four times")
     assert end[0] / end[1] == pytest.approx(4)
@@ -186,7 +217,9 @@ def test_figures_of_factors():
         return torch.tensor(numbers, dtype=torch.float64)[:, None, None]
 
     half, opposite, common = np.full((2, 2), 0.5), stacked(1, -1), stacked(1, 1)
-    assert interference({"w.lora_A": opposite, "w.lora_B": opposite}, half).total == pytest.approx(1)
+    assert interference({"w.lora_A": opposite, "w.lora_B": opposite}, half).total == pytest.approx(
+        1
+    )
     holds("07", 1, "0", "as large as the product itself")
     assert interference({"w.lora_A": common, "w.lora_B": opposite}, half).total == 0
     holds("07", 2, "Zero")
@@ -194,9 +227,11 @@ def test_figures_of_factors():
 
 def test_figures_of_failures():
     assert diagnose(np.roll(np.eye(8), 1, axis=1)).rho == pytest.approx(1)
-    assert np.linalg.matrix_power(0.34 / (1 / 3) * topology("ring", 8).at(0), 100).sum(1) == pytest.approx(1.02**100)
+    assert np.linalg.matrix_power(0.34 / (1 / 3) * topology("ring", 8).at(0), 100).sum(
+        1
+    ) == pytest.approx(1.02**100)
     holds("08", 2, "seven times", "7.2")
-    left = topology("ring", 8).at(0)[:7, :7]                    # the last client dies
+    left = topology("ring", 8).at(0)[:7, :7]  # the last client dies
     kept, divided = left + np.diag(1 - left.sum(1)), left / left.sum(1, keepdims=True)
     assert diagnose(kept).verdict == "sound"
     assert diagnose(divided).column_error > 0.1

@@ -28,7 +28,10 @@ def test_moving_a_control_draws_another_picture_and_says_so(live):
     import ipywidgets
 
     box = topology_editor()
-    (picture,), sliders = parts(box, ipywidgets.HTML), {s.description: s for s in parts(box, ipywidgets.IntSlider)}
+    (picture,), sliders = (
+        parts(box, ipywidgets.HTML),
+        {s.description: s for s in parts(box, ipywidgets.IntSlider)},
+    )
     before = seen(picture)
     sliders["clients N"].value = 12
     assert seen(picture)[0] != before[0]
@@ -40,7 +43,7 @@ def test_moving_a_control_draws_another_picture_and_says_so(live):
     sliders["clients N"].value = 8
     graph.value = "ring"
     assert seen(picture) != again
-    assert seen(picture) == before                                      # back where it began: the picture depends on nothing else
+    assert seen(picture) == before  # back where it began: the picture depends on nothing else
 
 
 def test_elsewhere_it_is_a_picture_with_words(monkeypatch):
@@ -79,12 +82,19 @@ def test_an_edge_is_added_and_cut():
     assert ed.edited("ring", 6, [(0, 3)]).has_edge(0, 3)
     assert not ed.edited("ring", 6, [(0, 1)]).has_edge(0, 1)
     cut = ed.mixing(ed.edited("path", 4, [(1, 2)]), 0.0, ed.STARTS[0])
-    assert cut.found.verdict != "sound"                          # two halves: the doctor says so
+    assert cut.found.verdict != "sound"  # two halves: the doctor says so
 
 
-@pytest.mark.parametrize(("given", "words"), [({"clients": 1}, "clients = 1"), ({"clients": 99}, "clients = 99"),
-                                              ({"clients": 2.5}, "clients"), ({"graph": "rign"}, "graph"),
-                                              ({"lazy": 1.5}, "lazy = 1.5")])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"clients": 1}, "clients = 1"),
+        ({"clients": 99}, "clients = 99"),
+        ({"clients": 2.5}, "clients"),
+        ({"graph": "rign"}, "graph"),
+        ({"lazy": 1.5}, "lazy = 1.5"),
+    ],
+)
 def test_bad_input(given, words):
     with pytest.raises(BadInput, match=words):
         topology_editor(**given)

@@ -54,11 +54,25 @@ KILLER = textwrap.dedent("""
 
 @pytest.mark.slow
 def test_killed_50_times_and_resumed_gives_the_same_bits(tmp_path):
-    knobs = {**KNOBS, "checkpoint_every": 3, "clients": 2, "context": 16, "batch": 1, "rounds": 30, "eval_windows": 2,
-             "eval_every": 60}
+    knobs = {
+        **KNOBS,
+        "checkpoint_every": 3,
+        "clients": 2,
+        "context": 16,
+        "batch": 1,
+        "rounds": 30,
+        "eval_windows": 2,
+        "eval_every": 60,
+    }
     broken, whole = tmp_path / "broken", tmp_path / "whole"
-    done = subprocess.run([sys.executable, "-c", KILLER, str(broken), str(whole), repr(knobs)], env=QUIET, capture_output=True,
-                          text=True, timeout=800, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(broken), str(whole), repr(knobs)],
+        env=QUIET,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) >= 5, "the kills fell on too few places"
     for name in ("checkpoint.safetensors", "metrics.csv", "train.csv", "summary.json"):
@@ -68,8 +82,12 @@ def test_killed_50_times_and_resumed_gives_the_same_bits(tmp_path):
 
 def started(folder, knobs):
     """Start a run as a process and wait for its first checkpoint."""
-    process = subprocess.Popen([sys.executable, "-m", "deca_lab", "run", *options(out=folder, **knobs)], stderr=subprocess.PIPE,
-                               env=QUIET, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deca_lab", "run", *options(out=folder, **knobs)],
+        stderr=subprocess.PIPE,
+        env=QUIET,
+        text=True,
+    )
     end = time.monotonic() + 600
     while not (folder / "checkpoint.safetensors").exists():
         assert process.poll() is None, process.stderr.read()
@@ -79,9 +97,13 @@ def started(folder, knobs):
 
 
 @pytest.mark.slow
-def test_a_second_process_on_a_run_folder_is_refused_and_the_first_goes_on_and_ctrl_c_checkpoints(tmp_path):
+def test_a_second_process_on_a_run_folder_is_refused_and_the_first_goes_on_and_ctrl_c_checkpoints(
+    tmp_path,
+):
     folder = tmp_path / "run"
-    with started(folder, {**KNOBS, "rounds": 400, "eval_every": 100, "checkpoint_every": 100}) as first:
+    with started(
+        folder, {**KNOBS, "rounds": 400, "eval_every": 100, "checkpoint_every": 100}
+    ) as first:
         with pytest.raises(BadInput, match="is in use"):
             runs.resume(folder)
         again = [sys.executable, "-m", "deca_lab", "run", "--resume", str(folder)]
@@ -107,7 +129,9 @@ def test_told_to_stop_a_run_checkpoints_and_resumes_to_the_same_bits(tmp_path):
     assert runs.resume(tmp_path / "stopped").metrics.equals(whole.metrics)
     with pytest.raises(Stopped, match="nothing was kept"):
         runs.run(RunConfig(**knobs), None, lambda done, total, known: True)
-    runs.run(RunConfig(**knobs), None, lambda done, total, known: done == total)            # too late: it has ended
+    runs.run(
+        RunConfig(**knobs), None, lambda done, total, known: done == total
+    )  # too late: it has ended
 
 
 @contextmanager
@@ -128,14 +152,19 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays_whole(tmp_pa
     runs.run(RunConfig(**KNOBS), whole)
     with pytest.raises(Stopped):
         runs.run(RunConfig(**KNOBS), tmp_path / "one", lambda done, total, known: done == 1)
-    room = int(1.5 * (tmp_path / "one" / "checkpoint.safetensors").stat().st_size)       # for one checkpoint, and not for two
+    room = int(
+        1.5 * (tmp_path / "one" / "checkpoint.safetensors").stat().st_size
+    )  # for one checkpoint, and not for two
     with small_disk(tmp_path / "disk", room) as disk:
         with pytest.raises(BadInput, match=r"cannot write .*checkpoint.*: No space left on device"):
             runs.run(RunConfig(**KNOBS), disk / "run")
         assert checkpoint.load(disk / "run" / "checkpoint.safetensors")[0].step == 1
         assert not list((disk / "run").glob(f".*{files.HALF}*"))
         subprocess.run(["mount", "-o", f"remount,size={20 * room}", str(disk)], check=True)
-        assert runs.resume(disk / "run").summary["test_loss_end"] == runs.history.load(whole).summary["test_loss_end"]
+        assert (
+            runs.resume(disk / "run").summary["test_loss_end"]
+            == runs.history.load(whole).summary["test_loss_end"]
+        )
 
 
 def test_a_read_only_folder_is_a_clear_error(tmp_path):

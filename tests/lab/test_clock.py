@@ -10,7 +10,7 @@ from deca_lab.lab.clock import clock, network, slower
 from deca_lab.lab.prepare import prepare
 from deca_lab.runconfig import RunConfig
 
-CONFIG = RunConfig(**SMALL)                              # 4 clients on a ring, 4 blocks, 3 inner steps each
+CONFIG = RunConfig(**SMALL)  # 4 clients on a ring, 4 blocks, 3 inner steps each
 
 
 def by_hand(plan, net):
@@ -22,8 +22,16 @@ def by_hand(plan, net):
         if (s + 1) % plan.recipe.mix_every:
             continue
         turn = (s + 1) // plan.recipe.mix_every - 1
-        pairs = [(i, j) for i in range(n) for j in range(n) if i != j and plan.topology.at(turn)[i, j] != 0]
-        over = [now[j] + sum(1 for _, k in pairs if k == j) * 4 * width / net.uplink[j] for j in range(n)]
+        pairs = [
+            (i, j)
+            for i in range(n)
+            for j in range(n)
+            if i != j and plan.topology.at(turn)[i, j] != 0
+        ]
+        over = [
+            now[j] + sum(1 for _, k in pairs if k == j) * 4 * width / net.uplink[j]
+            for j in range(n)
+        ]
         now = [max(over[i], *(over[j] + net.latency for k, j in pairs if k == i)) for i in range(n)]
     return now
 
@@ -42,12 +50,14 @@ def test_the_time_line_is_that_of_a_plain_loop(knobs, slow):
 def test_hand_arithmetic():
     plan = prepare(RunConfig(**{**SMALL, "blocks": "whole", "inner_steps": 2})).plan
     width = plan.layouts[0].width
-    found = clock(plan, network(4, 1.0, 8.0, 0.5))       # a megabyte a second; two neighbours each
+    found = clock(plan, network(4, 1.0, 8.0, 0.5))  # a megabyte a second; two neighbours each
     assert found.seconds == pytest.approx(2 * (1.0 + 2 * 4 * width / 1e6 + 0.5))
 
 
 def test_hand_arithmetic_of_short_messages_after_a_whole_one():
-    plan = prepare(RunConfig(**{**SMALL, "blocks": "whole", "inner_steps": 2, "compress": "quantised"})).plan
+    plan = prepare(
+        RunConfig(**{**SMALL, "blocks": "whole", "inner_steps": 2, "compress": "quantised"})
+    ).plan
     width = plan.layouts[0].width
     found = clock(plan, network(4, 1.0, 8.0, 0.5))
     assert found.seconds == pytest.approx(2 * 1.5 + 2 * (4 * width + width + 4) / 1e6)
@@ -58,7 +68,9 @@ def test_a_straggler_that_is_not_waited_for_delays_nobody():
     net, slow = (network(4, 1.0, 1e9, 0.0, times) for times in ({}, {1: 2.0}))
     waited = clock(prepare(RunConfig(**{**knobs, "stragglers": ""})).plan, slow)
     found = clock(prepare(RunConfig(**knobs)).plan, slow)
-    assert found.seconds == pytest.approx(clock(prepare(RunConfig(**knobs)).plan, net).seconds, rel=1e-3)
+    assert found.seconds == pytest.approx(
+        clock(prepare(RunConfig(**knobs)).plan, net).seconds, rel=1e-3
+    )
     assert waited.seconds > 1.9 * found.seconds
 
 
@@ -80,13 +92,16 @@ def test_the_command(tmp_path, capsys):
     assert deca_lab(capsys, "clock", tmp_path / "run", "--slow", "x").code == 2
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: network(4, 0.0, 1.0, 0.0), "seconds = 0.0"),
-    (lambda: network(4, 1.0, 0.0, 0.0), "mbit = 0.0"),
-    (lambda: network(4, 1.0, 1.0, -1.0), "latency"),
-    (lambda: network(4, 1.0, 1.0, 0.0, {4: 2.0}), "from 0 to 3"),
-    (lambda: slower("3"), "CLIENT@TIMES"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: network(4, 0.0, 1.0, 0.0), "seconds = 0.0"),
+        (lambda: network(4, 1.0, 0.0, 0.0), "mbit = 0.0"),
+        (lambda: network(4, 1.0, 1.0, -1.0), "latency"),
+        (lambda: network(4, 1.0, 1.0, 0.0, {4: 2.0}), "from 0 to 3"),
+        (lambda: slower("3"), "CLIENT@TIMES"),
+    ],
+)
 def test_bad_input(call, words):
     with pytest.raises(BadInput, match=words):
         call()

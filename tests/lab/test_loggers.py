@@ -154,7 +154,7 @@ def test_the_real_wandb_takes_it_offline(tmp_path, monkeypatch):
     for moment in moments():
         log(moment)
     (kept,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    end = time.monotonic() + 600                      # a process of W&B's own writes the file
+    end = time.monotonic() + 600  # a process of W&B's own writes the file
     while b"train/loss" not in kept.read_bytes() and time.monotonic() < end:
         time.sleep(0.1)
     assert b"train/loss" in kept.read_bytes()

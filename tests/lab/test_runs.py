@@ -20,7 +20,11 @@ from deca_lab.lab.prepare import prepare
 from deca_lab.runconfig import RunConfig
 
 CONFIG = RunConfig(**SMALL, lr=3e-3)
-SAME = ("checkpoint.safetensors", "summary.json", *(f"{t}.csv" for t in history.TABLES if t != "timings"))
+SAME = (
+    "checkpoint.safetensors",
+    "summary.json",
+    *(f"{t}.csv" for t in history.TABLES if t != "timings"),
+)
 
 
 def same_bits(one, two):
@@ -55,14 +59,18 @@ def test_folder_reads_back_as_the_same_history(unbroken):
     assert read.summary == json.loads(json.dumps(written.summary))
     np.testing.assert_array_equal(read.W, written.W)
     for name in history.TABLES:
-        pd.testing.assert_frame_equal(getattr(read, name), getattr(written, name), check_dtype=False)
+        pd.testing.assert_frame_equal(
+            getattr(read, name), getattr(written, name), check_dtype=False
+        )
 
 
 def test_measured_bytes_equal_predicted_bytes(unbroken):
     history = unbroken[0]
     assert (history.edges["measured"] == history.edges["predicted"]).all()
     blocks = dict(zip(history.blocks["block"], history.blocks["parameters"], strict=True))
-    by_hand = sum(blocks[name] for name in history.visits["block"]) * 3 * 4 * 8     # inner steps x float32 x directed edges
+    by_hand = (
+        sum(blocks[name] for name in history.visits["block"]) * 3 * 4 * 8
+    )  # inner steps x float32 x directed edges
     assert history.summary["bytes_sent"] == history.edges["measured"].sum() == by_hand
 
 
@@ -92,13 +100,23 @@ def test_stopped_anywhere_and_resumed_gives_the_same_bits(unbroken, tmp_path, st
 
 @pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_bits(tmp_path):
-    knobs = {**SMALL, "inner_steps": 24, "checkpoint_every": 1}      # far from its end when it is killed
+    knobs = {
+        **SMALL,
+        "inner_steps": 24,
+        "checkpoint_every": 1,
+    }  # far from its end when it is killed
     runs.run(RunConfig(**knobs), tmp_path / "whole")
     killed = tmp_path / "killed"
     command = [sys.executable, "-m", "deca_lab", "run", *options(out=killed, **knobs)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "TQDM_DISABLE": "1"}) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.DEVNULL, env={**os.environ, "TQDM_DISABLE": "1"}
+    ) as process:
         deadline = time.monotonic() + 600
-        while not (killed / "checkpoint.safetensors").exists() and process.poll() is None and time.monotonic() < deadline:
+        while (
+            not (killed / "checkpoint.safetensors").exists()
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
@@ -142,19 +160,28 @@ def test_checkpoint_keeps_every_part_of_a_state(tmp_path):
     steps = tr.train(lab.plan)
     state = [next(steps)[0] for _ in range(5)][-1]
     checkpoint.save(tmp_path / "c.safetensors", state, {"note": [0.1, 1e-300]})
-    read, record = checkpoint.load(tmp_path / "c.safetensors", lambda k, x: lab.plan.optimisers[k].init(x.float()))
+    read, record = checkpoint.load(
+        tmp_path / "c.safetensors", lambda k, x: lab.plan.optimisers[k].init(x.float())
+    )
     assert read.step == 5
     assert record == {"note": [0.1, 1e-300]}
     assert read.master is not None
     assert read.master.equal(state.master)
     assert set(read.moments) == {0, 1}
-    assert all(read.moments[k].m.equal(state.moments[k].m) and read.moments[k].steps == state.moments[k].steps for k in (0, 1))
+    assert all(
+        read.moments[k].m.equal(state.moments[k].m)
+        and read.moments[k].steps == state.moments[k].steps
+        for k in (0, 1)
+    )
     np.testing.assert_array_equal(read.sent, state.sent)
 
 
 def test_nan_stops_the_run_and_the_last_good_checkpoint_stays(tmp_path):
     broken = replace(CONFIG, lr=1e38, inner_steps=2, checkpoint_every=1)
-    with pytest.raises(Diverged, match=r"no longer finite for client [0-9, ]+ at inner step \d+ in block '.+'.*checkpoint stays"):
+    with pytest.raises(
+        Diverged,
+        match=r"no longer finite for client [0-9, ]+ at inner step \d+ in block '.+'.*checkpoint stays",
+    ):
         runs.run(broken, tmp_path / "nan")
     if (tmp_path / "nan" / "checkpoint.safetensors").exists():
         state, _ = checkpoint.load(tmp_path / "nan" / "checkpoint.safetensors")
@@ -167,7 +194,9 @@ def test_one_clients_nan_is_named():
     lab = prepare(CONFIG)
     state = runs.begin(lab.plan)._replace(step=4)
     with pytest.raises(Diverged, match="for client 2 at inner step 3 in block 'layer 0'"):
-        runs._require_finite(lab.plan, state, torch.tensor([False, False, True, False]), "loss", None)
+        runs._require_finite(
+            lab.plan, state, torch.tensor([False, False, True, False]), "loss", None
+        )
 
 
 def test_folder_of_another_run_is_refused_and_left_alone(unbroken):
@@ -194,23 +223,46 @@ def test_no_test_row_is_in_any_shard():
         assert shown not in bytes((stream - 3).clamp(min=0).tolist())
 
 
-@pytest.mark.parametrize("knobs", quick([{"topology": "none", "allow_unsound": True}, {"clients": 1, "topology": "complete"},
-                                   {"blocks": "whole", "moments": "keep"}, {"blocks": "equal", "block_count": 3},
-                                   {"blocks": "patterns", "patterns": "wte|wpe|ln_f h\\.0 h\\.1"}, {"ends": "frozen"},
-                                   {"freeze": "wpe", "mixed": "all"}, {"dtype": "bfloat16"}, {"dtype": "float64"},
-                                   {"engine": "loop"}, {"model": "llama-tiny"}, {"model": "qwen2-tiny"},
-                                   {"topology": "one-peer-exponential", "order": "reshuffled", "lr_scheduler_type": "cosine"}],
-                                  3),
-                         ids=lambda k: "-".join(map(str, k.values()))[:40])
+@pytest.mark.parametrize(
+    "knobs",
+    quick(
+        [
+            {"topology": "none", "allow_unsound": True},
+            {"clients": 1, "topology": "complete"},
+            {"blocks": "whole", "moments": "keep"},
+            {"blocks": "equal", "block_count": 3},
+            {"blocks": "patterns", "patterns": "wte|wpe|ln_f h\\.0 h\\.1"},
+            {"ends": "frozen"},
+            {"freeze": "wpe", "mixed": "all"},
+            {"dtype": "bfloat16"},
+            {"dtype": "float64"},
+            {"engine": "loop"},
+            {"model": "llama-tiny"},
+            {"model": "qwen2-tiny"},
+            {
+                "topology": "one-peer-exponential",
+                "order": "reshuffled",
+                "lr_scheduler_type": "cosine",
+            },
+        ],
+        3,
+    ),
+    ids=lambda k: "-".join(map(str, k.values()))[:40],
+)
 def test_every_kind_of_run_ends_and_its_ledger_is_right(knobs):
     history = runs.run(replace(CONFIG, **{"inner_steps": 2, **knobs}))
     assert history.metrics["test_loss"].iloc[-1] < history.metrics["test_loss"].iloc[0]
     assert (history.edges["measured"] == history.edges["predicted"]).all()
-    assert history.summary["memory"]["measured_peak"] == pytest.approx(history.summary["memory"]["peak"], rel=0.1)
+    assert history.summary["memory"]["measured_peak"] == pytest.approx(
+        history.summary["memory"]["peak"], rel=0.1
+    )
 
 
 @pytest.mark.slow
 def test_loop_and_stacked_engines_give_the_same_run():
-    one, two = (runs.run(replace(CONFIG, dtype="float64", model="tiny", engine=engine)) for engine in ("stacked", "loop"))
+    one, two = (
+        runs.run(replace(CONFIG, dtype="float64", model="tiny", engine=engine))
+        for engine in ("stacked", "loop")
+    )
     columns = ["test_loss", "consensus", "gradient_norm"]
     np.testing.assert_allclose(one.metrics[columns], two.metrics[columns], rtol=1e-9, atol=1e-12)

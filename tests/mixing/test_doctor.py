@@ -15,7 +15,9 @@ from deca_lab.mixing.spectrum import _lanczos, product, spectrum
 from deca_lab.mixing.topology import topology
 
 SWAP = np.array([[0.0, 1.0], [1.0, 0.0]])
-SKEW = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0.5, 0, 0, 0.5], [0, 0, 0.5, 0.5]])  # doubly stochastic
+SKEW = np.array(
+    [[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0.5, 0, 0, 0.5], [0, 0, 0.5, 0.5]]
+)  # doubly stochastic
 LOPSIDED = np.array([[0.5, 0.5], [1.0, 0.0]])
 FOLDED = np.array([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]] * 2)  # its square is exactly J
 
@@ -67,7 +69,9 @@ def test_rho_of_a_matrix_without_symmetry_is_the_singular_value_not_the_eigenval
     assert abs(found.rho - np.linalg.svd(SKEW, compute_uv=False)[1]) < 1e-12
     assert abs(found.lambda2 - sorted(np.abs(np.linalg.eigvals(SKEW)))[-2]) < 1e-7
     assert found.lambda2 < found.rho - 0.1
-    x = np.linalg.svd(SKEW - 1 / 4)[2][0]  # one mixing shrinks this pattern by rho, more slowly than lambda2 promises
+    x = np.linalg.svd(SKEW - 1 / 4)[2][
+        0
+    ]  # one mixing shrinks this pattern by rho, more slowly than lambda2 promises
     assert np.linalg.norm(SKEW @ x) > found.lambda2 * np.linalg.norm(x) + 0.1
     assert "lambda2 is not" in found.remarks[0]
 
@@ -92,7 +96,12 @@ def test_circulant_matrices_without_symmetry_against_the_dense_svd():
 
 def test_the_iterated_rho_stays_below_the_dense_one_and_within_its_error():
     rng = np.random.default_rng([7])
-    for W in (topology("path", 400).at(0), topology("star", 300).at(0), birkhoff(rng, 300), np.full((9, 9), 1 / 9)):
+    for W in (
+        topology("path", 400).at(0),
+        topology("star", 300).at(0),
+        birkhoff(rng, 300),
+        np.full((9, 9), 1 / 9),
+    ):
         rho, error = _lanczos(W)
         dense = np.linalg.norm(W - 1 / len(W), 2)
         assert rho <= dense + 1e-12
@@ -110,7 +119,11 @@ def test_above_the_dense_limit_the_doctor_iterates_and_says_so(monkeypatch):
 def test_a_product_over_the_edges_is_the_denseproduct():
     rng = np.random.default_rng([8])
     X = rng.standard_normal((96, 96))
-    for W in (topology("ring", 96).at(0), topology("one-peer-exponential", 96).at(3), birkhoff(rng, 96)):
+    for W in (
+        topology("ring", 96).at(0),
+        topology("one-peer-exponential", 96).at(3),
+        birkhoff(rng, 96),
+    ):
         assert np.abs(product(W, X) - W @ X).max() < LONG_ROUNDING
 
 
@@ -139,7 +152,9 @@ def test_measured_contraction_never_exceeds_rho_and_attains_it(W):
         topology("one-peer-exponential", 11),
         topology("random-matchings", 9),
         topology([topology("ring", 6).at(0), topology("star", 6).at(0)]),
-        topology([np.kron(np.eye(2), np.full((2, 2), 0.5)), np.kron(np.full((2, 2), 0.5), np.eye(2))]),
+        topology(
+            [np.kron(np.eye(2), np.full((2, 2), 0.5)), np.kron(np.full((2, 2), 0.5), np.eye(2))]
+        ),
         topology(FOLDED),
     ],
 )
@@ -164,11 +179,19 @@ def test_static_rounds_are_the_smallest_number():
 
 def test_one_peer_exponential_is_exact_after_its_period():
     found = require_sound(topology("one-peer-exponential", 8))
-    assert (found.rho, found.rounds_1000, found.period, found.edges, found.symmetric) == (0, 3, 3, 8, False)
+    assert (found.rho, found.rounds_1000, found.period, found.edges, found.symmetric) == (
+        0,
+        3,
+        3,
+        8,
+        False,
+    )
 
 
 def test_single_matchings_may_be_disconnected():
-    pairs = topology([np.kron(np.eye(2), np.full((2, 2), 0.5)), np.kron(np.full((2, 2), 0.5), np.eye(2))])
+    pairs = topology(
+        [np.kron(np.eye(2), np.full((2, 2), 0.5)), np.kron(np.full((2, 2), 0.5), np.eye(2))]
+    )
     assert require_sound(pairs).connected
     assert not diagnose(pairs.at(0)).connected
     assert require_sound(topology("random-matchings", 9)).connected
@@ -187,7 +210,9 @@ def test_rho_of_a_sequence_is_the_mean_factor_over_its_period():
     rho = np.linalg.norm(pair[1] @ pair[0] - 1 / 6, 2)
     assert abs(diagnose(pair).rho - rho**0.5) < 1e-12
     path = topology("path", 4).at(0)  # the order counts: SKEW first, then the path
-    first, last = (np.linalg.norm(product - 1 / 4, 2) ** 0.5 for product in (path @ SKEW, SKEW @ path))
+    first, last = (
+        np.linalg.norm(product - 1 / 4, 2) ** 0.5 for product in (path @ SKEW, SKEW @ path)
+    )
     assert abs(diagnose([SKEW, path]).rho - first) < 1e-12 < abs(first - last)
 
 
@@ -197,8 +222,15 @@ def test_rho_of_a_sequence_is_the_mean_factor_over_its_period():
 def test_max_degree_on_an_even_ring_is_periodic_and_refused():
     even = topology("ring", 8, weights="max-degree")
     found = diagnose(even)
-    assert (found.aperiodic, found.connected, found.rounds_1000, found.verdict) == (False, True, np.inf, "unsound")
-    with pytest.raises(BadInput, match=r"'ring' with 8 clients .* period 2: .* \(I \+ W\)/2, .* --allow-unsound"):
+    assert (found.aperiodic, found.connected, found.rounds_1000, found.verdict) == (
+        False,
+        True,
+        np.inf,
+        "unsound",
+    )
+    with pytest.raises(
+        BadInput, match=r"'ring' with 8 clients .* period 2: .* \(I \+ W\)/2, .* --allow-unsound"
+    ):
         require_sound(even)
     assert require_sound(even, allow_unsound=True).verdict == "unsound"
     assert require_sound((np.eye(8) + even.at(0)) / 2).verdict == "sound"
@@ -222,7 +254,9 @@ def test_random_graphs_agree_with_networkx_on_connection_and_period():
             found = diagnose(support / max(1, n))
             assert found.connected == nx.is_strongly_connected(graph)
             parts = [graph.subgraph(part) for part in nx.strongly_connected_components(graph)]
-            assert found.aperiodic == all(nx.is_aperiodic(part) for part in parts if part.number_of_edges())
+            assert found.aperiodic == all(
+                nx.is_aperiodic(part) for part in parts if part.number_of_edges()
+            )
             seen.add((found.connected, found.aperiodic))
     assert len(seen) == 4
 
@@ -233,7 +267,9 @@ def test_a_disconnected_graph_names_both_sides():
     assert found.rounds_1000 == np.inf
     one_way = diagnose(topology(nx.DiGraph([(0, 1), (1, 2), (2, 1)])))  # 0 speaks and never hears
     assert any("client {0} can never hear clients {1, 2}" in reason for reason in one_way.reasons)
-    other_way = diagnose(topology(nx.DiGraph([(1, 0), (1, 2), (2, 1)])))  # 0 hears and is never heard
+    other_way = diagnose(
+        topology(nx.DiGraph([(1, 0), (1, 2), (2, 1)]))
+    )  # 0 hears and is never heard
     assert any("clients {1, 2} can never hear client {0}" in reason for reason in other_way.reasons)
     with pytest.raises(BadInput, match="disconnected"):
         require_sound(topology("none", 3))

@@ -10,7 +10,9 @@ from reference import SINGLE
 from deca_lab.mixing import gossip
 from deca_lab.mixing.topology import topology
 
-SHIFT = {n: (np.eye(n) + np.roll(np.eye(n), 1, axis=1)) / 2 for n in (5, 128, 1024)}   # i hears i + 1, not the other way
+SHIFT = {
+    n: (np.eye(n) + np.roll(np.eye(n), 1, axis=1)) / 2 for n in (5, 128, 1024)
+}  # i hears i + 1, not the other way
 MATRICES = {
     "ring 8": topology("ring", 8).matrices[0],
     "ring 128": topology("ring", 128).matrices[0],
@@ -48,13 +50,22 @@ def test_mixing_is_the_product_from_the_left(name):
 def test_rows_without_edges_and_columns_out_of_order_are_mixed_too(dtype):
     W = np.zeros((200, 200))
     W[3, [7, 2]], W[199, 0] = [0.25, -2.0], 1.0
-    x = x_of(3, 200, dtype).T                                # not contiguous
+    x = x_of(3, 200, dtype).T  # not contiguous
     torch.testing.assert_close(gossip.mixer(W, x)(x), torch.from_numpy(W).to(dtype) @ x)
     assert gossip.mixer(W, x)(x[:, :0]).shape == (200, 0)
 
 
-@cases(("name", "path"), [("ring 8", "dense"), ("directed 5", "dense"), ("ring 128", "sparse"),
-                          ("ring 1024", "sparse"), ("directed 128", "sparse"), ("directed 1024", "sparse")])
+@cases(
+    ("name", "path"),
+    [
+        ("ring 8", "dense"),
+        ("directed 5", "dense"),
+        ("ring 128", "sparse"),
+        ("ring 1024", "sparse"),
+        ("directed 128", "sparse"),
+        ("directed 1024", "sparse"),
+    ],
+)
 def test_both_ways_of_mixing_are_among_these(name, path):
     assert path_of(MATRICES[name], x_of(1)) == path
 
@@ -63,12 +74,15 @@ def test_both_ways_of_mixing_are_among_these(name, path):
 def test_a_client_hears_its_row_not_its_column(name):
     W = MATRICES[name]
     x = torch.zeros(len(W), 1, dtype=torch.float64)
-    x[3] = 1.0                                               # only 2 and 3 hear client 3
+    x[3] = 1.0  # only 2 and 3 hear client 3
     assert gossip.mixer(W, x)(x).nonzero()[:, 0].tolist() == [2, 3]
     assert np.argwhere(gossip.messages(W)[:, 3])[:, 0].tolist() == [2]
 
 
-@cases("name", ["ring 8", "ring 128", "ring 1024", "directed 5", "directed 128", "star 9", "one-peer 64"])
+@cases(
+    "name",
+    ["ring 8", "ring 128", "ring 1024", "directed 5", "directed 128", "star 9", "one-peer 64"],
+)
 def test_doubly_stochastic_mixing_keeps_the_mean_and_never_spreads(name):
     W = MATRICES[name]
     x = x_of(len(W))
@@ -83,7 +97,7 @@ def test_mixing_is_linear_and_changes_no_argument(name):
     x, y = x_of(len(W)), x_of(len(W)).flip(0)
     before = x.clone()
     mix = gossip.mixer(W, x)
-    W[:] = np.nan                                            # the mixer keeps its own copy
+    W[:] = np.nan  # the mixer keeps its own copy
     torch.testing.assert_close(mix(2 * x - 3 * y), 2 * mix(x) - 3 * mix(y), rtol=1e-12, atol=1e-12)
     assert torch.equal(x, before)
     assert mix(x).data_ptr() != x.data_ptr()
@@ -96,7 +110,9 @@ def test_the_result_has_the_dtype_of_the_parameters(name, dtype):
     x = x_of(len(W), dtype=dtype)
     y = gossip.mixer(W, x)(x)
     assert y.dtype == dtype
-    torch.testing.assert_close(y.double(), torch.from_numpy(W) @ x.double(), rtol=SINGLE, atol=SINGLE)
+    torch.testing.assert_close(
+        y.double(), torch.from_numpy(W) @ x.double(), rtol=SINGLE, atol=SINGLE
+    )
 
 
 def test_1024_clients_on_a_ring_come_together_at_the_rate_of_the_ring():
@@ -112,16 +128,36 @@ def test_1024_clients_on_a_ring_come_together_at_the_rate_of_the_ring():
 
 def test_messages_and_bytes_by_hand():
     W = np.array([[0.5, 0.5, 0.0], [0.25, 0.5, 0.25], [0.0, 1.0, 0.0]])
-    assert gossip.messages(W).tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]        # the diagonal is not sent
-    assert gossip.bytes_sent(W, torch.zeros(3, 10)).tolist() == [[0, 40, 0], [40, 0, 40], [0, 40, 0]]
+    assert gossip.messages(W).tolist() == [
+        [0, 1, 0],
+        [1, 0, 1],
+        [0, 1, 0],
+    ]  # the diagonal is not sent
+    assert gossip.bytes_sent(W, torch.zeros(3, 10)).tolist() == [
+        [0, 40, 0],
+        [40, 0, 40],
+        [0, 40, 0],
+    ]
     assert gossip.bytes_sent(W, torch.zeros(3, 10, dtype=torch.float64))[0, 1] == 80
     assert gossip.bytes_sent(W, torch.zeros(3, 10, dtype=torch.bfloat16))[2, 1] == 20
     assert gossip.messages(np.eye(4)).sum() == 0
-    assert gossip.messages(np.array([[1.5, -0.5], [-0.5, 1.5]])).sum() == 2        # a negative weight is a message too
+    assert (
+        gossip.messages(np.array([[1.5, -0.5], [-0.5, 1.5]])).sum() == 2
+    )  # a negative weight is a message too
 
 
-@cases(("name", "n", "edges"), [("ring", 8, 16), ("star", 8, 14), ("complete", 8, 56), ("path", 8, 14),
-                                ("hypercube", 8, 24), ("none", 8, 0), ("one-peer-exponential", 8, 8)])
+@cases(
+    ("name", "n", "edges"),
+    [
+        ("ring", 8, 16),
+        ("star", 8, 14),
+        ("complete", 8, 56),
+        ("path", 8, 14),
+        ("hypercube", 8, 24),
+        ("none", 8, 0),
+        ("one-peer-exponential", 8, 8),
+    ],
+)
 def test_number_of_messages_of_known_graphs(name, n, edges):
     W = topology(name, n).matrices[0]
     assert gossip.messages(W).sum() == edges

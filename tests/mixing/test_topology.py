@@ -73,7 +73,12 @@ def test_two_clients_on_a_ring_share_one_edge():
 def test_metropolis_by_hand_on_a_path_of_three():
     W = topology("path", 3).at(0)
     third = 1 / 3
-    assert np.allclose(W, [[2 * third, third, 0], [third, third, third], [0, third, 2 * third]], atol=ROUNDING, rtol=0)
+    assert np.allclose(
+        W,
+        [[2 * third, third, 0], [third, third, third], [0, third, 2 * third]],
+        atol=ROUNDING,
+        rtol=0,
+    )
 
 
 def test_the_complete_graph_with_metropolis_is_the_plain_mean():
@@ -83,9 +88,15 @@ def test_the_complete_graph_with_metropolis_is_the_plain_mean():
 
 def test_the_other_rules_by_hand_on_a_star():
     hub = topology("star", 4, weights="max-degree").at(0)
-    assert np.allclose(hub, np.array([[0, 1, 1, 1], [1, 2, 0, 0], [1, 0, 2, 0], [1, 0, 0, 2]]) / 3, atol=ROUNDING)
-    assert np.allclose(2 * topology("star", 4, weights="lazy").at(0), np.eye(4) + topology("star", 4).at(0))
-    lap = topology("star", 4, weights="laplacian").at(0)  # lambda_max of a star is N = 4: shares 2 / 12
+    assert np.allclose(
+        hub, np.array([[0, 1, 1, 1], [1, 2, 0, 0], [1, 0, 2, 0], [1, 0, 0, 2]]) / 3, atol=ROUNDING
+    )
+    assert np.allclose(
+        2 * topology("star", 4, weights="lazy").at(0), np.eye(4) + topology("star", 4).at(0)
+    )
+    lap = topology("star", 4, weights="laplacian").at(
+        0
+    )  # lambda_max of a star is N = 4: shares 2 / 12
     assert np.allclose(np.diag(lap), [1 / 2, 5 / 6, 5 / 6, 5 / 6])
 
 
@@ -100,8 +111,13 @@ def test_laplacian_rule_against_the_spectrum_of_networkx():
 def test_metropolis_and_max_degree_agree_with_mixingmatrix(name):
     oracle = pytest.importorskip("mixingmatrix")
     graph = nx.convert_node_labels_to_integers(shape(name, 16))
-    for ours, theirs in (("metropolis", oracle.metropolis_hastings), ("max-degree", oracle.max_degree)):
-        assert np.abs(topology(graph, weights=ours).at(0) - theirs(graph).toarray()).max() < ROUNDING
+    for ours, theirs in (
+        ("metropolis", oracle.metropolis_hastings),
+        ("max-degree", oracle.max_degree),
+    ):
+        assert (
+            np.abs(topology(graph, weights=ours).at(0) - theirs(graph).toarray()).max() < ROUNDING
+        )
 
 
 def test_fastest_is_at_least_as_fast_as_mixingmatrix_and_the_rest():
@@ -112,7 +128,10 @@ def test_fastest_is_at_least_as_fast_as_mixingmatrix_and_the_rest():
         assert np.abs(W.sum(1) - 1).max() < ROUNDING
         assert not (W * (topology(name, n).at(0) == 0)).any()
         rho = np.linalg.norm(W - 1 / n, 2)
-        assert all(rho <= np.linalg.norm(topology(name, n, weights=rule).at(0) - 1 / n, 2) + 1e-6 for rule in RULES)
+        assert all(
+            rho <= np.linalg.norm(topology(name, n, weights=rule).at(0) - 1 / n, 2) + 1e-6
+            for rule in RULES
+        )
     oracle = pytest.importorskip("mixingmatrix")
     ours = np.linalg.norm(topology("path", 6, weights="fastest").at(0) - 1 / 6, 2)
     assert ours <= oracle.solve(nx.path_graph(6)).slem + 1e-5  # theirs keeps entries non-negative
@@ -143,7 +162,9 @@ def test_random_topologies_follow_their_seed():
     for name in ("erdos-renyi", "random-regular", "random-matchings"):
         one, same, other = (topology(name, 12, seed=seed) for seed in (3, 3, 4))
         assert all(np.array_equal(a, b) for a, b in zip(one.matrices, same.matrices, strict=True))
-        assert any(not np.array_equal(a, b) for a, b in zip(one.matrices, other.matrices, strict=True))
+        assert any(
+            not np.array_equal(a, b) for a, b in zip(one.matrices, other.matrices, strict=True)
+        )
 
 
 def test_the_edge_share_of_erdos_renyi_is_its_probability():
@@ -152,7 +173,9 @@ def test_the_edge_share_of_erdos_renyi_is_its_probability():
 
 
 def test_random_regular_has_its_degree():
-    assert {d for _, d in nx.Graph(topology("random-regular", 20, degree=3).edges().tolist()).degree()} == {3}
+    assert {
+        d for _, d in nx.Graph(topology("random-regular", 20, degree=3).edges().tolist()).degree()
+    } == {3}
 
 
 # ---- sequences
@@ -162,7 +185,9 @@ def test_one_peer_exponential_averages_with_one_peer_and_returns_to_the_mean():
     for n in (2, 4, 8, 16):
         found = topology("one-peer-exponential", n)
         assert found.period == n.bit_length() - 1
-        assert np.array_equal(reduce(lambda done, W: W @ done, found.matrices), np.full((n, n), 1 / n))
+        assert np.array_equal(
+            reduce(lambda done, W: W @ done, found.matrices), np.full((n, n), 1 / n)
+        )
     W = topology("one-peer-exponential", 8).at(4)  # 4 mod 3 = 1: the peer is i + 2
     assert W[3].tolist() == [0, 0, 0, 0.5, 0, 0.5, 0, 0]
     assert W[7].tolist() == [0, 0.5, 0, 0, 0, 0, 0, 0.5]
@@ -186,7 +211,9 @@ def test_a_matching_pairs_everybody_but_the_odd_one():
             assert np.array_equal(W @ W, W)
             assert np.count_nonzero(np.diag(W) == 0.5) == 8
             assert np.count_nonzero(np.diag(W) == 1) == n - 8
-    pairs = {(i, j) for k in range(64) for i, j in topology("random-matchings", 8).edges(k).tolist()}
+    pairs = {
+        (i, j) for k in range(64) for i, j in topology("random-matchings", 8).edges(k).tolist()
+    }
     assert len(pairs) == 8 * 7
 
 
@@ -225,7 +252,9 @@ def test_matrices_from_files(tmp_path):
     text, binary = tmp_path / "w.csv", tmp_path / "w.npy"
     text.write_text("# a comment\n2/3, 1/3\n\n 1 / 3,2/3\n")
     np.save(binary, W.astype(np.float32))
-    assert np.array_equal(topology(str(text), 2).at(0), [[float(Fraction(2, 3)), 1 / 3], [1 / 3, 2 / 3]])
+    assert np.array_equal(
+        topology(str(text), 2).at(0), [[float(Fraction(2, 3)), 1 / 3], [1 / 3, 2 / 3]]
+    )
     assert np.array_equal(topology(binary).at(0), W.astype(np.float32))
     both = topology(f"{text}, {binary}", 2)
     assert both.period == 2
@@ -262,7 +291,11 @@ def test_reading_leaves_judgement_to_the_doctor(tmp_path):
         (("hypercube", 12), {}, "power of two"),
         (("random-regular", 4), {}, "degree = 4 .* 1 to clients - 1 = 3"),
         (("random-regular", 9), {"degree": 3}, "even"),
-        (("random-regular", 6), {"degree": 1}, f"none of {DRAWS} draws with 6 clients was connected"),
+        (
+            ("random-regular", 6),
+            {"degree": 1},
+            f"none of {DRAWS} draws with 6 clients was connected",
+        ),
         (("erdos-renyi", 8), {"probability": 0.0}, "probability = 0.0 .* above 0"),
         (("erdos-renyi", 8), {"probability": float("nan")}, "probability = nan"),
         (("erdos-renyi", 50), {"probability": 0.01}, "none of 200 draws"),

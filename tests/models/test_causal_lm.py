@@ -32,14 +32,19 @@ def tokens(*shape, seed=1):
 def clients(params, n=N):
     """Stacked copies that differ: axis 0 is the client."""
     noise = torch.Generator().manual_seed(2)
-    return {k: p + 0.02 * torch.randn(n, *p.shape, generator=noise, dtype=torch.float64).to(p.dtype) for k, p in params.items()}
+    return {
+        k: p + 0.02 * torch.randn(n, *p.shape, generator=noise, dtype=torch.float64).to(p.dtype)
+        for k, p in params.items()
+    }
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_the_loss_is_transformers_own(row):
     model, batch = causal_lm.draw(ROWS[row]), tokens(B, T + 1)
     own = model(input_ids=batch, labels=batch).loss
-    assert torch.allclose(causal_lm.client_loss(model)(causal_lm.trainable(model), batch), own, atol=1e-6)
+    assert torch.allclose(
+        causal_lm.client_loss(model)(causal_lm.trainable(model), batch), own, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
@@ -50,9 +55,13 @@ def test_stacked_gradients_are_the_loops(row, dtype):
     leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
     stacked = torch.autograd.grad(torch.vmap(loss)(leaves, batch).sum(), list(leaves.values()))
     for i in range(N):
-        alone = causal_lm.with_parameters(model, {name: p[i] for name, p in params.items()})  # plain module, plain backward
+        alone = causal_lm.with_parameters(
+            model, {name: p[i] for name, p in params.items()}
+        )  # plain module, plain backward
         logits = alone(batch[i, :, :-1]).logits  # transformers' own loss would round it to float32
-        torch.nn.functional.cross_entropy(logits.reshape(B * T, -1), batch[i, :, 1:].reshape(-1)).backward()
+        torch.nn.functional.cross_entropy(
+            logits.reshape(B * T, -1), batch[i, :, 1:].reshape(-1)
+        ).backward()
         for (name, p), g in zip(alone.named_parameters(), stacked, strict=True):
             assert g.dtype == dtype
             assert torch.allclose(g[i], p.grad, rtol=0, atol=EXACT[dtype]), name
@@ -62,7 +71,11 @@ def test_stacked_gradients_are_the_loops(row, dtype):
 def test_a_part_of_the_names_leaves_the_rest_frozen(row):
     model, batch = causal_lm.draw(ROWS[row]), tokens(B, T + 1)
     loss, whole = causal_lm.client_loss(model), causal_lm.trainable(model)
-    part = {name: p.clone().requires_grad_() for name, p in whole.items() if causal_lm.layer_of(name) == 1}
+    part = {
+        name: p.clone().requires_grad_()
+        for name, p in whole.items()
+        if causal_lm.layer_of(name) == 1
+    }
     value = loss(part, batch)
     value.backward()
     assert torch.equal(value, loss(whole, batch))
@@ -78,7 +91,9 @@ def test_a_tied_head_follows_its_embedding():
     params = causal_lm.trainable(model)
     assert "lm_head.weight" not in params
     zero = params | {"transformer.wte.weight": torch.zeros_like(params["transformer.wte.weight"])}
-    uniform = torch.tensor(causal_lm.BYTES).log()  # all logits are zero only if the head is zero too
+    uniform = torch.tensor(
+        causal_lm.BYTES
+    ).log()  # all logits are zero only if the head is zero too
     assert torch.allclose(causal_lm.client_loss(model)(zero, batch), uniform)
 
 
@@ -102,7 +117,11 @@ def test_anatomy_places_every_name_once(row):
     first = {name for name, place in places.items() if place == "embeddings"}
     last = {name for name, place in places.items() if place == "head"}
     gpt2 = ROWS[row].family == "gpt2"
-    assert first == ({"transformer.wte.weight", "transformer.wpe.weight"} if gpt2 else {"model.embed_tokens.weight"})
+    assert first == (
+        {"transformer.wte.weight", "transformer.wpe.weight"}
+        if gpt2
+        else {"model.embed_tokens.weight"}
+    )
     norm = {"transformer.ln_f.weight", "transformer.ln_f.bias"} if gpt2 else {"model.norm.weight"}
     assert last == norm | ({"lm_head.weight"} - ({"lm_head.weight"} if ROWS[row].tied else set()))
 
@@ -113,7 +132,9 @@ def test_anatomy_of_other_families():
 
     size = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     small = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0, "max_position_embeddings": 32}
-    neox = AutoConfig.for_model("gpt_neox", intermediate_size=16, tie_word_embeddings=False, **size, **small)
+    neox = AutoConfig.for_model(
+        "gpt_neox", intermediate_size=16, tie_word_embeddings=False, **size, **small
+    )
     model = AutoModelForCausalLM.from_config(neox)
     model.embed_out = model.get_output_embeddings()
     model.get_output_embeddings = lambda: model.embed_out
@@ -124,7 +145,11 @@ def test_anatomy_of_other_families():
     assert places["gpt_neox.layers.1.attention.dense.weight"] == 1
     opt = AutoConfig.for_model("opt", ffn_dim=16, word_embed_proj_dim=16, **size, **small)
     places = causal_lm.anatomy(AutoModelForCausalLM.from_config(opt))
-    assert places["model.decoder.embed_positions.weight"] == "embeddings" == places["model.decoder.embed_tokens.weight"]
+    assert (
+        places["model.decoder.embed_positions.weight"]
+        == "embeddings"
+        == places["model.decoder.embed_tokens.weight"]
+    )
     assert places["model.decoder.final_layer_norm.weight"] == "head"
     assert places["model.decoder.layers.0.fc1.weight"] == 0
 
@@ -148,16 +173,23 @@ def test_round_trip_through_a_directory(row, dtype, tmp_path):
     values = {name: p[0] for name, p in clients(before, 1).items()}
     twin = causal_lm.with_parameters(model, values)
     assert all(torch.equal(p, before[name]) for name, p in causal_lm.trainable(model).items())
-    assert (twin.get_input_embeddings().weight is twin.get_output_embeddings().weight) == ROWS[row].tied
+    assert (twin.get_input_embeddings().weight is twin.get_output_embeddings().weight) == ROWS[
+        row
+    ].tied
     twin.save_pretrained(tmp_path)
     batch = tokens(B, T + 1)
-    for back in (AutoModelForCausalLM.from_pretrained(tmp_path), causal_lm.load(str(tmp_path), dtype=dtype)):
+    for back in (
+        AutoModelForCausalLM.from_pretrained(tmp_path),
+        causal_lm.load(str(tmp_path), dtype=dtype),
+    ):
         assert back.dtype == dtype
         found = causal_lm.trainable(back)
         assert found.keys() == values.keys()
         assert all(torch.equal(found[name], values[name]) for name in values)
         loss = causal_lm.client_loss(twin)(causal_lm.trainable(twin), batch)
-        close = 1e-6 if dtype == torch.float32 else 2e-3  # transformers loads with sdpa, the lab with eager attention
+        close = (
+            1e-6 if dtype == torch.float32 else 2e-3
+        )  # transformers loads with sdpa, the lab with eager attention
         assert torch.allclose(causal_lm.client_loss(back)(found, batch), loss, atol=close)
 
 
@@ -170,7 +202,10 @@ def test_presets_are_seeded_and_leave_the_global_state_alone():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("name", [name for name, row in causal_lm.PRESETS.items() if row.source != "openai-community/gpt2"])
+@pytest.mark.parametrize(
+    "name",
+    [name for name, row in causal_lm.PRESETS.items() if row.source != "openai-community/gpt2"],
+)
 def test_every_preset_is_ready_to_train(name):
     model = causal_lm.load(name, context=512 if name == "base" else causal_lm.POSITIONS)
     assert not model.training
@@ -178,9 +213,9 @@ def test_every_preset_is_ready_to_train(name):
     assert not [m for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
     assert model.config._attn_implementation == "eager"
     assert model.config.eos_token_id < model.config.vocab_size == causal_lm.BYTES
-    assert (id(model.get_input_embeddings().weight) == id(model.get_output_embeddings().weight)) == (
-        model.config.tie_word_embeddings
-    )
+    assert (
+        id(model.get_input_embeddings().weight) == id(model.get_output_embeddings().weight)
+    ) == (model.config.tie_word_embeddings)
     if causal_lm.PRESETS[name].layers:
         assert causal_lm.depth(model) == causal_lm.PRESETS[name].layers
 
@@ -188,7 +223,9 @@ def test_every_preset_is_ready_to_train(name):
 def test_dropout_of_a_directory_is_put_out(tmp_path):
     causal_lm.load("tiny").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"resid_pdrop": 0.5, "attn_pdrop": 0.5}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"resid_pdrop": 0.5, "attn_pdrop": 0.5})
+    )
     model = causal_lm.load(str(tmp_path)).train()
     batch = tokens(B, T + 1)
     assert torch.equal(model(batch).logits, model(batch).logits)
@@ -204,22 +241,33 @@ def test_the_base_is_small_and_whole():
     assert all(p.dtype == torch.float16 and p.isfinite().all() for p in weights.values())
     model = causal_lm.load("base")
     assert model.dtype == torch.float32
-    assert {k: tuple(p.shape) for k, p in causal_lm.trainable(model).items()} == {k: tuple(p.shape) for k, p in weights.items()}
+    assert {k: tuple(p.shape) for k, p in causal_lm.trainable(model).items()} == {
+        k: tuple(p.shape) for k, p in weights.items()
+    }
     assert sum(p.numel() for p in causal_lm.trainable(model).values()) < 1_000_000
-    assert {p.name for p in causal_lm.BASE.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert {p.name for p in causal_lm.BASE.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+    }
 
 
 @pytest.mark.slow
 def test_the_base_knows_its_language():
     """Far below byte frequencies on text that it never saw, and what its card says on rows held out."""
     card = (causal_lm.BASE / "README.md").read_text()
-    said = {key: float(re.search(rf"\| {key}[^|]*\| (\d\.\d+) \|", card)[1]) for key in ("held-out rows", "2,048 contexts")}
+    said = {
+        key: float(re.search(rf"\| {key}[^|]*\| (\d\.\d+) \|", card)[1])
+        for key in ("held-out rows", "2,048 contexts")
+    }
     model = causal_lm.load("base")
     other = byte_stream(corpora.load("stdlib").texts)
     there = pretrain.held_out_loss(model, shards.windows(other, 128, 256))
     assert there < 0.6 * pretrain.unigram_entropy(other)
     assert there == pytest.approx(said["2,048 contexts"], abs=0.1)
-    held = pretrain.split(corpora.load("modules").texts, pretrain.Training().held_out, pretrain.Training().seed)[1]
+    held = pretrain.split(
+        corpora.load("modules").texts, pretrain.Training().held_out, pretrain.Training().seed
+    )[1]
     own = shards.windows(byte_stream(held), 128, 256)
     assert pretrain.held_out_loss(model, own) == pytest.approx(said["held-out rows"], abs=0.1)
 
@@ -232,8 +280,12 @@ def test_the_base_is_made_by_its_script(tmp_path, monkeypatch):
     recipe = pretrain.Training(steps=12, tokens=512, layers=1, width=32, contexts=(64, 32), lr=1e-2)
     for folder in ("a", "b"):
         pretrain.make(recipe, tmp_path / folder, said.append, every=6)
-    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
-    assert {p.dtype for p in load_file(tmp_path / "a/model.safetensors").values()} == {torch.float16}
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (
+        tmp_path / "b/model.safetensors"
+    ).read_bytes()
+    assert {p.dtype for p in load_file(tmp_path / "a/model.safetensors").values()} == {
+        torch.float16
+    }
     model = causal_lm.load(str(tmp_path / "a"))
     rows = shards.windows(byte_stream(few.texts), 64, 32)
     assert pretrain.held_out_loss(model, rows) < 4.5 < torch.tensor(259).log()
@@ -286,7 +338,9 @@ def test_names_that_mean_no_model(name, message):
 
 
 def test_numbers_out_of_range():
-    with pytest.raises(BadInput, match="context = 513 cannot be used: it must be at most 512 tokens"):
+    with pytest.raises(
+        BadInput, match="context = 513 cannot be used: it must be at most 512 tokens"
+    ):
         causal_lm.load("tiny", context=513)
     with pytest.raises(BadInput, match="context = 0 "):
         causal_lm.load("tiny", context=0)
@@ -323,7 +377,11 @@ def test_directories_without_a_sound_model(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(whole[:-1000])
     refused("does not load")
     weights = load_file(causal_lm.BASE / "model.safetensors")
-    save_file({k: p for k, p in weights.items() if "layers.1.mlp" not in k}, tmp_path / "model.safetensors", {"format": "pt"})
+    save_file(
+        {k: p for k, p in weights.items() if "layers.1.mlp" not in k},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
+    )
     refused("without weights for model.layers.1.mlp")
     (tmp_path / "model.safetensors").write_bytes(whole)
     (tmp_path / "config.json").write_text("{ not json")

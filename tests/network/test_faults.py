@@ -293,12 +293,23 @@ def test_the_doctor_counts_what_fell_apart():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("knobs", [{"drop": 0.3}, {"drop": 0.3, "burst": 4.0}, {"stale": 0.4, "delay": 2, "drop": 0.2},
-                                   {"noise": 0.01}, {"stragglers": "1@3, 2@2"}, {"stale": 0.5, "method": "deca-mixed"},
-                                   {"method": "gradient-tracking", "stale": 0.3, "noise": 0.01, "stragglers": "0@2"},
-                                   {"away": "2@0.3-0.6, 5@0.5"}, {"garbage": "1@0"},
-                                   {"method": "deca-mixed", "drop": 0.3}, {"drop": 0.3, "mix_every": 2, "blocks": "whole"},
-                                   {"method": "dec-lora", "drop": 0.2, "away": "0@0.5"}])
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"drop": 0.3},
+        {"drop": 0.3, "burst": 4.0},
+        {"stale": 0.4, "delay": 2, "drop": 0.2},
+        {"noise": 0.01},
+        {"stragglers": "1@3, 2@2"},
+        {"stale": 0.5, "method": "deca-mixed"},
+        {"method": "gradient-tracking", "stale": 0.3, "noise": 0.01, "stragglers": "0@2"},
+        {"away": "2@0.3-0.6, 5@0.5"},
+        {"garbage": "1@0"},
+        {"method": "deca-mixed", "drop": 0.3},
+        {"drop": 0.3, "mix_every": 2, "blocks": "whole"},
+        {"method": "dec-lora", "drop": 0.2, "away": "0@0.5"},
+    ],
+)
 def test_bytes_are_as_predicted_and_a_stopped_run_goes_on_to_the_same_bits(knobs, tmp_path):
     config = replace(CONFIG, **knobs)
     whole_run = runs.run(config, tmp_path / "whole")

@@ -32,9 +32,14 @@ from deca_lab.network.processes import World, gathered, joined, over, summed
 from deca_lab.runconfig import RunConfig
 
 PLACES = [str(Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-QUIET = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, PLACES))}
+QUIET = {
+    **os.environ,
+    "TQDM_DISABLE": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join(filter(None, PLACES)),
+}
 CLIENTS = 7
-PATIENCE = 600      # seconds, for what takes some on a quiet machine: a limit, and no measurement
+PATIENCE = 600  # seconds, for what takes some on a quiet machine: a limit, and no measurement
 CASES = {  # optimiser, graph, recipe's knobs
     "deca": ("adam", "ring", {}),
     "deca, exponential": ("adam", "exponential", {}),
@@ -43,35 +48,65 @@ CASES = {  # optimiser, graph, recipe's knobs
     "tracking": ("gradient-tracking", "ring", {"keep_moments": True, "mix_all": True}),
     "deca-mixed": ("adam-mixed", "erdos-renyi", {}),
     "one peer at a time": ("adam", "random-matchings", {}),
-    "everything fails": ("adam-mixed", "erdos-renyi", {"faults": fl.Faults(
-        drop=0.2, away=(fl.Spell(2, 3, 8),), stragglers=((5, 2),), garbage=(fl.Spell(4, 0, 24),), stale=0.4, delay=2, noise=0.001,
-        clients=CLIENTS, turns=24)}),
+    "everything fails": (
+        "adam-mixed",
+        "erdos-renyi",
+        {
+            "faults": fl.Faults(
+                drop=0.2,
+                away=(fl.Spell(2, 3, 8),),
+                stragglers=((5, 2),),
+                garbage=(fl.Spell(4, 0, 24),),
+                stale=0.4,
+                delay=2,
+                noise=0.001,
+                clients=CLIENTS,
+                turns=24,
+            )
+        },
+    ),
 }
 
 
 def problem(rows, dtype=torch.float64):
     """Return a problem of two tensors, on these clients' rows alone."""
     rng = np.random.default_rng(5)
-    A, c = (torch.from_numpy(rng.standard_normal(shape)).to(dtype) for shape in ((CLIENTS, 5, 5), (CLIENTS, 5)))
+    A, c = (
+        torch.from_numpy(rng.standard_normal(shape)).to(dtype)
+        for shape in ((CLIENTS, 5, 5), (CLIENTS, 5))
+    )
     start = torch.from_numpy(rng.standard_normal((CLIENTS, 5))).to(dtype)
 
     def loss(params, batch):
         hessian, wish = batch
         return (hessian @ torch.cat([params["p"], params["q"]]) - wish).square().sum() / 2
 
-    return Problem({"p": start[rows, :2].clone(), "q": start[rows, 2:].clone()}, loss, lambda step: (A[rows], c[rows] + step % 3))
+    return Problem(
+        {"p": start[rows, :2].clone(), "q": start[rows, 2:].clone()},
+        loss,
+        lambda step: (A[rows], c[rows] + step % 3),
+    )
 
 
 def trained(name, world, dtype=torch.float64, engine=None):
     """Return this rank's rows after the run, and the bytes that they received."""
     which, graph, knobs = CASES[name]
-    optimiser = op.OPTIMISERS[which](op.OptimiserSpec(mo.Adam(), mo.Feedback(mo.printed, mo.raw, 0.9, 0.9)))
+    optimiser = op.OPTIMISERS[which](
+        op.OptimiserSpec(mo.Adam(), mo.Feedback(mo.printed, mo.raw, 0.9, 0.9))
+    )
     knobs = dict(knobs)
     wraps = [lossy(knobs.pop("faults"), 1)] if "faults" in knobs else []
     recipe = Recipe(2, 6, lambda step: 0.01, optimiser, **knobs)
     blocks, graph = [Block("one", ("p",)), Block("two", ("q",))], topology(graph, CLIENTS, seed=1)
-    laid = plan(problem(world.mine, dtype), blocks, graph, recipe, *wraps, carrier=over(world) if world.size > 1 else gossip,
-                site=world.site)
+    laid = plan(
+        problem(world.mine, dtype),
+        blocks,
+        graph,
+        recipe,
+        *wraps,
+        carrier=over(world) if world.size > 1 else gossip,
+        site=world.site,
+    )
     *_, (state, _) = train(laid, engine=engine) if engine else train(laid)
     return torch.cat(state.blocks, 1), state.sent
 
@@ -89,8 +124,18 @@ def main():
 
 
 def torchrun(ranks, *words, **more):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *map(str, words)]
-    return subprocess.Popen(command, env=QUIET, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **more)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(ranks),
+        *map(str, words),
+    ]
+    return subprocess.Popen(
+        command, env=QUIET, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **more
+    )
 
 
 def finished(process):
@@ -108,13 +153,20 @@ def test_loop_stacked_and_distributed_are_equal(ranks, tmp_path):
             held = np.load(tmp_path / f"found-{k}-{dtype}.npz")
             for engine in (None, looped):
                 x, sent = trained(name, World(clients=CLIENTS), dtype, engine)
-                np.testing.assert_allclose(held["x"], x.numpy(), rtol=digits, atol=digits, err_msg=name)
+                np.testing.assert_allclose(
+                    held["x"], x.numpy(), rtol=digits, atol=digits, err_msg=name
+                )
                 np.testing.assert_array_equal(held["sent"], sent, err_msg=name)
 
 
 def test_clients_are_dealt_to_ranks_as_evenly_as_can_be():
     world = World(0, 4, 7)
-    assert [world.rows(rank) for rank in range(4)] == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 7)]
+    assert [world.rows(rank) for rank in range(4)] == [
+        slice(0, 2),
+        slice(2, 4),
+        slice(4, 6),
+        slice(6, 7),
+    ]
     with pytest.raises(BadInput, match="4 or more"):
         world.of(3)
 
@@ -137,14 +189,25 @@ def one_process(tmp_path_factory):
 def test_a_run_over_three_ranks_tells_what_one_process_tells(one_process, tmp_path):
     finished(torchrun(3, *command(tmp_path / "run", **KNOBS)))
     one, many = (pd.read_csv(folder / "metrics.csv") for folder in (one_process, tmp_path / "run"))
-    for column in ("test_loss", "client_test_loss_max", "own_loss", "gradient_norm", "validation_loss"):
+    for column in (
+        "test_loss",
+        "client_test_loss_max",
+        "own_loss",
+        "gradient_norm",
+        "validation_loss",
+    ):
         np.testing.assert_allclose(many[column], one[column], rtol=1e-9)
     np.testing.assert_array_equal(many["bytes_sent"], one["bytes_sent"])
     edges = pd.read_csv(tmp_path / "run" / "edges.csv")
     assert (edges["measured"] == edges["predicted"]).all()
     assert (tmp_path / "run" / "report.html").exists()
-    said = [json.loads((folder / "summary.json").read_text()) for folder in (one_process, tmp_path / "run")]
-    assert said[0]["heterogeneity"]["zeta2"] == pytest.approx(said[1]["heterogeneity"]["zeta2"], rel=1e-9)
+    said = [
+        json.loads((folder / "summary.json").read_text())
+        for folder in (one_process, tmp_path / "run")
+    ]
+    assert said[0]["heterogeneity"]["zeta2"] == pytest.approx(
+        said[1]["heterogeneity"]["zeta2"], rel=1e-9
+    )
 
 
 def waited_for(path, process):
@@ -164,22 +227,37 @@ def children(process):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ps --ppid is Linux's")
-def test_a_rank_that_is_killed_stops_the_others_and_the_run_goes_on_from_its_checkpoint(one_process, tmp_path):
-    folder, knobs = tmp_path / "run", {**KNOBS, "checkpoint_every": 4, "inner_steps": 12, "eval_every": 24,
-                                             "stale": 0.3, "drop": 0.1}
+def test_a_rank_that_is_killed_stops_the_others_and_the_run_goes_on_from_its_checkpoint(
+    one_process, tmp_path
+):
+    folder, knobs = (
+        tmp_path / "run",
+        {
+            **KNOBS,
+            "checkpoint_every": 4,
+            "inner_steps": 12,
+            "eval_every": 24,
+            "stale": 0.3,
+            "drop": 0.1,
+        },
+    )
     process = torchrun(4, *command(folder, **knobs))
     waited_for(folder / "checkpoint.safetensors", process)
     os.kill(children(process)[2], signal.SIGKILL)
-    err = process.communicate(timeout=PATIENCE)[1]                                  # torch alone would wait for half an hour
+    err = process.communicate(timeout=PATIENCE)[1]  # torch alone would wait for half an hour
     assert process.returncode != 0
     assert "another rank is gone" in err
     assert "--resume" in err
     reached = checkpoint.load(folder / "checkpoint.safetensors")[0].step
     assert reached >= 1
-    finished(torchrun(2, "-m", "deca_lab", "run", "--resume", folder))              # fewer ranks than before
+    finished(torchrun(2, "-m", "deca_lab", "run", "--resume", folder))  # fewer ranks than before
     whole = runs.run(RunConfig(**knobs))
-    np.testing.assert_allclose(pd.read_csv(folder / "metrics.csv")["test_loss"], whole.metrics["test_loss"], rtol=1e-7)
-    np.testing.assert_array_equal(pd.read_csv(folder / "metrics.csv")["bytes_sent"], whole.metrics["bytes_sent"])
+    np.testing.assert_allclose(
+        pd.read_csv(folder / "metrics.csv")["test_loss"], whole.metrics["test_loss"], rtol=1e-7
+    )
+    np.testing.assert_array_equal(
+        pd.read_csv(folder / "metrics.csv")["bytes_sent"], whole.metrics["bytes_sent"]
+    )
 
 
 @pytest.mark.slow
@@ -193,8 +271,10 @@ def test_what_one_process_stopped_goes_on_over_two(one_process, tmp_path):
     np.testing.assert_allclose(many["test_loss"], one["test_loss"], rtol=1e-9)
 
 
-@pytest.mark.parametrize(("knobs", "words"), [({"clients": 2}, "3 or more"),
-                                              ({"compress": "top-k"}, "none where clients are spread")])
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [({"clients": 2}, "3 or more"), ({"compress": "top-k"}, "none where clients are spread")],
+)
 def test_what_only_one_process_can_do_is_refused_before_any_work(knobs, words):
     with pytest.raises(BadInput, match=words):
         prepare(RunConfig(**{**KNOBS, **knobs}), World(1, 3, 5))
@@ -205,7 +285,11 @@ def test_nothing_but_tensors_travels():
     import deca_lab.network.processes as peers
 
     source = Path(peers.__file__).read_text() + Path(runs.__file__).read_text()
-    assert not [name for name in ("object_list", "gather_object", "send_object", "pickle.") if name in source]
+    assert not [
+        name
+        for name in ("object_list", "gather_object", "send_object", "pickle.")
+        if name in source
+    ]
 
 
 if __name__ == "__main__":

@@ -20,9 +20,14 @@ from deca_lab.pictures.jupyter import picture
 from deca_lab.runconfig import RunConfig
 
 ODD = {
-    "usual": {}, "one client": {"clients": 1, "topology": "complete"}, "no mixing": {"method": "local"},
-    "one block": {"method": "d-adam"}, "lora": {"method": "dec-lora"}, "server": {"method": "fedavg"},
-    "frozen ends": {"ends": "frozen"}, "many, in turn": {"clients": 24, "split": "iid", "topology": "random-matchings"},
+    "usual": {},
+    "one client": {"clients": 1, "topology": "complete"},
+    "no mixing": {"method": "local"},
+    "one block": {"method": "d-adam"},
+    "lora": {"method": "dec-lora"},
+    "server": {"method": "fedavg"},
+    "frozen ends": {"ends": "frozen"},
+    "many, in turn": {"clients": 24, "split": "iid", "topology": "random-matchings"},
     "not symmetric": {"topology": "one-peer-exponential"},
     "faults": {"clients": 4, "drop": 0.4, "stale": 0.5, "away": "1@0.5", "garbage": "2@0-0.5"},
     "short messages": {"compress": "top-k", "gamma": 0.5},
@@ -76,23 +81,35 @@ def test_the_page_says_what_went_wrong(told, tmp_path):
 def test_two_pages_of_one_run_are_the_same_bytes(told, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    one, two = report.write(told("usual"), tmp_path / "a"), report.write(told("usual"), tmp_path / "b")
+    one, two = (
+        report.write(told("usual"), tmp_path / "a"),
+        report.write(told("usual"), tmp_path / "b"),
+    )
     assert one.read_bytes() == two.read_bytes()
 
 
 def test_hostile_names_are_escaped(told, tmp_path):
     usual = told("usual")
-    bad = replace(usual, config=replace(usual.config, corpus="<script>alert(1)</script>"),
-                  summary={**usual.summary, "notes": ["<b>bold</b>"], "heterogeneity_words": "<i>"})
+    bad = replace(
+        usual,
+        config=replace(usual.config, corpus="<script>alert(1)</script>"),
+        summary={**usual.summary, "notes": ["<b>bold</b>"], "heterogeneity_words": "<i>"},
+    )
     text = report.write(bad, tmp_path).read_text()
     assert "<script" not in text
     assert "<b>bold" not in text
     assert "&lt;script&gt;" in text
 
 
-@pytest.mark.parametrize("knobs", [{}, {"allow_unsound": True, "topology": "none", "lr": 0.5},
-                                   {"corpus": "a b.csv", "labels": "x, y"},
-                                   {"patterns": "h\\.0 h\\.1", "blocks": "patterns", "seed": 7}])
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"allow_unsound": True, "topology": "none", "lr": 0.5},
+        {"corpus": "a b.csv", "labels": "x, y"},
+        {"patterns": "h\\.0 h\\.1", "blocks": "patterns", "seed": 7},
+    ],
+)
 def test_the_command_on_the_page_repeats_the_run(knobs):
     import typer
 
@@ -100,12 +117,18 @@ def test_the_command_on_the_page_repeats_the_run(knobs):
     assert words[:2] == ["deca-lab", "run"]
     run = typer.main.get_command(app).commands["run"]
     with run.make_context("run", words[2:]) as context:
-        given = {name: value for name, value in context.params.items() if name in RunConfig.__dataclass_fields__}
+        given = {
+            name: value
+            for name, value in context.params.items()
+            if name in RunConfig.__dataclass_fields__
+        }
     assert RunConfig(**given) == RunConfig(**knobs)
 
 
 def lines(figure):
-    return [np.asarray(line.get_ydata(), dtype=float) for axes in figure.axes for line in axes.lines]
+    return [
+        np.asarray(line.get_ydata(), dtype=float) for axes in figure.axes for line in axes.lines
+    ]
 
 
 def test_the_loss_curves_are_the_tables_columns(told):
@@ -121,7 +144,9 @@ def test_the_consensus_curves_are_the_tables_columns(told):
     for column in [c for c in metrics if c.startswith("consensus")]:
         wanted = metrics[column].to_numpy()
         wanted = wanted[wanted > 0]
-        assert any(len(y[y > 0]) == len(wanted) and np.allclose(y[y > 0], wanted) for y in drawn), column
+        assert any(len(y[y > 0]) == len(wanted) and np.allclose(y[y > 0], wanted) for y in drawn), (
+            column
+        )
 
 
 def test_the_ledgers_bars_are_the_bytes(told):
@@ -148,7 +173,9 @@ def test_a_large_ring_is_no_hairball_and_leaves_no_figure_behind():
 
 
 def test_a_bounds_picture_holds_both_sides():
-    bound = gossip_contraction(topology("ring", 8), np.random.default_rng(0).standard_normal((8, 3)), 10)
+    bound = gossip_contraction(
+        topology("ring", 8), np.random.default_rng(0).standard_normal((8, 3)), 10
+    )
     drawn = lines(pictures.draw_bounds({"random": bound}, "norm", log=True))
     np.testing.assert_array_equal(drawn[0], bound.lhs)
     np.testing.assert_array_equal(drawn[1], bound.rhs)
@@ -158,7 +185,9 @@ def test_a_bounds_picture_holds_both_sides():
 def test_infinite_losses_are_drawn_without_a_warning(told, tmp_path):
     usual = told("usual")
     metrics = usual.metrics.copy()
-    metrics.loc[metrics.index[-1], ["test_loss", "test_perplexity", "client_test_loss_max", "consensus"]] = np.inf
+    metrics.loc[
+        metrics.index[-1], ["test_loss", "test_perplexity", "client_test_loss_max", "consensus"]
+    ] = np.inf
     assert report.write(replace(usual, metrics=metrics), tmp_path).exists()
 
 
@@ -167,8 +196,14 @@ def test_a_sweep_is_a_curve_or_a_heat_map_of_its_means():
 
     from deca_lab.errors import BadInput
 
-    table = pd.DataFrame([{"lr": lr, "feedback": h, "seed": s, "validation_loss": lr + len(h) + s} for lr in (0.1, 0.2)
-                          for h in ("none", "printed") for s in (0, 1)])
+    table = pd.DataFrame(
+        [
+            {"lr": lr, "feedback": h, "seed": s, "validation_loss": lr + len(h) + s}
+            for lr in (0.1, 0.2)
+            for h in ("none", "printed")
+            for s in (0, 1)
+        ]
+    )
     curve = pictures.draw_sweep(table[table["feedback"] == "none"], ["lr"])
     assert any(np.allclose(y, [4.6, 4.7]) for y in lines(curve))
     heat = pictures.draw_sweep(table, ["lr", "feedback"])

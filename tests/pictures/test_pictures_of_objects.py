@@ -19,7 +19,9 @@ from deca_lab.pictures import repeat, report
 from deca_lab.pictures.jupyter import picture
 from deca_lab.runconfig import from_json
 
-CONFIG = RunConfig(**{**SMALL, "model": RunConfig().model, "clients": 4, "inner_steps": 2, "device": "cpu"})
+CONFIG = RunConfig(
+    **{**SMALL, "model": RunConfig().model, "clients": 4, "inner_steps": 2, "device": "cpu"}
+)
 FIT = RunConfig(clients=5, rounds=2, inner_steps=4, lr=0.05, device="cpu")
 WITHOUT = sorted(set(pictures.PICTURES) - {"heterogeneity"})
 
@@ -43,7 +45,8 @@ def fitted(tmp_path_factory):
 @pytest.fixture(scope="module")
 def called(tmp_path_factory):
     objects = {
-        "model": causal_lm.load("tiny", seed=0, vocabulary=259), "topology": nx.cycle_graph(4),
+        "model": causal_lm.load("tiny", seed=0, vocabulary=259),
+        "topology": nx.cycle_graph(4),
         "metrics": {"largest": lambda seen: max(float(p.abs().max()) for p in seen.mean.values())},
         "callbacks": [lambda seen: seen.step == 5],
     }
@@ -58,14 +61,32 @@ def test_the_page_of_a_fit_speaks_of_its_loss(fitted, tmp_path):
     text, s = page_of(fitted, tmp_path), fitted.summary
     facts = dict(report.facts(fitted))
     assert "the given Problem" in report.headline(fitted)
-    fell = f"fell, {pictures.number(s['test_loss_start'])} to {pictures.number(s['test_loss_end'])}."
+    fell = (
+        f"fell, {pictures.number(s['test_loss_start'])} to {pictures.number(s['test_loss_end'])}."
+    )
     assert report.headline(fitted).endswith(fell)
-    assert facts["loss of the mean model, end"] == pictures.number(fitted.metrics["test_loss"].iloc[-1])
-    assert facts["loss of a client's own model on its own data, mean"] == pictures.number(fitted.metrics["own_loss"].iloc[-1])
+    assert facts["loss of the mean model, end"] == pictures.number(
+        fitted.metrics["test_loss"].iloc[-1]
+    )
+    assert facts["loss of a client's own model on its own data, mean"] == pictures.number(
+        fitted.metrics["own_loss"].iloc[-1]
+    )
     assert f"<p>Gradients spread by zeta^2 = {s['heterogeneity']['zeta2']:.3g}" in text
     assert f"problem fingerprint <code>{fitted.config.corpus[-12:]}</code>" in text
-    for word in ("perplexity", "text", "nats", "nan", "not a number", "None", "object:Problem:</", "IID", "rows"):
-        assert not re.search(rf"\b{word}\b", re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)), word
+    for word in (
+        "perplexity",
+        "text",
+        "nats",
+        "nan",
+        "not a number",
+        "None",
+        "object:Problem:</",
+        "IID",
+        "rows",
+    ):
+        assert not re.search(
+            rf"\b{word}\b", re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+        ), word
     assert not re.search(r"<(td|p|h2|b|figcaption|pre)>\s*</\1>", text)
     assert {file.stem for file in tmp_path.glob("*.png")} == set(WITHOUT)
     assert text.count("<img") == len(WITHOUT)
@@ -84,12 +105,17 @@ def test_every_picture_but_that_of_the_labels_is_drawn(name, fitted, called):
         assert pictures.PICTURES[name].draw(history).axes
         words = picture(history, name).alt
         assert "object:" not in words
-        assert ("perplexity" in words or "nats" in words) == (name == "losses" and history is called)
+        assert ("perplexity" in words or "nats" in words) == (
+            name == "losses" and history is called
+        )
 
 
 def test_the_picture_of_labels_says_why_it_is_not_there(fitted):
     for draw in (pictures.heterogeneity, lambda history: picture(history, "heterogeneity")):
-        with pytest.raises(BadInput, match="'heterogeneity' cannot be drawn: this run does not have labels of its rows"):
+        with pytest.raises(
+            BadInput,
+            match="'heterogeneity' cannot be drawn: this run does not have labels of its rows",
+        ):
             draw(fitted)
 
 
@@ -97,9 +123,14 @@ def test_the_loss_curves_of_a_fit_are_the_tables_columns(fitted):
     figure = pictures.losses(fitted)
     for column in ("test_loss", "client_test_loss", "own_loss"):
         wanted = fitted.metrics[column].to_numpy()
-        assert any(len(y) == len(wanted) and np.allclose(y, wanted, rtol=1e-12, atol=0) for y in lines(figure)), column
+        assert any(
+            len(y) == len(wanted) and np.allclose(y, wanted, rtol=1e-12, atol=0)
+            for y in lines(figure)
+        ), column
     labels = [axes.get_ylabel() for axes in figure.axes]
-    assert not [label for label in labels if "perplexity" in label or "nats" in label or "text" in label]
+    assert not [
+        label for label in labels if "perplexity" in label or "nats" in label or "text" in label
+    ]
 
 
 def test_a_run_that_a_callback_ended_says_so_and_shows_its_own_metrics(called, fitted, tmp_path):
@@ -118,15 +149,24 @@ def read_call(text):
     config = next(part for part in tree.args if isinstance(part, ast.Call))
     knobs = {word.arg: ast.literal_eval(word.value) for word in config.keywords}
     objects = {word.arg: ast.literal_eval(word.value) for word in tree.keywords}
-    return tree.func.id, [ast.literal_eval(part) for part in tree.args if part is not config], knobs, objects
+    return (
+        tree.func.id,
+        [ast.literal_eval(part) for part in tree.args if part is not config],
+        knobs,
+        objects,
+    )
 
 
 def test_the_call_on_the_page_repeats_the_run(called, fitted):
     name, before, knobs, objects = read_call(repeat.repeated(called))
     assert (name, before) == ("run", [])
     assert RunConfig(**knobs) == CONFIG
-    assert objects == {"model": type(causal_lm.load("tiny", seed=0, vocabulary=259)).__name__, "topology": "Topology",
-                       "metrics": {"largest": "function"}, "callbacks": ["function"]}
+    assert objects == {
+        "model": type(causal_lm.load("tiny", seed=0, vocabulary=259)).__name__,
+        "topology": "Topology",
+        "metrics": {"largest": "function"},
+        "callbacks": ["function"],
+    }
     name, before, knobs, objects = read_call(repeat.repeated(fitted))
     assert (name, before, objects) == ("fit", ["Problem"], {})
     assert RunConfig(**knobs) == FIT
@@ -150,13 +190,20 @@ def test_a_run_of_names_is_repeated_by_its_command():
 
 def test_knobs_of_text_are_not_on_the_page_of_a_fit(fitted):
     shown = {name for name, _, _ in report.knobs(fitted.config)}
-    unread = {name for name, f in RunConfig.__dataclass_fields__.items() if f.metadata["group"] in fitting.FOREIGN}
+    unread = {
+        name
+        for name, f in RunConfig.__dataclass_fields__.items()
+        if f.metadata["group"] in fitting.FOREIGN
+    }
     assert unread - shown == unread - {"corpus"}
     assert "clients" in shown
 
 
 def test_a_folder_with_a_method_of_ones_own_is_read_and_has_its_page(tmp_path):
-    mine = Method("SGD of all at once", {"optimiser": "sgd", "blocks": "whole", "feedback": "none", "moments": "keep"})
+    mine = Method(
+        "SGD of all at once",
+        {"optimiser": "sgd", "blocks": "whole", "feedback": "none", "moments": "keep"},
+    )
     done = fit(problem(), FIT, tmp_path / "run", method=mine)
     again = load(tmp_path / "run")
     assert again.metrics["test_loss"].tolist() == pytest.approx(done.metrics["test_loss"].tolist())
@@ -165,9 +212,18 @@ def test_a_folder_with_a_method_of_ones_own_is_read_and_has_its_page(tmp_path):
 
 
 COMMANDS = {
-    "clock": (["clock"], r"error: corpus = 'object:Problem:\w{12}' cannot be used: it must be given again as problem, to fit"),
-    "resume": (["run", "--resume"], r"error: corpus = 'object:Problem:\w{12}' cannot be used: it must be given again"),
-    "export": (["export"], r"error: this run cannot be exported: it was given its corpus as objects"),
+    "clock": (
+        ["clock"],
+        r"error: corpus = 'object:Problem:\w{12}' cannot be used: it must be given again as problem, to fit",
+    ),
+    "resume": (
+        ["run", "--resume"],
+        r"error: corpus = 'object:Problem:\w{12}' cannot be used: it must be given again",
+    ),
+    "export": (
+        ["export"],
+        r"error: this run cannot be exported: it was given its corpus as objects",
+    ),
 }
 
 
@@ -186,11 +242,16 @@ def test_a_command_on_a_fits_folder_says_what_is_missing(command, fitted, capsys
 def test_a_command_on_the_folder_of_a_run_with_a_model_asks_for_it(words, called, capsys):
     got = deca_lab(capsys, *words, called.folder)
     assert got.code == 2
-    assert re.search(r"^error: model = 'object:\w+:\w{12}' cannot be used: it must be given again as model=", got.err,
-                     flags=re.MULTILINE)
+    assert re.search(
+        r"^error: model = 'object:\w+:\w{12}' cannot be used: it must be given again as model=",
+        got.err,
+        flags=re.MULTILINE,
+    )
 
 
-def test_a_model_given_as_an_object_is_not_exported_and_a_graph_does_not_matter(called, capsys, tmp_path):
+def test_a_model_given_as_an_object_is_not_exported_and_a_graph_does_not_matter(
+    called, capsys, tmp_path
+):
     got = deca_lab(capsys, "export", called.folder)
     assert (got.code, got.err.count("\n")) == (2, 1)
     assert "it was given its model as objects" in got.err

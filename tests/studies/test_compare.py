@@ -32,20 +32,23 @@ def done(tmp_path_factory):
 
 def test_equal_steps_are_equal_steps(done):
     table, _ = done
-    assert set(table["step"]) == {8}                                      # deca: 4 blocks x 2; the others: 4 rounds of 2
+    assert set(table["step"]) == {8}  # deca: 4 blocks x 2; the others: 4 rounds of 2
     assert compare.rounds_of(ASKED) == {"deca": 1, "dec-lora": 4, "badam": 1}
 
 
 def test_all_arms_of_a_seed_start_from_the_same_model_and_test_text(done):
     table, out = done
-    starts = {m: [h.metrics["test_loss"].iloc[0] for h in hs] for m, hs in compare.curves(out, table).items()}
+    starts = {
+        m: [h.metrics["test_loss"].iloc[0] for h in hs]
+        for m, hs in compare.curves(out, table).items()
+    }
     np.testing.assert_allclose(starts["dec-lora"], starts["deca"], rtol=1e-6)
     np.testing.assert_allclose(starts["badam"], starts["deca"], rtol=1e-6)
 
 
 def test_equal_bytes_by_hand():
     asked = replace(ASKED, methods=("d-adam", "dec-lora"), budget="bytes", amount=0.0)
-    full, factors = 149440, 2 * (8 * 64 + 8 * 192)                        # tiny: all, and rank 8 on two c_attn
+    full, factors = 149440, 2 * (8 * 64 + 8 * 192)  # tiny: all, and rank 8 on two c_attn
     assert compare.rounds_of(asked) == {"d-adam": 1, "dec-lora": full // factors}
 
 
@@ -61,24 +64,38 @@ def test_flops_by_hand():
 
 def test_the_rate_is_chosen_by_validation_never_by_test(monkeypatch, tmp_path):
     def row(name, config, out, say, objects):
-        return {"arm": name, "seed": config.seed, "lr": config.lr, "step": 1,
-                "validation_loss": config.lr, "test_loss": -config.lr}
+        return {
+            "arm": name,
+            "seed": config.seed,
+            "lr": config.lr,
+            "step": 1,
+            "validation_loss": config.lr,
+            "test_loss": -config.lr,
+        }
 
     monkeypatch.setattr(compare, "_row", row)
     table = compare.compare(replace(ASKED, budget="rounds"), tmp_path)
     assert set(table[table["chosen"]]["lr"]) == {1e-3}
-    assert table.groupby("arm").size().tolist() == [3, 3, 3]           # two rates on the first seed, one on the second
+    assert table.groupby("arm").size().tolist() == [
+        3,
+        3,
+        3,
+    ]  # two rates on the first seed, one on the second
 
 
 def test_finished_arms_are_kept_and_a_broken_one_goes_on(done, monkeypatch):
     table, out = done
-    (out / "arms" / "badam-lr0.01-seed1" / "summary.json").unlink()       # as if it had been broken off
+    (out / "arms" / "badam-lr0.01-seed1" / "summary.json").unlink()  # as if it had been broken off
     ran = []
     real = runs.run
-    monkeypatch.setattr(runs, "run", lambda config, folder: ran.append(folder.name) or real(config, folder))
+    monkeypatch.setattr(
+        runs, "run", lambda config, folder: ran.append(folder.name) or real(config, folder)
+    )
     again = compare.compare(ASKED, out)
     assert ran == ["badam-lr0.01-seed1"]
-    pd.testing.assert_frame_equal(again.drop(columns="seconds"), table.drop(columns="seconds"), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        again.drop(columns="seconds"), table.drop(columns="seconds"), check_dtype=False
+    )
 
 
 def test_arms_of_another_comparison_are_refused(done):
@@ -92,7 +109,14 @@ def test_paired_intervals_are_scipys():
 
     rng = np.random.default_rng(0)
     a, b = rng.normal(1.0, 0.1, 5), rng.normal(1.2, 0.1, 5)
-    table = pd.DataFrame({"arm": ["x"] * 5 + ["y"] * 5, "seed": [*range(5)] * 2, "chosen": True, "test_loss": [*a, *b]})
+    table = pd.DataFrame(
+        {
+            "arm": ["x"] * 5 + ["y"] * 5,
+            "seed": [*range(5)] * 2,
+            "chosen": True,
+            "test_loss": [*a, *b],
+        }
+    )
     got = compare.paired(table, "test_loss").iloc[0]
     want = ttest_rel(a, b).confidence_interval(0.95)
     assert (got["low"], got["high"]) == pytest.approx((want.low, want.high))
@@ -104,19 +128,34 @@ def test_paired_intervals_are_scipys():
 
 
 def test_a_diverged_arm_is_not_chosen(tmp_path):
-    table = compare.compare(replace(ASKED, methods=("badam",), rates=(1e-3, 1e38), seeds=1, base=replace(BASE, inner_steps=3)),
-                            tmp_path)
+    table = compare.compare(
+        replace(
+            ASKED,
+            methods=("badam",),
+            rates=(1e-3, 1e38),
+            seeds=1,
+            base=replace(BASE, inner_steps=3),
+        ),
+        tmp_path,
+    )
     assert table["test_loss"].tolist()[1] == float("inf")
     assert table["chosen"].tolist() == [True, False]
 
 
-@pytest.mark.parametrize(("asked", "words"), [
-    (replace(ASKED, methods=("deca", "d-adam"), budget="steps", amount=5), "less than one round of these methods costs: deca 8"),
-    (replace(ASKED, budget="bites"), "unknown budget 'bites': did you mean 'bytes'"),
-    (replace(ASKED, methods=("deca", "local"), budget="bytes"), "local sends nothing"),
-    (replace(ASKED, methods=("decca",)), "unknown method 'decca'"),
-    (replace(ASKED, seeds=0), "seeds = 0"), (replace(ASKED, rates=()), "rates"),
-])
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (
+            replace(ASKED, methods=("deca", "d-adam"), budget="steps", amount=5),
+            "less than one round of these methods costs: deca 8",
+        ),
+        (replace(ASKED, budget="bites"), "unknown budget 'bites': did you mean 'bytes'"),
+        (replace(ASKED, methods=("deca", "local"), budget="bytes"), "local sends nothing"),
+        (replace(ASKED, methods=("decca",)), "unknown method 'decca'"),
+        (replace(ASKED, seeds=0), "seeds = 0"),
+        (replace(ASKED, rates=()), "rates"),
+    ],
+)
 def test_bad_comparisons(asked, words, tmp_path):
     with pytest.raises(BadInput, match=words):
         compare.compare(asked, tmp_path / "out")
@@ -127,7 +166,12 @@ def test_bad_comparisons(asked, words, tmp_path):
 def test_an_arm_takes_its_fixed_knobs_whatever_the_base_says(method):
     from deca_lab.methods import resolve
 
-    assert resolve(compare.arm(replace(BASE, topology="star", feedback="downhill", blocks="equal"), method)).method == method
+    assert (
+        resolve(
+            compare.arm(replace(BASE, topology="star", feedback="downhill", blocks="equal"), method)
+        ).method
+        == method
+    )
 
 
 def test_the_page_holds_table_differences_curves_and_grid(done):
@@ -139,7 +183,9 @@ def test_the_page_holds_table_differences_curves_and_grid(done):
         assert row.verdict in text
     assert text.count("data:image/png;base64,") == 1
     for row in compare.all_scores(table).itertuples():
-        assert row.mean == pytest.approx(table[table["chosen"] & (table["arm"] == row.arm)][row.score].mean())
+        assert row.mean == pytest.approx(
+            table[table["chosen"] & (table["arm"] == row.arm)][row.score].mean()
+        )
     assert {"test loss", "test perplexity"} <= set(re.findall(r"<td>(test \w+)</td>", text))
     assert "http" not in text
     assert pd.read_csv(out / "table.csv")["arm"].tolist() == ["deca", "dec-lora", "badam"]
@@ -157,7 +203,9 @@ def test_curves_are_the_measured_scores(done):
 
 
 def test_command_writes_the_page(capsys, tmp_path):
-    knobs = options(out=tmp_path, methods="deca,dec-lora", seeds=1, rates="0.01", **{**SMALL, "inner_steps": 1})
+    knobs = options(
+        out=tmp_path, methods="deca,dec-lora", seeds=1, rates="0.01", **{**SMALL, "inner_steps": 1}
+    )
     said = deca_lab(capsys, "compare", *knobs)
     assert said.code == 0
     assert "compare.html" in said.out
@@ -166,8 +214,13 @@ def test_command_writes_the_page(capsys, tmp_path):
 
 
 def test_a_rate_at_the_edge_of_the_grid_is_said():
-    table = pd.DataFrame({"arm": ["a", "a", "a", "b", "b", "b"], "lr": [1, 2, 3] * 2,
-                          "chosen": [False, True, False, False, False, True]})
+    table = pd.DataFrame(
+        {
+            "arm": ["a", "a", "a", "b", "b", "b"],
+            "lr": [1, 2, 3] * 2,
+            "chosen": [False, True, False, False, False, True],
+        }
+    )
     assert compare.at_edge(table) == ["b"]
     assert compare.at_edge(table[table["lr"] < 3]) == []
 
@@ -181,8 +234,14 @@ def test_compare_runs_is_each_history_in_a_row(done):
         first, last = h.metrics.iloc[0], h.metrics.iloc[-1]
         assert (row["method"], row["seed"]) == (h.config.method, h.config.seed)
         assert row["inner_steps"] == len(h.train)
-        assert [row["test_loss_start"], row["test_loss_end"]] == [first["test_loss"], last["test_loss"]]
-        assert [row["validation_loss_end"], row["consensus_end"]] == [last["validation_loss"], last["consensus"]]
+        assert [row["test_loss_start"], row["test_loss_end"]] == [
+            first["test_loss"],
+            last["test_loss"],
+        ]
+        assert [row["validation_loss_end"], row["consensus_end"]] == [
+            last["validation_loss"],
+            last["consensus"],
+        ]
         assert row["bytes_sent"] == h.edges["measured"].sum() > 0
         assert row["memory"] == last["peak_bytes"] + h.summary["memory"]["shared"]
         assert row["seconds"] == h.timings["seconds"].iloc[-1]
@@ -191,7 +250,9 @@ def test_compare_runs_is_each_history_in_a_row(done):
 def test_compare_runs_names_runs_in_memory_and_keeps_scores_apart(done):
     _, out = done
     usual = load(next((out / "arms").iterdir()))
-    scored = replace(usual, folder=None, summary={**usual.summary, "scores": {"test_accuracy": 0.5}})
+    scored = replace(
+        usual, folder=None, summary={**usual.summary, "scores": {"test_accuracy": 0.5}}
+    )
     table = lab.compare_runs([usual, scored])
     assert table["name"].tolist() == [usual.folder.name, "run 1"]
     np.testing.assert_array_equal(table["test_accuracy"], [np.nan, 0.5])
@@ -199,11 +260,15 @@ def test_compare_runs_names_runs_in_memory_and_keeps_scores_apart(done):
     pd.testing.assert_frame_equal(lab.compare_runs((usual, scored)), table)
 
 
-@cases(("runs", "words"), [
-    ([], "histories = .* must be a list"), ("folder", "histories = 'folder' .* must be a list"),
-    (["nosuch"], r"^histories\[0\] cannot be used: .*nosuch"),
-    ([3], r"^histories\[0\] = 3 cannot be used: it must be a History"),
-])
+@cases(
+    ("runs", "words"),
+    [
+        ([], "histories = .* must be a list"),
+        ("folder", "histories = 'folder' .* must be a list"),
+        (["nosuch"], r"^histories\[0\] cannot be used: .*nosuch"),
+        ([3], r"^histories\[0\] = 3 cannot be used: it must be a History"),
+    ],
+)
 def test_compare_runs_says_which_item_is_bad(runs, words):
     with pytest.raises(BadInput, match=words):
         lab.compare_runs(runs)
@@ -222,16 +287,21 @@ def test_compare_runs_says_the_place_of_a_bad_item_among_good_ones(done):
 @pytest.mark.slow
 def test_real_objects_make_the_arms_of_a_comparison_and_are_asked_for_again(tmp_path):
     steps = []
-    own = {"topology": np.full((4, 4), 0.25), "callbacks": [lambda moment: steps.append(moment.step)],
-           "metrics": {"disagreement": lambda moment: 1.5}}
+    own = {
+        "topology": np.full((4, 4), 0.25),
+        "callbacks": [lambda moment: steps.append(moment.step)],
+        "metrics": {"disagreement": lambda moment: 1.5},
+    }
     asked = replace(ASKED, methods=("deca", "dec-lora"), seeds=1, rates=(1e-3,))
     table = compare.compare(asked, tmp_path, **own)
     assert steps == [*range(1, 9)] * 2
     assert table["disagreement"].tolist() == [1.5, 1.5]
     for h in (h for hs in compare.curves(tmp_path, table).values() for h in hs):
         np.testing.assert_array_equal(h.W[0], own["topology"])
-    again = compare.compare(asked, tmp_path, **own)                        # finished arms are read, not run
+    again = compare.compare(asked, tmp_path, **own)  # finished arms are read, not run
     assert len(steps) == 16
-    pd.testing.assert_frame_equal(again.drop(columns="seconds"), table.drop(columns="seconds"), check_dtype=False)
-    with pytest.raises(BadInput):                                          # another object is another comparison
+    pd.testing.assert_frame_equal(
+        again.drop(columns="seconds"), table.drop(columns="seconds"), check_dtype=False
+    )
+    with pytest.raises(BadInput):  # another object is another comparison
         compare.compare(asked, tmp_path, **{**own, "topology": np.eye(4) / 2 + 0.125})

@@ -19,20 +19,30 @@ GRID = {"lr": [1e-3, 1e-2], "feedback": ["none"]}
 def test_rows_are_those_of_separate_runs_and_a_broken_sweep_goes_on(tmp_path, monkeypatch):
     table = sweep.sweep(BASE, GRID, 2, tmp_path / "whole")
     assert table[["lr", "seed"]].to_numpy().tolist() == [[1e-3, 0], [1e-3, 1], [1e-2, 0], [1e-2, 1]]
-    alone = runs.run(RunConfig(**{**SMALL, "inner_steps": 1}, lr=1e-2, feedback="none", seed=1)).metrics.iloc[-1]
+    alone = runs.run(
+        RunConfig(**{**SMALL, "inner_steps": 1}, lr=1e-2, feedback="none", seed=1)
+    ).metrics.iloc[-1]
     assert table["validation_loss"].iloc[3] == alone["validation_loss"]
     (tmp_path / "broken").mkdir()
     table.head(2).to_csv(tmp_path / "broken" / "runs.csv", index=False)
     ran, ones = [], dict.fromkeys(sweep.MEASURED, 1.0)
-    monkeypatch.setattr(sweep, "_outcome", lambda config, *rest: ran.append((config.lr, config.seed)) or ones)
+    monkeypatch.setattr(
+        sweep, "_outcome", lambda config, *rest: ran.append((config.lr, config.seed)) or ones
+    )
     again = sweep.sweep(BASE, GRID, 2, tmp_path / "broken")
     assert ran == [(1e-2, 0), (1e-2, 1)]
     pd.testing.assert_frame_equal(again.head(2), table.head(2))
 
 
 def test_summary_puts_the_best_by_validation_first():
-    table = pd.DataFrame({"lr": [1, 1, 2, 2], "seed": [0, 1, 0, 1], "validation_loss": [3.0, 5.0, 2.0, 2.5],
-                          "test_loss": [0.0, 0.0, 9.0, 9.0]})
+    table = pd.DataFrame(
+        {
+            "lr": [1, 1, 2, 2],
+            "seed": [0, 1, 0, 1],
+            "validation_loss": [3.0, 5.0, 2.0, 2.5],
+            "test_loss": [0.0, 0.0, 9.0, 9.0],
+        }
+    )
     best = sweep.summary(table, ["lr"]).iloc[0]
     assert (best["lr"], best["validation_loss mean"]) == (2, 2.25)
     assert best["validation_loss std"] == pytest.approx(0.125**0.5)
@@ -43,8 +53,15 @@ def test_diverged_run_has_infinite_loss(tmp_path):
     assert table["test_loss"].tolist() == [float("inf")]
 
 
-@pytest.mark.parametrize(("text", "words"), [("b3=1", "unknown knob 'b3'"), ("lr=fast", "lr takes values of type float"),
-                                             ("lr", "lr=VALUE"), ("allow_unsound=1", "a number or a name")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("b3=1", "unknown knob 'b3'"),
+        ("lr=fast", "lr takes values of type float"),
+        ("lr", "lr=VALUE"),
+        ("allow_unsound=1", "a number or a name"),
+    ],
+)
 def test_bad_grid(text, words):
     with pytest.raises(BadInput, match=words):
         sweep.parse_grid([text])
@@ -75,7 +92,7 @@ def test_a_kept_sweep_has_the_history_of_every_row(tmp_path, monkeypatch):
         history = lab.load(tmp_path / row["folder"])
         assert (history.config.lr, history.config.seed) == (row["lr"], row["seed"])
         assert history.metrics["validation_loss"].iloc[-1] == row["validation_loss"]
-    (tmp_path / "runs.csv").unlink()                           # as if it had been broken off before the first row
+    (tmp_path / "runs.csv").unlink()  # as if it had been broken off before the first row
     monkeypatch.setattr(runs, "run", None)
     again = sweep.sweep(KEPT, {"lr": [1e-3]}, 2, tmp_path, keep=True)
     pd.testing.assert_frame_equal(again, table.head(2))
@@ -90,15 +107,20 @@ def test_a_diverged_run_of_a_kept_sweep_has_no_folder(tmp_path):
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_sweep_that_keeps_and_one_that_does_not_are_two(keep, tmp_path):
     row = {"lr": 1e-3, "feedback": "none", "seed": 0, **dict.fromkeys(sweep.MEASURED, 1.0)}
-    pd.DataFrame([row if keep else {**row, "folder": "runs/0"}]).to_csv(tmp_path / "runs.csv", index=False)
+    pd.DataFrame([row if keep else {**row, "folder": "runs/0"}]).to_csv(
+        tmp_path / "runs.csv", index=False
+    )
     with pytest.raises(BadInput, match="that of the same sweep"):
         sweep.sweep(BASE, GRID, 1, tmp_path, keep=keep)
 
 
 def test_real_objects_make_the_runs_of_a_sweep(tmp_path):
     graph, steps = np.full((4, 4), 0.25), []
-    own = {"topology": graph, "callbacks": [lambda moment: steps.append(moment.step)],
-           "metrics": {"twice": lambda moment: 2.0 * moment.step}}
+    own = {
+        "topology": graph,
+        "callbacks": [lambda moment: steps.append(moment.step)],
+        "metrics": {"twice": lambda moment: 2.0 * moment.step},
+    }
     table = sweep.sweep(KEPT, {"lr": [1e-3, 1e-2]}, 1, tmp_path, keep=True, **own)
     assert table["twice"].tolist() == [2.0, 2.0]
     assert steps == [1, 1]

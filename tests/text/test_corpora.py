@@ -35,13 +35,17 @@ def test_every_corpus_is_whole(name):
     assert corpus.labels.dtype == np.int64
     assert max(map(len, corpus.texts)) < 4 * stdlib_text.ROW
     assert corpus.fingerprint == corpora.load(name).fingerprint
-    assert corpus.fingerprint == corpora.fingerprint(corpus.label_names, corpus.labels, corpus.texts, corpus.answers)
+    assert corpus.fingerprint == corpora.fingerprint(
+        corpus.label_names, corpus.labels, corpus.texts, corpus.answers
+    )
 
 
 def test_stdlib_has_every_package_with_enough_text(stdlib):
     assert stdlib.label_names == tuple(sorted(stdlib_text.PACKAGES))
     assert np.bincount(stdlib.labels).min() > 40
-    first = stdlib.texts[int(np.flatnonzero(stdlib.labels == stdlib.label_names.index("asyncio"))[0])]
+    first = stdlib.texts[
+        int(np.flatnonzero(stdlib.labels == stdlib.label_names.index("asyncio"))[0])
+    ]
     assert "asyncio" in first
 
 
@@ -49,13 +53,20 @@ def test_modules_share_no_row_and_no_long_paragraph_with_the_others(stdlib):
     modules, topics = corpora.load("modules"), corpora.load("topics")
     others = stdlib.texts + topics.texts
     assert not set(modules.texts) & set(others)
-    long = {p.strip() for text in others for p in stdlib_text.paragraphs(text) if len(p) > stdlib_text.LONG}
+    long = {
+        p.strip()
+        for text in others
+        for p in stdlib_text.paragraphs(text)
+        if len(p) > stdlib_text.LONG
+    }
     assert not long & {p.strip() for text in modules.texts for p in stdlib_text.paragraphs(text)}
 
 
 def test_topics_keep_a_shared_paragraph_once():
     topics = corpora.load("topics")
-    parts = [p.strip() for text in topics.texts for p in stdlib_text.paragraphs(text) if len(p) > 400]
+    parts = [
+        p.strip() for text in topics.texts for p in stdlib_text.paragraphs(text) if len(p) > 400
+    ]
     assert len(parts) == len(set(parts))
     assert 5 <= len(topics.label_names) <= 8
     assert np.bincount(topics.labels).min() >= 10
@@ -63,16 +74,25 @@ def test_topics_keep_a_shared_paragraph_once():
 
 @cases(
     ("topic", "group"),
-    [("for", "statements"), ("t-strings", "strings"), ("typesnew", "built-in types"), ("brand-new", "other")],
+    [
+        ("for", "statements"),
+        ("t-strings", "strings"),
+        ("typesnew", "built-in types"),
+        ("brand-new", "other"),
+    ],
 )
 def test_topics_of_other_pythons_find_a_group(topic, group):
     assert stdlib_text.group(topic) == group
 
 
 def test_cut_keeps_all_lines_in_order_and_within_the_size():
-    text = "\n\n".join(f"def f{i}():\n" + "\n".join(f"    line {i} {j}" for j in range(i)) for i in range(1, 60))
+    text = "\n\n".join(
+        f"def f{i}():\n" + "\n".join(f"    line {i} {j}" for j in range(i)) for i in range(1, 60)
+    )
     rows = stdlib_text.cut(stdlib_text.paragraphs(text), 300)
-    assert [line for row in rows for line in row.split("\n") if line] == [line for line in text.split("\n") if line]
+    assert [line for row in rows for line in row.split("\n") if line] == [
+        line for line in text.split("\n") if line
+    ]
     assert max(map(len, rows)) <= 300
     assert stdlib_text.cut(["x" * 50, "y"], 10) == ["x" * 50, "y"]  # one long line stays whole
     assert stdlib_text.cut([]) == []
@@ -110,7 +130,11 @@ def test_labels_and_max_rows(stdlib):
 @cases(
     ("name", "options", "says"),
     [
-        ("stdlb", {}, r"unknown corpus 'stdlb': did you mean 'stdlib'.*allowed: .*markov.*owner/name"),
+        (
+            "stdlb",
+            {},
+            r"unknown corpus 'stdlb': did you mean 'stdlib'.*allowed: .*markov.*owner/name",
+        ),
         ("ag_new", {}, "did you mean 'ag_news'"),
         ("no such thing", {}, "unknown corpus 'no such thing'"),
         ("", {}, "unknown corpus ''"),
@@ -118,7 +142,11 @@ def test_labels_and_max_rows(stdlib):
         ("glue/mnli:x", {}, "unknown corpus"),
         ("nowhere/file.csv", {}, r"no file 'nowhere/file.csv'.*\.jsonl"),
         ("./nothing", {}, "no file"),
-        ("stdlib", {"labels": ["asyncio", "nope"]}, r"labels = \['asyncio', 'nope'\].*one or more of asyncio, "),
+        (
+            "stdlib",
+            {"labels": ["asyncio", "nope"]},
+            r"labels = \['asyncio', 'nope'\].*one or more of asyncio, ",
+        ),
         ("stdlib", {"labels": []}, r"labels = \[\]"),
         ("stdlib", {"max_rows": 0}, "max_rows = 0"),
         ("stdlib", {"split": "test"}, "embedded"),
@@ -139,19 +167,37 @@ def test_the_fingerprint_sees_every_part():
         [("c", "q"), ("ab", "p")],
         [("ab", "r"), ("c", "q")],
     ]
-    assert len({base.fingerprint, *(corpora.from_rows("x", rows).fingerprint for rows in others)}) == 5
-    answered = [[("ab", "p", "1"), ("c", "q", "2")], [("ab", "p", "2"), ("c", "q", "1")], [("ab", "p", "12"), ("c", "q", "2")]]
-    assert len({base.fingerprint, *(corpora.from_rows("x", rows).fingerprint for rows in answered)}) == 4
+    assert (
+        len({base.fingerprint, *(corpora.from_rows("x", rows).fingerprint for rows in others)}) == 5
+    )
+    answered = [
+        [("ab", "p", "1"), ("c", "q", "2")],
+        [("ab", "p", "2"), ("c", "q", "1")],
+        [("ab", "p", "12"), ("c", "q", "2")],
+    ]
+    assert (
+        len({base.fingerprint, *(corpora.from_rows("x", rows).fingerprint for rows in answered)})
+        == 4
+    )
 
 
 def test_answers_stay_with_their_rows():
-    rows = [("one", "p", " 1 \n"), ("two", "q", "2"), ("one", "q", "9"), ("three", "p", " "), (" ", "p", "4"), ("five", "p", "5")]
+    rows = [
+        ("one", "p", " 1 \n"),
+        ("two", "q", "2"),
+        ("one", "q", "9"),
+        ("three", "p", " "),
+        (" ", "p", "4"),
+        ("five", "p", "5"),
+    ]
     corpus = corpora.from_rows("x", rows)
     assert (corpus.texts, corpus.answers) == (("one", "two", "five"), ("1", "2", "5"))
     assert corpus.notes == ("1 repeated rows dropped", "2 empty rows dropped")
     part = corpora.subset(corpus, np.array([0, 2]))
     assert (part.texts, part.answers, part.label_names) == (("one", "five"), ("1", "5"), ("p",))
-    assert part.fingerprint == corpora.fingerprint(part.label_names, part.labels, part.texts, part.answers)
+    assert part.fingerprint == corpora.fingerprint(
+        part.label_names, part.labels, part.texts, part.answers
+    )
     assert corpora.from_rows("x", [("one", "p")]).answers is None
     assert corpora.subset(corpora.from_rows("x", [("one", "p")]), np.array([0])).answers is None
 
@@ -223,7 +269,11 @@ def test_a_matrix_that_is_no_chain():
 
 # local files
 
-ROWS = [{"text": "one row", "label": "a"}, {"text": "another", "label": "b"}, {"text": "one row", "label": "a"}]
+ROWS = [
+    {"text": "one row", "label": "a"},
+    {"text": "another", "label": "b"},
+    {"text": "one row", "label": "a"},
+]
 
 
 def _write(path, rows):
@@ -251,7 +301,11 @@ def test_a_file_is_read_guessed_and_leaves_nothing(ending, tmp_path, monkeypatch
     corpus = corpora.load(path.name)
     assert corpus.texts == ("one row", "another")
     assert corpus.label_names == ("a", "b")
-    assert corpus.notes == ("text column text (guessed)", "label column label (guessed)", "1 repeated rows dropped")
+    assert corpus.notes == (
+        "text column text (guessed)",
+        "label column label (guessed)",
+        "1 repeated rows dropped",
+    )
     assert os.listdir(tmp_path) == [path.name]
     assert sorted(Path(os.environ["HF_HOME"]).rglob("*")) == before
     assert capfd.readouterr() == ("", "")
@@ -267,8 +321,20 @@ def test_txt_rows_are_paragraphs(tmp_path):
 
 
 def test_named_joined_and_missing_columns(tmp_path):
-    rows = [{"instruction": "do", "input": "", "output": "done", "text": "whole", "kind": 1, "score": 0.5}]
-    path = _write(tmp_path / "x.jsonl", [*rows, {**rows[0], "output": "", "instruction": "undo", "kind": None}])
+    rows = [
+        {
+            "instruction": "do",
+            "input": "",
+            "output": "done",
+            "text": "whole",
+            "kind": 1,
+            "score": 0.5,
+        }
+    ]
+    path = _write(
+        tmp_path / "x.jsonl",
+        [*rows, {**rows[0], "output": "", "instruction": "undo", "kind": None}],
+    )
     joined = corpora.load(path)
     assert joined.texts == ("do\ndone", "undo")
     assert joined.notes[:2] == (
@@ -289,13 +355,27 @@ def test_named_joined_and_missing_columns(tmp_path):
 
 
 def test_a_column_of_answers(tmp_path):
-    rows = [{"instruction": f"do {i}", "input": "it" if i else "", "output": f"done {i}", "target": i % 2} for i in range(3)]
-    path = _write(tmp_path / "alpaca.jsonl", [*rows, {**rows[0], "instruction": "nothing", "output": ""}])
+    rows = [
+        {
+            "instruction": f"do {i}",
+            "input": "it" if i else "",
+            "output": f"done {i}",
+            "target": i % 2,
+        }
+        for i in range(3)
+    ]
+    path = _write(
+        tmp_path / "alpaca.jsonl", [*rows, {**rows[0], "instruction": "nothing", "output": ""}]
+    )
     guessed = corpora.load(path, answer="")
     assert guessed.texts == ("do 0", "do 1\nit", "do 2\nit")
     assert guessed.answers == ("done 0", "done 1", "done 2")
-    assert guessed.notes == ("text column instruction + input (guessed)", "label column target (guessed)",
-                             "answer column output (guessed)", "1 empty rows dropped")
+    assert guessed.notes == (
+        "text column instruction + input (guessed)",
+        "label column target (guessed)",
+        "answer column output (guessed)",
+        "1 empty rows dropped",
+    )
     assert corpora.load(path).answers is None  # not asked for: it is a part of the text
     assert corpora.load(path).texts[0] == "do 0\ndone 0"
     named = corpora.load(path, text="input", answer="instruction")
@@ -303,9 +383,18 @@ def test_a_column_of_answers(tmp_path):
     assert named.answers == ("do 1",)
     assert "answer column instruction" in named.notes
     for options, says in (
-        ({"answer": "nope"}, "column = 'nope' cannot be used: it must be one of instruction, input, output"),
-        ({"answer": "target"}, "text column = 'target' cannot be used: it must be a column of strings"),
-        ({"answer": "output", "text": ["input", "output"]}, "another column than the text's input . output"),
+        (
+            {"answer": "nope"},
+            "column = 'nope' cannot be used: it must be one of instruction, input, output",
+        ),
+        (
+            {"answer": "target"},
+            "text column = 'target' cannot be used: it must be a column of strings",
+        ),
+        (
+            {"answer": "output", "text": ["input", "output"]},
+            "another column than the text's input . output",
+        ),
     ):
         with pytest.raises(BadInput, match=says):
             corpora.load(path, **options)
@@ -313,10 +402,15 @@ def test_a_column_of_answers(tmp_path):
     plain = corpora.load(two, answer="")  # "target" would be a label otherwise
     assert (plain.texts, plain.answers, plain.label_names) == (("b",), ("c",), ("all",))
     assert corpora.load(two, answer="text").texts == ("c",)
-    with pytest.raises(BadInput, match=r"no column of answers: none of output, .*name the column, one of text, label"):
+    with pytest.raises(
+        BadInput,
+        match=r"no column of answers: none of output, .*name the column, one of text, label",
+    ):
         corpora.load(_write(tmp_path / "plain.csv", ROWS), answer="")
     (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(BadInput, match=r"answer = '' cannot be used: it must be left out: rows of a \.txt"):
+    with pytest.raises(
+        BadInput, match=r"answer = '' cannot be used: it must be left out: rows of a \.txt"
+    ):
         corpora.load(tmp_path / "a.txt", answer="")
     assert corpora.load("instructions", answer="").answers is not None  # it brings its own
     with pytest.raises(BadInput, match="is embedded and has its own"):
@@ -336,7 +430,9 @@ def test_class_names_of_a_dataset_and_missing_labels():
     features = datasets.Features(
         {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
     )
-    table = datasets.Dataset.from_dict({"sentence": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
+    table = datasets.Dataset.from_dict(
+        {"sentence": ["a", "b", "c"], "label": [1, 0, -1]}, features=features
+    )
     pairs, notes = columns.rows(table, None, None)
     assert list(pairs) == [("a", "yes"), ("b", "no"), ("c", "unlabelled")]
     assert notes == ["text column sentence (guessed)", "label column label (guessed)"]
@@ -444,11 +540,15 @@ def online(monkeypatch, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(("answers", "reached"), [(200, True), (404, True), (403, False), (502, False), (None, False)])
+@pytest.mark.parametrize(
+    ("answers", "reached"), [(200, True), (404, True), (403, False), (502, False), (None, False)]
+)
 def test_the_probe(online, monkeypatch, answers, reached):
     with _listening(answers) as url:
         monkeypatch.setenv("HF_ENDPOINT", url)
-        assert hub.reach_hub(0.5 if answers is None else 60.0) is reached         # a busy machine answers late
+        assert (
+            hub.reach_hub(0.5 if answers is None else 60.0) is reached
+        )  # a busy machine answers late
 
 
 def test_the_offline_switch_spares_the_probe(monkeypatch):
@@ -468,13 +568,21 @@ def test_a_name_server_that_hangs_is_left_behind(online, monkeypatch):
 def test_no_network_is_one_line_and_no_import(online, monkeypatch, endpoint, capfd):
     real = hub.reach_hub
     monkeypatch.setattr(hub, "reach_hub", lambda seconds: real(0.3))
-    monkeypatch.setattr(hub, "_quiet", lambda: pytest.fail("datasets is imported only when there is something to load"))
+    monkeypatch.setattr(
+        hub,
+        "_quiet",
+        lambda: pytest.fail("datasets is imported only when there is something to load"),
+    )
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         if endpoint == "closed":
             server.close()
-        monkeypatch.setenv("HF_ENDPOINT", "not a url" if endpoint == "nonsense" else f"http://127.0.0.1:{port}")
-        with pytest.raises(BadInput, match="connect to the network, or give a local file or an") as caught:
+        monkeypatch.setenv(
+            "HF_ENDPOINT", "not a url" if endpoint == "nonsense" else f"http://127.0.0.1:{port}"
+        )
+        with pytest.raises(
+            BadInput, match="connect to the network, or give a local file or an"
+        ) as caught:
             corpora.load("ag_news")
     assert "\n" not in str(caught.value)
     assert "fancyzhx/ag_news" in str(caught.value)
@@ -496,7 +604,9 @@ def test_what_is_cached_may_load_and_the_libraries_stay_offline_meanwhile(online
         assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert not huggingface_hub.is_offline_mode()
     assert "HF_HUB_OFFLINE" not in os.environ
-    with pytest.raises(BadInput, match="dataset 'owner/name', split 'train' cannot be read: ") as caught:
+    with pytest.raises(
+        BadInput, match="dataset 'owner/name', split 'train' cannot be read: "
+    ) as caught:
         corpora.load("owner/name")  # the cache turns out to be empty
     assert "\n" not in str(caught.value)
 
@@ -509,13 +619,17 @@ def test_a_hub_dataset_goes_the_same_way(monkeypatch):
         {"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": [0, 1], "idx": [5, 6]}
     )
     monkeypatch.setattr(hub, "reach_hub", lambda seconds: True)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: asked.append((args, options)) or table)
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *args, **options: asked.append((args, options)) or table
+    )
     corpus = corpora.load("glue/mnli", split="train[:2]")
     assert asked == [(("nyu-mll/glue", "mnli"), {"split": "train[:2]"})]
     assert corpus.texts == ("a\nc", "b\nd")
     assert corpus.label_names == ("0", "1")
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: _raise(args))
-    with pytest.raises(BadInput, match=r"dataset 'glue/mnli', split 'dev' cannot be read: Unknown split") as caught:
+    with pytest.raises(
+        BadInput, match=r"dataset 'glue/mnli', split 'dev' cannot be read: Unknown split"
+    ) as caught:
         corpora.load("glue/mnli", split="dev")
     assert "\n" not in str(caught.value)
 
@@ -526,7 +640,9 @@ def _raise(args):
 
 def test_a_model_that_is_nowhere(online, monkeypatch):
     monkeypatch.setattr(hub, "reach_hub", lambda seconds: False)
-    with pytest.raises(BadInput, match=r"model 'a/b' is not in the cache.*local path or an embedded preset"):
+    with pytest.raises(
+        BadInput, match=r"model 'a/b' is not in the cache.*local path or an embedded preset"
+    ):
         tokens.tokenizer("a/b")
     with pytest.raises(BadInput, match="kind = 'space'"), hub.hub_or_offline("space", "a/b"):
         pass
@@ -543,8 +659,16 @@ def test_bytes_are_byt5s():
     assert [row.tolist() for row in ours] == theirs
     assert len(which) == 259
     assert [which.decode(row) for row in ours[:1]] == ["plain"]
-    assert tokens.tokenize(["a</s>"], which)[0].tolist() == [100, 63, 50, 118, 65]  # text never makes an end token
-    assert tokens.tokenize(["\ud800"], which)[0].tolist() == [66]  # a lone surrogate is a question mark
+    assert tokens.tokenize(["a</s>"], which)[0].tolist() == [
+        100,
+        63,
+        50,
+        118,
+        65,
+    ]  # text never makes an end token
+    assert tokens.tokenize(["\ud800"], which)[0].tolist() == [
+        66
+    ]  # a lone surrogate is a question mark
 
 
 def test_stream_closes_each_row():
@@ -561,7 +685,9 @@ def test_any_tokenizer_from_a_folder(tmp_path):
     table = {"<eos>": 0, "<unk>": 1, "a": 2, "b": 3}
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel(table, unk_token="<unk>"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", unk_token="<unk>").save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<eos>", unk_token="<unk>"
+    ).save_pretrained(tmp_path)
     which = tokens.tokenizer(str(tmp_path))
     assert [row.tolist() for row in tokens.tokenize(["a b", "c"], which)] == [[2, 3], [1]]
     assert tokens.end_of_text(which) == 0

@@ -38,14 +38,20 @@ def test_jensen_shannon_is_scipys():
     for _ in range(20):
         counts = rng.integers(0, 9, (2, 12)) + np.eye(2, 12, dtype=int)
         p, q = counts / counts.sum(1, keepdims=True)
-        assert heterogeneity.jensen_shannon(counts) == pytest.approx(distance.jensenshannon(p, q) ** 2, abs=1e-12)
+        assert heterogeneity.jensen_shannon(counts) == pytest.approx(
+            distance.jensenshannon(p, q) ** 2, abs=1e-12
+        )
 
 
 def test_a_client_counts_once_whatever_its_size():
     counts = np.array([[3, 1], [1, 3]])
     scaled = counts * np.array([[1], [1000]])
-    assert heterogeneity.total_variation(scaled) == pytest.approx(heterogeneity.total_variation(counts))
-    assert heterogeneity.jensen_shannon(scaled) == pytest.approx(heterogeneity.jensen_shannon(counts))
+    assert heterogeneity.total_variation(scaled) == pytest.approx(
+        heterogeneity.total_variation(counts)
+    )
+    assert heterogeneity.jensen_shannon(scaled) == pytest.approx(
+        heterogeneity.jensen_shannon(counts)
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,12 +64,19 @@ def test_bad_counts(counts):
 
 def test_gradient_dissimilarity_is_a_loop():
     rng = np.random.default_rng(0)
-    grads = {"a": torch.from_numpy(rng.normal(size=(5, 2, 3))), "b": torch.from_numpy(rng.normal(size=(5, 4)))}
-    flat = [np.concatenate([grads["a"][i].numpy().ravel(), grads["b"][i].numpy()]) for i in range(5)]
+    grads = {
+        "a": torch.from_numpy(rng.normal(size=(5, 2, 3))),
+        "b": torch.from_numpy(rng.normal(size=(5, 4))),
+    }
+    flat = [
+        np.concatenate([grads["a"][i].numpy().ravel(), grads["b"][i].numpy()]) for i in range(5)
+    ]
     mean = sum(flat) / 5
     zeta2 = sum(((g - mean) ** 2).sum() for g in flat) / 5
     assert heterogeneity.gradient_dissimilarity(grads) == pytest.approx(zeta2, rel=1e-12)
-    assert heterogeneity.relative_dissimilarity(grads) == pytest.approx(zeta2 / (mean**2).sum(), rel=1e-12)
+    assert heterogeneity.relative_dissimilarity(grads) == pytest.approx(
+        zeta2 / (mean**2).sum(), rel=1e-12
+    )
 
 
 def test_gradient_dissimilarity_at_the_edges():
@@ -86,7 +99,12 @@ def meter():
 
 
 def test_the_splits_come_in_order(meter):
-    even, mild, skewed, whole = meter("iid"), meter("dirichlet", 5.0), meter("dirichlet", 0.2), meter("by-label")
+    even, mild, skewed, whole = (
+        meter("iid"),
+        meter("dirichlet", 5.0),
+        meter("dirichlet", 0.2),
+        meter("by-label"),
+    )
     for name in ("label_tv", "label_js", "label_js_share", "token_js", "token_js_share"):
         values = [getattr(one, name) for one in (even, mild, skewed, whole)]
         assert values == sorted(values)
@@ -94,12 +112,16 @@ def test_the_splits_come_in_order(meter):
     assert whole.label_tv == pytest.approx(0.75)
     assert whole.label_js_share == pytest.approx(1.0)
     assert 0 < whole.token_js_share < 1
-    assert whole.token_js_share == pytest.approx(whole.token_js / np.log(4))  # of 4 clients, not of 259 tokens
+    assert whole.token_js_share == pytest.approx(
+        whole.token_js / np.log(4)
+    )  # of 4 clients, not of 259 tokens
     assert meter("by-label", clients=2).label_js_share == pytest.approx(1.0)
 
 
 def test_words(meter):
-    assert meter("by-label").words().startswith("strongly non-IID: on average 75% of a client's rows")
+    assert (
+        meter("by-label").words().startswith("strongly non-IID: on average 75% of a client's rows")
+    )
     assert meter("dirichlet", 1e9).words().startswith("IID in effect")
     assert "zeta" not in meter("by-label").words()
     whole = meter("by-label", gradients={"x": torch.tensor([[3.0], [1.0], [1.0], [3.0]])})

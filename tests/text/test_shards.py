@@ -31,7 +31,10 @@ def _overlaps(parts):
 @pytest.fixture(scope="module")
 def corpus():
     rng = np.random.default_rng(1)
-    rows = [(f"row {i} " + "".join(chr(97 + c) for c in rng.integers(0, 26, 40)), f"label {i % 4}") for i in range(200)]
+    rows = [
+        (f"row {i} " + "".join(chr(97 + c) for c in rng.integers(0, 26, 40)), f"label {i % 4}")
+        for i in range(200)
+    ]
     return corpora.from_rows("tiny", rows)
 
 
@@ -78,7 +81,9 @@ def test_a_planted_leak_is_seen():
 
 
 def test_texts_do_not_overlap_either(corpus, which):
-    rows = [(text, corpus.label_names[i]) for text, i in zip(corpus.texts, corpus.labels, strict=True)]
+    rows = [
+        (text, corpus.label_names[i]) for text, i in zip(corpus.texts, corpus.labels, strict=True)
+    ]
     doubled = corpora.from_rows("doubled", rows * 2)
     assert doubled.texts == corpus.texts
     parts = shards.split(doubled.labels, 4)
@@ -86,7 +91,10 @@ def test_texts_do_not_overlap_either(corpus, which):
     texts = [doubled.texts[i] for rows in sets for i in rows]
     assert len(texts) == len(set(texts)) == len(doubled.texts)
     made = shards.build(doubled, parts, which, 16)
-    streams = [which.decode(s, skip_special_tokens=True) for s in (*made.train, *made.validation, made.test)]
+    streams = [
+        which.decode(s, skip_special_tokens=True)
+        for s in (*made.train, *made.validation, made.test)
+    ]
     for text in texts:
         assert sum(text in stream for stream in streams) == 1
 
@@ -104,7 +112,10 @@ def test_iid_and_contiguous_are_even():
         sizes = [len(t) + len(v) for t, v in zip(*_split(how)[:2], strict=True)]
         assert max(sizes) - min(sizes) <= 1
     parts = _split("contiguous")
-    ends = [(min(t.min(), v.min()), max(t.max(), v.max())) for t, v in zip(parts.train, parts.validation, strict=True)]
+    ends = [
+        (min(t.min(), v.min()), max(t.max(), v.max()))
+        for t, v in zip(parts.train, parts.validation, strict=True)
+    ]
     assert all(before[1] < after[0] for before, after in pairwise(ends))
 
 
@@ -121,14 +132,20 @@ def test_dirichlet_proportions_are_the_laws():
     deals = [shards.split(labels, clients, alpha=alpha, seed=seed, **none) for seed in range(400)]
     p = np.array([[len(rows) for rows in deal.train] for deal in deals]) / 2000
     np.testing.assert_allclose(p.mean(0), 1 / clients, atol=0.03)
-    variance = (1 / clients) * (1 - 1 / clients) / (clients * alpha + 1)  # of Dir(alpha)'s coordinates
+    variance = (
+        (1 / clients) * (1 - 1 / clients) / (clients * alpha + 1)
+    )  # of Dir(alpha)'s coordinates
     np.testing.assert_allclose(p.var(0), variance, rtol=0.25)
 
 
 def test_dirichlet_labels_are_independent_and_small_alpha_is_uneven():
     def tv(alpha):
-        parts = shards.split(np.repeat(np.arange(4), 500), 4, alpha=alpha, test_share=0, validation_share=0)
-        counts = np.stack([np.bincount(np.repeat(np.arange(4), 500)[rows], minlength=4) for rows in parts.train])
+        parts = shards.split(
+            np.repeat(np.arange(4), 500), 4, alpha=alpha, test_share=0, validation_share=0
+        )
+        counts = np.stack(
+            [np.bincount(np.repeat(np.arange(4), 500)[rows], minlength=4) for rows in parts.train]
+        )
         p = counts / counts.sum(1, keepdims=True)
         return np.abs(p - 0.25).sum(1).mean() / 2
 
@@ -169,14 +186,30 @@ def test_shares_give_the_table():
         (5, {"test_share": 1.0}, r"test_share = 1\.0"),
         (5, {"test_share": float("nan")}, "test_share = nan"),
         (5, {"validation_share": -0.1}, r"validation_share = -0\.1"),
-        (5, {"how": "dirichlett"}, r"unknown split 'dirichlett': did you mean 'dirichlet'.*by-label"),
+        (
+            5,
+            {"how": "dirichlett"},
+            r"unknown split 'dirichlett': did you mean 'dirichlet'.*by-label",
+        ),
         (5, {"seed": -1}, "seed = -1"),
-        (150, {"alpha": 0.01}, r"client \d+ got \d rows and needs 2, after 1000 draws of Dir\(0\.01\).*raise alpha"),
+        (
+            150,
+            {"alpha": 0.01},
+            r"client \d+ got \d rows and needs 2, after 1000 draws of Dir\(0\.01\).*raise alpha",
+        ),
         (190, {"how": "iid"}, r"client \d+ gets 1 rows and needs 2.*take fewer clients"),
         (2, {"how": "shares"}, "shares = None"),
         (2, {"how": "iid", "shares": TABLE}, "None for others"),
-        (3, {"how": "shares", "shares": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}, "a table of 3 clients x 4 labels"),
-        (2, {"how": "shares", "shares": [[1.0, 1.0, 0, 0], [0, 0, 1, 0]]}, "each row non-negative with sum 1"),
+        (
+            3,
+            {"how": "shares", "shares": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]},
+            "a table of 3 clients x 4 labels",
+        ),
+        (
+            2,
+            {"how": "shares", "shares": [[1.0, 1.0, 0, 0], [0, 0, 1, 0]]},
+            "each row non-negative with sum 1",
+        ),
         (2, {"how": "shares", "shares": [[1.0], [0.5, 0.5]]}, "a table of 2 clients"),
     ],
 )
@@ -196,10 +229,15 @@ def test_no_rows_at_all():
 def test_the_streams_hold_the_rows(corpus, which, built):
     parts = shards.split(corpus.labels, 4, seed=2)
     for i, rows in enumerate(parts.train):
-        expected = [t for r in rows for t in which(corpus.texts[r])["input_ids"]]  # ByT5 itself adds the end token
+        expected = [
+            t for r in rows for t in which(corpus.texts[r])["input_ids"]
+        ]  # ByT5 itself adds the end token
         assert built.train[i].tolist() == expected
     assert built.label_counts.sum() == sum(map(len, parts.train))
-    assert built.label_counts[1].tolist() == np.bincount(corpus.labels[parts.train[1]], minlength=4).tolist()
+    assert (
+        built.label_counts[1].tolist()
+        == np.bincount(corpus.labels[parts.train[1]], minlength=4).tolist()
+    )
     assert built.vocabulary == 259
     assert built.label_names == corpus.label_names
     assert int((built.test == 1).sum()) == len(parts.test)
@@ -207,9 +245,13 @@ def test_the_streams_hold_the_rows(corpus, which, built):
 
 def test_too_short_for_the_context(corpus, which):
     parts = shards.split(corpus.labels, 4, how="iid")
-    with pytest.raises(BadInput, match=r"client 0's training text has \d+ tokens.*needs 9001.*fewer clients"):
+    with pytest.raises(
+        BadInput, match=r"client 0's training text has \d+ tokens.*needs 9001.*fewer clients"
+    ):
         shards.build(corpus, parts, which, 9000)
-    with pytest.raises(BadInput, match=r"client 0's validation text has \d+ tokens.*a larger validation_share"):
+    with pytest.raises(
+        BadInput, match=r"client 0's validation text has \d+ tokens.*a larger validation_share"
+    ):
         shards.build(corpus, parts, which, 500)
     without = shards.split(corpus.labels, 4, how="iid", test_share=0, validation_share=0)
     with pytest.raises(BadInput, match="the test text has 0 tokens"):
@@ -227,7 +269,10 @@ def test_a_batch_is_windows_of_the_own_stream():
     for i, stream in enumerate(streams):
         assert set(drawn[i].flatten().tolist()) <= set(stream.tolist())
         wide = shards.batch(streams, 8, 3000, seed=1, step=0)[i, :, 0]
-        assert (int(wide.min()), int(wide.max())) == (int(stream[0]), int(stream[-9]))  # the first and the last place
+        assert (int(wide.min()), int(wide.max())) == (
+            int(stream[0]),
+            int(stream[-9]),
+        )  # the first and the last place
 
 
 def test_a_batch_is_a_function_of_seed_and_step(built):

@@ -40,7 +40,10 @@ def told():
 def clients(model, n=N, noise=0.2):
     """Stacked copies that differ enough to answer differently."""
     g = torch.Generator().manual_seed(3)
-    return {k: p + noise * torch.randn(n, *p.shape, generator=g) for k, p in causal_lm.trainable(model).items()}
+    return {
+        k: p + noise * torch.randn(n, *p.shape, generator=g)
+        for k, p in causal_lm.trainable(model).items()
+    }
 
 
 def plain(model, params, i):
@@ -50,7 +53,9 @@ def plain(model, params, i):
 def labelled(corpus, which, context=CONTEXT, rows=None):
     words = examples_.verbaliser(corpus.label_names, which)
     rows = np.arange(len(corpus.texts)) if rows is None else rows
-    return examples_.classification(corpus, rows, which, context, words), torch.tensor(list(words.values()))
+    return examples_.classification(corpus, rows, which, context, words), torch.tensor(
+        list(words.values())
+    )
 
 
 def small(rows=90, labels=("asyncio", "email", "xml")):
@@ -80,7 +85,9 @@ def test_a_classified_row_reads_text_cue_letter(which):
 
 
 def test_a_generated_row_counts_answer_and_end(which):
-    corpus = corpora.from_rows("x", [("say é", "b", "é!"), ("say", "a", "no"), ("too long a prompt here", "a", "yes")])
+    corpus = corpora.from_rows(
+        "x", [("say é", "b", "é!"), ("say", "a", "no"), ("too long a prompt here", "a", "yes")]
+    )
     examples = examples_.generation(corpus, np.arange(3), which, 20)
     assert len(examples.tokens) == 2  # the third has 22 + 8 + 3 + 1 tokens
     for i, (text, answer) in enumerate([("say é", "é!"), ("say", "no")]):
@@ -96,12 +103,25 @@ def test_the_verbaliser_has_letters_of_one_token(which, tmp_path):
     assert examples_.verbaliser(["x", "y"], which) == {"x": ord("A") + 3, "y": ord("B") + 3}
     names = [f"l{i}" for i in range(53)]
     assert len(set(examples_.verbaliser(names[:52], which).values())) == 52
-    with pytest.raises(BadInput, match=r"53 labels are too many.* 52 letters .*from the 53th on: l52"):
+    with pytest.raises(
+        BadInput, match=r"53 labels are too many.* 52 letters .*from the 53th on: l52"
+    ):
         examples_.verbaliser(names, which)
-    assert examples_.verbaliser(["no", "yes"], which, {"no": "n", "yes": "y"}) == {"no": 113, "yes": 124}
+    assert examples_.verbaliser(["no", "yes"], which, {"no": "n", "yes": "y"}) == {
+        "no": 113,
+        "yes": 124,
+    }
     for names, words, says in (
-        (["no", "maybe", "yes"], {"no": "n", "yes": "y"}, "that the verbaliser does not know: maybe; it knows no, yes"),
-        (["no"], {"no": "nein"}, "word for label 'no' = 'nein' cannot be used: it must be one token"),
+        (
+            ["no", "maybe", "yes"],
+            {"no": "n", "yes": "y"},
+            "that the verbaliser does not know: maybe; it knows no, yes",
+        ),
+        (
+            ["no"],
+            {"no": "nein"},
+            "word for label 'no' = 'nein' cannot be used: it must be one token",
+        ),
         (["no", "yes"], {"no": "y", "yes": "y"}, "a different token a label"),
     ):
         with pytest.raises(BadInput, match=says):
@@ -120,16 +140,22 @@ def test_the_verbaliser_of_another_tokenizer_skips_what_is_unknown_or_split(tmp_
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     other = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", unk_token="<unk>")
     assert examples_.verbaliser(["x", "y", "z"], other) == {"x": 2, "y": 3, "z": 4}
-    with pytest.raises(BadInput, match="4 labels are too many for the verbaliser, which has 3 letters"):
+    with pytest.raises(
+        BadInput, match="4 labels are too many for the verbaliser, which has 3 letters"
+    ):
         examples_.verbaliser(["x", "y", "z", "u"], other)
     corpus = corpora.from_rows("x", [("a a a a", "x"), ("a", "y")])
-    examples = examples_.classification(corpus, np.arange(2), other, 5, examples_.verbaliser(["x", "y"], other))
+    examples = examples_.classification(
+        corpus, np.arange(2), other, 5, examples_.verbaliser(["x", "y"], other)
+    )
     assert examples.tokens.tolist() == [[4, 4, 4, 5, 6, 2], [4, 5, 6, 3, 0, 0]]
 
 
 def test_a_corpus_may_lack_labels_of_the_verbaliser(which):
     corpus = corpora.from_rows("x", [("text", "q")])
-    examples = examples_.classification(corpus, np.arange(1), which, 20, examples_.verbaliser(["p", "q"], which))
+    examples = examples_.classification(
+        corpus, np.arange(1), which, 20, examples_.verbaliser(["p", "q"], which)
+    )
     assert examples.labels.tolist() == [1]  # the verbaliser's order, not the corpus's
 
 
@@ -142,11 +168,17 @@ def test_the_loss_is_plain_torch_example_by_example(model, which, told):
     means = []
     for tokens, counted in zip(examples.tokens, examples.counted, strict=True):
         logp = model(tokens[None, :-1]).logits[0].log_softmax(-1)
-        means.append(np.mean([-logp[t, tokens[t + 1]].item() for t in range(len(counted)) if counted[t]]))
+        means.append(
+            np.mean([-logp[t, tokens[t + 1]].item() for t in range(len(counted)) if counted[t]])
+        )
     assert loss.item() == pytest.approx(np.mean(means), abs=1e-5)
-    labels = torch.where(examples.counted, examples.tokens[:, 1:], -100)  # transformers' own, one example a time
-    own = [model(input_ids=t[None], labels=torch.cat([t[:1], y])[None]).loss.item()
-           for t, y in zip(examples.tokens, labels, strict=True)]
+    labels = torch.where(
+        examples.counted, examples.tokens[:, 1:], -100
+    )  # transformers' own, one example a time
+    own = [
+        model(input_ids=t[None], labels=torch.cat([t[:1], y])[None]).loss.item()
+        for t, y in zip(examples.tokens, labels, strict=True)
+    ]
     assert loss.item() == pytest.approx(np.mean(own), abs=1e-5)
 
 
@@ -167,7 +199,9 @@ def test_padding_changes_nothing(model, which, told):
     noise = torch.where(wide.tokens == 0, 77, wide.tokens)  # what the padding is does not matter
     first = stacking.client(params, 0)
     assert torch.allclose(loss(first, (noise, wide.counted)), loss(first, wide[:2]), atol=1e-6)
-    assert torch.equal(scoring.exact_match(logits, params, wide), scoring.exact_match(logits, params, examples))
+    assert torch.equal(
+        scoring.exact_match(logits, params, wide), scoring.exact_match(logits, params, examples)
+    )
     with pytest.raises(BadInput, match="width = 5 cannot be used: it must be at least"):
         examples_.widen(examples, 5)
 
@@ -175,7 +209,9 @@ def test_padding_changes_nothing(model, which, told):
 def test_chunks_average_exactly_and_an_empty_example_adds_nothing(tiny, which, told):
     examples = examples_.generation(told, np.arange(8), which, CONTEXT)
     loss, params = tasks.masked_loss(tiny), causal_lm.trainable(tiny)
-    halves = [loss(params, (examples.tokens[s], examples.counted[s])) for s in (slice(4), slice(4, 8))]
+    halves = [
+        loss(params, (examples.tokens[s], examples.counted[s])) for s in (slice(4), slice(4, 8))
+    ]
     assert torch.allclose(loss(params, examples[:2]), sum(halves) / 2, atol=1e-6)
     none = examples.counted.clone()
     none[4:] = False
@@ -183,11 +219,15 @@ def test_chunks_average_exactly_and_an_empty_example_adds_nothing(tiny, which, t
 
 
 def test_both_engines_take_the_pairs(model, which, told):
-    parts = [examples_.generation(told, np.arange(20 * i, 20 * i + 20), which, CONTEXT) for i in range(N)]
+    parts = [
+        examples_.generation(told, np.arange(20 * i, 20 * i + 20), which, CONTEXT) for i in range(N)
+    ]
     wide = [examples_.widen(part, 35) for part in parts]
     pair, params = examples_.batch(wide, 2, 0, 0), clients(model, noise=0.02)
     where, x = stacking.layout(params, list(params)), stacking.flatten(params, list(params))
-    (l1, g1), (l2, g2) = (ENGINES[name](tasks.masked_loss(model))(x, where, {}, pair) for name in ("stacked", "loop"))
+    (l1, g1), (l2, g2) = (
+        ENGINES[name](tasks.masked_loss(model))(x, where, {}, pair) for name in ("stacked", "loop")
+    )
     assert torch.allclose(l1, l2, atol=1e-5)
     assert torch.allclose(g1, g2, atol=1e-5)
     assert g1.abs().sum(1).min() > 0
@@ -198,7 +238,7 @@ def test_some_names_and_strange_names(tiny, which, told):
     params, loss = causal_lm.trainable(tiny), tasks.masked_loss(tiny)
     one = dict(list(params.items())[:1])
     assert torch.equal(loss(one, pair), loss(params, pair))
-    (name, value), = one.items()
+    ((name, value),) = one.items()
     leaf = value.clone().requires_grad_()
     loss({name: leaf}, pair).backward()
     assert leaf.grad.abs().sum() > 0
@@ -212,7 +252,9 @@ def test_some_names_and_strange_names(tiny, which, told):
 
 def test_a_batch_is_a_pure_function_of_seed_and_step(which, told):
     rows = [np.arange(30 * i, 30 * i + 10 + i) for i in range(N)]
-    parts = [examples_.widen(examples_.generation(told, chosen, which, CONTEXT), 36) for chosen in rows]
+    parts = [
+        examples_.widen(examples_.generation(told, chosen, which, CONTEXT), 36) for chosen in rows
+    ]
     tokens, counted = examples_.batch(parts, 7, 3, 11)
     assert tokens.shape == (N, 7, 36)
     assert counted.shape == (N, 7, 35)
@@ -223,22 +265,44 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(which, told):
     assert not torch.equal(tokens, later)
     for i, part in enumerate(parts):
         own = {(t.numpy().tobytes(), c.numpy().tobytes()) for t, c in zip(*part[:2], strict=True)}
-        assert {(t.numpy().tobytes(), c.numpy().tobytes()) for t, c in zip(tokens[i], counted[i], strict=True)} <= own
-    seen = {row.numpy().tobytes() for step in range(40) for row in examples_.batch(parts, 7, 0, step)[0][2]}
+        assert {
+            (t.numpy().tobytes(), c.numpy().tobytes())
+            for t, c in zip(tokens[i], counted[i], strict=True)
+        } <= own
+    seen = {
+        row.numpy().tobytes()
+        for step in range(40)
+        for row in examples_.batch(parts, 7, 0, step)[0][2]
+    }
     assert len(seen) == len(parts[2].tokens)  # every example is drawn sooner or later
 
 
-@cases(("change", "says"), [
-    ({"batch_size": 0}, "batch_size = 0"),
-    ({"step": -1}, r"seed, step = \(0, -1\)"),
-    ({"clients": "narrow"}, r"widths of the examples = \[30, 36\] cannot be used: it must be equal"),
-    ({"clients": "empty"}, r"examples = \[0, 4\] cannot be used: it must be one or more for each client"),
-])
+@cases(
+    ("change", "says"),
+    [
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"step": -1}, r"seed, step = \(0, -1\)"),
+        (
+            {"clients": "narrow"},
+            r"widths of the examples = \[30, 36\] cannot be used: it must be equal",
+        ),
+        (
+            {"clients": "empty"},
+            r"examples = \[0, 4\] cannot be used: it must be one or more for each client",
+        ),
+    ],
+)
 def test_bad_batches(which, told, change, says):
     part = examples_.widen(examples_.generation(told, np.arange(4), which, CONTEXT), 36)
     narrow = part._replace(tokens=part.tokens[:, :30])
     given = {"narrow": [part, narrow], "empty": [examples_.take(part, np.arange(0)), part]}
-    arguments = {"batch_size": 2, "seed": 0, "step": 0, **change, "clients": given.get(change.get("clients"), [part])}
+    arguments = {
+        "batch_size": 2,
+        "seed": 0,
+        "step": 0,
+        **change,
+        "clients": given.get(change.get("clients"), [part]),
+    }
     with pytest.raises(BadInput, match=says):
         examples_.batch(**arguments)
 
@@ -268,7 +332,9 @@ def test_predictions_are_those_of_each_model_alone(model, which, told):
         for k in range(40):
             at = int(examples.answer_at[k])
             with torch.no_grad():
-                last = alone(examples.tokens[k, None, :at]).logits[0, -1]  # the prompt only: neither answer nor padding
+                last = alone(examples.tokens[k, None, :at]).logits[
+                    0, -1
+                ]  # the prompt only: neither answer nor padding
             assert said[i, k] == int(torch.stack([last[j] for j in ids]).argmax())
     assert said.unique().numel() > 1
     hidden = examples._replace(tokens=examples.tokens.clone())
@@ -283,7 +349,9 @@ def test_accuracy_and_f1_by_hand():
     assert scoring.accuracy(said, truth).tolist() == pytest.approx([1.0, 0.6, 0.0])
     # second: label 0: 2*1/(1+2), label 1: 2*2/(4+2), label 2: 0
     assert scoring.macro_f1(said, truth).tolist() == pytest.approx([1.0, (2 / 3 + 2 / 3) / 3, 0.0])
-    absent = torch.tensor([[0, 0, 2, 2, 0]])  # truth below has no 2: it counts against the others, not as a label
+    absent = torch.tensor(
+        [[0, 0, 2, 2, 0]]
+    )  # truth below has no 2: it counts against the others, not as a label
     assert scoring.macro_f1(absent, torch.tensor([0, 0, 1, 1, 0])).tolist() == pytest.approx([0.5])
 
 
@@ -292,16 +360,23 @@ def test_f1_is_scikit_learns():
     rng = np.random.default_rng(0)
     for _ in range(50):
         truth, said = rng.integers(0, 5, 12), rng.integers(0, 6, (4, 12))
-        f1 = [metrics.f1_score(truth, row, average="macro", labels=np.unique(truth), zero_division=0) for row in said]
+        f1 = [
+            metrics.f1_score(truth, row, average="macro", labels=np.unique(truth), zero_division=0)
+            for row in said
+        ]
         both = torch.from_numpy(said), torch.from_numpy(truth)
         assert scoring.macro_f1(*both).tolist() == pytest.approx(f1)
-        assert scoring.accuracy(*both).tolist() == pytest.approx([metrics.accuracy_score(truth, row) for row in said])
+        assert scoring.accuracy(*both).tolist() == pytest.approx(
+            [metrics.accuracy_score(truth, row) for row in said]
+        )
 
 
 @pytest.fixture(scope="module")
 def taught(which):
     """A tiny model that repeats some words and not others, and its examples."""
-    rows = [(f"say {a}{b}", "say", a * (1 + i % 3)) for i, a in enumerate("abcdefgh") for b in "xyz"]
+    rows = [
+        (f"say {a}{b}", "say", a * (1 + i % 3)) for i, a in enumerate("abcdefgh") for b in "xyz"
+    ]
     corpus = corpora.from_rows("echo", rows)
     examples = examples_.generation(corpus, np.arange(len(rows)), which, CONTEXT)
     model = causal_lm.load("tiny")
@@ -320,17 +395,28 @@ def taught(which):
 def test_exact_match_is_transformers_greedy_decoding(taught):
     model, params, examples = taught
     logits = causal_lm.logits_of(model)
-    score, written = scoring.exact_match(logits, params, examples), scoring.greedy(logits, params, examples, 1)
+    score, written = (
+        scoring.exact_match(logits, params, examples),
+        scoring.greedy(logits, params, examples, 1),
+    )
     steps = int(examples.counted.sum(1).max())
     assert written.shape == (N, len(examples.tokens), steps)
     for i in range(N):
         alone, hits = plain(model, params, i), 0
         for k in range(len(examples.tokens)):
             prompt = examples.tokens[k, None, : examples.answer_at[k]]
-            made = alone.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=steps, do_sample=False,
-                                  eos_token_id=1, pad_token_id=1)[0, prompt.shape[1]:]
+            made = alone.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=steps,
+                do_sample=False,
+                eos_token_id=1,
+                pad_token_id=1,
+            )[0, prompt.shape[1] :]
             made = torch.nn.functional.pad(made, (0, steps - len(made)), value=1)
-            room = min(steps, examples.tokens.shape[1] - prompt.shape[1])  # decoding ends where the width does
+            room = min(
+                steps, examples.tokens.shape[1] - prompt.shape[1]
+            )  # decoding ends where the width does
             assert torch.equal(written[i, k, :room], made[:room])
             wanted = examples.tokens[k, 1:][examples.counted[k]]
             hits += made[: len(wanted)].tolist() == wanted.tolist()
@@ -342,8 +428,12 @@ def test_exact_match_is_transformers_greedy_decoding(taught):
 def test_decoding_stops_at_the_end_token(taught):
     model, params, examples = taught
     logits = causal_lm.logits_of(model)
-    free = scoring.greedy(logits, params, examples, -1)  # an end that is never written, so decoding goes on to the width
-    inside = (torch.arange(free.shape[2]) + examples.answer_at[:, None] < examples.tokens.shape[1]).expand_as(free)
+    free = scoring.greedy(
+        logits, params, examples, -1
+    )  # an end that is never written, so decoding goes on to the width
+    inside = (
+        torch.arange(free.shape[2]) + examples.answer_at[:, None] < examples.tokens.shape[1]
+    ).expand_as(free)
     stops = 0
     for end in free[inside].unique().tolist():
         over = ((free == end) | ~inside).int().cummax(2).values.bool()
@@ -353,13 +443,17 @@ def test_decoding_stops_at_the_end_token(taught):
     assert stops > 0
     other = examples._replace(tokens=examples.tokens.clone())
     other.tokens[:, 1:][examples.counted] = 99
-    assert torch.equal(scoring.greedy(logits, params, other, -1), free)  # the right answer is not read
+    assert torch.equal(
+        scoring.greedy(logits, params, other, -1), free
+    )  # the right answer is not read
 
 
 def test_a_wrong_end_is_no_match(taught, which):
     model, params, examples = taught
     shorter = examples._replace(tokens=examples.tokens.clone(), counted=examples.counted.clone())
-    last = examples.tokens.shape[1] - 1 - examples.counted.flip(1).int().argmax(1)  # where the end token stands
+    last = (
+        examples.tokens.shape[1] - 1 - examples.counted.flip(1).int().argmax(1)
+    )  # where the end token stands
     rows = torch.arange(len(last))
     shorter.tokens[rows, last] = ord("!") + 3  # the answer goes on instead
     logits = causal_lm.logits_of(model)
@@ -369,7 +463,9 @@ def test_a_wrong_end_is_no_match(taught, which):
 
 def test_an_answer_is_cut_at_the_width(taught):
     model, params, examples = taught
-    longest = examples._replace(counted=torch.ones_like(examples.counted))  # as if an answer were as long as the text
+    longest = examples._replace(
+        counted=torch.ones_like(examples.counted)
+    )  # as if an answer were as long as the text
     written = scoring.greedy(causal_lm.logits_of(model), params, longest, 1)
     beyond = torch.arange(written.shape[2]) + longest.answer_at[:, None] >= longest.tokens.shape[1]
     assert (written[:, beyond] == 1).all()
@@ -381,7 +477,10 @@ def test_stacked_scores_are_the_loops(model, which, told):
     for score in (task.score, task.validation_score):
         together = score(params)["exact_match"]
         assert together.dtype == torch.float64
-        assert together.tolist() == [score({k: p[i:i + 1] for k, p in params.items()})["exact_match"].item() for i in range(N)]
+        assert together.tolist() == [
+            score({k: p[i : i + 1] for k, p in params.items()})["exact_match"].item()
+            for i in range(N)
+        ]
 
 
 # whole tasks
@@ -394,8 +493,12 @@ def test_every_task_has_its_shapes_and_scores(name, tiny, which, told):
     width = task.test[0].shape[1]
     assert width <= CONTEXT + 1
     assert len(task.test[0]) <= 30
-    for (tokens, counted), lead in ((task.batches(5), (N, 4)), (task.own, (N, task.own[0].shape[1])),
-                                    (task.train, (N, tasks.TRAIN)), (task.test, (len(task.test[0]),))):
+    for (tokens, counted), lead in (
+        (task.batches(5), (N, 4)),
+        (task.own, (N, task.own[0].shape[1])),
+        (task.train, (N, tasks.TRAIN)),
+        (task.test, (len(task.test[0]),)),
+    ):
         assert tokens.shape == (*lead, width)
         assert counted.shape == (*lead, width - 1)
         assert (tokens.dtype, counted.dtype) == (torch.int64, torch.bool)
@@ -406,32 +509,48 @@ def test_every_task_has_its_shapes_and_scores(name, tiny, which, told):
     for score in (task.score, task.validation_score):
         found = score(params)
         assert set(found) == set(tasks.TASKS[name].scores)
-        assert all(value.shape == (N,) and 0 <= value.min() <= value.max() <= 1 for value in found.values())
+        assert all(
+            value.shape == (N,) and 0 <= value.min() <= value.max() <= 1 for value in found.values()
+        )
 
 
 def test_scores_are_of_the_test_and_the_validation_rows(tiny, which):
     corpus = small(200)
     task, parts = made("classify", corpus, which, tiny, limit=1000)
     params, logits = clients(tiny), causal_lm.logits_of(tiny)
-    for score, rows in ((task.score, parts.test), (task.validation_score, np.concatenate(parts.validation))):
+    for score, rows in (
+        (task.score, parts.test),
+        (task.validation_score, np.concatenate(parts.validation)),
+    ):
         examples, ids = labelled(corpus, which, rows=rows)
         said = scoring.classify(logits, params, examples, ids)
         found = score(params)
         assert len(examples.tokens) > 15
-        assert found["accuracy"].tolist() == pytest.approx(scoring.accuracy(said, examples.labels).tolist(), abs=0.02)
-        assert found["macro_f1"].tolist() == pytest.approx(scoring.macro_f1(said, examples.labels).tolist(), abs=0.02)
+        assert found["accuracy"].tolist() == pytest.approx(
+            scoring.accuracy(said, examples.labels).tolist(), abs=0.02
+        )
+        assert found["macro_f1"].tolist() == pytest.approx(
+            scoring.macro_f1(said, examples.labels).tolist(), abs=0.02
+        )
 
 
 @pytest.mark.parametrize("how", ["iid", "dirichlet", "by-label"])
 def test_own_and_train_are_the_clients_own(how, tiny, which, told):
     task, parts = made("generate", told, which, tiny, how=how)
-    for (tokens, _), rows in ((task.own, parts.validation), (task.train, parts.train), (task.batches(0), parts.train)):
+    for (tokens, _), rows in (
+        (task.own, parts.validation),
+        (task.train, parts.train),
+        (task.batches(0), parts.train),
+    ):
         for i in range(N):
             mine = {(told.texts[r] + examples_.ANSWER_CUE + told.answers[r]) for r in rows[i]}
             assert {which.decode(row[row > 2]) for row in tokens[i]} <= mine
 
 
-@pytest.mark.parametrize(("name", "corpus"), [("classify", "stdlib"), ("classify", "topics"), ("generate", "instructions")])
+@pytest.mark.parametrize(
+    ("name", "corpus"),
+    [("classify", "stdlib"), ("classify", "topics"), ("generate", "instructions")],
+)
 def test_nothing_of_the_held_out_sets_is_trained_on(name, corpus, tiny, which, monkeypatch):
     corpus = corpora.load(corpus)
     kept = []
@@ -441,17 +560,28 @@ def test_nothing_of_the_held_out_sets_is_trained_on(name, corpus, tiny, which, m
     (sets,) = kept
 
     def prompts(examples):
-        return {tuple(t[:at].tolist()) for t, at in zip(examples.tokens, examples.answer_at, strict=True)}
+        return {
+            tuple(t[:at].tolist())
+            for t, at in zip(examples.tokens, examples.answer_at, strict=True)
+        }
 
-    train, held = set().union(*map(prompts, sets.train)), set().union(*map(prompts, sets.validation))
+    train, held = (
+        set().union(*map(prompts, sets.train)),
+        set().union(*map(prompts, sets.validation)),
+    )
     assert not train & prompts(sets.test)
     assert not train & held
     assert not held & prompts(sets.test)
     assert len(sets.test.tokens) == len(parts.test)
     dropped = [note for note in task.notes if "dropped: cut to the context" in note]
-    assert len(dropped) == (corpus.name != "instructions")  # at 40 bytes, beginnings of rows are alike
+    assert len(dropped) == (
+        corpus.name != "instructions"
+    )  # at 40 bytes, beginnings of rows are alike
     if dropped:
-        sizes = sum(len(one.tokens) for one in (*sets.train, *sets.validation)), sum(map(len, (*parts.train, *parts.validation)))
+        sizes = (
+            sum(len(one.tokens) for one in (*sets.train, *sets.validation)),
+            sum(map(len, (*parts.train, *parts.validation))),
+        )
         assert int(dropped[0].split()[0]) == sizes[1] - sizes[0] > 0
 
 
@@ -467,7 +597,9 @@ def test_language_modelling_reads_the_streams_as_before(tiny, which):
     data = shards.build(corpus, parts, which, CONTEXT)
     assert torch.equal(task.batches(9)[0], shards.batch(data.train, CONTEXT, 4, 0, 9))
     assert torch.equal(task.test[0], shards.windows(data.test, CONTEXT, 7))
-    assert torch.equal(task.own[0][1], shards.windows(data.validation[1], CONTEXT, task.own[0].shape[1]))
+    assert torch.equal(
+        task.own[0][1], shards.windows(data.validation[1], CONTEXT, task.own[0].shape[1])
+    )
     assert all(counted.all() for _, counted in (task.batches(9), task.test, task.own, task.train))
     assert task.score(clients(tiny)) == {}
 
@@ -475,7 +607,9 @@ def test_language_modelling_reads_the_streams_as_before(tiny, which):
 def test_language_modelling_of_instructions_reads_the_answers_too(tiny, which, told):
     task, parts = made("lm", told, which, tiny, limit=10**6)
     row = parts.test[0]
-    assert which.decode(task.test[0][0]).startswith(f"{told.texts[row]}\nanswer:{told.answers[row]}</s>")
+    assert which.decode(task.test[0][0]).startswith(
+        f"{told.texts[row]}\nanswer:{told.answers[row]}</s>"
+    )
 
 
 def test_rows_that_do_not_fit_are_said(tiny, which):
@@ -484,17 +618,44 @@ def test_rows_that_do_not_fit_are_said(tiny, which):
     assert task.notes == ("20 examples left out: longer than the context of 40 tokens",)
 
 
-@pytest.mark.parametrize(("task", "corpus", "options", "says"), [
-    ("clasify", small, {}, "unknown task 'clasify': did you mean 'classify'"),
-    ("generate", small, {}, "corpus 'stdlib' has no answers to generate: take 'instructions', or a file"),
-    ("classify", small, {"context": 7}, r"context = 7 cannot be used: it must be at least 8 tokens"),
-    ("classify", small, {"limit": 2}, r"the test set of 2 examples has none of the label\(s\) \w+: take a larger test_share"),
-    ("classify", small, {"limit": 0}, "test_limit = 0"),
-    ("classify", small, {"words": {"asyncio": "a", "xml": "x"}}, "does not know: email; it knows asyncio, xml"),
-    ("lm", small, {"words": {"xml": "x"}}, "only the task 'classify' has a verbaliser"),
-    ("generate", lambda: corpora.load("instructions", max_rows=60), {"context": 12},
-     "no example in client 0's training set, .*the test set: .*longer than context 12.*take a larger context"),
-])
+@pytest.mark.parametrize(
+    ("task", "corpus", "options", "says"),
+    [
+        ("clasify", small, {}, "unknown task 'clasify': did you mean 'classify'"),
+        (
+            "generate",
+            small,
+            {},
+            "corpus 'stdlib' has no answers to generate: take 'instructions', or a file",
+        ),
+        (
+            "classify",
+            small,
+            {"context": 7},
+            r"context = 7 cannot be used: it must be at least 8 tokens",
+        ),
+        (
+            "classify",
+            small,
+            {"limit": 2},
+            r"the test set of 2 examples has none of the label\(s\) \w+: take a larger test_share",
+        ),
+        ("classify", small, {"limit": 0}, "test_limit = 0"),
+        (
+            "classify",
+            small,
+            {"words": {"asyncio": "a", "xml": "x"}},
+            "does not know: email; it knows asyncio, xml",
+        ),
+        ("lm", small, {"words": {"xml": "x"}}, "only the task 'classify' has a verbaliser"),
+        (
+            "generate",
+            lambda: corpora.load("instructions", max_rows=60),
+            {"context": 12},
+            "no example in client 0's training set, .*the test set: .*longer than context 12.*take a larger context",
+        ),
+    ],
+)
 def test_what_does_not_fit_is_said(task, corpus, options, says, tiny, which):
     with pytest.raises(BadInput, match=says) as caught:
         made(task, corpus(), which, tiny, **options)
@@ -503,12 +664,21 @@ def test_what_does_not_fit_is_said(task, corpus, options, says, tiny, which):
 
 def test_a_class_that_the_test_set_lacks_is_named(tiny, which):
     rows = [(f"text {i}", "rare" if i < 3 else "odd" if i < 6 else "common") for i in range(100)]
-    with pytest.raises(BadInput, match=r"test set of 10 examples has none of the label\(s\) odd, rare: take a larger"):
+    with pytest.raises(
+        BadInput,
+        match=r"test set of 10 examples has none of the label\(s\) odd, rare: take a larger",
+    ):
         made("classify", corpora.from_rows("x", rows), which, tiny)
 
 
 def test_own_words_are_the_label_tokens(tiny, which):
-    task, _ = made("classify", small(), which, tiny, words={"asyncio": "a", "email": "e", "xml": "x", "unused": "u"})
+    task, _ = made(
+        "classify",
+        small(),
+        which,
+        tiny,
+        words={"asyncio": "a", "email": "e", "xml": "x", "unused": "u"},
+    )
     tokens, counted = task.test
     assert set(tokens[:, 1:][counted].tolist()) == {ord(letter) + 3 for letter in "aex"}
 
@@ -517,13 +687,18 @@ def test_the_entropy_floor_weighs_rows():
     corpus = corpora.from_chains(sources=3, rows=4, length=30)
     rates = [markov.entropy_rate(m) for m in markov.chains(3, 16, 0.2, 0)]
     assert tasks.entropy_floor(corpus) == pytest.approx(np.mean(rates))
-    assert tasks.entropy_floor(corpus, np.array([0, 1, 4])) == pytest.approx((2 * rates[0] + rates[1]) / 3)
+    assert tasks.entropy_floor(corpus, np.array([0, 1, 4])) == pytest.approx(
+        (2 * rates[0] + rates[1]) / 3
+    )
     assert tasks.entropy_floor(corpora.from_rows("x", [("a", "b")])) is None
 
 
 def test_every_score_says_which_way_is_up():
     assert {name: row.scores for name, row in tasks.TASKS.items()} == {
-        "lm": {}, "classify": {"accuracy": True, "macro_f1": True}, "generate": {"exact_match": True}}
+        "lm": {},
+        "classify": {"accuracy": True, "macro_f1": True},
+        "generate": {"exact_match": True},
+    }
     assert all(row.about and row.build.__doc__ for row in tasks.TASKS.values())
 
 

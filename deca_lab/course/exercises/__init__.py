@@ -9,9 +9,14 @@ from deca_lab.course.exercises.exercise import Exercise, Mistake, verdict
 from deca_lab.errors import BadInput, pick
 from deca_lab.errors import check as require
 
-LESSONS = tuple(sorted(module.name for module in iter_modules(__path__) if module.name.startswith("lesson_")))
+LESSONS = tuple(
+    sorted(module.name for module in iter_modules(__path__) if module.name.startswith("lesson_"))
+)
 EXERCISES: dict[str, Exercise] = {
-    made.name: made for lesson in LESSONS for made in import_module(f"{__name__}.{lesson}").EXERCISES}
+    made.name: made
+    for lesson in LESSONS
+    for made in import_module(f"{__name__}.{lesson}").EXERCISES
+}
 
 __all__ = ["EXERCISES", "LESSONS", "Exercise", "Mistake", "check", "hint"]
 
@@ -24,13 +29,20 @@ def check(yours: Callable[..., Any]) -> str:
 def hint(yours: Callable[..., Any], number: int = 1) -> str:
     """Return a hint: the first says least. Raise BadInput for a name or number that there is not."""
     hints = _named(yours).hints
-    require(number in range(1, len(hints) + 1), "number", number, f"1 to {len(hints)}, the hints of this exercise")
+    require(
+        number in range(1, len(hints) + 1),
+        "number",
+        number,
+        f"1 to {len(hints)}, the hints of this exercise",
+    )
     return f"Hint {number} of {len(hints)}: {hints[number - 1]}"
 
 
 def _named(yours: Callable[..., Any]) -> Exercise:
     name = getattr(yours, "__name__", None)
     if not (callable(yours) and isinstance(name, str)):
-        raise BadInput(f"an exercise is checked by its function, not by {type(yours).__name__}: give one of "
-                       f"{', '.join(sorted(EXERCISES))}, without its arguments")
+        raise BadInput(
+            f"an exercise is checked by its function, not by {type(yours).__name__}: give one of "
+            f"{', '.join(sorted(EXERCISES))}, without its arguments"
+        )
     return pick(EXERCISES, name, "exercise")

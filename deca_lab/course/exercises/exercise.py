@@ -68,15 +68,25 @@ def _verdict(exercise: Exercise, answers: Sequence[Any]) -> str:
         if difference.size:
             known = "" if difference.size == inf else _known(exercise, answers)
             return f"Not yet, on {where}: {known or difference.words}"
-    cases = " and on ".join(exercise.cases) if len(exercise.cases) <= 3 else f"all {len(exercise.cases)} cases"
+    cases = (
+        " and on ".join(exercise.cases)
+        if len(exercise.cases) <= 3
+        else f"all {len(exercise.cases)} cases"
+    )
     return f"Right: yours is the library's own {exercise.about}, on {cases}."
 
 
 def _known(exercise: Exercise, answers: Sequence[Any]) -> str:
     """Return the words of the mistake that gives these answers on all cases, or nothing."""
     cases = list(exercise.cases.values())
-    made = (m.words for m in exercise.mistakes
-            if not any(_read(a, m.computes(*deepcopy(case))).size for a, case in zip(answers, cases, strict=True)))
+    made = (
+        m.words
+        for m in exercise.mistakes
+        if not any(
+            _read(a, m.computes(*deepcopy(case))).size
+            for a, case in zip(answers, cases, strict=True)
+        )
+    )
     return next(made, "")
 
 
@@ -85,7 +95,10 @@ def _read(answer: object, wanted: object) -> Gap:
     try:
         return gap(answer, wanted)
     except Exception:
-        return Gap(inf, f"the answer is {_thing(answer)}, which cannot be read; it must be {_kind(wanted)}.")
+        return Gap(
+            inf,
+            f"the answer is {_thing(answer)}, which cannot be read; it must be {_kind(wanted)}.",
+        )
 
 
 def _message(error: BaseException) -> str:
@@ -98,7 +111,11 @@ def _message(error: BaseException) -> str:
 def _changed(exercise: Exercise, given: Arguments, arguments: Arguments) -> str:
     """Return the names of the arguments that are no longer what they were."""
     names = inspect.signature(exercise.solution).parameters
-    return " and ".join(n for n, new, old in zip(names, given, arguments, strict=False) if gap(new, old, exact=True).size)
+    return " and ".join(
+        n
+        for n, new, old in zip(names, given, arguments, strict=False)
+        if gap(new, old, exact=True).size
+    )
 
 
 # ---- an answer beside what it should be; what it should be says how the answer is read
@@ -122,11 +139,18 @@ def gap(got: object, wanted: object, at: str = "", exact: bool = False) -> Gap:
     if array.shape != asked.shape:
         return Gap(inf, f"{here} has shape {array.shape}; it must be {_kind(wanted)}.")
     if not (exact or np.isfinite(array).all()):
-        return Gap(inf, f"some entries of {here} are not finite numbers." if array.shape else f"{here} is not a finite number.")
+        return Gap(
+            inf,
+            f"some entries of {here} are not finite numbers."
+            if array.shape
+            else f"{here} is not a finite number.",
+        )
     return _gap_of_numbers(array, asked, here, exact)
 
 
-def _gap_of_dicts(got: object, wanted: Mapping[Any, object], at: str, here: str, exact: bool) -> Gap:
+def _gap_of_dicts(
+    got: object, wanted: Mapping[Any, object], at: str, here: str, exact: bool
+) -> Gap:
     if not isinstance(got, Mapping):
         return Gap(inf, f"{here} is {_thing(got)}; it must be {_kind(wanted)}.")
     if set(got) != set(wanted):
@@ -134,20 +158,26 @@ def _gap_of_dicts(got: object, wanted: Mapping[Any, object], at: str, here: str,
     return _worst(gap(got[key], wanted[key], f"{at}[{key!r}]", exact) for key in wanted)
 
 
-def _gap_of_sequences(got: object, wanted: Sequence[object], at: str, here: str, exact: bool) -> Gap:
+def _gap_of_sequences(
+    got: object, wanted: Sequence[object], at: str, here: str, exact: bool
+) -> Gap:
     if isinstance(got, np.ndarray | torch.Tensor) and got.ndim:
         got = list(got)
     if not isinstance(got, tuple | list):
         return Gap(inf, f"{here} is {_thing(got)}; it must be {_kind(wanted)}.")
     if len(got) != len(wanted):
         return Gap(inf, f"{here} has {len(got)} parts; it must be {_kind(wanted)}.")
-    return _worst(gap(g, w, f"{at}[{k}]", exact) for k, (g, w) in enumerate(zip(got, wanted, strict=True)))
+    return _worst(
+        gap(g, w, f"{at}[{k}]", exact) for k, (g, w) in enumerate(zip(got, wanted, strict=True))
+    )
 
 
 def _gap_of_words(got: object, wanted: str, here: str) -> Gap:
     if not isinstance(got, str):
         return Gap(inf, f"{here} is {_thing(got)}; it must be {_kind(wanted)}.")
-    return Gap(0) if got == wanted else Gap(1, f"{here} is {got[:60]!r}, and it should be {wanted!r}.")
+    return (
+        Gap(0) if got == wanted else Gap(1, f"{here} is {got[:60]!r}, and it should be {wanted!r}.")
+    )
 
 
 def _gap_of_numbers(got: np.ndarray, wanted: np.ndarray, here: str, exact: bool) -> Gap:
@@ -156,7 +186,9 @@ def _gap_of_numbers(got: np.ndarray, wanted: np.ndarray, here: str, exact: bool)
     g, w = got.astype(np.float64), wanted.astype(np.float64)
     coarse = any(a.dtype.kind == "f" and a.dtype.itemsize < 8 for a in (got, wanted))
     size = float(np.abs(w).max(initial=0))
-    wrong = np.abs(g - w) > (1e-4 * np.abs(w) + 1e-5 * size if coarse else 1e-6 * np.abs(w) + 1e-9 * size)
+    wrong = np.abs(g - w) > (
+        1e-4 * np.abs(w) + 1e-5 * size if coarse else 1e-6 * np.abs(w) + 1e-9 * size
+    )
     if not wrong.any():
         return Gap(0)
     worst = np.unravel_index(int((np.abs(g - w) * wrong).argmax()), w.shape)
@@ -181,12 +213,22 @@ def _array(value: object) -> np.ndarray | None:
 
 
 def _number(value: np.generic) -> str:
-    return str(bool(value)) if isinstance(value, np.bool_) else f"{value:.6g}" if value.dtype.kind == "f" else str(value)
+    return (
+        str(bool(value))
+        if isinstance(value, np.bool_)
+        else f"{value:.6g}"
+        if value.dtype.kind == "f"
+        else str(value)
+    )
 
 
 def _listed(keys: Iterable[object]) -> str:
     names = sorted(map(_name, keys))
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "none"
+    return (
+        ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        if names
+        else "none"
+    )
 
 
 def _name(key: object) -> str:

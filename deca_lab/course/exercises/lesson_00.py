@@ -44,25 +44,52 @@ MIX = Exercise(
     name="mix",
     about="mixing",
     solution=mix,
-    cases={"a W that is not symmetric": (DIRECTED, MODELS), "a path of five clients": (topology("path", 5).at(0), MODELS)},
+    cases={
+        "a W that is not symmetric": (DIRECTED, MODELS),
+        "a path of five clients": (topology("path", 5).at(0), MODELS),
+    },
     mistakes=(
-        Mistake(lambda W, X: W.T @ X, "rows and columns are exchanged. w_ij is what client i takes from client j, so row i of W "
-                "makes row i of the answer; you used column i (a transposed W)."),
-        Mistake(lambda W, X: _off(W) @ X, "a client forgot its own share w_ii, so its shares no longer sum to one."),
-        Mistake(lambda W, X: X + _off(W) @ X, "shares do not sum to one: you kept the whole own model and added the others' "
-                "shares. The own model counts w_ii."),
-        Mistake(lambda W, X: (W != 0) @ X, "you summed the models that a client hears, without their shares w_ij; shares that "
-                "sum to one make it an average."),
-        Mistake(lambda W, X: _equally(W != 0, X), "you averaged equally over all that a client hears (degree weights): rows sum "
-                "to one, columns do not, so the network's mean moves. Use the shares that stand in W."),
-        Mistake(lambda W, X: _equally(_off(W) != 0, X), "you averaged the neighbours equally and forgot the own share. Use the "
-                "shares that stand in W."),
-        Mistake(lambda W, X: np.tile(X.mean(0), (len(X), 1)), "every client got the mean of all. That takes a complete graph; "
-                "here each one hears its neighbours only."),
+        Mistake(
+            lambda W, X: W.T @ X,
+            "rows and columns are exchanged. w_ij is what client i takes from client j, so row i of W "
+            "makes row i of the answer; you used column i (a transposed W).",
+        ),
+        Mistake(
+            lambda W, X: _off(W) @ X,
+            "a client forgot its own share w_ii, so its shares no longer sum to one.",
+        ),
+        Mistake(
+            lambda W, X: X + _off(W) @ X,
+            "shares do not sum to one: you kept the whole own model and added the others' "
+            "shares. The own model counts w_ii.",
+        ),
+        Mistake(
+            lambda W, X: (W != 0) @ X,
+            "you summed the models that a client hears, without their shares w_ij; shares that "
+            "sum to one make it an average.",
+        ),
+        Mistake(
+            lambda W, X: _equally(W != 0, X),
+            "you averaged equally over all that a client hears (degree weights): rows sum "
+            "to one, columns do not, so the network's mean moves. Use the shares that stand in W.",
+        ),
+        Mistake(
+            lambda W, X: _equally(_off(W) != 0, X),
+            "you averaged the neighbours equally and forgot the own share. Use the "
+            "shares that stand in W.",
+        ),
+        Mistake(
+            lambda W, X: np.tile(X.mean(0), (len(X), 1)),
+            "every client got the mean of all. That takes a complete graph; "
+            "here each one hears its neighbours only.",
+        ),
         Mistake(lambda W, X: X, "nothing moved: this is X as it was."),
         Mistake(lambda W, X: W @ W @ X, "this is two mixings; do one."),
-        Mistake(_one_after_another, "later clients used models that were already mixed. All mix at once: read old rows, write "
-                "new ones."),
+        Mistake(
+            _one_after_another,
+            "later clients used models that were already mixed. All mix at once: read old rows, write "
+            "new ones.",
+        ),
     ),
     hints=(
         "A row of a product of two matrices is a sum of rows of the second one.",

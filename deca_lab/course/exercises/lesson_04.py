@@ -24,7 +24,11 @@ def active_block(step: int, blocks: int, inner_steps: int) -> int:
 
 def visit_bytes(W: Array, columns: int, inner_steps: int) -> int:
     """Return the bytes that all clients together send in one visit to a block of `columns` float32 numbers."""
-    problem = Problem({"x": torch.zeros(len(W), columns)}, lambda params, batch: params["x"].sum(), lambda step: None)
+    problem = Problem(
+        {"x": torch.zeros(len(W), columns)},
+        lambda params, batch: params["x"].sum(),
+        lambda step: None,
+    )
     recipe = Recipe(1, inner_steps, lambda step: 0.0, optimisers.sgd())
     return int(ledger.traffic(plan(problem, whole(["x"]), Topology("given", (W,)), recipe)).sum())
 
@@ -37,20 +41,36 @@ ACTIVE_BLOCK = Exercise(
     name="active_block",
     about="schedule",
     solution=active_block,
-    cases={f"inner step {s} of a run with {k} blocks and {r} inner steps in a visit": (s, k, r)
-           for s, k, r in ((0, 3, 4), (3, 3, 4), (4, 3, 4), (14, 3, 4), (47, 5, 3))},
+    cases={
+        f"inner step {s} of a run with {k} blocks and {r} inner steps in a visit": (s, k, r)
+        for s, k, r in ((0, 3, 4), (3, 3, 4), (4, 3, 4), (14, 3, 4), (47, 5, 3))
+    },
     mistakes=(
-        Mistake(lambda s, k, r: s % k, "you moved on to the next block after every step. A visit lasts inner_steps of them."),
-        Mistake(lambda s, k, r: s // r, "this is the number of the visit, which grows for ever. After the last block a new round "
-                "begins with block 0."),
-        Mistake(lambda s, k, r: s // k % r, "number of blocks and length of a visit are exchanged."),
-        Mistake(lambda s, k, r: (s + 1) // r % k, "one step too early: steps are counted from 0, so the first visit is steps 0 "
-                "to inner_steps - 1."),
+        Mistake(
+            lambda s, k, r: s % k,
+            "you moved on to the next block after every step. A visit lasts inner_steps of them.",
+        ),
+        Mistake(
+            lambda s, k, r: s // r,
+            "this is the number of the visit, which grows for ever. After the last block a new round "
+            "begins with block 0.",
+        ),
+        Mistake(
+            lambda s, k, r: s // k % r, "number of blocks and length of a visit are exchanged."
+        ),
+        Mistake(
+            lambda s, k, r: (s + 1) // r % k,
+            "one step too early: steps are counted from 0, so the first visit is steps 0 "
+            "to inner_steps - 1.",
+        ),
         Mistake(lambda s, k, r: s // r % k + 1, "blocks are counted from 0."),
         Mistake(lambda s, k, r: s % r, "this is the step within the visit."),
         Mistake(lambda s, k, r: s // (k * r), "this is the number of the round."),
-        Mistake(lambda s, k, r: k - 1 - s // r % k, "you went from the last block to the first; the paper's order begins with "
-                "the embeddings, block 0."),
+        Mistake(
+            lambda s, k, r: k - 1 - s // r % k,
+            "you went from the last block to the first; the paper's order begins with "
+            "the embeddings, block 0.",
+        ),
     ),
     hints=(
         "First: which visit is it? A visit lasts inner_steps steps.",
@@ -61,20 +81,40 @@ VISIT_BYTES = Exercise(
     name="visit_bytes",
     about="ledger of a visit",
     solution=visit_bytes,
-    cases={"a path of five clients": (topology("path", 5).at(0), 60, 7),
-           "three clients of whom one keeps nothing of itself": (RESTLESS, 10, 4)},
+    cases={
+        "a path of five clients": (topology("path", 5).at(0), 60, 7),
+        "three clients of whom one keeps nothing of itself": (RESTLESS, 10, 4),
+    },
     mistakes=(
-        Mistake(lambda W, d, r: (W != 0).sum() * d * FLOAT * r, "you counted what a client sends to itself: the diagonal of W is "
-                "no message."),
-        Mistake(lambda W, d, r: _messages(W) * d * r, "these are numbers, not bytes: a float32 has four."),
-        Mistake(lambda W, d, r: _messages(W) * d * FLOAT, "this is one mixing; a visit has one after each of its inner steps."),
-        Mistake(lambda W, d, r: _messages(W) // 2 * d * FLOAT * r, "you counted each edge once. Both ends send their model: two "
-                "messages an edge."),
-        Mistake(lambda W, d, r: len(W) * (len(W) - 1) * d * FLOAT * r, "here everybody sends to everybody. Only where W has a "
-                "share does a model travel."),
-        Mistake(lambda W, d, r: len(W) * d * FLOAT * r, "you counted one message a client. It sends a copy to each neighbour."),
-        Mistake(lambda W, d, r: _messages(W) * d * 2 * FLOAT * r, "twice too much: neither gradients nor moments travel, and a "
-                "float32 has four bytes, not eight."),
+        Mistake(
+            lambda W, d, r: (W != 0).sum() * d * FLOAT * r,
+            "you counted what a client sends to itself: the diagonal of W is no message.",
+        ),
+        Mistake(
+            lambda W, d, r: _messages(W) * d * r,
+            "these are numbers, not bytes: a float32 has four.",
+        ),
+        Mistake(
+            lambda W, d, r: _messages(W) * d * FLOAT,
+            "this is one mixing; a visit has one after each of its inner steps.",
+        ),
+        Mistake(
+            lambda W, d, r: _messages(W) // 2 * d * FLOAT * r,
+            "you counted each edge once. Both ends send their model: two messages an edge.",
+        ),
+        Mistake(
+            lambda W, d, r: len(W) * (len(W) - 1) * d * FLOAT * r,
+            "here everybody sends to everybody. Only where W has a share does a model travel.",
+        ),
+        Mistake(
+            lambda W, d, r: len(W) * d * FLOAT * r,
+            "you counted one message a client. It sends a copy to each neighbour.",
+        ),
+        Mistake(
+            lambda W, d, r: _messages(W) * d * 2 * FLOAT * r,
+            "twice too much: neither gradients nor moments travel, and a "
+            "float32 has four bytes, not eight.",
+        ),
     ),
     hints=(
         "A message is one client's row of the active block: columns times four bytes. How many messages has one mixing?",

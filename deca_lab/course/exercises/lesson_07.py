@@ -53,15 +53,27 @@ LORA_DELTA = Exercise(
     cases={"rank 2": (*WIDE, 16.0), "a square weight and rank 3": (*SQUARE, 5.0)},
     mistakes=(
         Mistake(lambda A, B, alpha: B @ A, "the scale is missing: alpha / r."),
-        Mistake(lambda A, B, alpha: alpha * B @ A, "you scaled by alpha; the scale is alpha / r, so that a larger rank does not "
-                "mean larger steps."),
+        Mistake(
+            lambda A, B, alpha: alpha * B @ A,
+            "you scaled by alpha; the scale is alpha / r, so that a larger rank does not "
+            "mean larger steps.",
+        ),
         Mistake(lambda A, B, alpha: B @ A / len(A), "you divided by the rank but forgot alpha."),
-        Mistake(lambda A, B, alpha: B @ A * (len(A) / alpha), "the scale is upside down: it is alpha / r."),
-        Mistake(lambda A, B, alpha: B @ A * (alpha / len(A) ** 0.5), "you divided by the root of the rank, as rsLoRA does; LoRA "
-                "divides by the rank."),
-        Mistake(lambda A, B, alpha: B @ A * (alpha / A.shape[1]), "you divided by the width of the layer. The rank is the "
-                "number of rows of A."),
-        Mistake(lambda A, B, alpha: -alpha / len(A) * B @ A, "the sign is turned: the update is added."),
+        Mistake(
+            lambda A, B, alpha: B @ A * (len(A) / alpha),
+            "the scale is upside down: it is alpha / r.",
+        ),
+        Mistake(
+            lambda A, B, alpha: B @ A * (alpha / len(A) ** 0.5),
+            "you divided by the root of the rank, as rsLoRA does; LoRA divides by the rank.",
+        ),
+        Mistake(
+            lambda A, B, alpha: B @ A * (alpha / A.shape[1]),
+            "you divided by the width of the layer. The rank is the number of rows of A.",
+        ),
+        Mistake(
+            lambda A, B, alpha: -alpha / len(A) * B @ A, "the sign is turned: the update is added."
+        ),
     ),
     hints=(
         "B (out, r) times A (r, in) gives (out, in); r is the number of rows of A.",
@@ -72,19 +84,37 @@ INTERFERENCE = Exercise(
     name="interference",
     about="interference of factors",
     solution=interference,
-    cases={"a client that hears two others": (*CLIENTS, SHARES), "two clients": (CLIENTS[0][:2], CLIENTS[1][:2], HALVES)},
+    cases={
+        "a client that hears two others": (*CLIENTS, SHARES),
+        "two clients": (CLIENTS[0][:2], CLIENTS[1][:2], HALVES),
+    },
     mistakes=(
-        Mistake(lambda A, B, w: _mean(B, w) @ _mean(A, w) - _mean(B @ A, w), "the sign is turned: mean of products minus product "
-                "of means."),
-        Mistake(lambda A, B, w: _mean(B, w) @ _mean(A, w), "this is the product of means, what a client has after averaging the "
-                "factors apart. Subtract it from the mean of products."),
-        Mistake(lambda A, B, w: _mean(B @ A, w), "this is the mean of products, what was wanted. Subtract the product of means, "
-                "what the client got."),
-        Mistake(lambda A, B, w: _mean(B @ A, _equal(w)) - _mean(B, _equal(w)) @ _mean(A, _equal(w)), "you averaged equally; use "
-                "the shares w."),
-        Mistake(lambda A, B, w: _mean(B @ A, w) - _mean(B @ A, w * w), "in the product of means every B_i meets every A_j. You "
-                "multiplied only each client's own pair."),
-        Mistake(lambda A, B, w: (B @ A).sum(0) - B.sum(0) @ A.sum(0), "you summed without the shares w."),
+        Mistake(
+            lambda A, B, w: _mean(B, w) @ _mean(A, w) - _mean(B @ A, w),
+            "the sign is turned: mean of products minus product of means.",
+        ),
+        Mistake(
+            lambda A, B, w: _mean(B, w) @ _mean(A, w),
+            "this is the product of means, what a client has after averaging the "
+            "factors apart. Subtract it from the mean of products.",
+        ),
+        Mistake(
+            lambda A, B, w: _mean(B @ A, w),
+            "this is the mean of products, what was wanted. Subtract the product of means, "
+            "what the client got.",
+        ),
+        Mistake(
+            lambda A, B, w: _mean(B @ A, _equal(w)) - _mean(B, _equal(w)) @ _mean(A, _equal(w)),
+            "you averaged equally; use the shares w.",
+        ),
+        Mistake(
+            lambda A, B, w: _mean(B @ A, w) - _mean(B @ A, w * w),
+            "in the product of means every B_i meets every A_j. You "
+            "multiplied only each client's own pair.",
+        ),
+        Mistake(
+            lambda A, B, w: (B @ A).sum(0) - B.sum(0) @ A.sum(0), "you summed without the shares w."
+        ),
     ),
     hints=(
         "Two things to make: the average of the products B_j A_j, and the product of the averaged factors.",

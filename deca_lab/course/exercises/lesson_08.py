@@ -11,11 +11,15 @@ from deca_lab.mixing.spectrum import islands, spectrum
 from deca_lab.mixing.topology import topology
 
 STAR, PATH = (topology(name, 5).at(0) for name in ("star", "path"))
-LEADER = np.array([[0.5, 0.25, 0.25], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5]])  # rows sum to one, columns do not
+LEADER = np.array(
+    [[0.5, 0.25, 0.25], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5]]
+)  # rows sum to one, columns do not
 TWO_PAIRS = np.kron(np.eye(2), np.full((2, 2), 0.5))
 SWAP = np.array([[0.0, 1.0], [1.0, 0.0]])
 NEGATIVE = np.array([[0.6, 0.5, -0.1], [-0.1, 0.6, 0.5], [0.5, -0.1, 0.6]])
-PATIENT = np.array([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.5, 0.0, 0.5]])  # rho = 1, yet its powers tend to J
+PATIENT = np.array(
+    [[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.5, 0.0, 0.5]]
+)  # rho = 1, yet its powers tend to J
 
 
 def without_client(W: Array, dead: int) -> Array:
@@ -87,21 +91,42 @@ WITHOUT_CLIENT = Exercise(
     name="without_client",
     about="re-weighting",
     solution=without_client,
-    cases={"a triangle with a tail, without client 2": (metropolis(KITE), 2), "a star without one of its tips": (STAR, 3),
-           "a path without its middle": (PATH, 2)},
+    cases={
+        "a triangle with a tail, without client 2": (metropolis(KITE), 2),
+        "a star without one of its tips": (STAR, 3),
+        "a path without its middle": (PATH, 2),
+    },
     mistakes=(
-        Mistake(_cut, "row and column of the dead client are zero, but nobody took its share over: rows no longer sum to one, "
-                "and mixing shrinks the models."),
-        Mistake(_alone, "the dead client is alone now, but its neighbours' rows sum to less than one: give each its lost share "
-                "back."),
-        Mistake(_scaled, "you scaled the rows to sum to one. Then the columns do not, and the mean of those alive moves. Keep a "
-                "lost share at home instead: the diagonal leaves W symmetric."),
-        Mistake(_spread, "you spread the lost share over the neighbours too. Each of them takes more, but not gives more, so the "
-                "columns no longer sum to one. Put it on the diagonal."),
-        Mistake(_only_unheard, "nobody hears the dead client now, but its row still hears others, so their columns sum to more "
-                "than one. Its row is 1 on the diagonal alone."),
-        Mistake(_own_zero, "the dead client's own row is all zero: then its column sums to zero. Let it keep itself, a 1 on the "
-                "diagonal."),
+        Mistake(
+            _cut,
+            "row and column of the dead client are zero, but nobody took its share over: rows no longer sum to one, "
+            "and mixing shrinks the models.",
+        ),
+        Mistake(
+            _alone,
+            "the dead client is alone now, but its neighbours' rows sum to less than one: give each its lost share "
+            "back.",
+        ),
+        Mistake(
+            _scaled,
+            "you scaled the rows to sum to one. Then the columns do not, and the mean of those alive moves. Keep a "
+            "lost share at home instead: the diagonal leaves W symmetric.",
+        ),
+        Mistake(
+            _spread,
+            "you spread the lost share over the neighbours too. Each of them takes more, but not gives more, so the "
+            "columns no longer sum to one. Put it on the diagonal.",
+        ),
+        Mistake(
+            _only_unheard,
+            "nobody hears the dead client now, but its row still hears others, so their columns sum to more "
+            "than one. Its row is 1 on the diagonal alone.",
+        ),
+        Mistake(
+            _own_zero,
+            "the dead client's own row is all zero: then its column sums to zero. Let it keep itself, a 1 on the "
+            "diagonal.",
+        ),
         Mistake(lambda W, dead: W, "nothing changed: this is W as it was."),
     ),
     hints=(
@@ -115,26 +140,55 @@ IS_SOUND = Exercise(
     name="is_sound",
     about="judgement",
     solution=is_sound,
-    cases={"a path of five clients": (PATH,), "a W that is not symmetric, but doubly stochastic": (DIRECTED,),
-           "a W of whose sums only the rows' are one": (LEADER,), "a W of whose sums only the columns' are one": (LEADER.T,),
-           "two pairs that never meet": (TWO_PAIRS,), "two clients that swap": (SWAP,), "a W with negative entries": (NEGATIVE,),
-           "a W that needs more than one mixing to shrink anything": (PATIENT,)},
+    cases={
+        "a path of five clients": (PATH,),
+        "a W that is not symmetric, but doubly stochastic": (DIRECTED,),
+        "a W of whose sums only the rows' are one": (LEADER,),
+        "a W of whose sums only the columns' are one": (LEADER.T,),
+        "two pairs that never meet": (TWO_PAIRS,),
+        "two clients that swap": (SWAP,),
+        "a W with negative entries": (NEGATIVE,),
+        "a W that needs more than one mixing to shrink anything": (PATIENT,),
+    },
     mistakes=(
-        Mistake(lambda W: _ones(W.sum(1)), "you asked for rows that sum to one only. Columns must too, or the mean drifts; and "
-                "all must reach all."),
-        Mistake(lambda W: _ones(W.sum(0)), "you asked for columns that sum to one only. Rows must too, or clients that agree are "
-                "moved; and all must reach all."),
-        Mistake(_both, "sums of one keep the mean, but they do not bring clients together: those that never hear of each other, "
-                "or only swap, stay apart."),
-        Mistake(_agree, "you asked whether the clients agree in the end. They must agree on the mean: where columns do "
-                "not sum to one, some clients count more."),
-        Mistake(lambda W: _both(W) and islands(W != 0) is None, "everybody reaches everybody, but clients that swap for ever "
-                "reach no agreement: the period of the graph must be 1."),
-        Mistake(lambda W: is_sound(W) and np.array_equal(W, W.T), "W need not be symmetric: sums of one, both ways, are enough."),
-        Mistake(lambda W: is_sound(W) and bool((W >= 0).all()), "negative entries are odd, but they do no harm where powers of W "
-                "still tend to J."),
-        Mistake(lambda W: _both(W) and spectrum(W).rho < 1 - 1e-9, "you asked that a single mixing shrinks all disagreement "
-                "(rho < 1). It is enough that many do: look at eigenvalues, or at a high power of W."),
+        Mistake(
+            lambda W: _ones(W.sum(1)),
+            "you asked for rows that sum to one only. Columns must too, or the mean drifts; and "
+            "all must reach all.",
+        ),
+        Mistake(
+            lambda W: _ones(W.sum(0)),
+            "you asked for columns that sum to one only. Rows must too, or clients that agree are "
+            "moved; and all must reach all.",
+        ),
+        Mistake(
+            _both,
+            "sums of one keep the mean, but they do not bring clients together: those that never hear of each other, "
+            "or only swap, stay apart.",
+        ),
+        Mistake(
+            _agree,
+            "you asked whether the clients agree in the end. They must agree on the mean: where columns do "
+            "not sum to one, some clients count more.",
+        ),
+        Mistake(
+            lambda W: _both(W) and islands(W != 0) is None,
+            "everybody reaches everybody, but clients that swap for ever "
+            "reach no agreement: the period of the graph must be 1.",
+        ),
+        Mistake(
+            lambda W: is_sound(W) and np.array_equal(W, W.T),
+            "W need not be symmetric: sums of one, both ways, are enough.",
+        ),
+        Mistake(
+            lambda W: is_sound(W) and bool((W >= 0).all()),
+            "negative entries are odd, but they do no harm where powers of W still tend to J.",
+        ),
+        Mistake(
+            lambda W: _both(W) and spectrum(W).rho < 1 - 1e-9,
+            "you asked that a single mixing shrinks all disagreement "
+            "(rho < 1). It is enough that many do: look at eigenvalues, or at a high power of W.",
+        ),
         Mistake(lambda W: True, "you said yes to every W."),
         Mistake(lambda W: False, "you said no to every W."),
     ),

@@ -45,5 +45,5 @@ def quiz(lesson: str) -> "HTML":
 
     from IPython.display import HTML
 
-    make: Callable[[str], HTML] = HTML      # IPython has no types
+    make: Callable[[str], HTML] = HTML  # IPython has no types
     return make(page(questions, f"Quiz of lesson {int(lesson)}"))

@@ -21,11 +21,15 @@ def page(questions: Sequence[Question], title: str) -> str:
 
 
 def _item(question: Question) -> str:
-    options = "\n".join(_option(*option, right=k == question.answer) for k, option in enumerate(question.options))
+    options = "\n".join(
+        _option(*option, right=k == question.answer) for k, option in enumerate(question.options)
+    )
     return f"<li>\n<p>{escape(question.asks)}</p>\n{options}\n</li>"
 
 
 def _option(text: str, why: str, right: bool) -> str:
     verdict = "Right" if right else "Not this one"
-    return (f"<details>\n<summary>{escape(text)}</summary>\n"
-            f"<p><strong>{verdict}:</strong> {escape(why)}</p>\n</details>")
+    return (
+        f"<details>\n<summary>{escape(text)}</summary>\n"
+        f"<p><strong>{verdict}:</strong> {escape(why)}</p>\n</details>"
+    )

@@ -7,4 +7,11 @@ from deca_lab.course.widgets.microscope import moment_microscope
 from deca_lab.course.widgets.paths import quadratic_paths
 from deca_lab.course.widgets.scheduler import block_scheduler
 
-__all__ = ["block_scheduler", "moment_microscope", "quadratic_paths", "shard_picture", "topology_editor", "training_dashboard"]
+__all__ = [
+    "block_scheduler",
+    "moment_microscope",
+    "quadratic_paths",
+    "shard_picture",
+    "topology_editor",
+    "training_dashboard",
+]

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from ipywidgets import HTML, VBox
     from matplotlib.axes import Axes
 
-PAUSE = 0.4                                  # seconds between two pictures of a live run
-LOWEST = 1e-6                                # of the disagreement's axis
-Measurements = list[dict[str, Any]]                  # what the run reported, a row for each inner step
+PAUSE = 0.4  # seconds between two pictures of a live run
+LOWEST = 1e-6  # of the disagreement's axis
+Measurements = list[dict[str, Any]]  # what the run reported, a row for each inner step
 
 
 def training_dashboard(config: RunConfig, out: Path | str | None = None) -> "VBox | Image":
@@ -32,13 +32,15 @@ def training_dashboard(config: RunConfig, out: Path | str | None = None) -> "VBo
     from deca_lab.lab.prepare import prepare
 
     if live():
-        prepare(config)                                # so that errors come here, and not in the background
+        prepare(config)  # so that errors come here, and not in the background
         return _live(config, out)
     rows = _follow(config, out, lambda rows: False)
     return still(scene(), {"rows": rows, "end": ""})
 
 
-def _follow(config: RunConfig, out: Path | str | None, seen: Callable[[Measurements], bool]) -> Measurements:
+def _follow(
+    config: RunConfig, out: Path | str | None, seen: Callable[[Measurements], bool]
+) -> Measurements:
     """Run, and return what was known after each inner step; `seen` is shown the rows each time and may ask to stop."""
     from deca_lab.lab.runs import run
 
@@ -108,21 +110,37 @@ def scene() -> Scene:
         losses, distances = figure.subplots(1, 2, width_ratios=(1.3, 1))
         figure.subplots_adjust(left=0.085, right=0.985, bottom=0.3, top=0.83, wspace=0.3)
         title, draw, follow = headline(losses), _losses(losses), _distance(distances)
-        figure.legend(*losses.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=3, handlelength=2)
+        figure.legend(
+            *losses.get_legend_handles_labels(),
+            loc="lower left",
+            bbox_to_anchor=(0.01, 0.0),
+            ncols=3,
+            handlelength=2,
+        )
 
     def update(rows: Measurements, end: str) -> str:
         if not rows:
             say(title, end or "Preparing text, shards and model ...")
             return f"No picture yet: the run is being prepared. {end}".strip()
-        measured = [row for k, row in enumerate(rows) if k == 0 or row["measured"] != rows[k - 1]["measured"]]
+        measured = [
+            row
+            for k, row in enumerate(rows)
+            if k == 0 or row["measured"] != rows[k - 1]["measured"]
+        ]
         at = [0 if row["measured"] == 1 else row["done"] for row in measured]
         draw(rows, measured, at)
         follow(measured, at)
         now, first, last = rows[-1], nats(measured[0]["test_loss"]), nats(rows[-1]["test_loss"])
-        state = f"step {now['done']} of {now['total']}, block {now['block']}" if not end else end[0].upper() + end[1:]
+        state = (
+            f"step {now['done']} of {now['total']}, block {now['block']}"
+            if not end
+            else end[0].upper() + end[1:]
+        )
         say(title, f"{state}: the mean model's test loss is {last}, at first {first}")
-        return (f"Loss and consensus distance over {now['total']} inner steps. {state}. The mean model's test loss went from "
-                f"{first} to {last}; the clients are {number(now['consensus'])} apart.")
+        return (
+            f"Loss and consensus distance over {now['total']} inner steps. {state}. The mean model's test loss went from "
+            f"{first} to {last}; the clients are {number(now['consensus'])} apart."
+        )
 
     return Scene(figure, update)
 
@@ -130,15 +148,23 @@ def scene() -> Scene:
 def _losses(axes: "Axes") -> Callable[[Measurements, Measurements, list[int]], None]:
     """Return what draws the training batches' loss, and the test losses where they were measured."""
     batch = axes.plot([], [], color=GREY, lw=1, label="training batches", animated=True)[0]
-    least = axes.plot([], [], color=ORANGE, lw=1.2, ls=":", label="clients, least and most", animated=True)[0]
+    least = axes.plot(
+        [], [], color=ORANGE, lw=1.2, ls=":", label="clients, least and most", animated=True
+    )[0]
     most = axes.plot([], [], color=ORANGE, lw=1.2, ls=":", animated=True)[0]
-    mean = axes.plot([], [], color=BLUE, lw=2, marker="o", ms=4, label="mean model, test text", animated=True)[0]
+    mean = axes.plot(
+        [], [], color=BLUE, lw=2, marker="o", ms=4, label="mean model, test text", animated=True
+    )[0]
     axes.set(xlabel="inner step", ylabel="loss (nats per token)")
     axes.grid(visible=True)
 
     def update(rows: Measurements, measured: Measurements, at: list[int]) -> None:
         batch.set_data(*np.array([(row["done"], row["loss"]) for row in rows]).T)
-        for artist, name in ((mean, "test_loss"), (least, "client_test_loss_min"), (most, "client_test_loss_max")):
+        for artist, name in (
+            (mean, "test_loss"),
+            (least, "client_test_loss_min"),
+            (most, "client_test_loss_max"),
+        ):
             artist.set_data(at, [row[name] for row in measured])
         top = 0.5 * np.ceil(2.2 * max(rows[0]["loss"], measured[0]["test_loss"]))
         axes.set(xlim=(0, rows[0]["total"]), ylim=(0, top))

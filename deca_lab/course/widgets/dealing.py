@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from ipywidgets import VBox
     from matplotlib.axes import Axes
 
-MOST, LABELS, MANY = 16, 8, 4000             # clients, labels that are drawn, rows that are dealt at most
-LEAST, LARGEST = -2.0, 2.0                   # of log10 alpha
-HATCHES = ("", "//", "", "..", "", "xx", "", "--")          # every other one: hatching takes time
+MOST, LABELS, MANY = 16, 8, 4000  # clients, labels that are drawn, rows that are dealt at most
+LEAST, LARGEST = -2.0, 2.0  # of log10 alpha
+HATCHES = ("", "//", "", "..", "", "xx", "", "--")  # every other one: hatching takes time
 CONTROLS = {
     "split": Control("split", options=tuple(name for name in shards.SPLITS if name != "shares")),
     "power": Control("log10 of alpha", LEAST, LARGEST, 0.1),
@@ -44,14 +44,20 @@ class Dealt(NamedTuple):
         return next(word for limit, word in WORDS if self.js < limit)
 
 
-def shard_picture(corpus: Corpus, clients: int = 8, alpha: float = 0.25, split: str = "dirichlet",
-                  seed: int = 0) -> "VBox | Image":
+def shard_picture(
+    corpus: Corpus, clients: int = 8, alpha: float = 0.25, split: str = "dirichlet", seed: int = 0
+) -> "VBox | Image":
     """Return the rows of a corpus dealt to clients, with controls; elsewhere than in a live front end as an IPython image.
 
     `split` is one of `deca_lab.text.shards` but "shares"; `alpha`, from 0.01 to 100, is for "dirichlet" and "quantity". Of more
     than 4,000 rows a random sample is dealt, and labels after the eighth count as one. Raises BadInput.
     """
-    check(isinstance(alpha, int | float) and 10**LEAST <= alpha <= 10**LARGEST, "alpha", alpha, "a number from 0.01 to 100")
+    check(
+        isinstance(alpha, int | float) and 10**LEAST <= alpha <= 10**LARGEST,
+        "alpha",
+        alpha,
+        "a number from 0.01 to 100",
+    )
     values = {"split": split, "power": log10(alpha), "clients": clients, "seed": seed}
     return show(lambda: scene(*_few(corpus)), CONTROLS, values)
 
@@ -75,7 +81,9 @@ def dealt(labels: tuple[int, ...], how: str, power: float, clients: int, seed: i
     rows = np.array(labels)
     parts = shards.split(rows, clients, how=how, alpha=10**power, seed=seed).train
     counts = np.stack([np.bincount(rows[part], minlength=rows.max() + 1) for part in parts])
-    return Dealt(counts, share_of_most(jensen_shannon(counts), counts.shape), total_variation(counts))
+    return Dealt(
+        counts, share_of_most(jensen_shannon(counts), counts.shape), total_variation(counts)
+    )
 
 
 def scene(labels: tuple[int, ...], names: tuple[str, ...]) -> Scene:
@@ -87,19 +95,29 @@ def scene(labels: tuple[int, ...], names: tuple[str, ...]) -> Scene:
         bars, gauge = figure.subplots(1, 2, width_ratios=(1.9, 1))
         figure.subplots_adjust(left=0.095, right=0.975, bottom=0.33, top=0.85, wspace=0.42)
         title, draw, point = headline(bars), _bars(bars, names), _gauge(gauge)
-        figure.legend(*bars.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=4, handlelength=1.6)
+        figure.legend(
+            *bars.get_legend_handles_labels(),
+            loc="lower left",
+            bbox_to_anchor=(0.01, 0.0),
+            ncols=4,
+            handlelength=1.6,
+        )
 
     def update(split: str, power: float, clients: int, seed: int) -> str:
         deal = dealt(labels, split, power, clients, seed)
         draw(deal.counts)
         point(deal)
         sizes = deal.counts.sum(1)
-        drawn = f" with alpha = {number(10**power, 2)}" if split in ("dirichlet", "quantity") else ""
+        drawn = (
+            f" with alpha = {number(10**power, 2)}" if split in ("dirichlet", "quantity") else ""
+        )
         rows = f"{sizes.min():,} to {sizes.max():,} rows"
         say(title, f"{deal.words[0].upper()}{deal.words[1:]}: {split}{drawn}; clients hold {rows}")
-        return (f"Training rows of {clients} clients by label, dealt by {split}{drawn}: {deal.words}. The labels show "
-                f"{deal.js:.0%} of the largest possible divergence; {deal.tv:.0%} of a client's rows would have to change "
-                f"label to give the mean mix; a client holds {rows}.")
+        return (
+            f"Training rows of {clients} clients by label, dealt by {split}{drawn}: {deal.words}. The labels show "
+            f"{deal.js:.0%} of the largest possible divergence; {deal.tv:.0%} of a client's rows would have to change "
+            f"label to give the mean mix; a client holds {rows}."
+        )
 
     return Scene(figure, update)
 
@@ -108,11 +126,24 @@ def _bars(axes: "Axes", names: tuple[str, ...]) -> Callable[[np.ndarray], None]:
     """Return what stacks each client's rows, a colour and a hatch a label; heights are shares of the largest client's."""
     from matplotlib.collections import PolyCollection
 
-    stacks = [PolyCollection([], facecolors=COLOURS[k % len(COLOURS)], hatch=HATCHES[k], edgecolors="white", lw=0.4,
-                             label=clean(name, 16), animated=True) for k, name in enumerate(names)]
+    stacks = [
+        PolyCollection(
+            [],
+            facecolors=COLOURS[k % len(COLOURS)],
+            hatch=HATCHES[k],
+            edgecolors="white",
+            lw=0.4,
+            label=clean(name, 16),
+            animated=True,
+        )
+        for k, name in enumerate(names)
+    ]
     for stack in stacks:
         axes.add_collection(stack)
-    below = [axes.text(0, -0.03, "", ha="center", va="top", size=8, linespacing=1.4, animated=True) for _ in range(MOST)]
+    below = [
+        axes.text(0, -0.03, "", ha="center", va="top", size=8, linespacing=1.4, animated=True)
+        for _ in range(MOST)
+    ]
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[], ylabel="training rows\n(largest client = 1)")
     axes.set_xlabel("client, and its training rows", labelpad=34)
 
@@ -122,7 +153,9 @@ def _bars(axes: "Axes", names: tuple[str, ...]) -> Callable[[np.ndarray], None]:
         x, half = (np.arange(n) + 0.5) / n, 0.4 / n
         for k, stack in enumerate(stacks):
             low, high = edges[k], edges[k + 1]
-            corners = np.array([[x - half, low], [x + half, low], [x + half, high], [x - half, high]])  # (4, 2, N)
+            corners = np.array(
+                [[x - half, low], [x + half, low], [x + half, high], [x - half, high]]
+            )  # (4, 2, N)
             stack.set_verts(corners.transpose(2, 0, 1)[high > low])
         for i, text in enumerate(below):
             text.set_text(f"{i}\n{counts[i].sum():,}" if i < n else "")
@@ -133,7 +166,9 @@ def _bars(axes: "Axes", names: tuple[str, ...]) -> Callable[[np.ndarray], None]:
 
 def _gauge(axes: "Axes") -> Callable[[Dealt], None]:
     """Return what moves two bars between the limits at which the words change."""
-    bars = axes.barh([1, 0], [0, 0], 0.45, color=[BLUE, ORANGE], hatch=["", "///"], edgecolor="white")
+    bars = axes.barh(
+        [1, 0], [0, 0], 0.45, color=[BLUE, ORANGE], hatch=["", "///"], edgecolor="white"
+    )
     values = [axes.text(0, y, "", va="center", size=9, animated=True) for y in (1, 0)]
     for part in bars:
         part.set_animated(True)
@@ -141,8 +176,13 @@ def _gauge(axes: "Axes") -> Callable[[Dealt], None]:
         name, height = word.split()[0].removesuffix("ly"), 1.46 if limit > 0.1 else 1.62
         axes.plot([limit, limit], [0.62, 1.42], color=GREY, lw=1, ls=":")
         axes.text(limit, height, name, ha="left", va="bottom", size=8, color=GREY)
-    axes.set(xlim=(0, 1.16), ylim=(-0.5, 1.85), yticks=[1, 0], yticklabels=["labels'\nJS", "rows to\nmove"],
-             xlabel="share (0: all alike)")
+    axes.set(
+        xlim=(0, 1.16),
+        ylim=(-0.5, 1.85),
+        yticks=[1, 0],
+        yticklabels=["labels'\nJS", "rows to\nmove"],
+        xlabel="share (0: all alike)",
+    )
 
     def update(deal: Dealt) -> None:
         for part, text, value in zip(bars, values, (deal.js, deal.tv), strict=True):

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST, MIXINGS, COLUMNS = 16, 24, 4           # clients, mixings drawn, columns of X
-FLOOR = 1e-7                                 # below it a disagreement is drawn at the edge
+MOST, MIXINGS, COLUMNS = 16, 24, 4  # clients, mixings drawn, columns of X
+FLOOR = 1e-7  # below it a disagreement is drawn at the edge
 Edge = tuple[int, int]
 STARTS = ("random", "worst for this W")
 CONTROLS = {
@@ -60,16 +60,27 @@ def topology_editor(clients: int = 8, graph: str = "ring", lazy: float = 0.0) ->
     `lazy` is the share s that every client keeps to itself besides: W <- s I + (1 - s) W. Elsewhere than in a live front
     end, the picture as an IPython image. Raises BadInput.
     """
-    values = {"graph": graph, "clients": clients, "lazy": lazy, "start": STARTS[0], "first": 0, "second": clients // 2
-              if isinstance(clients, int) else 0}
+    values = {
+        "graph": graph,
+        "clients": clients,
+        "lazy": lazy,
+        "start": STARTS[0],
+        "first": 0,
+        "second": clients // 2 if isinstance(clients, int) else 0,
+    }
     require(CONTROLS, values)
-    edited(graph, clients, ())                         # so that a graph that cannot have this size is refused here
+    edited(graph, clients, ())  # so that a graph that cannot have this size is refused here
     return _live(values) if live() else still(scene(), values)
 
 
 def edited(name: str, clients: int, toggled: Collection[Edge]) -> nx.Graph:
     """Return the named graph with the edges between these pairs of clients flipped: added where missing, else cut."""
-    graph = nx.Graph(GRAPHS[name](clients, GraphSpec(degree=3 if clients % 2 == 0 and clients > 3 else min(2, clients - 1))))
+    graph = nx.Graph(
+        GRAPHS[name](
+            clients,
+            GraphSpec(degree=3 if clients % 2 == 0 and clients > 3 else min(2, clients - 1)),
+        )
+    )
     for i, j in toggled:
         (graph.remove_edge if graph.has_edge(i, j) else graph.add_edge)(i, j)
     return graph
@@ -100,10 +111,13 @@ def words(name: str, seen: Mixing) -> str:
 def _live(values: Mapping[str, Any]) -> "VBox":
     import ipywidgets
 
-    toggled: dict[tuple[str, int], frozenset[Edge]] = {}              # of each graph that was edited
+    toggled: dict[tuple[str, int], frozenset[Edge]] = {}  # of each graph that was edited
     panel = mount(scene(), CONTROLS, values, {"toggled": toggled})
     wide = {"width": "220px"}
-    turn, back = ipywidgets.Button(layout=wide), ipywidgets.Button(description="undo all edits", layout=wide)
+    turn, back = (
+        ipywidgets.Button(layout=wide),
+        ipywidgets.Button(description="undo all edits", layout=wide),
+    )
     parts = panel.widgets
 
     def label(change: object = None) -> None:
@@ -116,7 +130,9 @@ def _live(values: Mapping[str, Any]) -> "VBox":
     def flip(button: object) -> None:
         a, b = sorted((parts["first"].value, parts["second"].value))
         key = parts["graph"].value, parts["clients"].value
-        toggled[key] = toggled.get(key, frozenset()) ^ {(a, b)} if button is turn and a != b else frozenset()
+        toggled[key] = (
+            toggled.get(key, frozenset()) ^ {(a, b)} if button is turn and a != b else frozenset()
+        )
         panel.redraw()
         label()
 
@@ -125,7 +141,11 @@ def _live(values: Mapping[str, Any]) -> "VBox":
     turn.on_click(flip)
     back.on_click(flip)
     label()
-    panel.box.children = (panel.box.children[0], ipywidgets.HBox([turn, back]), *panel.box.children[1:])
+    panel.box.children = (
+        panel.box.children[0],
+        ipywidgets.HBox([turn, back]),
+        *panel.box.children[1:],
+    )
     return panel.box
 
 
@@ -137,12 +157,23 @@ def scene() -> Scene:
         figure = sheet(3.5)
         places, values, curves = figure.subplots(1, 3, width_ratios=(1, 0.95, 1.25))
         figure.subplots_adjust(left=0.015, right=0.985, bottom=0.285, top=0.85, wspace=0.3)
-        title, graph_of, follow = headline(places), _graph(places), (_spectrum(values), _curves(curves))
+        title, graph_of, follow = (
+            headline(places),
+            _graph(places),
+            (_spectrum(values), _curves(curves)),
+        )
         for axes in (values, curves):
             _legend_below(figure, axes)
 
-    def update(graph: str, clients: int, lazy: float, start: str, first: int, second: int,
-               toggled: Mapping[tuple[str, int], frozenset[Edge]] | None = None) -> str:
+    def update(
+        graph: str,
+        clients: int,
+        lazy: float,
+        start: str,
+        first: int,
+        second: int,
+        toggled: Mapping[tuple[str, int], frozenset[Edge]] | None = None,
+    ) -> str:
         pairs = (toggled or {}).get((graph, clients), frozenset())
         seen = mixing(edited(graph, clients, pairs), lazy, start)
         graph_of(seen.W, first, second)
@@ -158,16 +189,24 @@ def scene() -> Scene:
 def _legend_below(figure: "Figure", axes: "Axes") -> None:
     """Put the legend of one panel below its middle."""
     box = axes.get_position()
-    figure.legend(*axes.get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(box.x0 + box.width / 2, 0.0), ncols=1,
-                  handlelength=2.4, borderpad=0)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="lower center",
+        bbox_to_anchor=(box.x0 + box.width / 2, 0.0),
+        ncols=1,
+        handlelength=2.4,
+        borderpad=0,
+    )
 
 
 def _in_words(verdict: str, bound: Bound) -> str:
     """Return the whole picture in words."""
     left, promised = (float(np.atleast_1d(side)[-1]) for side in (bound.lhs, bound.rhs))
-    return (f"Graph of who hears whom, eigenvalues and singular values of W, and disagreement over {MIXINGS} mixings, "
-            f"measured beside rho^k. {verdict}. After {MIXINGS} mixings the part {number(left)} of the "
-            f"disagreement is left; rho^k promises at most {number(promised)}.")
+    return (
+        f"Graph of who hears whom, eigenvalues and singular values of W, and disagreement over {MIXINGS} mixings, "
+        f"measured beside rho^k. {verdict}. After {MIXINGS} mixings the part {number(left)} of the "
+        f"disagreement is left; rho^k promises at most {number(promised)}."
+    )
 
 
 def _graph(axes: "Axes") -> Callable[[np.ndarray, int, int], None]:
@@ -177,7 +216,9 @@ def _graph(axes: "Axes") -> Callable[[np.ndarray, int, int], None]:
     stand = _clients(axes)
     lines = LineCollection([], colors=GREY, zorder=1, animated=True)
     axes.add_collection(lines)
-    chosen = axes.plot([], [], color=ORANGE, lw=6, alpha=0.45, zorder=0.9, solid_capstyle="round", animated=True)[0]
+    chosen = axes.plot(
+        [], [], color=ORANGE, lw=6, alpha=0.45, zorder=0.9, solid_capstyle="round", animated=True
+    )[0]
     ends = axes.scatter([0], [0], s=330, color=ORANGE, alpha=0.6, zorder=0.95, animated=True)
     axes.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
     axes.axis("off")
@@ -197,13 +238,18 @@ def _graph(axes: "Axes") -> Callable[[np.ndarray, int, int], None]:
 
 def _clients(axes: "Axes") -> Callable[[int], np.ndarray]:
     """Return what places n numbered clients on a circle and returns their places (n, 2)."""
-    dots = axes.scatter([0], [0], s=170, color=[tint(SKY, 0.6)], edgecolors=BLUE, zorder=2, animated=True)
-    names = [axes.text(0, 0, str(i), ha="center", va="center", size=8, zorder=3, animated=True) for i in range(MOST)]
+    dots = axes.scatter(
+        [0], [0], s=170, color=[tint(SKY, 0.6)], edgecolors=BLUE, zorder=2, animated=True
+    )
+    names = [
+        axes.text(0, 0, str(i), ha="center", va="center", size=8, zorder=3, animated=True)
+        for i in range(MOST)
+    ]
     spots = np.zeros((0, 2))
 
     def stand(n: int) -> np.ndarray:
         nonlocal spots
-        if len(spots) == n:                            # they stand there already: moving them takes time
+        if len(spots) == n:  # they stand there already: moving them takes time
             return spots
         angle = np.pi / 2 - 2 * np.pi * np.arange(n) / n
         spots = np.stack([np.cos(angle), np.sin(angle)], 1)
@@ -220,7 +266,9 @@ def _spectrum(axes: "Axes") -> Callable[[Mixing], None]:
     """Return what draws eigenvalues, singular values and rho."""
     level = axes.axhline(0, color=ORANGE, lw=2, ls="--", label="rho", animated=True)
     axes.axhline(0, color=GREY, lw=0.8)
-    single = axes.plot([], [], "D", color="none", markeredgecolor=RED, ms=8, label="singular value", animated=True)[0]
+    single = axes.plot(
+        [], [], "D", color="none", markeredgecolor=RED, ms=8, label="singular value", animated=True
+    )[0]
     eigen = axes.plot([], [], "o", color=BLUE, ms=4.5, label="eigenvalue", animated=True)[0]
     axes.set(ylim=(-1.08, 1.08), xlabel="number, largest first", ylabel="value (no unit)")
     axes.grid(visible=True)
@@ -231,7 +279,9 @@ def _spectrum(axes: "Axes") -> Callable[[Mixing], None]:
         eigen.set_data(k, np.linalg.eigvalsh(seen.W)[::-1])
         single.set_data(k, np.linalg.svd(seen.W, compute_uv=False))
         level.set_ydata([seen.found.rho] * 2)
-        axes.set_xlim(0, MOST // 2 + 1 if n <= MOST // 2 else MOST + 1)       # two axes only: a new one is slow
+        axes.set_xlim(
+            0, MOST // 2 + 1 if n <= MOST // 2 else MOST + 1
+        )  # two axes only: a new one is slow
 
     return update
 
@@ -239,10 +289,26 @@ def _spectrum(axes: "Axes") -> Callable[[Mixing], None]:
 def _curves(axes: "Axes") -> Callable[[Mixing], None]:
     """Return what draws the promised and the measured disagreement."""
     k = np.arange(MIXINGS + 1)
-    promised = axes.plot(k, k + 1.0, color=ORANGE, lw=2, ls="--", label="predicted: rho^k", animated=True)[0]
-    measured = axes.plot(k, k + 1.0, color=BLUE, lw=1.5, marker="o", ms=3.5, label="measured by gossip", animated=True)[0]
-    axes.set(yscale="log", ylim=(FLOOR, 2), xlim=(-0.5, MIXINGS + 0.5), xlabel="mixing k",
-             ylabel="disagreement\n(share of the first)")
+    promised = axes.plot(
+        k, k + 1.0, color=ORANGE, lw=2, ls="--", label="predicted: rho^k", animated=True
+    )[0]
+    measured = axes.plot(
+        k,
+        k + 1.0,
+        color=BLUE,
+        lw=1.5,
+        marker="o",
+        ms=3.5,
+        label="measured by gossip",
+        animated=True,
+    )[0]
+    axes.set(
+        yscale="log",
+        ylim=(FLOOR, 2),
+        xlim=(-0.5, MIXINGS + 0.5),
+        xlabel="mixing k",
+        ylabel="disagreement\n(share of the first)",
+    )
     axes.grid(visible=True)
 
     def update(seen: Mixing) -> None:

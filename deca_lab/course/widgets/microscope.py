@@ -51,33 +51,63 @@ class Seen(NamedTuple):
     direction: np.ndarray
 
 
-def moment_microscope(feedback: str = "printed", scale: str = "raw", b1: float = 0.99, b2: float = 0.999, inner_steps: int = 12,
-                      apart: float = 2.0) -> "VBox | Image":
+def moment_microscope(
+    feedback: str = "printed",
+    scale: str = "raw",
+    b1: float = 0.99,
+    b2: float = 0.999,
+    inner_steps: int = 12,
+    apart: float = 2.0,
+) -> "VBox | Image":
     """Return one parameter's moments over 24 inner steps, with controls; elsewhere than in a live front end as an image.
 
     Four clients on a ring minimise (x - w_i)^2 / 2 from x = 3, w_i from -apart to +apart, with Adam's decays 0.9 and 0.99;
     moments restart every `inner_steps`. Raises BadInput.
     """
-    values = {"feedback": feedback, "scale": scale, "b1": b1, "b2": b2, "inner_steps": inner_steps, "power": -1.0, "apart": apart,
-              "noise": 0.5}
+    values = {
+        "feedback": feedback,
+        "scale": scale,
+        "b1": b1,
+        "b2": b2,
+        "inner_steps": inner_steps,
+        "power": -1.0,
+        "apart": apart,
+        "noise": 0.5,
+    }
     return show(scene, CONTROLS, values)
 
 
 @lru_cache(128)
-def seen(feedback: str, scale: str, b1: float, b2: float, inner_steps: int, power: float, apart: float, noise: float) -> Seen:
+def seen(
+    feedback: str,
+    scale: str,
+    b1: float,
+    b2: float,
+    inner_steps: int,
+    power: float,
+    apart: float,
+    noise: float,
+) -> Seen:
     """Return what the library's Adam and feedback do to client 0, read off inside its own `train`."""
     optimiser, notes = _noted(Feedback(SIGNALS[feedback], SCALES[scale], b1, b2))
     wish = apart * torch.linspace(-1, 1, CLIENTS, dtype=torch.float64)[:, None]
-    shaken = noise * torch.from_numpy(np.random.default_rng(0xEE).standard_normal((STEPS, CLIENTS, 1)))
+    shaken = noise * torch.from_numpy(
+        np.random.default_rng(0xEE).standard_normal((STEPS, CLIENTS, 1))
+    )
     lr = 10**power
 
     def exact(loss: Loss) -> Gradients:
         return lambda x, where, rest, batch: ((x - wish).square()[:, 0] / 2, x - wish + batch)
 
     recipe = Recipe(-(-STEPS // inner_steps), inner_steps, lambda step: lr, optimiser)
-    problem = Problem({"x": torch.full((CLIENTS, 1), START, dtype=torch.float64)}, lambda params, batch: torch.zeros(()),
-                      lambda step: shaken[step])
-    steps = train(plan(problem, (Block("x", ("x",)),), topology("ring", CLIENTS), recipe), engine=exact)
+    problem = Problem(
+        {"x": torch.full((CLIENTS, 1), START, dtype=torch.float64)},
+        lambda params, batch: torch.zeros(()),
+        lambda step: shaken[step],
+    )
+    steps = train(
+        plan(problem, (Block("x", ("x",)),), topology("ring", CLIENTS), recipe), engine=exact
+    )
     for _ in range(STEPS):
         next(steps)
     return Seen(*np.array(notes).T)
@@ -88,7 +118,7 @@ def _noted(fed: Feedback) -> tuple[optimisers.Optimiser, list[list[float]]]:
     inside, notes = optimisers.adam(DECAYS, fed), []
 
     def update(g: Tensor, state: Moments, x: Tensor, exchange: Mix) -> tuple[Tensor, Moments]:
-        first = float(g[0])                            # before Adam, which may use the gradient's memory
+        first = float(g[0])  # before Adam, which may use the gradient's memory
         direction, state = inside.update(g, state, x, exchange)
         m = float(state.m[0]) / (1 - DECAYS.a1**state.steps)
         v = float(state.v[0]) / (1 - DECAYS.a2**state.steps)
@@ -118,25 +148,40 @@ def scene() -> Scene:
 
     def update(**values: Any) -> str:  # noqa: ANN401 - the controls' values
         fed, plain = seen(**values), seen(**{**values, "feedback": "none"})
-        sizes = (fed.g, fed.m, *(np.clip(np.abs(part), FLOOR, TOP) for part in (fed.g, fed.h, fed.root)))
+        sizes = (
+            fed.g,
+            fed.m,
+            *(np.clip(np.abs(part), FLOOR, TOP) for part in (fed.g, fed.h, fed.root)),
+        )
         for line, part in zip(lines, (*sizes, fed.direction, plain.direction), strict=True):
             line.set_ydata(part)
         at = np.arange(values["inner_steps"], STEPS, values["inner_steps"])
         for axis in starts:
             axis.set_segments([[(x - 0.5, 0), (x - 0.5, 1)] for x in at])
-        words = _without_feedback(len(at) + 1) if values["feedback"] == "none" else \
-            f"h ({values['feedback']}, {values['scale']}) has {_effect(fed, plain)}"
+        words = (
+            _without_feedback(len(at) + 1)
+            if values["feedback"] == "none"
+            else f"h ({values['feedback']}, {values['scale']}) has {_effect(fed, plain)}"
+        )
         say(title, words)
-        return (f"One parameter of client 0 over {STEPS} inner steps: gradient and corrected first moment, sizes of gradient, h "
-                f"and the root of v, and the direction with and without feedback. {words}.")
+        return (
+            f"One parameter of client 0 over {STEPS} inner steps: gradient and corrected first moment, sizes of gradient, h "
+            f"and the root of v, and the direction with and without feedback. {words}."
+        )
 
     return Scene(figure, update)
 
 
 def _legend_below(figure: "Figure", axes: "Axes") -> None:
     """Put the legend of one panel below it, from its left edge."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(axes.get_position().x0 - 0.03, 0.0),
-                  ncols=1, handlelength=2.2, borderpad=0)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="lower left",
+        bbox_to_anchor=(axes.get_position().x0 - 0.03, 0.0),
+        ncols=1,
+        handlelength=2.2,
+        borderpad=0,
+    )
 
 
 def _without_feedback(visits: int) -> str:
@@ -156,14 +201,31 @@ def _lines(panels: "Sequence[Axes]") -> "list[Line2D]":
     k = np.arange(STEPS)
     first, second, third = panels
     looks = (
-        (first, "o", "none", GREY, "gradient g"), (first, "", "-", BLUE, "first moment m, corrected"),
-        (second, "o", "none", GREY, "|g|"), (second, "D", "--", RED, "|h| as it is fed"),
+        (first, "o", "none", GREY, "gradient g"),
+        (first, "", "-", BLUE, "first moment m, corrected"),
+        (second, "o", "none", GREY, "|g|"),
+        (second, "D", "--", RED, "|h| as it is fed"),
         (second, "", "-", ORANGE, "root of v, corrected"),
-        (third, "", "-", BLUE, "direction m / root of v"), (third, "", "--", INK, "the same, without feedback"),
+        (third, "", "-", BLUE, "direction m / root of v"),
+        (third, "", "--", INK, "the same, without feedback"),
     )
-    lines = [axes.plot(k, np.ones(STEPS), marker=mark, ls=line, color=colour, ms=3.5, lw=1.6, label=words, animated=True)[0]
-             for axes, mark, line, colour, words in looks]
-    for axes, words in zip(panels, ("value", "size (logarithmic)", "step, in learning rates"), strict=True):
+    lines = [
+        axes.plot(
+            k,
+            np.ones(STEPS),
+            marker=mark,
+            ls=line,
+            color=colour,
+            ms=3.5,
+            lw=1.6,
+            label=words,
+            animated=True,
+        )[0]
+        for axes, mark, line, colour, words in looks
+    ]
+    for axes, words in zip(
+        panels, ("value", "size (logarithmic)", "step, in learning rates"), strict=True
+    ):
         axes.set(xlim=(-0.7, STEPS - 0.3), xlabel="inner step")
         axes.set_title(words, size=9.5, weight="normal", pad=3)
         axes.grid(visible=True)

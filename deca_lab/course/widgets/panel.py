@@ -77,10 +77,16 @@ class Mounted(NamedTuple):
 def live() -> bool:
     """Say whether somebody can move a slider: Jupyter Server names its sessions; DECA_LAB_WIDGETS=on or off overrules."""
     wish = os.environ.get("DECA_LAB_WIDGETS", "")
-    return pick({"on": True, "off": False}, wish, "DECA_LAB_WIDGETS") if wish else "JPY_SESSION_NAME" in os.environ
+    return (
+        pick({"on": True, "off": False}, wish, "DECA_LAB_WIDGETS")
+        if wish
+        else "JPY_SESSION_NAME" in os.environ
+    )
 
 
-def show(scene: Callable[[], Scene], controls: Mapping[str, Control], values: Values) -> "VBox | Image":
+def show(
+    scene: Callable[[], Scene], controls: Mapping[str, Control], values: Values
+) -> "VBox | Image":
     """Return the controls over the live picture, or the picture of these values as an IPython image with its text.
 
     Raises BadInput where a value lies outside its control.
@@ -94,12 +100,26 @@ def require(controls: Mapping[str, Control], values: Values) -> None:
     for name, control in controls.items():
         value = values[name]
         if control.options:
-            check(value in control.options, name, value, f"one of {', '.join(map(str, control.options))}")
+            check(
+                value in control.options,
+                name,
+                value,
+                f"one of {', '.join(map(str, control.options))}",
+            )
             continue
         whole = control.step == 1
-        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool) and isfinite(value)
+        number = (
+            isinstance(value, int if whole else int | float)
+            and not isinstance(value, bool)
+            and isfinite(value)
+        )
         kind = "a whole number" if whole else "a number"
-        check(number and control.low <= value <= control.high, name, value, f"{kind} from {control.low:g} to {control.high:g}")
+        check(
+            number and control.low <= value <= control.high,
+            name,
+            value,
+            f"{kind} from {control.low:g} to {control.high:g}",
+        )
 
 
 def still(scene: Scene, values: Values) -> "Image":
@@ -108,7 +128,9 @@ def still(scene: Scene, values: Values) -> "Image":
     return shown(scene.figure, alt)
 
 
-def mount(scene: Scene, controls: Mapping[str, Control], values: Values, held: Values | None = None) -> Mounted:
+def mount(
+    scene: Scene, controls: Mapping[str, Control], values: Values, held: Values | None = None
+) -> Mounted:
     """Return the live picture; `held` goes to its update together with the controls' values."""
     import ipywidgets
 
@@ -134,15 +156,21 @@ def mount(scene: Scene, controls: Mapping[str, Control], values: Values, held: V
 def put(picture: "HTML", png: bytes, alt: str) -> None:
     """Show a PNG with its text, for those who do not see it, and the text below it as well: ipywidgets' Image has no alt."""
     words = escape(alt)
-    picture.value = (f'<img alt="{words}" src="data:image/png;base64,{b64encode(png).decode()}" style="max-width: 100%">'
-                     f'<div style="max-width: 630px; line-height: 1.3">{words}</div>')
+    picture.value = (
+        f'<img alt="{words}" src="data:image/png;base64,{b64encode(png).decode()}" style="max-width: 100%">'
+        f'<div style="max-width: 630px; line-height: 1.3">{words}</div>'
+    )
 
 
 def widget_of(control: Control, value: object) -> "ValueWidget":
     """Return the widget of a control."""
     import ipywidgets
 
-    look = {"description": control.about, "style": {"description_width": "initial"}, "layout": {"width": "300px"}}
+    look = {
+        "description": control.about,
+        "style": {"description_width": "initial"},
+        "layout": {"width": "300px"},
+    }
     if control.options:
         return ipywidgets.Dropdown(options=control.options, value=value, **look)
     within = {"value": value, "min": control.low, "max": control.high, "step": control.step, **look}
@@ -161,7 +189,9 @@ def renderer(figure: "Figure") -> Callable[[], bytes]:
 
     figure.set_dpi(DOTS)
     canvas: Canvas = FigureCanvasAgg(figure)
-    moving = sorted(figure.findobj(lambda artist: artist.get_animated()), key=lambda artist: artist.get_zorder())
+    moving = sorted(
+        figure.findobj(lambda artist: artist.get_animated()), key=lambda artist: artist.get_zorder()
+    )
     kept: dict[str, Any] = {}
 
     def render() -> bytes:
@@ -195,7 +225,9 @@ def refusal(words: str) -> bytes:
 
     figure = sheet(2.4)
     figure.set_dpi(DOTS)
-    figure.text(0.5, 0.5, fill(clean(words, 600), LINE - 10), ha="center", va="center", color=GREY, size=10)
+    figure.text(
+        0.5, 0.5, fill(clean(words, 600), LINE - 10), ha="center", va="center", color=GREY, size=10
+    )
     canvas: Canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return encoded(canvas)
@@ -203,7 +235,16 @@ def refusal(words: str) -> bytes:
 
 def headline(axes: "Axes") -> "Text":
     """Return the sentence over the whole figure, to be set by `say`."""
-    return axes.text(0.012, 0.985, "", transform=axes.figure.transFigure, va="top", weight="bold", size=11, animated=True)
+    return axes.text(
+        0.012,
+        0.985,
+        "",
+        transform=axes.figure.transFigure,
+        va="top",
+        weight="bold",
+        size=11,
+        animated=True,
+    )
 
 
 def say(text: "Text", words: str) -> None:

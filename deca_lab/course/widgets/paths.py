@@ -31,8 +31,18 @@ if TYPE_CHECKING:
 CLIENTS, STEPS, EDGE = 4, 96, 2.4
 START = (-1.8, 1.3)
 HESSIAN = torch.tensor([[1.1, 0.6], [0.6, 0.7]], dtype=torch.float64)
-WISHES = torch.tensor([[0.0, 1.0], [1.0, 0.2], [-1.4, 0.4], [0.4, -1.6]], dtype=torch.float64)   # their mean is zero
-METHODS = ("deca", "deca-no-feedback", "deca-mixed", "d-adam", "d-sgd", "gradient-tracking", "local")
+WISHES = torch.tensor(
+    [[0.0, 1.0], [1.0, 0.2], [-1.4, 0.4], [0.4, -1.6]], dtype=torch.float64
+)  # their mean is zero
+METHODS = (
+    "deca",
+    "deca-no-feedback",
+    "deca-mixed",
+    "d-adam",
+    "d-sgd",
+    "gradient-tracking",
+    "local",
+)
 CONTROLS = {
     "method": Control("method", options=METHODS),
     "power": Control("log10 of lr", -3.0, 0.0, 0.1),
@@ -52,41 +62,89 @@ class Paths(NamedTuple):
     above: np.ndarray
 
 
-def quadratic_paths(method: str = "deca", lr: float = 0.1, inner_steps: int = 4, apart: float = 0.7, b1: float = 0.99,
-                    b2: float = 0.999) -> "VBox | Image":
+def quadratic_paths(
+    method: str = "deca",
+    lr: float = 0.1,
+    inner_steps: int = 4,
+    apart: float = 0.7,
+    b1: float = 0.99,
+    b2: float = 0.999,
+) -> "VBox | Image":
     """Return four clients' paths on a ring, with controls; elsewhere than in a live front end as an IPython image.
 
     f_i(x) = (x - w_i)' A (x - w_i) / 2, exact gradients; the wishes w_i have mean zero, and their spread grows with
     `apart`, 0 to 1. Each coordinate is a block where the method has blocks. `lr` is from 0.001 to 1. Raises BadInput.
     """
     check(isinstance(lr, int | float) and 0.001 <= lr <= 1, "lr", lr, "a number from 0.001 to 1")
-    values = {"method": method, "power": log10(lr), "inner_steps": inner_steps, "apart": apart, "feedback": "printed",
-              "scale": "raw", "b1": b1, "b2": b2}
+    values = {
+        "method": method,
+        "power": log10(lr),
+        "inner_steps": inner_steps,
+        "apart": apart,
+        "feedback": "printed",
+        "scale": "raw",
+        "b1": b1,
+        "b2": b2,
+    }
     return show(scene, CONTROLS, values)
 
 
 @lru_cache(128)
-def paths(method: str, power: float, inner_steps: int, apart: float, feedback: str, scale: str, b1: float, b2: float) -> Paths:
+def paths(
+    method: str,
+    power: float,
+    inner_steps: int,
+    apart: float,
+    feedback: str,
+    scale: str,
+    b1: float,
+    b2: float,
+) -> Paths:
     """Return the paths of the library's `train`; steps after the last whole round are left out."""
     wish, A = apart * WISHES, HESSIAN
-    start = {name: torch.full((CLIENTS, 1), at, dtype=torch.float64) for name, at in zip("xy", START, strict=True)}
+    start = {
+        name: torch.full((CLIENTS, 1), at, dtype=torch.float64)
+        for name, at in zip("xy", START, strict=True)
+    }
 
     def exact(loss: Loss) -> Gradients:
-        def gradients(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
-            at = dict(zip(where.names, x.T, strict=True)) | {name: value[:, 0] for name, value in rest.items()}
+        def gradients(
+            x: Tensor, where: Layout, rest: Params, batch: Batch
+        ) -> tuple[Tensor, Tensor]:
+            at = dict(zip(where.names, x.T, strict=True)) | {
+                name: value[:, 0] for name, value in rest.items()
+            }
             off = torch.stack([at["x"], at["y"]], 1) - wish
             slope = off @ A
-            return (off * slope).sum(1) / 2, torch.stack([slope[:, "xy".index(name)] for name in where.names], 1)
+            return (off * slope).sum(1) / 2, torch.stack(
+                [slope[:, "xy".index(name)] for name in where.names], 1
+            )
 
         return gradients
 
-    asked: dict[str, Any] = {"feedback": feedback, "feedback_scale": scale} if method == "deca" else {}     # the others fix these
-    config = resolve(RunConfig(method=method, clients=CLIENTS, lr=10**power, inner_steps=inner_steps, b1=b1, b2=b2, **asked))
-    cut = whole(["x", "y"]) if config.blocks == "whole" else (Block("x", ("x",)), Block("y", ("y",)))
+    asked: dict[str, Any] = (
+        {"feedback": feedback, "feedback_scale": scale} if method == "deca" else {}
+    )  # the others fix these
+    config = resolve(
+        RunConfig(
+            method=method,
+            clients=CLIENTS,
+            lr=10**power,
+            inner_steps=inner_steps,
+            b1=b1,
+            b2=b2,
+            **asked,
+        )
+    )
+    cut = (
+        whole(["x", "y"]) if config.blocks == "whole" else (Block("x", ("x",)), Block("y", ("y",)))
+    )
     rounds = max(STEPS // (inner_steps * len(cut)), 1)
     recipe = recipe_of(config)(len(cut))._replace(rounds=rounds)
     graph = topology(config.topology, CLIENTS)
-    laid = plan(Problem(start, lambda params, batch: torch.zeros(()), lambda step: None), cut, graph, recipe)
+    laid = plan(
+        Problem(start, lambda params, batch: torch.zeros(()), lambda step: None), cut, graph, recipe
+    )
     states = [begin(laid)] + [state for state, _ in train(laid, engine=exact)]
     models = np.stack([torch.cat(state.blocks, 1).numpy() for state in states])
     mean = models.mean(1)
@@ -102,7 +160,13 @@ def scene() -> Scene:
         plane, curve = figure.subplots(1, 2, width_ratios=(1.15, 1))
         figure.subplots_adjust(left=0.08, right=0.98, bottom=0.235, top=0.85, wspace=0.34)
         title, draw, follow = headline(plane), _plane(plane), _curve(curve)
-        figure.legend(*plane.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=4, handlelength=2)
+        figure.legend(
+            *plane.get_legend_handles_labels(),
+            loc="lower left",
+            bbox_to_anchor=(0.01, 0.0),
+            ncols=4,
+            handlelength=2,
+        )
 
     def update(**values: Any) -> str:  # noqa: ANN401 - the controls' values
         shown = paths(**values)
@@ -110,11 +174,15 @@ def scene() -> Scene:
         follow(shown.above)
         last = shown.models[-1]
         spread = float(np.sqrt(((last - last.mean(0)) ** 2).sum(1).mean()))
-        words = (f"{values['method']}, lr {number(10**values['power'], 2)}: after {len(shown.above) - 1} steps the mean is "
-                f"{number(float(np.linalg.norm(last.mean(0))), 2)} off, the clients {number(spread, 2)} apart")
+        words = (
+            f"{values['method']}, lr {number(10 ** values['power'], 2)}: after {len(shown.above) - 1} steps the mean is "
+            f"{number(float(np.linalg.norm(last.mean(0))), 2)} off, the clients {number(spread, 2)} apart"
+        )
         say(title, words)
-        return (f"Paths of {CLIENTS} clients on a ring over the contours of f, each drawn to a minimum of its own, and f of the "
-                f"mean model above its lowest value, {number(float(shown.above[-1]), 2)} at the end. {words}.")
+        return (
+            f"Paths of {CLIENTS} clients on a ring over the contours of f, each drawn to a minimum of its own, and f of the "
+            f"mean model above its lowest value, {number(float(shown.above[-1]), 2)} at the end. {words}."
+        )
 
     return Scene(figure, update)
 
@@ -128,12 +196,23 @@ def _plane(axes: "Axes") -> Callable[[np.ndarray, float], None]:
     axes.contour(x, y, f, levels=[0.05, 0.2, 0.5, 1, 2, 4], colors="#C8C8C8", linewidths=0.8)
     axes.plot([0], [0], "+", color=INK, ms=11, mew=1.5, label="minimum of f")
     looks: list[dict[str, Any]] = [{"color": COLOURS[i], "animated": True} for i in range(CLIENTS)]
-    wishes = [axes.plot([], [], MARKERS[i], ms=7, fillstyle="none", **look)[0] for i, look in enumerate(looks)]
-    lines = [axes.plot([], [], ls=LINES[i], lw=1.3, label=f"client {i}", **look)[0] for i, look in enumerate(looks)]
+    wishes = [
+        axes.plot([], [], MARKERS[i], ms=7, fillstyle="none", **look)[0]
+        for i, look in enumerate(looks)
+    ]
+    lines = [
+        axes.plot([], [], ls=LINES[i], lw=1.3, label=f"client {i}", **look)[0]
+        for i, look in enumerate(looks)
+    ]
     ends = [axes.plot([], [], MARKERS[i], ms=6, **look)[0] for i, look in enumerate(looks)]
     mean = axes.plot([], [], color=INK, lw=2.2, label="mean model", animated=True)[0]
     axes.plot([], [], "o", color=GREY, fillstyle="none", ms=7, label="hollow: a client's wish")
-    axes.set(xlim=(-EDGE, EDGE), ylim=(-EDGE * 0.75, EDGE * 0.75), xlabel="x, the first block", ylabel="y, the second block")
+    axes.set(
+        xlim=(-EDGE, EDGE),
+        ylim=(-EDGE * 0.75, EDGE * 0.75),
+        xlabel="x, the first block",
+        ylabel="y, the second block",
+    )
 
     def update(models: np.ndarray, apart: float) -> None:
         for i in range(CLIENTS):
@@ -148,7 +227,13 @@ def _plane(axes: "Axes") -> Callable[[np.ndarray, float], None]:
 def _curve(axes: "Axes") -> Callable[[np.ndarray], None]:
     """Return what draws f of the mean model above its lowest value."""
     line = axes.plot([], [], color=INK, lw=1.8, animated=True)[0]
-    axes.set(yscale="log", xlim=(0, STEPS), ylim=(1e-6, 10), xlabel="inner step", ylabel="f(mean model) above its lowest")
+    axes.set(
+        yscale="log",
+        xlim=(0, STEPS),
+        ylim=(1e-6, 10),
+        xlabel="inner step",
+        ylabel="f(mean model) above its lowest",
+    )
     axes.grid(visible=True)
 
     def update(above: np.ndarray) -> None:

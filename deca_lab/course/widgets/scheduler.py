@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MODELS, DTYPES = ("tiny", "small", "medium"), {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CUTS = ("layers", "equal", "whole")
-MOST, LANES = 8, 12                          # fineness, lanes of the time line
+MOST, LANES = 8, 12  # fineness, lanes of the time line
 CONTROLS = {
     "model": Control("model", options=MODELS),
     "cut": Control("blocks", options=CUTS),
@@ -45,16 +45,30 @@ class Costs(NamedTuple):
     sent_full: int
 
 
-def block_scheduler(model: str = "small", blocks: str = "layers", fineness: int = 1, rounds: int = 2, inner_steps: int = 4,
-                    clients: int = 8) -> "VBox | Image":
+def block_scheduler(
+    model: str = "small",
+    blocks: str = "layers",
+    fineness: int = 1,
+    rounds: int = 2,
+    inner_steps: int = 4,
+    clients: int = 8,
+) -> "VBox | Image":
     """Return the schedule of a run of DECA with its ledgers; elsewhere than in a live front end as an IPython image.
 
     `blocks`: "layers" with `fineness` layers a block, "equal" with so many blocks, or "whole". Raises BadInput.
     """
-    values = {"model": model, "cut": blocks, "fineness": fineness, "order": "sequence", "rounds": rounds,
-              "inner_steps": inner_steps, "clients": clients, "dtype": "float32"}
+    values = {
+        "model": model,
+        "cut": blocks,
+        "fineness": fineness,
+        "order": "sequence",
+        "rounds": rounds,
+        "inner_steps": inner_steps,
+        "clients": clients,
+        "dtype": "float32",
+    }
     require(CONTROLS, values)
-    cut_of(model, blocks, fineness)                    # so that a cut that this model does not allow is refused here
+    cut_of(model, blocks, fineness)  # so that a cut that this model does not allow is refused here
     return show(scene, CONTROLS, values)
 
 
@@ -63,7 +77,9 @@ def _anatomy(model: str) -> tuple[Mapping[str, int | str], Mapping[str, tuple[in
     from deca_lab.models import causal_lm
 
     net = causal_lm.load(model)
-    return causal_lm.anatomy(net), {name: tuple(p.shape) for name, p in causal_lm.trainable(net).items()}
+    return causal_lm.anatomy(net), {
+        name: tuple(p.shape) for name, p in causal_lm.trainable(net).items()
+    }
 
 
 def cut_of(model: str, cut: str, fineness: int) -> tuple[Block, ...]:
@@ -76,19 +92,38 @@ def cut_of(model: str, cut: str, fineness: int) -> tuple[Block, ...]:
 
 
 @lru_cache(128)
-def costs(model: str, cut: str, fineness: int, order: str, rounds: int, inner_steps: int, clients: int, dtype: str) -> Costs:
+def costs(
+    model: str,
+    cut: str,
+    fineness: int,
+    order: str,
+    rounds: int,
+    inner_steps: int,
+    clients: int,
+    dtype: str,
+) -> Costs:
     """Return the library's plan and ledgers, without weights: the tensors have shapes only."""
     shapes, ring = _anatomy(model)[1], topology("ring", clients)
-    start = {name: torch.empty(clients, *shape, dtype=DTYPES[dtype], device="meta") for name, shape in shapes.items()}
+    start = {
+        name: torch.empty(clients, *shape, dtype=DTYPES[dtype], device="meta")
+        for name, shape in shapes.items()
+    }
     problem = Problem(start, lambda params, batch: torch.zeros(()), lambda step: None)
     plain = adam(Adam(), Feedback(None, raw, 1.0, 1.0))
 
     def laid(blocks: tuple[Block, ...], visits: int) -> Plan:
-        return plan(problem, blocks, ring, Recipe(visits, inner_steps, lambda s: 1e-3, plain, order=ORDERS[order]))
+        return plan(
+            problem,
+            blocks,
+            ring,
+            Recipe(visits, inner_steps, lambda s: 1e-3, plain, order=ORDERS[order]),
+        )
 
     mine = laid(cut_of(model, cut, fineness), rounds)
     full = laid(whole(list(shapes)), len(mine.visits))
-    return Costs(mine, ledger.memory(mine), int(ledger.traffic(mine).sum()), int(ledger.traffic(full).sum()))
+    return Costs(
+        mine, ledger.memory(mine), int(ledger.traffic(mine).sum()), int(ledger.traffic(full).sum())
+    )
 
 
 def scene() -> Scene:
@@ -96,7 +131,7 @@ def scene() -> Scene:
     import matplotlib as mpl
 
     for name in MODELS:
-        _anatomy(name)                                 # drawn once, here: a slider cannot wait for it
+        _anatomy(name)  # drawn once, here: a slider cannot wait for it
     with mpl.rc_context(STYLE):
         figure = sheet(3.9)
         lanes, bars = figure.subplots(1, 2, width_ratios=(1.25, 1))
@@ -112,9 +147,11 @@ def scene() -> Scene:
         count = f"{many} {'block' if many == 1 else 'blocks'}"
         words = f"{count}: {memory:.0%} of the memory and {sent:.0%} of the bytes of training all at once"
         say(title, words)
-        return (f"Time line of {count} over {steps} inner steps, and bars of memory and traffic. {words}. The weights take "
-                f"{size(cost.memory.weights)}, the peak is {size(cost.memory.peak)} of {size(cost.memory.full)}; "
-                f"{size(cost.sent)} are sent instead of {size(cost.sent_full)}.")
+        return (
+            f"Time line of {count} over {steps} inner steps, and bars of memory and traffic. {words}. The weights take "
+            f"{size(cost.memory.weights)}, the peak is {size(cost.memory.peak)} of {size(cost.memory.full)}; "
+            f"{size(cost.sent)} are sent instead of {size(cost.sent_full)}."
+        )
 
     return Scene(figure, update)
 
@@ -127,22 +164,52 @@ def _lanes(axes: "Axes") -> Callable[[Plan], None]:
     idle = PolyCollection([], lw=0, facecolors="#E4E4E4", zorder=0.5, animated=True)
     axes.add_collection(bars)
     axes.add_collection(idle)
-    names = [axes.text(-0.015, 0, "", ha="right", va="center", size=8.5, color=INK, transform=axes.get_yaxis_transform(),
-                       animated=True) for _ in range(LANES)]
-    end = axes.text(1, -0.035, "", ha="right", va="top", size=9, transform=axes.transAxes, animated=True)
-    axes.set(xlim=(0, 1), ylim=(LANES - 0.5, -0.5), yticks=[], xticks=[], xlabel="inner step: 0 at the left")
+    names = [
+        axes.text(
+            -0.015,
+            0,
+            "",
+            ha="right",
+            va="center",
+            size=8.5,
+            color=INK,
+            transform=axes.get_yaxis_transform(),
+            animated=True,
+        )
+        for _ in range(LANES)
+    ]
+    end = axes.text(
+        1, -0.035, "", ha="right", va="top", size=9, transform=axes.transAxes, animated=True
+    )
+    axes.set(
+        xlim=(0, 1),
+        ylim=(LANES - 0.5, -0.5),
+        yticks=[],
+        xticks=[],
+        xlabel="inner step: 0 at the left",
+    )
 
     def update(plan: Plan) -> None:
         tall = LANES / len(plan.blocks)
         spots = [(k + 0.5) * tall - 0.5 for k in range(len(plan.blocks))]
-        ends = [(v.first / plan.steps, (v.last + 1) / plan.steps, spots[v.block]) for v in plan.visits]
+        ends = [
+            (v.first / plan.steps, (v.last + 1) / plan.steps, spots[v.block]) for v in plan.visits
+        ]
         half = min(0.42, 0.42 * tall)
-        bars.set_verts([[(a, y - half), (b, y - half), (b, y + half), (a, y + half)] for a, b, y in ends])
+        bars.set_verts(
+            [[(a, y - half), (b, y - half), (b, y + half), (a, y + half)] for a, b, y in ends]
+        )
         bars.set_facecolor([COLOURS[v.block % len(COLOURS)] for v in plan.visits])
-        idle.set_verts([[(0, y - half), (1, y - half), (1, y + half), (0, y + half)] for y in spots])
+        idle.set_verts(
+            [[(0, y - half), (1, y - half), (1, y + half), (0, y + half)] for y in spots]
+        )
         for k, text in enumerate(names):
             there = k < len(spots)
-            text.set_text(f"{plan.blocks[k].name[:14]}  {number(plan.layouts[k].width / 1e6, 2)} M" if there else "")
+            text.set_text(
+                f"{plan.blocks[k].name[:14]}  {number(plan.layouts[k].width / 1e6, 2)} M"
+                if there
+                else ""
+            )
             text.set_y(spots[k] if there else 0)
         end.set_text(f"{plan.steps}")
 
@@ -158,7 +225,13 @@ def _bars(axes: "Axes") -> Callable[[Costs], None]:
     for part in (weights, state, bytes_sent):
         part.set_animated(True)
     texts = [axes.text(0, y, "", size=9, va="top", animated=True) for y in (0.7, -0.3)]
-    axes.text(0, 1.33, "memory at the peak (no activations):\nweights, hatched the active block's state", size=9, va="bottom")
+    axes.text(
+        0,
+        1.33,
+        "memory at the peak (no activations):\nweights, hatched the active block's state",
+        size=9,
+        va="bottom",
+    )
     axes.text(0, 0.33, "bytes sent in the run", size=9, va="bottom")
     axes.set(xlim=(0, 1.02), ylim=(-0.75, 2.05), yticks=[], xlabel="share of training all at once")
 
