@@ -29,7 +29,7 @@ KILLER = textwrap.dedent("""
     folder, whole, rng, window, reached = *sys.argv[1:3], random.Random(0), 0.2, set()
     config, kept = RunConfig(**eval(sys.argv[3])), Path(folder, "checkpoint.safetensors")
     prepare, prepared = runs.prepare, runs.prepare(config)
-    runs.prepare = lambda config, world: prepared
+    runs.prepare = lambda config, world, objects: prepared
     last = prepared.plan.steps - 1
     for kill in range(50):
         child = os.fork()
