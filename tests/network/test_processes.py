@@ -28,7 +28,7 @@ from deca_lab.lab.prepare import prepare
 from deca_lab.mixing.topology import topology
 from deca_lab.network import faults as fl
 from deca_lab.network.lossy_mixing import lossy
-from deca_lab.network.processes import World, gathered, joined, over, summed
+from deca_lab.network.processes import World, gathered, joined, over, summed, through_server
 from deca_lab.runconfig import RunConfig
 
 PLACES = [str(Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -48,6 +48,7 @@ CASES = {  # optimiser, graph, recipe's knobs
     "tracking": ("gradient-tracking", "ring", {"keep_moments": True, "mix_all": True}),
     "deca-mixed": ("adam-mixed", "erdos-renyi", {}),
     "one peer at a time": ("adam", "random-matchings", {}),
+    "a server": ("adam", "server", {}),
     "everything fails": (
         "adam-mixed",
         "erdos-renyi",
@@ -98,13 +99,14 @@ def trained(name, world, dtype=torch.float64, engine=None):
     wraps = [lossy(knobs.pop("faults"), 1)] if "faults" in knobs else []
     recipe = Recipe(2, 6, lambda step: 0.01, optimiser, **knobs)
     blocks, graph = [Block("one", ("p",)), Block("two", ("q",))], topology(graph, CLIENTS, seed=1)
+    spread = through_server if graph.served else over
     laid = plan(
         problem(world.mine, dtype),
         blocks,
         graph,
         recipe,
         *wraps,
-        carrier=over(world) if world.size > 1 else gossip,
+        carrier=spread(world) if world.size > 1 else gossip,
         site=world.site,
     )
     *_, (state, _) = train(laid, engine=engine) if engine else train(laid)
