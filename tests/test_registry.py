@@ -97,7 +97,20 @@ def shifted(n, seed):
 
 def sign(share, bits):
     """Nothing but zeros and a sign."""
-    return (lambda z, rng: z.sign() * z.abs().mean()), (lambda width, item: width // 8 + item)
+    from deca_lab.network.compression import Compressor
+
+    def pack(z, rng):
+        signs = torch.cat([z >= 0, z.new_zeros(-len(z) % 8, dtype=torch.bool)]).view(-1, 8)
+        return torch.cat(
+            [z.abs().mean()[None].view(torch.uint8), (signs << torch.arange(8)).sum(1)]
+        ).byte()
+
+    def unpack(message, like, rng):
+        item = like.element_size()
+        signs = (message[item:, None] >> torch.arange(8)) & 1
+        return (2.0 * signs.flatten()[: len(like)] - 1) * message[:item].clone().view(like.dtype)
+
+    return Compressor(pack, unpack, lambda width, item: -(-width // 8) + item)
 
 
 def plain(spec):

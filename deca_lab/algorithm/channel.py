@@ -44,6 +44,11 @@ class Site(NamedTuple):
     mine: slice
     total: Callable[[Tensor], Tensor] = lambda x: x
 
+    @property
+    def clients(self) -> range:
+        """The numbers of the clients that are here."""
+        return range(self.mine.start, self.mine.stop)
+
     def local(self, clients: np.ndarray) -> np.ndarray:
         """Return the rows of X (n, D) that belong to these clients, of those that are here."""
         if not len(clients):
@@ -73,31 +78,35 @@ class Wire(NamedTuple):
     """What a channel remembers between mixings: a part of the state, and so of the checkpoint.
 
     `sent`: the bytes (N, N) that i received from j, in the rows of this process's clients. `letters`: earlier messages and
-    replicas (n, D). `tables`: whole numbers (N, N), and `tallies`: sums, both equal in all processes. Letters and tables end
-    with the visit; their names begin with `Call.key`.
+    replicas (n, D). `tables`: whole numbers (N, N), and `tallies`: sums, both equal in all processes. `heard`: replicas of
+    clients in other processes, which no checkpoint keeps, since they can be asked for again. All but `sent` and tallies
+    ends with the visit; its names begin with `Call.key`.
     """
 
     sent: np.ndarray
     letters: dict[str, Tensor]
     tables: dict[str, np.ndarray]
     tallies: dict[str, float]
+    heard: dict[str, Tensor]
 
 
 def silence(clients: int) -> Wire:
     """Return the memory of a channel that has carried nothing."""
-    return Wire(np.zeros((clients, clients), np.int64), {}, {}, {})
+    return Wire(np.zeros((clients, clients), np.int64), {}, {}, {}, {})
 
 
 def copied(wire: Wire) -> Wire:
     """Return a copy that can be written to."""
-    letters = {name: letter.clone() for name, letter in wire.letters.items()}
-    return Wire(wire.sent.copy(), letters, dict(wire.tables), dict(wire.tallies))
+    letters, heard = (
+        {name: x.clone() for name, x in kept.items()} for kept in (wire.letters, wire.heard)
+    )
+    return Wire(wire.sent.copy(), letters, dict(wire.tables), dict(wire.tallies), heard)
 
 
 def ended(wire: Wire) -> Wire:
     """Return what is left of the memory when a visit ends."""
     # When the block's turn comes again they would be a round old; `sent` and tallies are the run's.
-    return wire._replace(letters={}, tables={})
+    return wire._replace(letters={}, tables={}, heard={})
 
 
 class Channel(NamedTuple):
@@ -121,7 +130,7 @@ class Channel(NamedTuple):
     messages: Callable[[int], np.ndarray]
     failed: Callable[[int], np.ndarray | None] = lambda turn: None
     absent: Callable[[int], np.ndarray] = lambda step: NOBODY
-    copies: int = 0
+    copies: float = 0
     exact: bool = True
 
 

@@ -113,6 +113,7 @@ def _state(known: Mapping[str, Any], tensors: Mapping[str, Tensor], init: Init |
         _beginning("letter.", tensors),
         {name: table.cpu().numpy() for name, table in _beginning("table.", tensors).items()},
         known["tallies"],
+        {},
     )
     return State(known["step"], blocks, tensors.get("master"), moments, wire)
 

@@ -22,11 +22,11 @@ from deca_lab.lab.objects import Objects, accepted, blocks_given, named, on_prob
 from deca_lab.lab.prepare import (
     Lab,
     blocks_of,
+    channel_of,
     faults_of,
     laid_out,
     recipe_of,
     start_gradients,
-    wraps_of,
 )
 from deca_lab.lab.runs import Callback, Progress, continued, read_config, started
 from deca_lab.lab.snapshot import Snapshot
@@ -106,13 +106,9 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
     )
     cut = objects.blocks or _cut(config, problem)
     failing = faults_of(config, topo, len(cut))
-    plan_ = plan(
-        problem,
-        cut,
-        topo,
-        recipe_of(config, objects.optimiser)(len(cut)),
-        *wraps_of(config, failing),
-    )
+    carrier, wraps = channel_of(config, failing, topo)
+    recipe = recipe_of(config, objects.optimiser)(len(cut))
+    plan_ = plan(problem, cut, topo, recipe, *wraps, carrier=carrier)
     evaluation = problem.batches(0) if problem.evaluation is None else problem.evaluation
     corpus = Corpus(config.corpus, (), np.zeros(0, np.int64), (), config.corpus)
     shards = Shards((), (), torch.zeros(0), np.zeros((problem.clients, 0), np.int64), (), 0, 0, ())

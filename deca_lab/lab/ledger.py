@@ -128,7 +128,7 @@ def _replicas(plan: Plan) -> int:
     """Return the bytes of the copies that the channel keeps: each as large as all that is carried for the largest block."""
     widest = max(range(len(plan.layouts)), key=lambda k: plan.layouts[k].width)
     columns = sum(width for _, _, width in carried(plan, widest))
-    return plan.channel.copies * plan.topology.n * max(_item(plan), 4) * columns
+    return round(plan.channel.copies * plan.topology.n) * max(_item(plan), 4) * columns
 
 
 def _all_mixed(plan: Plan) -> int:

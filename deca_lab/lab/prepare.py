@@ -26,7 +26,7 @@ from deca_lab.models.factor_mixing import decaf
 from deca_lab.network import compression, faults
 from deca_lab.network.faults import Faults
 from deca_lab.network.lossy_mixing import lossy
-from deca_lab.network.processes import ALONE, World, gathered, over, through_server
+from deca_lab.network.processes import ALONE, Halo, World, gathered, over, through_server
 from deca_lab.runconfig import RunConfig
 from deca_lab.text import heterogeneity, shards, tasks
 from deca_lab.text.corpora import CORPORA, Corpus, load
@@ -117,13 +117,14 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     )
     probe = Probe(task.test, task.own, task.train, task.score, task.validation_score)
     failing = faults_of(config, topo, len(cut))
+    carrier, wraps = channel_of(config, failing, topo, world)
     laid = plan(
         problem,
         cut,
         topo,
         recipe(len(cut)),
-        *wraps_of(config, failing),
-        carrier=carrier_of(config, world, topo),
+        *wraps,
+        carrier=carrier,
         site=world.site,
     )
     frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
@@ -405,32 +406,36 @@ def faults_of(config: RunConfig, topo: Topology, blocks: int) -> Faults:
     return faults.require_possible(asked, topo, steps)
 
 
-def wraps_of(config: RunConfig, failing: Faults) -> list[Wrap]:
-    """Return what stands around the plain channel: faults, and messages cut short; raise BadInput where they cannot."""
+def channel_of(
+    config: RunConfig, failing: Faults, topo: Topology, world: World = ALONE
+) -> tuple[Carrier, list[Wrap]]:
+    """Return what applies W to the rows of X, here or over processes, and what stands around the plain channel.
+
+    Faults come first, then short messages; raise BadInput where they cannot.
+    """
+    rule, lost = MIXINGS[config.mixing], lossy(failing, config.mix_every)
     short = compression.compressor(config.compress, config.keep_share, config.bits, config.gamma)
-    check(
-        short is None or config.mixing == "gossip",
-        "compress",
-        config.compress,
-        f"none with --mixing {config.mixing}: "
-        "replicas are mixed in place of the models, which only a linear mixing bears",
-    )
-    lost = lossy(failing, config.mix_every)
-    return [lost] if short is None else [lost, compression.compressed(short, config.seed)]
-
-
-def carrier_of(config: RunConfig, world: World, topo: Topology) -> Carrier:
-    """Return what applies W to the rows of X: here, or over processes."""
-    rule = MIXINGS[config.mixing]
+    if short is not None:
+        _require_short_messages(config, topo)
+    halo = Halo(world, topo) if short is not None and world.size > 1 else None
     if world.size == 1:
-        return rule
-    check(
-        config.compress == "none",
-        "compress",
-        config.compress,
-        "none where clients are spread over processes",
-    )
-    return through_server(world) if topo.served and rule is gossip else over(world, rule)
+        carrier = rule
+    elif topo.served and rule is gossip:
+        carrier = through_server(world)
+    else:
+        carrier = over(world, rule, halo)
+    return carrier, [lost] if short is None else [
+        lost,
+        compression.compressed(short, config.seed, halo),
+    ]
+
+
+def _require_short_messages(config: RunConfig, topo: Topology) -> None:
+    """Refuse short messages where mathematics has none."""
+    linear = f"none with --mixing {config.mixing}: replicas are mixed in place of the models, which only a linear mixing bears"
+    check(config.mixing == "gossip", "compress", config.compress, linear)
+    served = "none with a server: what it answers, the mean of all clients' changes, is not short"
+    check(not topo.served, "compress", config.compress, served)
 
 
 def start_gradients(problem: Problem, world: World) -> stacking.Params:

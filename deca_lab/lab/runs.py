@@ -279,7 +279,7 @@ def _stopped_early(
 def _held(state: State) -> list[Tensor]:
     """Return the tensors of a state."""
     moments = [part for held in state.moments.values() for part in tensors(held)]
-    return [*state.blocks, *state.wire.letters.values(), *moments]
+    return [*state.blocks, *state.wire.letters.values(), *state.wire.heard.values(), *moments]
 
 
 def _written_down(

@@ -20,53 +20,96 @@ from torch import Tensor
 from deca_lab.algorithm import channel as ch
 from deca_lab.algorithm.channel import Call, Channel, Size, Wire
 from deca_lab.errors import check, pick
-
-Short = Callable[[Tensor, np.random.Generator], Tensor]  # (D,) -> (D,)
-MessageSize = Callable[[int, int], int]  # columns D, bytes of a number -> bytes of a message
+from deca_lab.network.processes import Halo
 
 INDEX = 4  # bytes of a number's place in a row
+COLUMNS = 2**12  # whose bits are packed in one go
 
 
-class Compression(NamedTuple):
-    """A way to shorten messages: what is left of a row, and what it takes on the wire."""
+class Compressor(NamedTuple):
+    """How a row z (D,) becomes a message of bytes, and what the receiver reads from it.
 
-    short: Short
-    size: MessageSize
-    gamma: float  # the step towards the neighbours' replicas
+    Both sides get a generator in the same state, for what is drawn at random.
+    """
+
+    pack: Callable[[Tensor, np.random.Generator], Tensor]  # z (D,) -> message (bytes,) uint8
+    unpack: Callable[[Tensor, Tensor, np.random.Generator], Tensor]  # message, a row like z -> (D,)
+    size: Callable[[int, int], int]  # columns D, bytes of a number -> bytes of a message
+    gamma: float = 1.0  # the step towards the neighbours' replicas
 
 
-def top_k(share: float, bits: int) -> tuple[Short, MessageSize]:
+def top_k(share: float, bits: int) -> Compressor:
     """The largest entries of a row and their places."""
 
-    def short(z: Tensor, rng: np.random.Generator) -> Tensor:
+    def pack(z: Tensor, rng: np.random.Generator) -> Tensor:
         at = z.abs().topk(kept(share, len(z)), sorted=False).indices
-        return torch.zeros_like(z).index_copy_(0, at, z[at])
+        return torch.cat([_raw(at.int()), _raw(z[at])])
 
-    return short, lambda width, item: kept(share, width) * (item + INDEX)
+    def unpack(message: Tensor, like: Tensor, rng: np.random.Generator) -> Tensor:
+        end = INDEX * kept(share, len(like))
+        places = _read(message[:end], torch.int32).long()
+        return _filled(like, places, _read(message[end:], like.dtype))
+
+    return Compressor(pack, unpack, lambda width, item: kept(share, width) * (item + INDEX))
 
 
-def random_k(share: float, bits: int) -> tuple[Short, MessageSize]:
+def random_k(share: float, bits: int) -> Compressor:
     """Entries at random places, which the receiver draws from the same seed."""
 
-    def short(z: Tensor, rng: np.random.Generator) -> Tensor:
-        at = torch.from_numpy(
-            rng.choice(len(z), kept(share, len(z)), replace=False, shuffle=False)
-        ).to(z.device)
-        return torch.zeros_like(z).index_copy_(0, at, z[at])
+    def places(row: Tensor, rng: np.random.Generator) -> Tensor:
+        drawn = rng.choice(len(row), kept(share, len(row)), replace=False, shuffle=False)
+        return torch.from_numpy(drawn).to(row.device)
 
-    return short, lambda width, item: kept(share, width) * item
+    return Compressor(
+        lambda z, rng: _raw(z[places(z, rng)]),
+        lambda message, like, rng: _filled(like, places(like, rng), _read(message, like.dtype)),
+        lambda width, item: kept(share, width) * item,
+    )
 
 
-def quantised(share: float, bits: int) -> tuple[Short, MessageSize]:
+def quantised(share: float, bits: int) -> Compressor:
     """All entries, rounded to the nearest of 2^bits - 1 levels between minus and plus the row's largest one."""
     levels = 2 ** (bits - 1) - 1
 
-    def short(z: Tensor, rng: np.random.Generator) -> Tensor:
+    def pack(z: Tensor, rng: np.random.Generator) -> Tensor:
         step = (z.abs().max() / levels).clamp(min=torch.finfo(z.dtype).tiny)
-        steps: Tensor = z / step
-        return steps.round_().mul_(step)
+        steps = (z / step).round_().add_(levels)
+        return torch.cat([_raw(step[None]), *(packed(part, bits) for part in steps.split(COLUMNS))])
 
-    return short, lambda width, item: ceil(width * bits / 8) + item
+    def unpack(message: Tensor, like: Tensor, rng: np.random.Generator) -> Tensor:
+        item = like.element_size()
+        step, parts = message[:item], torch.split(message[item:], COLUMNS * bits // 8)
+        steps = torch.cat([unpacked(part, bits, like.dtype) for part in parts])[: len(like)]
+        return steps.sub_(levels).mul_(_read(step, like.dtype))
+
+    return Compressor(pack, unpack, lambda width, item: ceil(width * bits / 8) + item)
+
+
+def packed(steps: Tensor, bits: int) -> Tensor:
+    """Return whole numbers (D,) below 2^bits as bytes (ceil(D bits / 8),), the lowest bit first."""
+    ones = (steps.int()[:, None] >> torch.arange(bits, device=steps.device)) & 1
+    ones = torch.nn.functional.pad(ones.to(torch.uint8).flatten(), (0, -ones.numel() % 8))
+    return (ones.view(-1, 8) << torch.arange(8, device=steps.device)).sum(1).to(torch.uint8)
+
+
+def unpacked(message: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    """Return the whole numbers of `packed`, as numbers of a dtype; zeros may follow them."""
+    ones = (message[:, None] >> torch.arange(8, device=message.device)) & 1
+    rows = ones.flatten()[: 8 * len(message) // bits * bits].view(-1, bits)
+    return (rows.int() << torch.arange(bits, device=message.device)).sum(1).to(dtype)
+
+
+def _raw(x: Tensor) -> Tensor:
+    return x.contiguous().view(torch.uint8)
+
+
+def _read(message: Tensor, dtype: torch.dtype) -> Tensor:
+    # A copy: numbers of eight bytes may begin at any byte of a message, but not at any of memory.
+    return message.clone().view(dtype)
+
+
+def _filled(like: Tensor, places: Tensor, values: Tensor) -> Tensor:
+    return torch.zeros_like(like).index_copy_(0, places, values)
 
 
 COMPRESSORS = {"top-k": top_k, "random-k": random_k, "quantised": quantised}
@@ -77,17 +120,20 @@ def kept(share: float, width: int) -> int:
     return max(1, min(width, round(share * width)))
 
 
-def compressor(name: str, share: float, bits: int, gamma: float) -> Compression | None:
-    """Return the compression of a name, or None for "none"; raise BadInput."""
+def compressor(name: str, share: float, bits: int, gamma: float) -> Compressor | None:
+    """Return the compressor of a name, or None for "none"; raise BadInput."""
     make = pick({"none": None, **COMPRESSORS}, name, "compress")
     check(
         gamma == 1 or make is not None, "gamma", gamma, "1 with --compress none: messages are whole"
     )
-    return make and Compression(*make(share, bits), gamma)
+    return make and make(share, bits)._replace(gamma=gamma)
 
 
-def compressed(how: Compression, seed: int) -> ch.Wrap:
-    """Return the wrap that sends short messages through a channel; `seed` is for what is random in them."""
+def compressed(how: Compressor, seed: int, halo: Halo | None = None) -> ch.Wrap:
+    """Return the wrap that sends short messages through a channel.
+
+    `seed` is for what is random in a message; `halo` holds the replicas of clients in other processes.
+    """
 
     def wrap(inner: Channel) -> Channel:
         check(
@@ -99,31 +145,30 @@ def compressed(how: Compression, seed: int) -> ch.Wrap:
 
         def exchange(call: Call, x: Tensor, wire: Wire, size: Size | None = None) -> Tensor:
             waiting = _waiting(inner, how, call, x.shape[1], x.element_size(), wire)
-            replica = _replica(inner, how, seed, call, x, wire)
+            replica = _replica(inner, how, seed, halo, call, x, wire)
             before = wire.tallies.get("mean_moved", 0.0)
             x_new = (
                 inner.exchange(call, replica, wire, waiting).sub_(replica).mul_(how.gamma).add_(x)
             )
             if before != (now := wire.tallies.get("mean_moved", 0.0)):
-                wire.tallies["mean_moved"] = before + how.gamma * (
-                    now - before
-                )  # x moves by gamma times its replica
+                # x moves by gamma times its replica
+                wire.tallies["mean_moved"] = before + how.gamma * (now - before)
             return x_new
 
         def predicted(
             call: Call, width: int, item: int, wire: Wire, size: Size | None = None
         ) -> np.ndarray:
-            return inner.predicted(
-                call, width, item, wire, _waiting(inner, how, call, width, item, wire)
-            )
+            waiting = _waiting(inner, how, call, width, item, wire)
+            return inner.predicted(call, width, item, wire, waiting)
 
-        return inner._replace(exchange=exchange, predicted=predicted, copies=inner.copies + 1)
+        copies = inner.copies + 1 + (halo.share if halo else 0)
+        return inner._replace(exchange=exchange, predicted=predicted, copies=copies)
 
     return wrap
 
 
 def _waiting(
-    channel: Channel, how: Compression, call: Call, width: int, item: int, wire: Wire
+    channel: Channel, how: Compressor, call: Call, width: int, item: int, wire: Wire
 ) -> np.ndarray:
     """Return the bytes (N, N) of the messages of this mixing, i from j: all that j has said since i last heard it.
 
@@ -146,24 +191,33 @@ def _waiting(
 
 
 def _replica(
-    channel: Channel, how: Compression, seed: int, call: Call, x: Tensor, wire: Wire
+    channel: Channel,
+    how: Compressor,
+    seed: int,
+    halo: Halo | None,
+    call: Call,
+    x: Tensor,
+    wire: Wire,
 ) -> Tensor:
     """Return the replicas (n, D) of this process's clients, brought nearer to x by their messages; absent ones say nothing."""
-    name = f"{call.key}.replica"
+
+    def rng(client: int) -> np.random.Generator:
+        return np.random.default_rng([seed, call.turn, call.block, client])
+
+    def read(client: int, message: Tensor, row: Tensor) -> None:
+        row.add_(how.unpack(message, row, rng(client)))
+
+    silent, name = set(channel.absent(call.step).tolist()), f"{call.key}.replica"
+    messages: dict[int, Tensor] = {}
     if name not in wire.letters:
         wire.letters[name] = x.clone()
-        return wire.letters[name]
-    silent, first = (
-        set(channel.site.local(channel.absent(call.step)).tolist()),
-        channel.site.mine.start,
-    )
-    for i, (row, copy) in enumerate(
-        zip(x, wire.letters[name], strict=True)
-    ):  # a row at a time: little memory beside X
-        if i not in silent:
-            copy.add_(
-                how.short(
-                    row - copy, np.random.default_rng([seed, call.turn, call.block, first + i])
-                )
-            )
+    else:
+        # A row at a time: little memory beside X.
+        for i, row, copy in zip(channel.site.clients, x, wire.letters[name], strict=True):
+            if i not in silent:
+                message = how.pack(row - copy, rng(i))
+                read(i, message, copy)
+                messages.update({i: message} if halo and i in halo.asked else {})
+    if halo:
+        halo.hear(name, wire, messages, silent, how.size(x.shape[1], x.element_size()), read)
     return wire.letters[name]

@@ -82,10 +82,9 @@ def mixed(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire) -
     _add(wire, "refused", ((W != 0) & ~out & ~good & ~np.eye(len(W), dtype=bool)).sum())
     left = remaining(W, out | ~good[:, None] | ~good)
 
-    finite = torch.isfinite(own)[site.mine, None]
-    clean = (
-        x if bool(finite.all()) else torch.where(finite, x, 0.0)
-    )  # 0 times NaN is NaN: none of it may be touched
+    finite = torch.isfinite(own)
+    # 0 times NaN is NaN: none of it may be touched. All processes choose alike, whoever holds it.
+    clean = x if bool(finite.all()) else torch.where(finite[site.mine, None], x, 0.0)
     shares, letters = [left], [clean]
     if faults.altered:
         shares, letters = _by_age(

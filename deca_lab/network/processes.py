@@ -7,7 +7,7 @@ for nothing else, it gathers all rows. Only tensors travel, never pickled object
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from deca_lab.algorithm.loop import Plan, State, working
 from deca_lab.algorithm.optimisers import OptState, leaves, numbers, tensors, with_leaves
 from deca_lab.algorithm.stacking import Layout
 from deca_lab.errors import PeerLost, check
+from deca_lab.mixing.topology import Topology
 
 WAIT = timedelta(
     minutes=10
@@ -99,10 +100,11 @@ def answering(world: World) -> Iterator[None]:
         ) from None
 
 
-def over(world: World, rule: Carrier = gossip) -> Carrier:
+def over(world: World, rule: Carrier = gossip, halo: "Halo | None" = None) -> Carrier:
     """Return the carrier that mixes by `rule` the rows of all processes, of which this one holds its own (n, D).
 
-    Of each tensor a rank sends to another what that one's clients hear of its own; its own part is mixed meanwhile.
+    Of each tensor a rank sends to another what that one's clients hear of its own; its own part is mixed meanwhile. Nothing
+    is sent of a tensor whose other rows are in the `halo` already.
     """
 
     def carrier(
@@ -117,7 +119,7 @@ def over(world: World, rule: Carrier = gossip) -> Carrier:
             for rows in route.heard.values()
         ]
         mix = rule([*own, *arriving], where, like)
-        return lambda rows: mix(_all_rows(world, routes, tuple(rows)))
+        return lambda rows: mix(_all_rows(world, routes, tuple(rows), halo))
 
     return carrier
 
@@ -130,26 +132,115 @@ class Route(NamedTuple):
 
 
 def _route(world: World, W: np.ndarray, device: torch.device) -> Route:
-    others = [rank for rank in range(world.size) if rank != world.rank]
-    heard = {rank: _clients(W[world.mine], world.rows(rank)) for rank in others}
-    wanted = {rank: _clients(W[world.rows(rank)], world.mine) - world.mine.start for rank in others}
+    wanted = {rank: _heard(world, W, rank).get(world.rank) for rank in range(world.size)}
+    rows = {rank: who - world.mine.start for rank, who in wanted.items() if who is not None}
     return Route(
-        {rank: clients for rank, clients in heard.items() if len(clients)},
-        {rank: torch.from_numpy(rows).to(device) for rank, rows in wanted.items() if len(rows)},
+        _heard(world, W, world.rank),
+        {rank: torch.from_numpy(mine).to(device) for rank, mine in rows.items()},
     )
 
 
-def _clients(W: np.ndarray, rows: slice) -> np.ndarray:
-    """Return the clients among `rows` that some receiver of W (n, N) hears."""
-    clients: np.ndarray = np.flatnonzero((W[:, rows] != 0).any(0)) + rows.start
-    return clients
+def _heard(world: World, W: np.ndarray, rank: int) -> dict[int, np.ndarray]:
+    """Return the clients of each other rank that some client of this `rank` hears, where there are any."""
+    hears = (W[world.rows(rank)] != 0).any(0)
+    others = (other for other in range(world.size) if other != rank)
+    clients = {
+        other: np.flatnonzero(hears[world.rows(other)]) + world.rows(other).start
+        for other in others
+    }
+    return {other: who for other, who in clients.items() if len(who)}
 
 
-def _all_rows(world: World, routes: Sequence[Route], own: Sequence[Tensor]) -> Iterator[Tensor]:
+class Halo:
+    """Replicas of clients in other processes, where a message says only what changed in a row.
+
+    `asked` are the clients of this process that another one hears at some mixing, `share` the rows that the halos of all
+    processes hold, in parts of N.
+    """
+
+    def __init__(self, world: World, topology: Topology) -> None:
+        ever = np.any([W != 0 for W in topology.matrices], axis=0)
+        self._world = world
+        # To every rank that hears a client at some mixing: else it would miss the changes in between.
+        self._route = _route(world, ever, torch.device("cpu"))
+        wanted = self._route.wanted.items()
+        self._wanted = {rank: (rows + world.mine.start).tolist() for rank, rows in wanted}
+        self.asked = {client for clients in self._wanted.values() for client in clients}
+        heard = np.concatenate([np.zeros(0, np.int64), *self._route.heard.values()])
+        self._rows = {int(client): row for row, client in enumerate(heard)}
+        everywhere = (_heard(world, ever, rank) for rank in range(world.size))
+        self.share = sum(len(who) for heard in everywhere for who in heard.values()) / topology.n
+        self._newest: tuple[Tensor | None, Tensor | None] = (None, None)
+
+    def hear(
+        self,
+        name: str,
+        wire: Wire,
+        messages: Mapping[int, Tensor],
+        silent: Collection[int],
+        size: int,
+        read: Callable[[int, Tensor, Tensor], None],
+    ) -> None:
+        """Bring the replicas `name` up to date: send these clients' messages, and `read` the others' into their rows.
+
+        Whole rows are sent where they are shorter, and where a visit or a resumed run begins without replicas.
+        """
+        own = wire.letters[name]
+        if name in wire.heard and size < own[0].nbytes:
+            self._read(wire.heard[name], messages, silent, size, read)
+        else:
+            _, *arrived = _all_rows(self._world, [self._route], [own])
+            wire.heard[name] = torch.cat([own[:0], *arrived])
+        self._newest = (own, wire.heard[name])
+
+    def _read(
+        self,
+        rows: Tensor,
+        messages: Mapping[int, Tensor],
+        silent: Collection[int],
+        size: int,
+        read: Callable[[int, Tensor, Tensor], None],
+    ) -> None:
+        heard, wanted = (
+            {rank: [int(i) for i in clients if i not in silent] for rank, clients in sides.items()}
+            for sides in (self._route.heard, self._wanted)
+        )
+        room = {
+            rank: rows.new_empty(len(who), size, dtype=torch.uint8) for rank, who in heard.items()
+        }
+        sent = {
+            rank: torch.stack([messages[i] for i in who]) for rank, who in wanted.items() if who
+        }
+        with answering(self._world):
+            pending = [dist.P2POp(dist.irecv, x, rank) for rank, x in room.items() if len(x)]
+            pending += [dist.P2POp(dist.isend, x, rank) for rank, x in sent.items()]
+            for one in _started(pending):
+                one.wait()
+        for rank, who in heard.items():
+            for client, message in zip(who, room[rank], strict=True):
+                read(client, message, rows[self._rows[client]])
+
+    def rows_of(self, x: Tensor, route: Route) -> list[Tensor] | None:
+        """Return the replicas that a route brings, where x holds this process's newest ones."""
+        own, others = self._newest
+        if x is not own or others is None:
+            return None
+        return [others[[self._rows[int(i)] for i in who]] for who in route.heard.values()]
+
+
+def _all_rows(
+    world: World, routes: Sequence[Route], own: Sequence[Tensor], halo: Halo | None = None
+) -> Iterator[Tensor]:
     """Yield this rank's rows of each tensor, then, when they are there, those that it hears of the others."""
+    known = [halo.rows_of(x, route) if halo else None for x, route in zip(own, routes, strict=True)]
+    routes = [
+        route if rows is None else Route({}, {}) for route, rows in zip(routes, known, strict=True)
+    ]
     arrived = [
         [x.new_empty(len(clients), x.shape[1]) for clients in route.heard.values()]
-        for x, route in zip(own, routes, strict=True)
+        if rows is None
+        else rows
+        for x, route, rows in zip(own, routes, known, strict=True)
     ]
     with answering(world):
         pending = []
@@ -157,7 +248,7 @@ def _all_rows(world: World, routes: Sequence[Route], own: Sequence[Tensor]) -> I
             # Receives first: Gloo starts a send at once, and on a slow link waits until the peer has somewhere to put it.
             pending += [
                 dist.P2POp(dist.irecv, row, rank)
-                for row, rank in zip(rows, route.heard, strict=True)
+                for row, rank in zip(rows, route.heard, strict=False)
             ]
             pending += [
                 dist.P2POp(dist.isend, x[index], rank) for rank, index in route.wanted.items()
@@ -320,7 +411,7 @@ def scattered_state(world: World, plan: Plan, state: State | None) -> State:
         blocks,
         master,
         moments,
-        Wire(state.sent if state else empty.sent, letters, tables, known["tallies"]),
+        Wire(state.sent if state else empty.sent, letters, tables, known["tallies"], {}),
     )
 
 

@@ -14,12 +14,13 @@ from deca_lab.algorithm import optimisers
 from deca_lab.algorithm.blocks import whole
 from deca_lab.algorithm.loop import Recipe, plan, train
 from deca_lab.algorithm.problems import quadratics
-from deca_lab.algorithm.stacking import layout
+from deca_lab.algorithm.stacking import flatten, layout
 from deca_lab.errors import BadInput, Stopped
 from deca_lab.lab import runs
 from deca_lab.lab.prepare import prepare
 from deca_lab.mixing.doctor import diagnose
 from deca_lab.mixing.topology import topology
+from deca_lab.models.factor_mixing import decaf
 from deca_lab.network import faults as fl
 from deca_lab.network import lossy_mixing
 from deca_lab.runconfig import RunConfig
@@ -233,6 +234,36 @@ def test_under_late_messages_the_run_is_a_plain_loop(delay, drop):
     assert moved > 1e-3
     late = [(one.ages(turn) > 0) & ~one.lost(turn) & (W != 0) for turn in range(STEPS) if turn % 20]
     assert fl.fault_summary(one, topology("ring", 6), STEPS, 20)["late"] == np.sum(late)
+
+
+@pytest.mark.parametrize("delay", [1, 2])
+def test_late_factors_are_multiplied_as_they_were_said_together(delay):
+    """A plain loop with dense products: what i mixes of j is the product of both factors of one message."""
+    n, shapes = 6, {"p.lora_A": (2, 4), "p.lora_B": (5, 2)}
+    faults = faults_of(stale=0.5, delay=delay, seed=3)
+    rng = np.random.default_rng(0)
+    start = {name: torch.from_numpy(rng.standard_normal((n, *s))) for name, s in shapes.items()}
+    where, W = layout(start, list(start)), topology("ring", n).at(0)
+    channel = lossy_mixing.lossy(faults, 1)(
+        ch.plain(topology("ring", n), (where,), torch.zeros(0).double(), decaf)
+    )
+    wire, said, X = ch.silence(n), [], flatten(start, where.names)
+    for turn in range(8):
+        said = [X.numpy().copy(), *said][: delay + 1]
+        ages = np.minimum(faults.ages(turn), len(said) - 1)
+        X = channel.exchange(ch.Call(turn, turn, 0, 0, turn == 0), X.clone(), wire, None)
+        for i in range(n):
+            mean = sum(W[i, j] * product(said[ages[i, j]][j]) for j in range(n))
+            u, values, vh = np.linalg.svd(mean)
+            np.testing.assert_allclose(
+                product(X[i].numpy()), u[:, :2] * values[:2] @ vh[:2], atol=1e-12
+            )
+        X = X + 0.1 * torch.from_numpy(rng.standard_normal(X.shape))
+
+
+def product(row):
+    """Return B A of a row of the factors A (2, 4) and B (5, 2)."""
+    return row[8:].reshape(5, 2) @ row[:8].reshape(2, 4)
 
 
 def test_noise_has_its_size_and_is_heard_by_others_alone():
