@@ -1,4 +1,4 @@
-"""N clients' losses and gradients in one call: stacked on axis 0 under vmap, or a plain loop, the oracle.
+"""N clients' losses and gradients in one call: stacked on axis 0 under vmap, that as one graph, or a plain loop, the oracle.
 
 An engine differentiates one matrix X (N, D), the active block; the rest of the parameters is constant, so the
 backward pass stops where the block's own part of the graph ends.
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deca_lab.algorithm.compiled import one_graph
 from deca_lab.algorithm.stacking import Layout, Params, client, unflatten
 
 Batch = Any  # tensors, or tuples of them, with axis 0 = N
@@ -37,6 +38,16 @@ def stacked(loss: Loss) -> Gradients:
     return gradients
 
 
+def compiled(loss: Loss) -> Gradients:
+    """Return the engine that is the stacked one as graphs of fused operations: `one_graph` says when it raises."""
+    fused, alone = one_graph(torch.vmap(loss)), looped(loss)
+
+    def gradients(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        return (fused if len(x) > 1 else alone)(x, where, rest, batch)
+
+    return gradients
+
+
 def looped(loss: Loss) -> Gradients:
     """Return the engine that takes the clients one after another, each through plain autograd."""
 
@@ -56,7 +67,7 @@ def _of(batch: Batch, i: int) -> Batch:
     return tuple(_of(part, i) for part in batch) if isinstance(batch, tuple) else batch[i]
 
 
-ENGINES: dict[str, Engine] = {"stacked": stacked, "loop": looped}
+ENGINES: dict[str, Engine] = {"stacked": stacked, "compiled": compiled, "loop": looped}
 
 
 @torch.no_grad()

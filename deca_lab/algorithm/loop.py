@@ -210,9 +210,8 @@ def mixes(plan: Plan, s: int) -> bool:
 
 def training(plan: Plan, visit: Visit, s: int) -> Optimiser:
     """Return the optimiser of the active block, under which clients that are absent at this inner step stand still."""
-    return op.attending(
-        plan.optimisers[visit.block], plan.channel.site.local(plan.channel.absent(s))
-    )
+    optimiser, away = plan.optimisers[visit.block], plan.channel.absent(s)
+    return op.attending(optimiser, plan.channel.site.local(away)) if len(away) else optimiser
 
 
 def mixing(plan: Plan, k: int, s: int, wire: Wire) -> Mix:
@@ -239,22 +238,19 @@ def closed(
 ) -> State:
     """Return the state after an inner step; where the visit ends, moments, master and letters end with it, unless kept."""
     k, over = visit.block, s == visit.last
-    blocks = tuple(
-        stored(plan, state.blocks[j], j, k, x_new, s, wire) for j in range(len(state.blocks))
-    )
+    blocks = list(state.blocks)
+    if plan.recipe.mix_all and mixes(plan, s):
+        blocks = [x if j == k else mixed(plan, x, j, s, wire) for j, x in enumerate(blocks)]
+    blocks[k] = x_new.to(blocks[k].dtype)
     master = None if over or x_new.dtype == blocks[k].dtype else x_new
     held = (
         {**state.moments, k: moments} if plan.recipe.keep_moments else {} if over else {k: moments}
     )
-    return State(s + 1, blocks, master, held, ch.ended(wire) if over else wire)
+    return State(s + 1, tuple(blocks), master, held, ch.ended(wire) if over else wire)
 
 
-def stored(plan: Plan, block: Tensor, j: int, k: int, x_new: Tensor, s: int, wire: Wire) -> Tensor:
-    """Return block j after an inner step on block k, in its storage precision: mixed as well, where all blocks are."""
-    if j == k:
-        return x_new.to(block.dtype)
-    if not plan.recipe.mix_all or not mixes(plan, s):
-        return block
+def mixed(plan: Plan, block: Tensor, j: int, s: int, wire: Wire) -> Tensor:
+    """Return block j mixed after an inner step on another, in its storage precision."""
     return mixing(plan, j, s, wire)(working(block)).to(block.dtype)
 
 

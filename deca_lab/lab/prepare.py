@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,17 +12,20 @@ from torch import Tensor, nn
 from deca_lab.algorithm import blocks as bl
 from deca_lab.algorithm import moments, stacking
 from deca_lab.algorithm.channel import Carrier, Wrap, gossip
-from deca_lab.algorithm.gradients import ENGINES, Loss, stacked
+from deca_lab.algorithm.compiled import missing, require_compiler, worth
+from deca_lab.algorithm.gradients import ENGINES, Engine, Loss, stacked
 from deca_lab.algorithm.loop import Plan, Recipe, plan
 from deca_lab.algorithm.optimisers import OPTIMISERS, Optimiser, OptimiserSpec
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.schedules import SCHEDULES, schedule
 from deca_lab.errors import BadInput, check, pick
+from deca_lab.lab.ledger import flops
 from deca_lab.lab.metrics import Measurement, Probe, each, measure
 from deca_lab.lab.objects import NOTHING, Objects, accepted, named
 from deca_lab.methods import resolve
 from deca_lab.mixing.doctor import Diagnosis, require_sound
 from deca_lab.mixing.topology import Topology, topology
+from deca_lab.models.causal_lm import depth
 from deca_lab.models.factor_mixing import decaf
 from deca_lab.network import compression, faults
 from deca_lab.network.faults import Faults
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+AUTO = "auto"  # in place of an engine
 MIXINGS: dict[str, Carrier] = {"gossip": gossip, "decaf": decaf}
 
 
@@ -129,7 +134,8 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     )
     frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
     apart = heterogeneity.measure(data, start_gradients(problem, world))
-    notes = (*data.notes, *task.notes)
+    config, told = with_engine(config, laid, model)
+    notes = (*data.notes, *task.notes, *told)
     return Lab(
         config,
         corpus,
@@ -160,7 +166,9 @@ def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topolog
         config.dtype,
         "float32 or bfloat16 on Apple's GPU",
     )
-    pick(ENGINES, config.engine, "engine")
+    pick({**ENGINES, AUTO: None}, config.engine, "engine")
+    if config.engine == "compiled":
+        require_compiler(device.type)
     topo = topology(
         objects.topology or config.topology,
         config.clients,
@@ -184,6 +192,25 @@ def _on_probe(
     return measure(
         loss, {name: p[at] for name, p in params.items()}, tuple(x[at] for x in blocks), own
     )
+
+
+def engine_of(config: RunConfig) -> Engine:
+    """Return what computes the clients' gradients."""
+    return pick(ENGINES, config.engine, "engine")
+
+
+def with_engine(config: RunConfig, laid: Plan, model: nn.Module) -> tuple[RunConfig, list[str]]:
+    """Return the config with an engine in place of "auto", and the notes on what compiling costs and saves."""
+    if config.engine not in (AUTO, "compiled"):
+        return config, []
+    kind, tokens = laid.channel.like.device.type, config.clients * config.batch * config.context
+    count = worth(len(laid.blocks), depth(model), flops(laid, model, tokens), kind)
+    if config.engine == "compiled":
+        return config, [f"engine compiled: {count.line}"]
+    lacking = missing(kind)
+    engine = "compiled" if count.pays and not lacking else "stacked"
+    why = f"{lacking} is not here" if lacking else count.line
+    return replace(config, engine=engine), [f"engine {engine}, chosen by auto: {why}"]
 
 
 def load_model(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deca_lab.algorithm.gradients import ENGINES, Engine, Gradients, Loss
+from deca_lab.algorithm.gradients import Engine, Gradients, Loss
 from deca_lab.algorithm.loop import Plan, State, begin, params_of, train, working
 from deca_lab.algorithm.optimisers import tensors
 from deca_lab.errors import BadInput, Diverged, Stopped, check
@@ -21,7 +21,7 @@ from deca_lab.lab import checkpoint, history, ledger
 from deca_lab.lab.history import History, Record
 from deca_lab.lab.metrics import Measurement
 from deca_lab.lab.objects import NOTHING, Objects, named
-from deca_lab.lab.prepare import Lab, find_device, prepare
+from deca_lab.lab.prepare import Lab, engine_of, find_device, prepare
 from deca_lab.lab.snapshot import Snapshot
 from deca_lab.methods import Method
 from deca_lab.models.factor_mixing import interference
@@ -214,7 +214,7 @@ def _go(
 ) -> History | None:
     """Advance from `state` to the end; measure and save where the config says."""
     meter, began = ledger.Meter(), time.perf_counter() - record.seconds
-    steps = train(lab.plan, state, _metered(ENGINES[lab.config.engine], meter), donate=True)
+    steps = train(lab.plan, state, _metered(_engine(lab), meter), donate=True)
     seen = lab.world.rank == 0
     whole = gathered_state(lab.world, state) if state.step == 0 else state
     if state.step == 0 and seen:
@@ -323,18 +323,20 @@ def _due(step: int, every: int, lab: Lab) -> bool:
     return step % (every or lab.config.inner_steps) == 0 or step == lab.plan.steps
 
 
+def _engine(lab: Lab) -> Engine:
+    """Return the engine of the config, or the problem's closed form, which the loop alone does without."""
+    closed = lab.plan.problem.exact
+    return (
+        (lambda loss: closed) if closed and lab.config.engine != "loop" else engine_of(lab.config)
+    )
+
+
 def _metered(engine: Engine, meter: ledger.Meter) -> Engine:
-    """Return the engine that lets the meter forget the activations of the gradient that it has just made."""
+    """Return the engine out of sight of the meter, which counts what it returns but none of its activations."""
 
     def wrapped(loss: Loss) -> Gradients:
         inner = engine(loss)
-
-        def gradients(*args: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - as the engine's
-            out = inner(*args)
-            meter.most = 0
-            return out
-
-        return gradients
+        return lambda *args: meter.leave_out(inner, *args)
 
     return wrapped
 
