@@ -283,4 +283,5 @@ def _dressed(recipe: Recipe, layouts: Sequence[Layout], like: Tensor) -> tuple[O
 def _decay(where: Layout, rate: float, like: Tensor) -> Tensor:
     """Return the weight decay of each column (D,)."""
     rates = like.new_tensor([rate if len(shape) > 1 else 0.0 for shape in where.shapes])
-    return rates.repeat_interleave(torch.tensor(where.sizes, device=like.device))
+    sizes = torch.tensor(where.sizes, device=like.device)
+    return rates.repeat_interleave(sizes, output_size=where.width)  # else the sum would be read
