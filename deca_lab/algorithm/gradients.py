@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deca_lab.algorithm.compiled import one_graph
-from deca_lab.algorithm.stacking import Layout, Params, client, unflatten
+from deca_lab.algorithm.stacking import Layout, Params, client, flatten, unflatten
 
 Batch = Any  # tensors, or tuples of them, with axis 0 = N
 Loss = Callable[[Params, Batch], Tensor]  # one client's parameters and batch -> scalar
@@ -28,11 +28,11 @@ def stacked(loss: Loss) -> Gradients:
     def gradients(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         if len(x) == 1:
             return alone(x, where, rest, batch)  # nothing to stack: plain autograd is quicker
-        leaf = x.detach().requires_grad_()
-        losses = mapped({**rest, **unflatten(leaf, where)}, batch)  # (N,)
-        (g,) = torch.autograd.grad(
-            losses.sum(), leaf
-        )  # clients share no parameter: rows stay apart
+        leaves = {n: p.detach().requires_grad_() for n, p in unflatten(x, where).items()}
+        losses = mapped({**rest, **leaves}, batch)  # (N,); clients share no parameter
+        # a leaf for each tensor: with the matrix as the only one, large models take a third longer
+        parts = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
+        g = flatten(dict(zip(leaves, parts, strict=True)), where.names)
         return losses.detach(), g
 
     return gradients
