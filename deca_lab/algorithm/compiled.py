@@ -5,6 +5,7 @@ the way from the columns of X to the named tensors, so its backward pass writes 
 """
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +14,6 @@ from torch import Tensor
 from deca_lab.algorithm.stacking import Layout, Params, unflatten
 from deca_lab.errors import BadInput, check
 
-Work = Callable[
-    [Tensor, Layout, Params, Any], Any
-]  # (X, where, rest, batch) -> losses (N,), or more
 GRAPHS = 512  # at most in one process; torch's own limit, 8, would run the rest without graphs
 COMPILING = 7.0  # seconds of one core for each transformer layer in a graph, and once for the rest
 SPEED = {"cpu": 2e10, "cuda": 2e12}  # operations a second in the products of small models
@@ -32,7 +30,7 @@ def one_graph(losses: Callable[[Params, Any], Tensor]) -> Callable[..., tuple[Te
     def values(leaf: Tensor, where: Layout, rest: Params, batch: Any) -> Tensor:  # noqa: ANN401
         return losses({**rest, **unflatten(leaf, where)}, batch)
 
-    graph = torch.compile(values, fullgraph=True, dynamic=False)
+    graph = torch.compile(_apart(values), fullgraph=True, dynamic=False)
 
     def gradients(x: Tensor, where: Layout, rest: Params, batch: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
         if not shapes:
@@ -41,7 +39,7 @@ def one_graph(losses: Callable[[Params, Any], Tensor]) -> Callable[..., tuple[Te
         before, known = graphs(), len(shapes)
         found = _whole(lambda: graph(leaf, where, rest, batch))
         shapes.add((where, tuple(rest), _shape((x, *rest.values(), batch))))
-        _require_few(graphs() - before, len(shapes) - known)
+        _require_one_each(graphs() - before, len(shapes) - known)
         (g,) = torch.autograd.grad(found.sum(), leaf)
         return found.detach(), g
 
@@ -70,16 +68,22 @@ def _whole(work: Callable[[], Tensor]) -> Tensor:
         ) from error
 
 
-def _require_few(made: int, new: int) -> None:
-    """Refuse a graph that is made again for a block and shapes that have one: it would be made at every step."""
-    check(made <= new, "graphs of engine = 'compiled'", made, f"{new}, one a block and shape")
+def _apart(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the function with code of its own: torch keeps graphs by code, so two runs would search one another's."""
+    code, of = function.__code__.replace(), function.__globals__
+    return FunctionType(code, of, function.__name__, function.__defaults__, function.__closure__)
+
+
+def _require_one_each(made: int, new: int) -> None:
+    """Refuse a graph that is made again at every step, and a step that runs without one."""
+    check(made == new, "graphs of engine = 'compiled'", made, f"{new}, one a block and shape")
 
 
 def _shape(batch: Any) -> object:  # noqa: ANN401 - of any nesting
-    """Return shapes and types of a batch, in its nesting."""
+    """Return shapes, strides and types of a batch, in its nesting."""
     if isinstance(batch, tuple):
         return tuple(_shape(part) for part in batch)
-    return tuple(batch.shape), batch.dtype
+    return tuple(batch.shape), batch.stride(), batch.dtype
 
 
 def missing(device: str) -> str:

@@ -47,7 +47,6 @@ def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: in
         "of shapes (N, d, d), (N, d), (N, d)",
     )
     check(noise >= 0, "noise", noise, "0 or more")
-    A, b = A.detach(), b.detach()
 
     def batches(step: int) -> Batch:
         if noise == 0:
@@ -63,19 +62,7 @@ def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: in
 
     def exact(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         hessian, linear = batch
-        if x.device.type == "cpu":  # a third of the time where matrices are small
-            return _of_arrays(x, hessian, linear)
         g = torch.bmm(hessian, x.unsqueeze(2)).squeeze(2).sub_(linear)
         return torch.linalg.vecdot(x, g - linear).div_(2), g
 
     return Problem({"x": start}, loss, batches, exact, (A, b))
-
-
-def _of_arrays(x: Tensor, hessian: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (x' A x / 2 - b' x, A x - b) of every client by NumPy, which has less to do before a product begins."""
-    rows, b = x.detach().numpy(), linear.numpy()
-    slope = np.matmul(hessian.numpy(), rows[:, :, None])[:, :, 0]
-    slope -= b
-    value = (rows * (slope - b)).sum(1)
-    value /= 2
-    return torch.from_numpy(value), torch.from_numpy(slope)

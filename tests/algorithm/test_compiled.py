@@ -134,6 +134,13 @@ def test_a_graph_made_at_every_step_is_bad_input():
         gradients(*split(params, ["w"]), batch)
 
 
+def test_a_step_that_runs_without_a_graph_is_bad_input():
+    params, batch = cubic_case(torch.float32)
+    eagerly = torch.compiler.set_stance("force_eager")  # as a user, or TORCHDYNAMO_DISABLE, may ask
+    with eagerly, pytest.raises(BadInput, match="one a block and shape"):
+        compiled(cubic)(*split(params, ["s"]), batch)
+
+
 def test_one_client_needs_no_graph():
     params, batch = cubic_case(torch.float64, clients=1)
     before = co.graphs()
