@@ -23,6 +23,8 @@ def draw_growth(series: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
         axes.plot(at, [took[0] * n / at[0] for n in at], color=GREY, linestyle=":")
         axes.plot(at, took, color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)])
         axes.set(xscale="log", yscale="log", xlabel=name)
+        axes.set_xticks(at, [f"{n:,}" for n in at])
+        axes.minorticks_off()
         axes.grid(True)
         axes.set_ylabel("ms of an inner step" if k == 0 else "")
     figure.suptitle("Cost of a DECA step; dotted: in proportion to the smallest")
