@@ -98,6 +98,13 @@ class RunConfig:
         4, "Model", "windows of `context` tokens for each client and inner step", COUNT
     )
 
+    micro_batch: int = knob(
+        0,
+        "Model",
+        "windows that a client reads at once: less memory, same result; 0 = all",
+        AT_LEAST_0,
+    )
+
     adapter: str = knob(
         "none",
         "Adapters",
@@ -249,7 +256,10 @@ class RunConfig:
         32, "Measuring", "how many windows or examples of the common test set to read", COUNT
     )
     checkpoint_every: int = knob(
-        0, "Measuring", "inner steps between checkpoints; 0 = at the end of each visit", AT_LEAST_0
+        0,
+        "Measuring",
+        "inner steps between checkpoints; 0 = at ends of visits, as often as is worth its time",
+        AT_LEAST_0,
     )
 
     seed: int = knob(0, "Machine", "seed of everything random: shards, graph, batches, order", SEED)

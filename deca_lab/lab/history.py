@@ -104,10 +104,13 @@ class Record:
     config: dict[str, Any] = field(default_factory=dict)
     metric_names: list[str] = field(default_factory=list)  # the user's own
     stopped: bool = False  # early, by a callback
+    writing: float = 0.0  # seconds that the last checkpoint took
+    written_at: float = 0.0  # when, on this process's clock
 
     def lasting(self) -> dict[str, Any]:
-        """Return what equal runs share to the bit, for the checkpoint: all but the timings, which have their own file."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "timings"}
+        """Return what equal runs share to the bit, for the checkpoint: all but what was read from a clock."""
+        clocks = ("timings", "writing", "written_at")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in clocks}
 
     @property
     def seconds(self) -> float:

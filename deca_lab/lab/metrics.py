@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deca_lab.algorithm import stacking
-from deca_lab.algorithm.gradients import Batch, Loss, losses
+from deca_lab.algorithm.gradients import Batch, Loss, length, losses, pieces
 from deca_lab.algorithm.stacking import Params
 
 CHUNK = 8  # windows that a forward pass takes at once from each client
@@ -118,29 +118,18 @@ def mean_model(params: Params) -> Params:
 def common_losses(loss: Loss, params: Params, data: Batch) -> Tensor:
     """Return every client's mean loss (N,) on the same data (n, ...), float64."""
     parts = [
-        losses(loss, params, chunk, common=True).double() * _count(chunk)
-        for chunk in _chunks(data, CHUNK)
+        losses(loss, params, chunk, common=True).double() * length(chunk)
+        for chunk in pieces(data, CHUNK)
     ]
-    return torch.stack(parts).sum(0) / _count(data)
+    return torch.stack(parts).sum(0) / length(data)
 
 
 def own_losses(loss: Loss, params: Params, data: Batch) -> Tensor:
     """Return every client's mean loss (N,) on its own data (N, n, ...), float64."""
     parts = [
-        losses(loss, params, chunk).double() * _count(chunk, 1) for chunk in _chunks(data, CHUNK, 1)
+        losses(loss, params, chunk).double() * length(chunk, 1) for chunk in pieces(data, CHUNK, 1)
     ]
-    return torch.stack(parts).sum(0) / _count(data, 1)
-
-
-def _chunks(data: Batch, size: int, axis: int = 0) -> list[Batch]:
-    """Return the data in pieces of at most `size` along an axis; every tensor of a tuple alike."""
-    if isinstance(data, tuple):
-        return list(zip(*(_chunks(part, size, axis) for part in data), strict=True))
-    return list(data.split(size, dim=axis))
-
-
-def _count(data: Batch, axis: int = 0) -> int:
-    return _count(data[0], axis) if isinstance(data, tuple) else int(data.shape[axis])
+    return torch.stack(parts).sum(0) / length(data, 1)
 
 
 def each(data: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -153,8 +142,8 @@ def gradient_norm(loss: Loss, params: Params, data: Batch) -> float:
     leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
     pooled = each(data, lambda t: t.flatten(0, 1))
     total = [torch.zeros_like(p) for p in leaves.values()]
-    for chunk in _chunks(pooled, 4 * CHUNK):
-        value = loss(leaves, chunk) * (_count(chunk) / _count(pooled))
+    for chunk in pieces(pooled, 4 * CHUNK):
+        value = loss(leaves, chunk) * (length(chunk) / length(pooled))
         total = [
             t + g
             for t, g in zip(total, torch.autograd.grad(value, list(leaves.values())), strict=True)

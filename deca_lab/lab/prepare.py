@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deca_lab.algorithm import blocks as bl
 from deca_lab.algorithm import moments, stacking
 from deca_lab.algorithm.channel import Carrier, Wrap, gossip
-from deca_lab.algorithm.gradients import ENGINES, Loss, stacked
+from deca_lab.algorithm.gradients import ENGINES, Engine, Loss, in_parts, stacked
 from deca_lab.algorithm.loop import Plan, Recipe, plan
 from deca_lab.algorithm.optimisers import OPTIMISERS, Optimiser, OptimiserSpec
 from deca_lab.algorithm.problems import Problem
@@ -160,7 +160,7 @@ def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topolog
         config.dtype,
         "float32 or bfloat16 on Apple's GPU",
     )
-    pick(ENGINES, config.engine, "engine")
+    engine_of(config)
     topo = topology(
         objects.topology or config.topology,
         config.clients,
@@ -184,6 +184,12 @@ def _on_probe(
     return measure(
         loss, {name: p[at] for name, p in params.items()}, tuple(x[at] for x in blocks), own
     )
+
+
+def engine_of(config: RunConfig) -> Engine:
+    """Return what computes the clients' gradients, a few examples at a time where the config says so."""
+    engine = pick(ENGINES, config.engine, "engine")
+    return in_parts(engine, config.micro_batch) if config.micro_batch else engine
 
 
 def load_model(

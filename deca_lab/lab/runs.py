@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deca_lab.algorithm.gradients import ENGINES, Engine, Gradients, Loss
+from deca_lab.algorithm.gradients import Engine, Gradients, Loss
 from deca_lab.algorithm.loop import Plan, State, begin, params_of, train, working
 from deca_lab.algorithm.optimisers import tensors
 from deca_lab.errors import BadInput, Diverged, Stopped, check
@@ -21,12 +21,17 @@ from deca_lab.lab import checkpoint, history, ledger
 from deca_lab.lab.history import History, Record
 from deca_lab.lab.metrics import Measurement
 from deca_lab.lab.objects import NOTHING, Objects, named
-from deca_lab.lab.prepare import Lab, find_device, prepare
+from deca_lab.lab.prepare import Lab, engine_of, find_device, prepare
 from deca_lab.lab.snapshot import Snapshot
 from deca_lab.methods import Method
 from deca_lab.models.factor_mixing import interference
 from deca_lab.network.processes import World, broadcast, gathered_state, scattered_state, summed
 from deca_lab.runconfig import RunConfig, from_json
+
+CHEAP, WRITING = (
+    1.0,
+    0.05,
+)  # a checkpoint's seconds that nobody minds, and its share of a run's time
 
 Callback = Callable[[Snapshot], bool | None]  # True ends the run
 Progress = Callable[
@@ -214,7 +219,7 @@ def _go(
 ) -> History | None:
     """Advance from `state` to the end; measure and save where the config says."""
     meter, began = ledger.Meter(), time.perf_counter() - record.seconds
-    steps = train(lab.plan, state, _metered(ENGINES[lab.config.engine], meter), donate=True)
+    steps = train(lab.plan, state, _metered(engine_of(lab.config), meter), donate=True)
     seen = lab.world.rank == 0
     whole = gathered_state(lab.world, state) if state.step == 0 else state
     if state.step == 0 and seen:
@@ -286,10 +291,8 @@ def _written_down(
     lab: Lab, state: State, record: Record, folder: Path | None, began: float
 ) -> State | None:
     """Measure and keep the state where the config says so; return then that of all clients."""
-    measured, kept = (
-        _due(state.step, every, lab)
-        for every in (lab.config.eval_every, lab.config.checkpoint_every)
-    )
+    measured = _due(state.step, lab.config.eval_every, lab)
+    kept = _due(state.step, lab.config.checkpoint_every, lab) and _worth_writing(lab, state, record)
     if not (measured or kept):
         return None
     _require_finite(lab.plan, state, _everybodys(lab, _wild(state)) > 0, "model", folder)
@@ -301,10 +304,22 @@ def _written_down(
     return whole
 
 
+def _worth_writing(lab: Lab, state: State, record: Record) -> bool:
+    """Say whether a checkpoint at a visit's end would not take too much of the run's time; all processes say the same."""
+    if lab.config.checkpoint_every or state.step == lab.plan.steps:
+        return True
+    since = time.perf_counter() - record.written_at
+    cheap = record.writing < CHEAP or record.writing <= WRITING * since
+    return bool(_anybodys(lab, int(cheap and lab.world.rank == 0)))
+
+
 def _keep(folder: Path, state: State, record: Record) -> None:
     """Write a checkpoint of all clients."""
+    began = time.perf_counter()
     history.save_timings(folder, record)
     checkpoint.save(folder / "checkpoint.safetensors", state, record.lasting())
+    record.written_at = time.perf_counter()
+    record.writing = record.written_at - began
 
 
 def _stop(lab: Lab, folder: Path | None, state: State, record: Record) -> None:
