@@ -248,6 +248,7 @@ def read_corpus(config: RunConfig) -> Corpus:
     return load(
         config.corpus,
         split=config.hub_split,
+        revision=config.hub_revision or None,
         text=config.text_column or None,
         label=config.label_column or None,
         answer=config.answer_column if wants else None,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST_ALPHA = 1e9  # where a Dirichlet draw is even to four digits
+MORE_TEXT = "fewer clients, a larger alpha"
 DRAWS = 1000  # of random proportions, at most, until every client has its rows
 
 
@@ -210,6 +211,9 @@ def split(
         check(isinstance(share, Real) and 0 <= share < 1, name, share, "at least 0 and below 1")
     least = 2 if validation_share > 0 else 1
     most = len(labels) // least
+    fewest = least + (test_share > 0)
+    rows = "rows to share between training, validation and test text"
+    check(len(labels) >= fewest, "rows", len(labels), f"{fewest} or more {rows}")
     check(
         1 <= clients <= most,
         "clients",
@@ -283,30 +287,28 @@ class Shards(NamedTuple):
 
 
 def build(corpus: Corpus, parts: Split, which: "PreTrainedTokenizerBase", context: int) -> Shards:
-    """Tokenize a corpus that was split; BadInput where a stream is too short for one window of `context` + 1 tokens."""
+    """Tokenize a corpus that was split; streams may be shorter than a window (see `require_windows`)."""
     check(context >= 1, "context", context, "at least 1 token")
-    rows = tokenize(corpus.texts, which)
-    end = end_of_text(which)
-    train = tuple(stream([rows[i] for i in part], end) for part in parts.train)
-    validation = tuple(stream([rows[i] for i in part], end) for part in parts.validation)
-    test = stream([rows[i] for i in parts.test], end)
-    for i in range(len(train)):
-        _long_enough(
-            train[i], context, f"client {i}'s training text", "fewer clients, a larger alpha"
-        )
-        if len(validation[i]):
-            _long_enough(
-                validation[i], context, f"client {i}'s validation text", "a larger validation_share"
-            )
-    _long_enough(test, context, "the test text", "a larger test_share")
-    counts = np.stack(
-        [
-            np.bincount(corpus.labels[part], minlength=len(corpus.label_names))
-            for part in parts.train
-        ]
+    rows, end = tokenize(corpus.texts, which), end_of_text(which)
+    train, validation = (
+        tuple(stream([rows[i] for i in part], end) for part in each)
+        for each in (parts.train, parts.validation)
     )
+    test = stream([rows[i] for i in parts.test], end)
+    names = corpus.label_names
+    counts = np.stack([np.bincount(corpus.labels[p], minlength=len(names)) for p in parts.train])
     notes = (*corpus.notes, *parts.notes)
-    return Shards(train, validation, test, counts, corpus.label_names, context, len(which), notes)
+    return Shards(train, validation, test, counts, names, context, len(which), notes)
+
+
+def require_windows(data: Shards) -> None:
+    """Raise BadInput where a stream is too short for one window of `context` + 1 tokens."""
+    for i, (train, validation) in enumerate(zip(data.train, data.validation, strict=True)):
+        _long_enough(train, data.context, f"client {i}'s training text", MORE_TEXT)
+        if len(validation):
+            what = f"client {i}'s validation text"
+            _long_enough(validation, data.context, what, "a larger validation_share")
+    _long_enough(data.test, data.context, "the test text", "a larger test_share")
 
 
 def _long_enough(tokens: Tensor, context: int, whose: str, remedy: str) -> None:

@@ -22,6 +22,7 @@ from deca_lab.text.prompts import (
     classification,
     generation,
     listed,
+    require_labels,
     spread,
     take,
     verbaliser,
@@ -105,9 +106,9 @@ class Task(NamedTuple):
 
 def lm(request: TaskRequest) -> Task:
     """Language modelling: every next token counts; its measure is the perplexity."""
-    data = shards.build(
-        _with_answers(request.corpus), request.split, request.tokenizer, request.context
-    )
+    corpus = _with_answers(request.corpus)
+    data = shards.build(corpus, request.split, request.tokenizer, request.context)
+    shards.require_windows(data)
 
     def batches(step: int) -> CountedTokens:
         return _whole(
@@ -151,27 +152,15 @@ def _even_windows(streams: Sequence[Tensor], context: int, most: int) -> Tensor:
 
 
 def classify_task(request: TaskRequest) -> Task:
-    """Classification: after the text and "label:" only the label's token counts; accuracy and macro F1."""
-    words = verbaliser(request.corpus.label_names, request.tokenizer, request.words)
-    sets = _sets(
-        request,
-        lambda rows: classification(
-            request.corpus, rows, request.tokenizer, request.context, words
-        ),
-    )
-    missing = [name for i, name in enumerate(words) if i not in sets.test.labels]
-    if missing:
-        raise BadInput(
-            f"the test set of {len(sets.test.labels)} examples has none of the label(s) {listed(missing)}: "
-            "take a larger test_share, more test examples (eval_windows), or fewer labels"
-        )
-    logits, ids = (
-        logits_of(request.model),
-        torch.tensor(list(words.values()), device=request.device),
-    )
+    """Classification: after the text and "label:" only the label's tokens count; accuracy and macro F1."""
+    corpus, which, logits = request.corpus, request.tokenizer, logits_of(request.model)
+    require_labels(corpus)
+    words = verbaliser(corpus.label_names, which, request.words)
+    sets = _sets(request, lambda rows: classification(corpus, rows, which, request.context, words))
+    require_tested(sets.test.labels, tuple(words))
 
     def score(params: Params, examples: Examples) -> dict[str, Tensor]:
-        predicted = classify(logits, params, examples, ids)
+        predicted = classify(logits, params, examples, tuple(words.values()))
         return {
             "accuracy": accuracy(predicted, examples.labels),
             "macro_f1": macro_f1(predicted, examples.labels),
@@ -180,17 +169,21 @@ def classify_task(request: TaskRequest) -> Task:
     return _task(request, sets, score)
 
 
+def require_tested(labels: Tensor, names: Sequence[str]) -> None:
+    """Raise BadInput where a label of `names` has no test example among `labels` (n,)."""
+    missing = [name for i, name in enumerate(names) if i not in labels]
+    if missing:
+        lacks = f"the test set of {len(labels)} examples has none of the label(s) {listed(missing)}"
+        more = "take a larger test_share, more test examples (eval_windows), or fewer labels"
+        raise BadInput(f"{lacks}: {more}")
+
+
 def generate_task(request: TaskRequest) -> Task:
     """Generation: after the prompt and "answer:" the answer and the end token count; exact match."""
-    sets = _sets(
-        request, lambda rows: generation(request.corpus, rows, request.tokenizer, request.context)
-    )
-    logits = logits_of(request.model)
-    return _task(
-        request,
-        sets,
-        lambda params, examples: {"exact_match": exact_match(logits, params, examples)},
-    )
+    corpus, which, logits = request.corpus, request.tokenizer, logits_of(request.model)
+    sets = _sets(request, lambda rows: generation(corpus, rows, which, request.context))
+    score = lambda params, examples: {"exact_match": exact_match(logits, params, examples)}  # noqa: E731
+    return _task(request, sets, score)
 
 
 class TaskKind(NamedTuple):
@@ -206,7 +199,7 @@ class TaskKind(NamedTuple):
 TASKS: dict[str, TaskKind] = {
     "lm": TaskKind("predict every next token; measured by perplexity", lm, {}),
     "classify": TaskKind(
-        "name the label of a text, one token a label",
+        "name the label of a text",
         classify_task,
         {"accuracy": True, "macro_f1": True},
     ),
