@@ -46,12 +46,16 @@ class RunConfig:
 
     task: str = knob("lm", "Data", "lm, classify (name the label) or generate (write the answer)")
     corpus: str = knob(
-        "stdlib", "Data", "embedded (`deca-lab list corpora`), a file, a save_to_disk folder, or hub dataset"
+        "stdlib",
+        "Data",
+        "embedded (`deca-lab list corpora`), a file, a save_to_disk folder, or hub dataset",
     )
     hub_split: str = knob("train", "Data", "split of a hub dataset, or of a saved DatasetDict")
     hub_revision: str = knob("", "Data", "branch, tag or commit of a hub dataset; newest if empty")
     text_column: str = knob(
-        "", "Data", "column with the text, or 'title,body' to join; when empty, guessed and reported"
+        "",
+        "Data",
+        "column with the text, or 'title,body' to join; when empty, guessed and reported",
     )
     label_column: str = knob("", "Data", "column with the label; when empty, guessed and reported")
     answer_column: str = knob(

@@ -27,6 +27,7 @@ LABEL = (
     *("genre", "source", "task", "language"),
 )
 GUESSED = " (guessed)"
+NESTED = ("lists", "objects")  # types of columns that are neither text nor label
 UNLABELLED = "unlabelled"
 MOST_LABELS = 100  # a guessed label column with more distinct values is no label
 SAMPLE = 1000  # rows that a guess looks at
@@ -58,7 +59,9 @@ def rows(
     texts = named or _guess_text(table, (*replies, chosen))
     for what, columns in (("text", texts), ("answer", replies)):
         _require_strings(table, columns, what)
-    check(chosen is None or not _is_nested(table, chosen), "label column", chosen, "no list")
+    kind = type_of(table, chosen) if chosen else ""
+    plain = f"a column of strings or numbers, and it holds {kind}"
+    check(kind not in NESTED, "label column", chosen, plain)
     guesses = {"text": (texts, named), "label": ((chosen,), label), "answer": (replies, answer)}
     notes = [
         f"{what} column {' + '.join(map(str, columns))}{'' if given else GUESSED}"
@@ -108,12 +111,8 @@ def type_of(table: "Dataset", column: str) -> str:
     """The type of a column's values in Arrow's words; "lists" or "objects" for nested ones."""
     feature = table.features[column]
     kind = getattr(feature, "dtype", None)
-    nested = "lists" if re.search("list|sequence", type(feature).__name__.lower()) else "objects"
+    nested = NESTED[re.search("list|sequence", type(feature).__name__.lower()) is None]
     return kind if isinstance(kind, str) else nested
-
-
-def _is_nested(table: "Dataset", column: str) -> bool:
-    return type_of(table, column) in ("lists", "objects")
 
 
 def _values(

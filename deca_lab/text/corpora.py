@@ -295,7 +295,8 @@ def _of_file(path: Path, split: str, asked: Asked) -> Corpus:
     check(split == "train", "split", split, "left out: a local file has no splits")
     if path.suffix.lower() == ".txt":
         allowed = "left out: rows of a .txt file are paragraphs, without columns"
-        check(asked == Asked(), "text, label, answer", tuple(asked), allowed)
+        for what, given in asked._asdict().items():
+            check(given is None, what, given, allowed)
         text = "\n".join(tables.read(path).decode("utf-8-sig").splitlines())
         return from_rows(
             path.name, ((p, "all") for p in paragraphs(text)), ("rows are paragraphs",)
