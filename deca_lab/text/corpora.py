@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -18,9 +19,10 @@ from deca_lab.text.stdlib_text import LabelledTexts, paragraphs, unlike
 class Corpus(NamedTuple):
     """Labelled text: `texts[i]` is a row with label `label_names[labels[i]]`; no text occurs twice.
 
-    `fingerprint` is a SHA-256 over the label names, labels, texts and answers. `notes` says in plain words what was
-    guessed or dropped. `entropy` is the exact entropy rate of each label's source (nats per byte), known for "markov"
-    only. Where the rows are instructions, `answers[i]` is what should follow `texts[i]`.
+    `fingerprint` is a SHA-256 over label names, labels, texts and answers. `notes` say in plain
+    words what was guessed or dropped. `entropy` is the exact entropy rate of each label's source
+    (nats per byte), known for "markov" only. Where the rows are instructions, `answers[i]` is what
+    should follow `texts[i]`.
     """
 
     name: str
@@ -39,25 +41,18 @@ def from_rows(name: str, rows: Iterable[tuple[str, ...]], notes: Sequence[str] =
     Rows that lack a text or an answer and repeated texts are dropped, and the notes say so.
     """
     kept: dict[str, tuple[str, ...]] = {}
-    given = 0
-    empty = 0
-    for text, label, *answer in rows:
-        given += 1
-        whole = all(part.strip() for part in (text, *answer))
-        empty += not whole
-        if whole:
-            kept.setdefault(text.strip("\n"), (label, *(part.strip() for part in answer)))
+    given = list(rows)
+    whole = [row for row in given if all(row[i].strip() for i in (0, *range(2, len(row))))]
+    for text, label, *answer in whole:
+        kept.setdefault(text.strip("\n"), (label, *(part.strip() for part in answer)))
     if not kept:
-        raise BadInput(f"corpus {name!r} has no text: {given} rows given, all of them empty")
+        raise BadInput(f"corpus {name!r} has no text: {len(given)} rows given, all of them empty")
     given_labels, *given_answers = zip(*kept.values(), strict=True)
-    names = tuple(sorted(set(given_labels)))
-    index = {label: i for i, label in enumerate(names)}
-    labels = np.array([index[label] for label in given_labels], dtype=np.int64)
-    answers = given_answers[0] if given_answers else None
-    repeats = given - empty - len(kept)
-    counts = {"repeated": repeats, "empty": empty}
+    label_names, indices = np.unique(np.array(given_labels, dtype=object), return_inverse=True)
+    names, labels = tuple(label_names.tolist()), indices.astype(np.int64)
+    texts, answers = tuple(kept), given_answers[0] if given_answers else None
+    counts = {"repeated": len(whole) - len(kept), "empty": len(given) - len(whole)}
     dropped = [f"{count} {kind} rows dropped" for kind, count in counts.items() if count]
-    texts = tuple(kept)
     print_ = fingerprint(names, labels, texts, answers)
     return Corpus(name, texts, labels, names, print_, (*notes, *dropped), answers=answers)
 
@@ -92,14 +87,11 @@ def from_chains(
     """
     matrices = markov.chains(sources, symbols, concentration, seed)
     names = [f"chain {i:0{len(str(sources - 1))}d}" for i in range(sources)]
-    pairs = (
-        (text, names[i])
-        for i, matrix in enumerate(matrices)
-        for text in markov.texts(matrix, rows, length, np.random.default_rng([seed, i, 1]))
-    )
-    corpus = from_rows(
-        "markov", pairs, (f"generated with seed {seed}: {sources} chains over {symbols} letters",)
-    )
+    draws = (np.random.default_rng([seed, i, 1]) for i in range(sources))
+    texts = map(markov.texts, matrices, repeat(rows), repeat(length), draws)
+    pairs = [(text, name) for name, some in zip(names, texts, strict=True) for text in some]
+    note = f"generated with seed {seed}: {sources} chains over {symbols} letters"
+    corpus = from_rows("markov", pairs, (note,))
     rates = dict(zip(names, map(markov.entropy_rate, matrices), strict=True))
     return corpus._replace(entropy=np.array([rates[name] for name in corpus.label_names]))
 
@@ -131,14 +123,11 @@ def generated(seed: int) -> Corpus:
 @lru_cache(maxsize=4)
 def _instructions(seed: int) -> Corpus:
     """Generated instructions with one right answer each, label = skill (reverse, sort, add, look-up ...)."""
-    return from_rows(
-        "instructions", instructions.instructions(seed), (f"generated with seed {seed}",)
-    )
+    rows = instructions.instructions(seed)
+    return from_rows("instructions", rows, (f"generated with seed {seed}",))
 
 
-CORPORA: dict[
-    str, Callable[[int], Corpus]
-] = {  # name -> corpus of a seed, which only generated text heeds
+CORPORA: dict[str, Callable[[int], Corpus]] = {  # a seed, which only generated text heeds -> corpus
     "stdlib": _embedded("stdlib", stdlib_text.stdlib, unlike),
     "modules": _embedded("modules", stdlib_text.modules, list),  # the very text the base learnt
     "topics": _embedded("topics", stdlib_text.topics, unlike),

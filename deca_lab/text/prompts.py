@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CountedTokens = tuple[Tensor, Tensor]  # (tokens, counted)
 LABEL_CUE, ANSWER_CUE = "\nlabel:", "\nanswer:"
-PAD = 0  # an id of every vocabulary; nothing that is counted ever sees it
+PAD = 0  # an id of every vocabulary, as `pad` writes it; nothing that is counted ever sees it
 
 
 class Examples(NamedTuple):
@@ -135,21 +135,14 @@ def generation(
     """
     check(context >= 1, "context", context, "at least 1 token")
     if corpus.answers is None:
-        raise BadInput(
-            f"corpus {corpus.name!r} has no answers to generate: take 'instructions', or a file or hub dataset "
-            "with a column of answers"
-        )
+        instead = "take 'instructions', or a file or hub dataset with a column of answers"
+        raise BadInput(f"corpus {corpus.name!r} has no answers to generate: {instead}")
+    end, answers = end_of_text(which), [corpus.answers[i] for i in rows]
     prompts = tokenize([corpus.texts[i] + ANSWER_CUE for i in rows], which)
-    ended = [
-        np.append(answer, end_of_text(which))
-        for answer in tokenize([corpus.answers[i] for i in rows], which)
-    ]
+    ended = [np.append(answer, end) for answer in tokenize(answers, which)]
     fits = [k for k in range(len(rows)) if len(prompts[k]) + len(ended[k]) <= context + 1]
-    return _examples(
-        [prompts[k] for k in fits],
-        [ended[k] for k in fits],
-        [int(corpus.labels[rows[k]]) for k in fits],
-    )
+    labels = [int(corpus.labels[rows[k]]) for k in fits]
+    return _examples([prompts[k] for k in fits], [ended[k] for k in fits], labels)
 
 
 def _examples(
@@ -162,24 +155,16 @@ def _examples(
         row[: len(prompt) + len(answer)] = np.concatenate([prompt, answer])
     places = np.arange(1, tokens.shape[1])
     counted = (places >= starts[:, None]) & (places < ends[:, None])
-    return Examples(
-        *map(torch.from_numpy, (tokens, counted, starts, np.array(labels, dtype=np.int64)))
-    )
+    parts = (tokens, counted, starts, np.array(labels, dtype=np.int64))
+    return Examples(*map(torch.from_numpy, parts))
 
 
 def widen(examples: Examples, width: int) -> Examples:
     """Pad on the right to `width` = T+1 tokens; the loss and the scores stay what they are."""
-    more = width - examples.tokens.shape[1]
-    check(
-        more >= 0,
-        "width",
-        width,
-        f"at least {examples.tokens.shape[1]} tokens, the longest example",
-    )
-    pad = nn.functional.pad
-    return examples._replace(
-        tokens=pad(examples.tokens, (0, more), value=PAD), counted=pad(examples.counted, (0, more))
-    )
+    own = examples.tokens.shape[1]
+    check(width >= own, "width", width, f"at least {own} tokens, the longest example")
+    tokens, counted = (nn.functional.pad(part, (0, width - own)) for part in examples[:2])
+    return examples._replace(tokens=tokens, counted=counted)
 
 
 def take(examples: Examples, chosen: np.ndarray | Tensor) -> Examples:
@@ -197,9 +182,8 @@ def spread(labels: Tensor, limit: int) -> np.ndarray:
     label_of, kept = labels.cpu().numpy(), min(limit, len(labels))
     order = np.argsort(label_of, kind="stable")
     chosen = order[np.arange(kept) * len(label_of) // max(kept, 1)]
-    for rare in np.setdiff1d(label_of, label_of[chosen])[
-        : max(kept - len(np.unique(label_of[chosen])), 0)
-    ]:
+    spare = max(kept - len(np.unique(label_of[chosen])), 0)
+    for rare in np.setdiff1d(label_of, label_of[chosen])[:spare]:
         names, counts = np.unique(label_of[chosen], return_counts=True)
         given_up = np.flatnonzero(label_of[chosen] == names[counts.argmax()])[-1]
         chosen[given_up] = np.flatnonzero(label_of == rare)[0]

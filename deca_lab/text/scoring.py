@@ -16,13 +16,8 @@ CHUNK = 8  # examples that a forward pass takes at once from each client
 def _mapped(read: Callable[..., Tensor], params: Params, *parts: Tensor) -> Tensor:
     """read(one client's params, a chunk of each part) for all clients and all examples: (N, n, ...)."""
     over = torch.vmap(read, in_dims=(0, *(None for _ in parts)))
-    return torch.cat(
-        [
-            over(params, *chunk)
-            for chunk in zip(*(torch.split(part, CHUNK) for part in parts), strict=True)
-        ],
-        1,
-    )
+    chunks = zip(*(torch.split(part, CHUNK) for part in parts), strict=True)
+    return torch.cat([over(params, *chunk) for chunk in chunks], 1)
 
 
 def classify(
@@ -86,23 +81,16 @@ def greedy(logits: Logits, params: Params, examples: Examples, end: int) -> Tens
     steps, width = int(examples.counted.sum(1).max()), examples.tokens.shape[1]
 
     def read(mine: Params, tokens: Tensor, at: Tensor) -> Tensor:
-        text = nn.functional.pad(
-            tokens, (0, steps)
-        )  # the right answer is overwritten before any position looks at it
-        over = torch.zeros_like(at, dtype=torch.bool)
-        written = []
+        text = nn.functional.pad(tokens, (0, steps))  # the right answer is overwritten unseen
+        places = torch.arange(width + steps, device=at.device)
+        over, written = torch.zeros_like(at, dtype=torch.bool), []
         for place in (at + t for t in range(steps)):
-            out = logits(mine, text[:, : width - 1])[
-                torch.arange(len(at), device=at.device), (place - 1).clamp(max=width - 2)
-            ]
+            last = (place - 1).clamp(max=width - 2)
+            out = logits(mine, text[:, : width - 1])[torch.arange(len(at), device=at.device), last]
             token = torch.where(over | (place >= width), end, out.argmax(-1))
             over = over | (token == end)
             written.append(token)
-            text = torch.where(
-                torch.arange(width + steps, device=at.device) == place[:, None],
-                token[:, None],
-                text,
-            )
+            text = torch.where(places == place[:, None], token[:, None], text)
         return torch.stack(written, 1)
 
     return _mapped(read, params, examples.tokens, examples.answer_at)
