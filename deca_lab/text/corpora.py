@@ -286,7 +286,8 @@ def _of_file(path: Path, split: str, asked: Asked) -> Corpus:
         allowed = "left out: rows of a .txt file are paragraphs, without columns"
         for what, given in asked._asdict().items():
             check(given is None, what, given, allowed)
-        text = "\n".join(tables.read(path).decode("utf-8-sig").splitlines())
+        raw = tables.read(path).decode("utf-8-sig")
+        text = raw.replace("\r\n", "\n").replace("\r", "\n")
         return from_rows(
             path.name, ((p, "all") for p in paragraphs(text)), ("rows are paragraphs",)
         )

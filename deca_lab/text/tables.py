@@ -117,7 +117,8 @@ def read(path: Path) -> bytes:
         raise BadInput(f"{str(path)!r} is {kind}: give a file with {allowed}")
     try:
         raw = path.read_bytes()
-        raw.decode("utf-8" if path.suffix.lower() != ".parquet" else "latin-1")
+        if path.suffix.lower() != ".parquet":
+            raw.decode("utf-8")
     except OSError as error:
         raise BadInput(f"file {str(path)!r} cannot be read: {error}") from None
     except UnicodeDecodeError as error:
