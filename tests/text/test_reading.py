@@ -70,6 +70,8 @@ LONG = "a description of many words, number {}"
         ({"url": "http://some.where/a/long/address/{0}", "headline": LONG}, "headline", None),
         ({"title": "t{0}", "description": "d", "label": "x"}, "title + description", "label"),
         ({"topic": LONG}, "topic", None),  # the only strings
+        ({"label": "a name of many words", "headline": LONG}, "headline", "label"),
+        ({"label": LONG, "headline": "h{0}"}, "headline", "label"),
         ({"code": "x{0}=1;y=2;z=longer_than_twenty"}, "code", None),
         ({"number": "{0}", "words": "w"}, "words", None),
         ({"stars": "{0}.5", "label": "{0}.5", "text": "t"}, "text", None),
