@@ -52,7 +52,7 @@ def rows(
     check(width <= MOST_COLUMNS, "columns of the table", width, f"at most {MOST_COLUMNS}")
     named = split_names(text, table.column_names)
     _require_there(table, (*named, label, answer))
-    check(label not in named, "label", label, "another column than the text's")
+    check(label not in (*named, answer) or not label, "label", label, "a column of its own")
     replies = () if answer is None else (answer or _guess_answer(table, (*named, label)),)
     check(not set(replies) & set(named), "answer", answer, "another column than the text's")
     chosen, why = (label, []) if label else _guess_label(table, (*named, *replies))
@@ -91,7 +91,7 @@ def _example(made: Sequence[tuple[str, ...]]) -> str:
 
 def _require_there(table: "Dataset", columns: Iterable[str | None]) -> None:
     """Refuse a column that was named and is not in the table."""
-    allowed = f"one of {', '.join(table.column_names)}"
+    allowed = f"one of {shorten(', '.join(table.column_names), 300)}"
     for column in filter(None, columns):
         check(column in table.column_names, "column", column, allowed)
 

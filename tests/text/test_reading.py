@@ -9,6 +9,7 @@ from cases import cases
 
 from deca_lab.errors import BadInput
 from deca_lab.lab import history
+from deca_lab.lab.objects import Objects, accepted
 from deca_lab.lab.prepare import read_corpus
 from deca_lab.runconfig import RunConfig
 from deca_lab.text import delimited
@@ -53,8 +54,14 @@ def test_several_text_columns_are_named_with_commas_or_as_a_list(tmp_path):
     config = RunConfig(corpus=str(path), text_column="b,a")
     assert read_corpus(config).texts == ("two\none",)
     assert read_corpus(config).notes[0] == "text column b + a"
-    with pytest.raises(BadInput, match="label = 'a' cannot be used: it must be another column"):
+    with pytest.raises(
+        BadInput, match="label = 'a' cannot be used: it must be a column of its own"
+    ):
         corpus_of(rows, text=["a", "d"], label="a")
+    with pytest.raises(
+        BadInput, match="label = 'd' cannot be used: it must be a column of its own"
+    ):
+        corpus_of(rows, text="a", label="d", answer="d")
     with pytest.raises(BadInput, match="column = 'nope' cannot be used: it must be one of a, b, c"):
         corpus_of(rows, text="a,nope")
 
@@ -100,6 +107,13 @@ def test_a_label_of_too_many_values_is_named_and_taken_where_it_is_asked_for():
     lists = [{"text": f"line {i}", "label": [i], "topic": "ab"[i % 2]} for i in range(4)]
     assert corpus_of(lists).label_names == ("a", "b")
     assert "column label is not taken as the label: it holds lists" in corpus_of(lists).notes[2]
+
+
+@pytest.mark.parametrize("knob", ["hub_split", "hub_revision"])
+def test_rows_in_memory_read_no_knob_of_the_hub(knob):
+    config = RunConfig(**{knob: "main"})
+    with pytest.raises(BadInput, match=f"{knob} = .'main'. .* left out: dataset= does not read"):
+        accepted(config, Objects(dataset=[("a", "b")]))
 
 
 def test_nothing_guessed_shows_no_row():
