@@ -36,10 +36,7 @@ LONG_LABEL = 40  # characters on average, up to which a column without a name ma
 
 
 def rows(
-    table: "Dataset",
-    text: str | Sequence[str] | None,
-    label: str | None,
-    answer: str | None = None,
+    table: "Dataset", text: str | Sequence[str] | None, label: str | None, answer: str | None = None
 ) -> tuple[list[tuple[str, ...]], list[str]]:
     """Return the rows (text, label name), or with an answer if asked for, and what was guessed.
 

@@ -111,9 +111,8 @@ def _source(path: Path) -> str:
 def _package_files(package: str) -> list[Path]:
     root = _library() / package
     inside = ((path.relative_to(root).parts, path) for path in root.rglob("*.py"))
-    return [
-        path for parts, path in sorted(inside) if not {"test", "tests", "__pycache__"} & set(parts)
-    ]
+    tests = {"test", "tests", "__pycache__"}
+    return [path for parts, path in sorted(inside) if not tests & set(parts)]
 
 
 def stdlib() -> LabelledTexts:
@@ -121,16 +120,11 @@ def stdlib() -> LabelledTexts:
     files = {package: _package_files(package) for package in PACKAGES}
     absent = [package for package, paths in files.items() if not paths]
     if absent:
-        raise BadInput(
-            f"corpus 'stdlib' needs the sources of {', '.join(absent)}, which this Python does not have under "
-            f"{_library()}: use a Python with its .py files, or the corpus 'markov'"
-        )
-    return [
-        (row, name)
-        for name, paths in files.items()
-        for path in paths
-        for row in cut(paragraphs(_source(path)))
-    ]
+        sources = f"the sources of {', '.join(absent)}, which this Python lacks under {_library()}"
+        remedy = "use a Python with its .py files, or the corpus 'markov'"
+        raise BadInput(f"corpus 'stdlib' needs {sources}: {remedy}")
+    read = ((name, paragraphs(_source(path))) for name in files for path in files[name])
+    return [(row, name) for name, parts in read for row in cut(parts)]
 
 
 def modules() -> LabelledTexts:

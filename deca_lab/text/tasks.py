@@ -168,8 +168,7 @@ def generate_task(request: TaskRequest) -> Task:
     """Generation: after the prompt and "answer:" the answer and the end token count; exact match."""
     corpus, which, logits = request.corpus, request.tokenizer, logits_of(request.model)
     sets = _sets(request, lambda rows: generation(corpus, rows, which, request.context))
-    score = lambda params, examples: {"exact_match": exact_match(logits, params, examples)}  # noqa: E731
-    return _task(request, sets, score)
+    return _task(request, sets, lambda p, shown: {"exact_match": exact_match(logits, p, shown)})
 
 
 class TaskKind(NamedTuple):
@@ -183,10 +182,11 @@ class TaskKind(NamedTuple):
     scores: dict[str, bool]
 
 
-SHARES = {"accuracy": True, "macro_f1": True}
 TASKS: dict[str, TaskKind] = {
     "lm": TaskKind("predict every next token; measured by perplexity", lm, {}),
-    "classify": TaskKind("name the label of a text", classify_task, SHARES),
+    "classify": TaskKind(
+        "name the label of a text", classify_task, {"accuracy": True, "macro_f1": True}
+    ),
     "generate": TaskKind(
         "write the answer to an instruction", generate_task, {"exact_match": True}
     ),
