@@ -178,6 +178,8 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
         return False
     page = report.write(done, folder)
     s = done.summary
+    for note in s["notes"]:  # what was guessed and dropped
+        typer.echo(f"note: {note}", err=True)
     typer.echo(
         f"perplexity of the mean model on the common test text: {s['test_perplexity_start']:.3f} -> "
         f"{s['test_perplexity_end']:.3f}\nsent {s['bytes_sent'] / 1e6:.1f} MB, predicted "

@@ -46,10 +46,17 @@ class RunConfig:
 
     task: str = knob("lm", "Data", "lm, classify (name the label) or generate (write the answer)")
     corpus: str = knob(
-        "stdlib", "Data", "embedded corpus (`deca-lab list corpora`), local file, or hub dataset"
+        "stdlib",
+        "Data",
+        "embedded (`deca-lab list corpora`), a file, a save_to_disk folder, or hub dataset",
     )
-    hub_split: str = knob("train", "Data", "split of a hub dataset")
-    text_column: str = knob("", "Data", "column with the text; when empty, guessed and reported")
+    hub_split: str = knob("train", "Data", "split of a hub dataset, or of a saved DatasetDict")
+    hub_revision: str = knob("", "Data", "branch, tag or commit of a hub dataset; newest if empty")
+    text_column: str = knob(
+        "",
+        "Data",
+        "column with the text, or 'title,body' to join; when empty, guessed and reported",
+    )
     label_column: str = knob("", "Data", "column with the label; when empty, guessed and reported")
     answer_column: str = knob(
         "", "Data", "with --task generate: column with the answer; when empty, guessed and reported"
@@ -57,7 +64,7 @@ class RunConfig:
     verbaliser: str = knob(
         "",
         "Data",
-        "with --task classify: a one-token word per label, 'good=G, bad=B'; letters when empty",
+        "with --task classify: a word per label, 'good=yes, bad=no'; letters when empty",
     )
     labels: str = knob("", "Data", "keep only these labels, separated by commas; all when empty")
     max_rows: int = knob(0, "Data", "rows kept at most, drawn at random; 0 = all", AT_LEAST_0)

@@ -1,5 +1,6 @@
 """What a run leaves: tables, ledger and summary, in memory and as a folder that can be read back."""
 
+import csv
 import json
 from dataclasses import dataclass, field, fields
 from io import StringIO
@@ -177,7 +178,12 @@ def load(folder: Path | str) -> History:
 
 
 def _table(path: Path, index: int | None = None) -> pd.DataFrame:
-    return pd.read_csv(StringIO(read_text(path, "the run folder's")), index_col=index)
+    text = read_text(path, "the run folder's")
+    table = pd.read_csv(StringIO(text), index_col=index)
+    if index is None:
+        return table
+    names = next(csv.reader(StringIO(text)))[1:]  # pandas renames a label that is called "client"
+    return table.set_axis(names, axis=1)
 
 
 def gather(lab: Lab, state: State, record: Record, folder: Path | None) -> History:

@@ -18,7 +18,7 @@ from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.schedules import SCHEDULES, schedule
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.lab.metrics import Measurement, Probe, each, measure
-from deca_lab.lab.objects import NOTHING, Objects, accepted, named
+from deca_lab.lab.objects import NOTHING, Objects, accepted, columns_and_rows, named
 from deca_lab.methods import resolve
 from deca_lab.mixing.doctor import Diagnosis, require_sound
 from deca_lab.mixing.topology import Topology, topology
@@ -250,18 +250,11 @@ def find_device(name: str) -> torch.device:
 
 def read_corpus(config: RunConfig) -> Corpus:
     """Return the corpus that the config's Data knobs name."""
-    chosen = [name.strip() for name in config.labels.split(",") if name.strip()]
-    wants = config.task == "generate" and config.corpus not in CORPORA
-    return load(
-        config.corpus,
-        split=config.hub_split,
-        text=config.text_column or None,
-        label=config.label_column or None,
-        answer=config.answer_column if wants else None,
-        labels=chosen or None,
-        max_rows=config.max_rows or None,
-        seed=config.seed,
-    )
+    asked = columns_and_rows(config)
+    if config.corpus in CORPORA:
+        asked["answer"] = None  # it brings its own
+    revision = config.hub_revision or None
+    return load(config.corpus, split=config.hub_split, revision=revision, **asked)
 
 
 def words_of(config: RunConfig) -> dict[str, str] | None:

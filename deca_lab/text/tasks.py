@@ -22,6 +22,7 @@ from deca_lab.text.prompts import (
     classification,
     generation,
     listed,
+    require_labels,
     spread,
     take,
     verbaliser,
@@ -33,9 +34,7 @@ from deca_lab.text.shards import Split
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Scores = Callable[
-    [Params], dict[str, Tensor]
-]  # stacked parameters (N, ...) -> name -> (N,) float64
+Scores = Callable[[Params], dict[str, Tensor]]  # stacked (N, ...) -> name -> (N,) float64
 OWN, TRAIN = 8, 4  # examples of a client's validation and training data in the probes, at most
 
 
@@ -50,9 +49,8 @@ def masked_loss(model: nn.Module) -> Loss:
     def loss(params: Params, batch: CountedTokens) -> Tensor:
         tokens, counted = batch
         out, targets = logits(params, tokens[:, :-1]), tokens[:, 1:]
-        cost = nn.functional.cross_entropy(
-            out.flatten(0, 1), targets.flatten(), reduction="none"
-        ).view(targets.shape)
+        flat = out.flatten(0, 1), targets.flatten()
+        cost = nn.functional.cross_entropy(*flat, reduction="none").view(targets.shape)
         return ((cost * counted).sum(1) / counted.sum(1).clamp(min=1)).mean()
 
     return loss
@@ -105,40 +103,29 @@ class Task(NamedTuple):
 
 def lm(request: TaskRequest) -> Task:
     """Language modelling: every next token counts; its measure is the perplexity."""
-    data = shards.build(
-        _with_answers(request.corpus), request.split, request.tokenizer, request.context
-    )
+    corpus, context = _with_answers(request.corpus), request.context
+    data = shards.build(corpus, request.split, request.tokenizer, context)
+    shards.require_windows(data)
 
     def batches(step: int) -> CountedTokens:
-        return _whole(
-            shards.batch(data.train, request.context, request.batch_size, request.seed, step).to(
-                request.device
-            )
-        )
+        drawn = shards.batch(data.train, context, request.batch_size, request.seed, step)
+        return _whole(drawn.to(request.device))
 
-    own, train = (
-        _even_windows(streams, request.context, most).to(request.device)
-        for streams, most in ((data.validation, OWN), (data.train, TRAIN))
+    probes = (
+        shards.windows(data.test, context, request.test_limit),
+        _even_windows(data.validation, context, OWN),
+        _even_windows(data.train, context, TRAIN),
     )
-    test = shards.windows(data.test, request.context, request.test_limit).to(request.device)
+    test, own, train = (_whole(windows.to(request.device)) for windows in probes)
     nothing: Scores = lambda params: {}  # noqa: E731
-    return Task(
-        masked_loss(request.model),
-        batches,
-        _whole(test),
-        _whole(own),
-        _whole(train),
-        nothing,
-        nothing,
-    )
+    return Task(masked_loss(request.model), batches, test, own, train, nothing, nothing)
 
 
 def _with_answers(corpus: Corpus) -> Corpus:
     if corpus.answers is None:
         return corpus
-    return corpus._replace(
-        texts=tuple(map(ANSWER_CUE.join, zip(corpus.texts, corpus.answers, strict=True)))
-    )
+    pairs = zip(corpus.texts, corpus.answers, strict=True)
+    return corpus._replace(texts=tuple(map(ANSWER_CUE.join, pairs)))
 
 
 def _whole(windows: Tensor) -> CountedTokens:
@@ -151,27 +138,15 @@ def _even_windows(streams: Sequence[Tensor], context: int, most: int) -> Tensor:
 
 
 def classify_task(request: TaskRequest) -> Task:
-    """Classification: after the text and "label:" only the label's token counts; accuracy and macro F1."""
-    words = verbaliser(request.corpus.label_names, request.tokenizer, request.words)
-    sets = _sets(
-        request,
-        lambda rows: classification(
-            request.corpus, rows, request.tokenizer, request.context, words
-        ),
-    )
-    missing = [name for i, name in enumerate(words) if i not in sets.test.labels]
-    if missing:
-        raise BadInput(
-            f"the test set of {len(sets.test.labels)} examples has none of the label(s) {listed(missing)}: "
-            "take a larger test_share, more test examples (eval_windows), or fewer labels"
-        )
-    logits, ids = (
-        logits_of(request.model),
-        torch.tensor(list(words.values()), device=request.device),
-    )
+    """Classification: after the text and "label:" only the label's tokens count; accuracy and macro F1."""
+    corpus, which, logits = request.corpus, request.tokenizer, logits_of(request.model)
+    require_labels(corpus)
+    words = verbaliser(corpus.label_names, which, request.words)
+    sets = _sets(request, lambda rows: classification(corpus, rows, which, request.context, words))
+    require_tested(sets.test.labels, tuple(words))
 
     def score(params: Params, examples: Examples) -> dict[str, Tensor]:
-        predicted = classify(logits, params, examples, ids)
+        predicted = classify(logits, params, examples, tuple(words.values()))
         return {
             "accuracy": accuracy(predicted, examples.labels),
             "macro_f1": macro_f1(predicted, examples.labels),
@@ -180,35 +155,37 @@ def classify_task(request: TaskRequest) -> Task:
     return _task(request, sets, score)
 
 
+def require_tested(labels: Tensor, names: Sequence[str]) -> None:
+    """Raise BadInput where a label of `names` has no test example among `labels` (n,)."""
+    missing = [name for i, name in enumerate(names) if i not in labels]
+    if missing:
+        lacks = f"the test set of {len(labels)} examples has none of the label(s) {listed(missing)}"
+        more = "take a larger test_share, more test examples (eval_windows), or fewer labels"
+        raise BadInput(f"{lacks}: {more}")
+
+
 def generate_task(request: TaskRequest) -> Task:
     """Generation: after the prompt and "answer:" the answer and the end token count; exact match."""
-    sets = _sets(
-        request, lambda rows: generation(request.corpus, rows, request.tokenizer, request.context)
-    )
-    logits = logits_of(request.model)
-    return _task(
-        request,
-        sets,
-        lambda params, examples: {"exact_match": exact_match(logits, params, examples)},
-    )
+    corpus, which, logits = request.corpus, request.tokenizer, logits_of(request.model)
+    sets = _sets(request, lambda rows: generation(corpus, rows, which, request.context))
+    return _task(request, sets, lambda p, shown: {"exact_match": exact_match(logits, p, shown)})
 
 
 class TaskKind(NamedTuple):
-    """What can be trained for: in words, how its `Task` is built, and what it is scored by."""
+    """What can be trained for: in words, how its `Task` is built, and what it is scored by.
+
+    `scores`: name -> higher is better. Without scores, choices are made by the loss.
+    """
 
     about: str
     build: Callable[[TaskRequest], Task]
-    scores: dict[
-        str, bool
-    ]  # name -> higher is better; without scores, the loss is what choices are made by
+    scores: dict[str, bool]
 
 
 TASKS: dict[str, TaskKind] = {
     "lm": TaskKind("predict every next token; measured by perplexity", lm, {}),
     "classify": TaskKind(
-        "name the label of a text, one token a label",
-        classify_task,
-        {"accuracy": True, "macro_f1": True},
+        "name the label of a text", classify_task, {"accuracy": True, "macro_f1": True}
     ),
     "generate": TaskKind(
         "write the answer to an instruction", generate_task, {"exact_match": True}
@@ -235,19 +212,12 @@ def build(
     is for "classify": a word a label (see `verbaliser`).
     """
     row = pick(TASKS, task, "task")
-    check(
-        words is None or row.build is classify_task,
-        "words",
-        words,
-        "left out: only the task 'classify' has a verbaliser",
-    )
-    check(batch_size >= 1, "batch_size", batch_size, "at least 1")
-    check(test_limit >= 1, "test_limit", test_limit, "at least 1")
-    return row.build(
-        TaskRequest(
-            corpus, split, tokenizer, model, context, batch_size, seed, device, test_limit, words
-        )
-    )
+    allowed = "left out: only the task 'classify' has a verbaliser"
+    check(words is None or row.build is classify_task, "words", words, allowed)
+    for name, count in (("batch_size", batch_size), ("test_limit", test_limit)):
+        check(count >= 1, name, count, "at least 1")
+    rest = (context, batch_size, seed, device, test_limit, words)
+    return row.build(TaskRequest(corpus, split, tokenizer, model, *rest))
 
 
 class _Sets(NamedTuple):
@@ -260,8 +230,7 @@ class _Sets(NamedTuple):
 def _sets(request: TaskRequest, make: Callable[[np.ndarray], Examples]) -> _Sets:
     """All examples of a split, equally wide, on the device, without training prompts that are held-out ones too."""
     train, validation = (
-        list(map(make, request.split.train)),
-        list(map(make, request.split.validation)),
+        list(map(make, rows)) for rows in (request.split.train, request.split.validation)
     )
     test = make(request.split.test)
     own_train, own_validation = _disjoint(train, validation, test)
@@ -301,10 +270,9 @@ def _require_examples(
     sets["the test set"] = test
     empty = [whose for whose, examples in sets.items() if not len(examples.tokens)]
     if empty:
-        raise BadInput(
-            f"no example in {listed(empty)}: its rows are none, longer than context {context}, or held-out prompts; "
-            "take a larger context, fewer clients, a larger alpha, or larger shares for test and validation"
-        )
+        why = f"its rows are none, longer than context {context}, or held-out prompts"
+        more = "a larger context, fewer clients, a larger alpha, or larger test_share and validation_share"
+        raise BadInput(f"no example in {listed(empty)}: {why}; take {more}")
 
 
 def _counted(count: int, what: str) -> tuple[str, ...]:
@@ -330,9 +298,8 @@ def _each_prompt(examples: Examples) -> list[bytes]:
 
 
 def _without(examples: Examples, prompts: set[bytes]) -> Examples:
-    return take(
-        examples, np.array([prompt not in prompts for prompt in _each_prompt(examples)], dtype=bool)
-    )
+    kept = [prompt not in prompts for prompt in _each_prompt(examples)]
+    return take(examples, np.array(kept, dtype=bool))
 
 
 def _task(
