@@ -81,7 +81,7 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     world = world.of(config.clients)
     recipe = recipe_of(config, objects.optimiser)
     corpus = objects.dataset or read_corpus(config)
-    which = objects.tokenizer or tokenizer(config.tokenizer)
+    which = objects.tokenizer or read_tokenizer(config)
     model = load_model(config, len(which), objects.model).to(device)
     parts = split_of(config, corpus)
     data = shards.build(corpus, parts, which, config.context)
@@ -203,7 +203,8 @@ def load_model(
         config.base_weights,
         "full without an adapter: all of it trains",
     )
-    dtype = pick(DTYPES, config.dtype, "dtype")
+    dtype, revision = pick(DTYPES, config.dtype, "dtype"), config.model_revision
+    check(given is None or not revision, "model_revision", revision, "left empty beside model=")
     model: Any = (
         causal_lm.load(
             config.model,
@@ -211,6 +212,7 @@ def load_model(
             dtype=dtype,
             vocabulary=vocabulary,
             context=config.context,
+            revision=revision,
         )
         if given is None
         else own_model.model_of(given, dtype=dtype, vocabulary=vocabulary, context=config.context)
@@ -239,6 +241,12 @@ def find_device(name: str) -> torch.device:
             f"device = {name!r} is not there: torch sees {', '.join(n for n, ok in there.items() if ok)}"
         )
     return torch.device(name)
+
+
+def read_tokenizer(config: RunConfig) -> "PreTrainedTokenizerBase":
+    """Return the tokenizer that the config names: the model's own in the same revision."""
+    same = config.tokenizer == config.model
+    return tokenizer(config.tokenizer, config.model_revision if same else "")
 
 
 def read_corpus(config: RunConfig) -> Corpus:

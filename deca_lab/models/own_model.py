@@ -14,12 +14,12 @@ from deca_lab.errors import BadInput, check
 from deca_lab.models.causal_lm import (
     DTYPES,
     check_context,
-    first_line,
     from_transformers,
     logits_of,
-    make_plain_,
+    make_stackable_,
     trainable,
 )
+from deca_lab.models.pretrained import first_line
 
 FUSED = (nn.TransformerEncoderLayer, nn.MultiheadAttention)  # with a kernel for eval mode alone
 NOISE = 100  # rounding errors, relative to the largest logit, that may lie between equal results
@@ -36,8 +36,8 @@ def model_of(
     """Return a copy of a model that is ready for the lab, on the CPU; the model stays as it is.
 
     `model` is one of transformers, or any module whose forward takes token ids (B, T) and returns
-    logits (B, T, V), as a tensor or as `.logits`. As from `causal_lm.load`, the copy is in eval mode
-    with dropout 0 and without a key-value cache, its weights in `dtype` (their own when None);
+    logits (B, T, V), as a tensor or as `.logits`. The copy is in eval mode with dropout 0, its
+    weights in `dtype` (their own when None);
     `vocabulary` (token ids) and `context` (tokens) must fit; `attention` is for transformers. Two
     tokens and one whole context are tried. Raises BadInput for a model that cannot train here.
     """
@@ -81,12 +81,13 @@ def _require_fixed_statistics(model: nn.Module) -> None:
 
 
 def _plain_copy(model: nn.Module, dtype: torch.dtype | None, attention: str) -> nn.Module:
-    """A copy on the CPU, without dropout and cache, in operations that torch.vmap can stack."""
+    """A copy on the CPU, without dropout, in operations that torch.vmap can stack."""
     with _refused("cannot be copied"):
         twin = copy.deepcopy(model).cpu().eval()
         if from_transformers(twin):
             twin.set_attn_implementation(attention)  # type: ignore[operator]
     _cast_(twin, dtype)
+    make_stackable_(twin)
     for part in twin.modules():
         _make_plain_part_(part)
     return twin
@@ -104,9 +105,6 @@ def _cast_(model: nn.Module, dtype: torch.dtype | None) -> None:
 
 
 def _make_plain_part_(part: nn.Module) -> None:
-    config = getattr(part, "config", None)
-    if hasattr(config, "get_text_config"):
-        make_plain_(config)
     if isinstance(part, _DropoutNd):
         part.p = 0.0
     if isinstance(part, nn.MultiheadAttention):
