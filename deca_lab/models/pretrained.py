@@ -1,9 +1,10 @@
 """Models from outside: a folder of safetensors, a GGUF file, or the hub; every failure is one line."""
 
 import copy
+import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,14 +127,18 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' loading bar and its advice; put both back as they were."""
+    """Silence transformers' bars and its advice; put all back as they were.
+
+    The bar of GGUF obeys no setting: what is written to sys.stderr is lost.
+    """
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.set_verbosity(level)
         if bar:

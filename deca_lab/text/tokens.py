@@ -43,7 +43,7 @@ def _auto(name: str, revision: str) -> "PreTrainedTokenizerBase":
     try:
         with quiet():
             which: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**given)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of the tokenizers' library too, which raises nothing narrower
         raise refusal(f"tokenizer {name!r}", name, error, "cannot be read") from None
     return which
 
