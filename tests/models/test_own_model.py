@@ -376,7 +376,10 @@ BAD = {
         lambda: changed(forward=lambda self, ids: self.table(ids) - self.table(ids).mean(0)),
         "mixes the rows of a batch",
     ),
-    "branches": (Branching, r"cannot be stacked over clients \(torch.vmap\): RuntimeError: vmap"),
+    "branches": (
+        Branching,
+        r"cannot be stacked over clients \(torch.vmap; --engine loop does not\): RuntimeError: vmap",
+    ),
     "two dtypes": (two_dtypes, r"dtype of the model's parameters = 'torch.float32, torch.float64'"),
     "not to be copied": (
         lambda: changed(__deepcopy__=lambda self, memo: 1 / 0),

@@ -63,7 +63,7 @@ def write_gguf(path, model):
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(
-        ["<pad>", "</s>", "<unk>", *list(bytes_to_unicode().values())[:255], "ab"]
+        ["<|endoftext|>", "</s>", "<unk>", *list(bytes_to_unicode().values())[:255], "ab"]
     )
     writer.add_token_types([3, 3, 3, *[1] * 256])
     writer.add_token_merges(["a b"])
