@@ -464,11 +464,16 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="new directory; inside the run folder when not given")
     ] = None,
+    form: Annotated[
+        str,
+        typer.Option("--format", help="model, for AutoModelForCausalLM; or peft: LoRA's factors"),
+    ] = "model",
 ) -> None:
-    """Write a model of a run as a directory that transformers' AutoModelForCausalLM loads."""
+    """Write a model of a run as a directory that transformers loads, or its adapter for PEFT."""
     from deca_lab.lab import export as ex
 
-    typer.echo(f"written: {ex.export_model(folder, client, out or ex.default_out(folder, client))}")
+    out = out or ex.default_out(folder, client, form)
+    typer.echo(f"written: {ex.export_model(folder, client, out, form)}")
 
 
 @app.command()

@@ -95,10 +95,17 @@ class RunConfig:
     allow_unsound: bool = knob(False, "Clients", "run even if the doctor refuses W (for lessons)")
 
     model: str = knob(
-        "base", "Model", "preset (`deca-lab list models`), local directory, or hub name"
+        "base",
+        "Model",
+        "preset (`deca-lab list models`), local directory or GGUF file, or hub name",
+    )
+    model_revision: str = knob(
+        "", "Model", "branch, tag or commit of a hub model; its newest when empty"
     )
     dtype: str = knob(
-        "float32", "Model", "float32, bfloat16 (float32 master of the active block) or float64"
+        "float32",
+        "Model",
+        "float32, bfloat16 (float32 master of the active block, rounded without bias) or float64",
     )
     context: int = knob(128, "Model", "tokens of context T", COUNT)
     batch: int = knob(

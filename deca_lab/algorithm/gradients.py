@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from deca_lab.algorithm.stacking import Layout, Params, client, unflatten
 
@@ -18,6 +19,7 @@ Gradients = Callable[
     [Tensor, Layout, Params, Batch], tuple[Tensor, Tensor]
 ]  # (X, where, rest, batch) -> ((N,), (N, D))
 Engine = Callable[[Loss], Gradients]
+Map = Callable[..., Callable[..., Tensor]]  # torch.vmap, or what does the same
 
 
 def stacked(loss: Loss) -> Gradients:
@@ -90,14 +92,38 @@ def length(batch: Batch, axis: int = 0) -> int:
     return length(batch[0], axis) if isinstance(batch, tuple) else int(batch.shape[axis])
 
 
+def in_turn(f: Callable[..., Tensor], in_dims: Any = 0) -> Callable[..., Tensor]:  # noqa: ANN401 - as of torch.vmap
+    """Return f over axis 0 of its arguments, as torch.vmap does, but a call for each client: nothing is stacked."""
+
+    def mapped(*given: Any) -> Tensor:  # noqa: ANN401 - as f takes it
+        dims = in_dims if isinstance(in_dims, tuple) else (in_dims,) * len(given)
+        clients = len(tree_leaves(given[dims.index(0)])[0])
+        own = (
+            [part if dim is None else _of(part, i) for part, dim in zip(given, dims, strict=True)]
+            for i in range(clients)
+        )
+        return torch.stack([f(*parts) for parts in own])
+
+    return mapped
+
+
 def _of(batch: Batch, i: int) -> Batch:
-    return tuple(_of(part, i) for part in batch) if isinstance(batch, tuple) else batch[i]
+    """One client's part of tensors in tuples and dicts."""
+    return tree_map(lambda t: t[i], batch)
 
 
 ENGINES: dict[str, Engine] = {"stacked": stacked, "loop": looped}
+MAPS: dict[str, Map] = {"loop": in_turn}  # engine -> how losses are taken without a gradient
+
+
+def map_of(engine: str) -> Map:
+    """Return how losses and scores are taken over the clients under an engine: torch.vmap but for "loop"."""
+    return MAPS.get(engine, torch.vmap)
 
 
 @torch.no_grad()
-def losses(loss: Loss, params: Params, batch: Batch, common: bool = False) -> Tensor:
+def losses(
+    loss: Loss, params: Params, batch: Batch, common: bool = False, over: Map = torch.vmap
+) -> Tensor:
     """Return every client's loss (N,) without a gradient; `common` gives all clients the same batch, without axis 0."""
-    return torch.vmap(loss, in_dims=(0, None if common else 0))(params, batch)
+    return over(loss, in_dims=(0, None if common else 0))(params, batch)

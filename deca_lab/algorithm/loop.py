@@ -18,6 +18,7 @@ from deca_lab.algorithm.channel import Channel, Wire
 from deca_lab.algorithm.gradients import Engine, Gradients, stacked
 from deca_lab.algorithm.optimisers import Optimiser, OptState
 from deca_lab.algorithm.problems import Problem
+from deca_lab.algorithm.rounding import rounded
 from deca_lab.algorithm.stacking import Layout, Params, flatten, layout, unflatten
 from deca_lab.errors import check
 from deca_lab.mixing.gossip import Mix
@@ -239,23 +240,32 @@ def closed(
 ) -> State:
     """Return the state after an inner step; where the visit ends, moments, master and letters end with it, unless kept."""
     k, over = visit.block, s == visit.last
-    blocks = tuple(
-        stored(plan, state.blocks[j], j, k, x_new, s, wire) for j in range(len(state.blocks))
+    master = None if over or x_new.dtype == state.blocks[k].dtype else x_new
+    blocks = [stored(plan, x, j, k, s, wire) for j, x in enumerate(state.blocks)]
+    blocks[k] = (
+        x_new.to(blocks[k].dtype) if master is x_new else halved(plan, blocks[k], k, x_new, s)
     )
-    master = None if over or x_new.dtype == blocks[k].dtype else x_new
     held = (
         {**state.moments, k: moments} if plan.recipe.keep_moments else {} if over else {k: moments}
     )
-    return State(s + 1, blocks, master, held, ch.ended(wire) if over else wire)
+    return State(s + 1, tuple(blocks), master, held, ch.ended(wire) if over else wire)
 
 
-def stored(plan: Plan, block: Tensor, j: int, k: int, x_new: Tensor, s: int, wire: Wire) -> Tensor:
-    """Return block j after an inner step on block k, in its storage precision: mixed as well, where all blocks are."""
-    if j == k:
-        return x_new.to(block.dtype)
-    if not plan.recipe.mix_all or not mixes(plan, s):
+def stored(plan: Plan, block: Tensor, j: int, k: int, s: int, wire: Wire) -> Tensor:
+    """Return block j after an inner step on block k: mixed as well, where all blocks are."""
+    if j == k or not plan.recipe.mix_all or not mixes(plan, s):
         return block
-    return mixing(plan, j, s, wire)(working(block)).to(block.dtype)
+    return halved(plan, block, j, mixing(plan, j, s, wire)(working(block)), s)
+
+
+def halved(plan: Plan, block: Tensor, j: int, x: Tensor, s: int) -> Tensor:
+    """Return block j's new value in its storage precision: half precision is rounded without bias.
+
+    No master outlives a visit, and to the nearest number most small steps of short visits would be lost.
+    """
+    if x.dtype == block.dtype:
+        return x
+    return rounded(x, block.dtype, np.random.default_rng([plan.recipe.seed, s, j, 0x20BD]))
 
 
 def params_of(plan: Plan, state: State, without: int | None = None) -> Params:

@@ -35,7 +35,7 @@ from deca_lab.lab.prepare import Lab, find_device, prepare
 from deca_lab.lab.runs import run
 from deca_lab.mixing.gossip import mixer
 from deca_lab.mixing.topology import topology
-from deca_lab.models import causal_lm
+from deca_lab.models import causal_lm, pretrained
 from deca_lab.runconfig import RunConfig
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def engines(device: torch.device) -> Iterator[Benchmark]:
     """Gradients of N clients, all parameters: stacked, a loop over N transformers models, vmap(grad), and one model alone."""
     for layers, width, clients, batch, context in SIZES:
         case = f"{layers} x {width}, {clients} clients, batch {batch} x {context}"
-        with causal_lm.quiet():
+        with pretrained.quiet():
             took = medians(_gradients(layers, width, clients, batch, context, device), device)
         best = min(took["loop"], took["vmap"])
         yield Benchmark(

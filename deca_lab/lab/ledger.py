@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from deca_lab.algorithm.channel import Call, silence
 from deca_lab.algorithm.loop import Plan
+from deca_lab.algorithm.rounding import scratch
 from deca_lab.models.causal_lm import layer_of
 
 if TYPE_CHECKING:  # torch's own have no types: what is used of them
@@ -102,7 +103,8 @@ def memory(plan: Plan) -> Memory:
     """Return the predicted bytes: weights + (master, gradient, m, v, neighbours' average) of the active block.
 
     With half-precision weights of M bytes, B equal blocks and Adam this is DECA's M + 10 M / B; with float32 weights
-    there is no second master and it is M + 4 M / B. States that are kept are counted for all blocks.
+    there is no second master and it is M + 4 M / B. States that are kept are counted for all blocks. Where a visit
+    ends, half precision holds two masters, m, v and the block rounded from them: less, with Adam.
     """
     n, item, optimiser = plan.topology.n, _item(plan), plan.recipe.optimiser
     widths = [where.width for where in plan.layouts]
@@ -112,9 +114,11 @@ def memory(plan: Plan) -> Memory:
     kept = (
         n * optimiser.matrices * digits * (sum(widths) - widest) if plan.recipe.keep_moments else 0
     )
-    step = n * widest * (master + (optimiser.matrices + optimiser.scratch) * digits) + _replicas(
-        plan
-    )
+    step = n * widest * (master + (optimiser.matrices + optimiser.scratch) * digits)
+    if master:
+        end = n * widest * ((2 + optimiser.matrices) * digits + item) + scratch(widest)
+        step = max(step, end)
+    step += _replicas(plan)
     full = weights + n * sum(widths) * (master + 4 * digits)
     return Memory(
         weights,

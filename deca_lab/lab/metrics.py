@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deca_lab.algorithm import stacking
-from deca_lab.algorithm.gradients import Batch, Loss, length, losses, pieces
+from deca_lab.algorithm.gradients import Batch, Loss, Map, length, losses, pieces
 from deca_lab.algorithm.stacking import Params
 
 CHUNK = 8  # windows that a forward pass takes at once from each client
@@ -81,15 +81,24 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def measure(loss: Loss, params: Params, blocks: tuple[Tensor, ...], probe: Probe) -> Measurement:
-    """Measure stacked parameters: `blocks` are the same numbers as matrices X_k (N, D_k)."""
-    centre = mean_model(params)
+def measure(
+    loss: Loss,
+    params: Params,
+    blocks: tuple[Tensor, ...],
+    probe: Probe,
+    over: Map = torch.vmap,
+) -> Measurement:
+    """Measure stacked parameters: `blocks` are the same numbers as matrices X_k (N, D_k).
+
+    `over` maps the loss over the clients, as torch.vmap does.
+    """
+    centre, pooled = mean_model(params), each(probe.own, lambda t: t.flatten(0, 1))
     alone = {name: p[None] for name, p in centre.items()}
     return Measurement(
-        mean_model=float(common_losses(loss, alone, probe.test)[0]),
-        validation=float(common_losses(loss, alone, each(probe.own, lambda t: t.flatten(0, 1)))[0]),
-        clients=common_losses(loss, params, probe.test).tolist(),
-        own=own_losses(loss, params, probe.own).tolist(),
+        mean_model=float(common_losses(loss, alone, probe.test, over)[0]),
+        validation=float(common_losses(loss, alone, pooled, over)[0]),
+        clients=common_losses(loss, params, probe.test, over).tolist(),
+        own=own_losses(loss, params, probe.own, over).tolist(),
         consensus=[stacking.consensus_distance(x) for x in blocks],
         gradient_norm=gradient_norm(loss, centre, probe.train),
         scores=_scores(probe, params, alone),
@@ -109,25 +118,37 @@ def _scores(probe: Probe, params: Params, alone: Params) -> dict[str, float]:
     }
 
 
+def one_by_one(score: Scores) -> Scores:
+    """Return the same scores of clients that are read one after another, so that nothing is stacked."""
+
+    def scores(params: Params) -> dict[str, Tensor]:
+        count = len(next(iter(params.values())))
+        rows = [score({n: p[i : i + 1] for n, p in params.items()}) for i in range(count)]
+        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+    return scores
+
+
 def mean_model(params: Params) -> Params:
     """Return the mean over clients, summed in float32 at least."""
     wide = {n: p.float() if p.element_size() < 4 else p for n, p in params.items()}
     return {n: p.to(params[n].dtype) for n, p in stacking.mean(wide).items()}
 
 
-def common_losses(loss: Loss, params: Params, data: Batch) -> Tensor:
+def common_losses(loss: Loss, params: Params, data: Batch, over: Map = torch.vmap) -> Tensor:
     """Return every client's mean loss (N,) on the same data (n, ...), float64."""
     parts = [
-        losses(loss, params, chunk, common=True).double() * length(chunk)
+        losses(loss, params, chunk, True, over).double() * length(chunk)
         for chunk in pieces(data, CHUNK)
     ]
     return torch.stack(parts).sum(0) / length(data)
 
 
-def own_losses(loss: Loss, params: Params, data: Batch) -> Tensor:
+def own_losses(loss: Loss, params: Params, data: Batch, over: Map = torch.vmap) -> Tensor:
     """Return every client's mean loss (N,) on its own data (N, n, ...), float64."""
     parts = [
-        losses(loss, params, chunk).double() * length(chunk, 1) for chunk in pieces(data, CHUNK, 1)
+        losses(loss, params, chunk, False, over).double() * length(chunk, 1)
+        for chunk in pieces(data, CHUNK, 1)
     ]
     return torch.stack(parts).sum(0) / length(data, 1)
 

@@ -11,18 +11,19 @@ from torch import Tensor, nn
 from deca_lab.algorithm import blocks as bl
 from deca_lab.algorithm import moments, stacking
 from deca_lab.algorithm.channel import Carrier, Wrap, gossip
-from deca_lab.algorithm.gradients import ENGINES, Engine, Loss, in_parts, stacked
+from deca_lab.algorithm.gradients import ENGINES, Engine, Loss, Map, in_parts, in_turn, map_of
 from deca_lab.algorithm.loop import Plan, Recipe, plan
 from deca_lab.algorithm.optimisers import OPTIMISERS, Optimiser, OptimiserSpec
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.schedules import SCHEDULES, schedule
 from deca_lab.errors import BadInput, check, pick
-from deca_lab.lab.metrics import Measurement, Probe, each, measure
+from deca_lab.lab.metrics import Measurement, Probe, each, measure, one_by_one
 from deca_lab.lab.objects import NOTHING, Objects, accepted, columns_and_rows, named
 from deca_lab.methods import resolve
 from deca_lab.mixing.doctor import Diagnosis, require_sound
 from deca_lab.mixing.topology import Topology, topology
 from deca_lab.models.factor_mixing import decaf
+from deca_lab.models.pretrained import first_line
 from deca_lab.network import compression, faults
 from deca_lab.network.faults import Faults
 from deca_lab.network.lossy_mixing import lossy
@@ -81,7 +82,7 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     world = world.of(config.clients)
     recipe = recipe_of(config, objects.optimiser)
     corpus = objects.dataset or read_corpus(config)
-    which = objects.tokenizer or tokenizer(config.tokenizer)
+    which = objects.tokenizer or read_tokenizer(config)
     model = load_model(config, len(which), objects.model).to(device)
     parts = split_of(config, corpus)
     data = shards.build(corpus, parts, which, config.context)
@@ -115,7 +116,11 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
         if world.size == 1
         else lambda step: each(task.batches(step), lambda t: t[mine]),
     )
-    probe = Probe(task.test, task.own, task.train, task.score, task.validation_score)
+    over = map_of(config.engine)
+    scores = [task.score, task.validation_score]
+    if over is in_turn:
+        scores = list(map(one_by_one, scores))
+    probe = Probe(task.test, task.own, task.train, *scores)
     failing = faults_of(config, topo, len(cut))
     carrier, wraps = channel_of(config, failing, topo, world)
     laid = plan(
@@ -128,7 +133,7 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
         site=world.site,
     )
     frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
-    apart = heterogeneity.measure(data, start_gradients(problem, world))
+    apart = heterogeneity.measure(data, start_gradients(problem, world, config.engine))
     notes = (*data.notes, *task.notes)
     return Lab(
         config,
@@ -141,7 +146,7 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
         apart,
         laid,
         probe,
-        partial(_on_probe, problem.loss, probe),
+        partial(_on_probe, problem.loss, probe, over),
         frozen,
         device,
         notes,
@@ -173,17 +178,21 @@ def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topolog
 
 
 def _on_probe(
-    loss: Loss, probe: Probe, params: stacking.Params, blocks: tuple[Tensor, ...], here: Tensor
+    loss: Loss,
+    probe: Probe,
+    over: Map,
+    params: stacking.Params,
+    blocks: tuple[Tensor, ...],
+    here: Tensor,
 ) -> Measurement:
     """Measure the clients `here`, of whom there are rows in `params` and `blocks`, on the data of the probe."""
     count = len(next(iter(params.values())))
     if len(here) == count:
-        return measure(loss, params, blocks, probe)
+        return measure(loss, params, blocks, probe, over)
     at = here.to(blocks[0].device)
     own = probe._replace(own=each(probe.own, lambda t: t[at]))
-    return measure(
-        loss, {name: p[at] for name, p in params.items()}, tuple(x[at] for x in blocks), own
-    )
+    rows = {name: p[at] for name, p in params.items()}
+    return measure(loss, rows, tuple(x[at] for x in blocks), own, over)
 
 
 def engine_of(config: RunConfig) -> Engine:
@@ -210,7 +219,8 @@ def load_model(
         config.base_weights,
         "full without an adapter: all of it trains",
     )
-    dtype = pick(DTYPES, config.dtype, "dtype")
+    dtype, revision = pick(DTYPES, config.dtype, "dtype"), config.model_revision
+    check(given is None or not revision, "model_revision", revision, "left empty beside model=")
     model: Any = (
         causal_lm.load(
             config.model,
@@ -218,9 +228,16 @@ def load_model(
             dtype=dtype,
             vocabulary=vocabulary,
             context=config.context,
+            revision=revision,
         )
         if given is None
-        else own_model.model_of(given, dtype=dtype, vocabulary=vocabulary, context=config.context)
+        else own_model.model_of(
+            given,
+            dtype=dtype,
+            vocabulary=vocabulary,
+            context=config.context,
+            over=map_of(config.engine),
+        )
     )
     base = model if store is None else store(model)
     if make is None:
@@ -246,6 +263,12 @@ def find_device(name: str) -> torch.device:
             f"device = {name!r} is not there: torch sees {', '.join(n for n, ok in there.items() if ok)}"
         )
     return torch.device(name)
+
+
+def read_tokenizer(config: RunConfig) -> "PreTrainedTokenizerBase":
+    """Return the tokenizer that the config names: the model's own in the same revision."""
+    same = config.tokenizer == config.model
+    return tokenizer(config.tokenizer, config.model_revision if same else "")
 
 
 def read_corpus(config: RunConfig) -> Corpus:
@@ -437,10 +460,21 @@ def _require_short_messages(config: RunConfig, topo: Topology) -> None:
     check(not topo.served, "compress", config.compress, served)
 
 
-def start_gradients(problem: Problem, world: World) -> stacking.Params:
-    """Return every client's gradient at the common start, on the batch of step 0, stacked; on ranks but 0 its own alone."""
+def start_gradients(problem: Problem, world: World, engine: str = "stacked") -> stacking.Params:
+    """Return every client's gradient at the common start, on the batch of step 0, stacked; on ranks but 0 its own alone.
+
+    Raises BadInput where the engine cannot take it: the model's own operations refuse torch.vmap, or gradients.
+    """
     where = stacking.layout(problem.start, list(problem.start))
-    _, g = stacked(problem.loss)(
-        stacking.flatten(problem.start, where.names), where, {}, problem.batches(0)
-    )
+    gradients = pick(ENGINES, engine, "engine")(problem.loss)
+    try:
+        _, g = gradients(
+            stacking.flatten(problem.start, where.names), where, {}, problem.batches(0)
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # functorch's, or autograd's
+        others = " or ".join(name for name in ENGINES if name != engine)
+        line = f"model does not train with --engine {engine}: {first_line(error)}; try {others}"
+        raise BadInput(line) from error
     return stacking.unflatten(gathered(world, g), where)

@@ -4,7 +4,9 @@ The base is held once by the model; clients differ in the adapters' names alone,
 """
 
 import copy
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from deca_lab.errors import check, pick
 from deca_lab.models.causal_lm import layer_of, with_parameters
-from deca_lab.models.four_bit import NF4Linear, plain, projections, shape_of, weight_of
+from deca_lab.models.four_bit import NF4Linear, is_conv1d, plain, projections, shape_of, weight_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -208,6 +210,34 @@ def merge(model: "PreTrainedModel", params: Mapping[str, Tensor]) -> "PreTrained
     for name, module in _modules_of(twin, NF4Linear).items():
         twin.set_submodule(name, plain(module, weight_of(module)))
     return twin.requires_grad_(True)
+
+
+def save_peft(model: nn.Module, base: str, out: Path) -> None:
+    """Write the LoRA factors that the model holds as a PEFT adapter of the model that `base` names.
+
+    The folder `out` gets adapter_config.json and adapter_model.safetensors.
+    """
+    from safetensors.torch import save_file
+
+    wrapped = _modules_of(model, LoRA)
+    one = next(iter(wrapped.values()))
+    assert isinstance(one, LoRA)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": len(one.lora_A),
+        "lora_alpha": one.scale * len(one.lora_A),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": is_conv1d(one.base),
+        "target_modules": list(wrapped),
+    }
+    factors = {n: p for n, p in model.named_parameters() if n.endswith(("lora_A", "lora_B"))}
+    named = {f"base_model.model.{n}.weight": p.detach().cpu() for n, p in factors.items()}
+    save_file(named, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    (out / "adapter_config.json").write_text(json.dumps(config, indent=1))
 
 
 def _folded(module: nn.Module) -> nn.Module:

@@ -18,7 +18,8 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deca_lab.errors import BadInput, check, pick
-from deca_lab.models.hub import hub_or_offline, is_a
+from deca_lab.models import pretrained
+from deca_lab.models.hub import is_a
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -75,14 +76,16 @@ def load(
     vocabulary: int | None = None,
     context: int | None = None,
     attention: str = "eager",
+    revision: str = "",
 ) -> "PreTrainedModel":
-    """Return the causal LM that `name` means: a preset, a directory with safetensors, or a hub name "owner/name".
+    """Return the causal LM that `name` means, in eval mode, which turns every dropout off.
 
-    The model is in eval mode with dropout 0 and without a key-value cache; the global random state is untouched.
-    `seed` draws the weights of a random preset; `vocabulary` (token ids) is its size, or what a pretrained model must
-    hold; `context` (tokens) must fit. `attention`: "eager" equals "sdpa" in speed under vmap on a CPU, where sdpa's
-    fused kernel has no batching rule and warns; "sdpa" is the better one on CUDA. In float64 the Llama and Qwen2
-    families still take norms, softmax and rotary angles in float32. Raises BadInput.
+    A preset, a directory that holds safetensors or a GGUF file, such a file, or a hub name "owner/name" of which
+    `revision` is a branch, tag or commit. The global random state is untouched. `seed` draws the weights of a random
+    preset; `vocabulary` (token ids) is its size, or what a pretrained model must hold; `context` (tokens) must fit.
+    `attention`: "eager" equals "sdpa" in speed under vmap on a CPU, where sdpa's fused kernel has no batching rule and
+    warns; "sdpa" is the better one on CUDA. In float64 the Llama and Qwen2 families still take norms, softmax and
+    rotary angles in float32. Raises BadInput.
     """
     check(
         vocabulary is None or vocabulary >= 3,
@@ -93,11 +96,13 @@ def load(
     check(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
     preset = _preset(name)
     if preset.family:
+        check(not revision, "model_revision", revision, f"left empty: {name!r} is no hub name")
         model = draw(
             preset, seed=seed, dtype=dtype, attention=attention, vocabulary=vocabulary or BYTES
         )
     else:
-        model = _pretrained(preset.source, dtype, attention)
+        model = pretrained.read(preset.source, dtype, attention, revision)
+    make_stackable_(model)
     _check_vocabulary(model, vocabulary)
     check_context(model, 1 if context is None else context)
     return model
@@ -112,18 +117,9 @@ def draw(
     vocabulary: int = BYTES,
 ) -> "PreTrainedModel":
     """Return a random model of the preset's shape, drawn in float32 from its own random state, then cast."""
-    from transformers import AutoModelForCausalLM
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(
-            _plain(shape(preset, vocabulary)), attn_implementation=attention
-        )
-    for (
-        p
-    ) in model.parameters():  # not model.to(dtype): rotary frequencies, a buffer, stay in float32
-        p.data = p.data.to(dtype)
-    return model.eval()
+        return pretrained.built(shape(preset, vocabulary), dtype, attention)
 
 
 def shape(preset: Preset, vocabulary: int = BYTES, heads: int = 4) -> "PretrainedConfig":
@@ -193,20 +189,53 @@ def client_loss(model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor], Te
 
 def logits_of(model: nn.Module) -> Logits:
     """Return logits(params, tokens (B, T)) -> (B, T, V), in float32 at least; `params` as in `client_loss`."""
-    parameters = dict(model.named_parameters())
-    options = {"use_cache": False} if from_transformers(model) else {}
+    parameters, configs = dict(model.named_parameters()), _configs(model)
 
     def logits(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
         own = {
             name: p.detach() for name, p in parameters.items()
         }  # now: the model may have changed device
         _check_names(params, own)
-        with _batchable_attention(tokens.device):
-            given = functional_call(model, {**own, **params}, (tokens,), options)
+        with _batchable_attention(tokens.device), _plainly(configs):
+            given = functional_call(model, {**own, **params}, (tokens,))
         out: Tensor = given if isinstance(given, Tensor) else given.logits
         return out.float() if out.dtype in (torch.float16, torch.bfloat16) else out
 
     return logits
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """The configurations of transformers inside a model, once each."""
+    given: list[Any] = [getattr(part, "config", None) for part in model.modules()]
+    whole = [c for c in given if hasattr(c, "get_text_config")]
+    return list({id(c): c for c in (*whole, *(c.get_text_config() for c in whole))}.values())
+
+
+@contextmanager
+def _plainly(configs: Iterable[Any]) -> Iterator[None]:
+    """No key-value cache, and no pad token: GPT-2 would look for it in the data, which vmap cannot follow.
+
+    A configuration is the user's own, and is exported: it is put back.
+    """
+    plain = {"use_cache": False, "pad_token_id": None}
+    before = [(c, {k: getattr(c, k) for k in plain if hasattr(c, k)}) for c in configs]
+    try:
+        for config, known in before:
+            for key in known:
+                setattr(config, key, plain[key])
+        yield
+    finally:
+        for config, known in before:
+            for key, value in known.items():
+                setattr(config, key, value)
+
+
+def make_stackable_(model: nn.Module) -> None:
+    """Put torch's own GELU in place of BLOOM's, the same function, which torch.vmap cannot stack."""
+    for part in list(model.modules()):
+        for name, child in part.named_children():
+            if is_a(child, "transformers.models.bloom.modeling_bloom", "BloomGelu"):
+                setattr(part, name, nn.GELU("tanh"))
 
 
 def _batchable_attention(device: torch.device) -> AbstractContextManager[None]:
@@ -268,8 +297,10 @@ def _preset(name: str) -> Preset:
     here = os.path.expanduser(name)
     if os.path.isdir(here):  # False too for a name that no file can have
         return Preset("a directory", source=here)
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise BadInput(f"model {name!r}: there is no such directory")
+    if here.endswith(".gguf") and os.path.isfile(here):
+        return Preset("a GGUF file", source=here)
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(".gguf"):
+        raise BadInput(f"model {name!r}: there is no such directory or GGUF file")
     if name.count("/") == 1 and all(name.split("/")):
         return Preset("a hub name", source=name)
     try:
@@ -278,83 +309,6 @@ def _preset(name: str) -> Preset:
         raise BadInput(
             f"{error}; or a directory, or a hub name such as openai-community/gpt2"
         ) from None
-
-
-def _pretrained(source: str, dtype: torch.dtype, attention: str) -> "PreTrainedModel":
-    """The model in a directory, else on the hub, where no network is one short line."""
-    if Path(source).is_dir():
-        return _read(_checked(source), dtype, attention)
-    with hub_or_offline("model", source):
-        return _read(source, dtype, attention)
-
-
-def _checked(folder: str) -> str:
-    """Refuse a directory without a model before transformers looks at it."""
-    holds = (Path(folder) / "config.json").is_file() and any(Path(folder).glob("*.safetensors"))
-    check(holds, "model directory", folder, "one that holds config.json and *.safetensors weights")
-    return folder
-
-
-def _read(source: str, dtype: torch.dtype, attention: str) -> "PreTrainedModel":
-    """Weights from safetensors only, no remote code, every weight present."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    given = {
-        "dtype": dtype,
-        "attn_implementation": attention,
-        "use_safetensors": True,
-        "trust_remote_code": False,
-    }
-    try:
-        config = _plain(AutoConfig.from_pretrained(source, trust_remote_code=False))
-        with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                source, config=config, output_loading_info=True, **given
-            )
-    except (
-        Exception
-    ) as error:  # transformers and safetensors raise a dozen kinds for a damaged or foreign model
-        raise BadInput(
-            f"model {source!r} does not load as a causal LM: {first_line(error)}"
-        ) from error
-    missing = ", ".join(sorted(info["missing_keys"])[:3])
-    check(not missing, f"model {source!r}", f"without weights for {missing}", "complete")
-    return model.eval()
-
-
-def _plain(config: "PretrainedConfig") -> "PretrainedConfig":
-    """A copy of the configuration with every dropout 0 and no key-value cache."""
-    plain = copy.deepcopy(config)
-    make_plain_(plain)
-    return plain
-
-
-def make_plain_(config: "PretrainedConfig") -> None:
-    """Set every dropout of a configuration to 0 and its key-value cache off."""
-    for part in (config, config.get_text_config()):  # often one and the same
-        drops = [k for k, v in vars(part).items() if "drop" in k and isinstance(v, float) and v > 0]
-        for key in drops:
-            setattr(part, key, 0.0)
-        part.use_cache = False
-        part.pad_token_id = (
-            None  # with one, GPT-2 looks for padding in the data, which vmap cannot follow
-        )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' loading bar and its advice; put both back as they were."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
 
 
 def _embedding_ids(model: nn.Module) -> set[int]:
@@ -392,8 +346,3 @@ def _check_vocabulary(model: "PreTrainedModel", vocabulary: int | None) -> None:
         vocabulary,
         f"at most {rows} tokens, what the model embeds",
     )
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error, short enough for one line of the terminal."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

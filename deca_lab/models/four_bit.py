@@ -138,7 +138,7 @@ class NF4Linear(nn.Module):
         weight, bias = weight_of(linear), bias_of(linear)
         packed = quantise(weight, block)
         self.shape, self.block = packed.shape, packed.block
-        self.transposed = _is_conv1d(linear)
+        self.transposed = is_conv1d(linear)
         self.dtype: torch.dtype = weight.dtype  # of the weight that it stands for
         self.codes: Tensor
         self.absmax: Tensor
@@ -170,7 +170,7 @@ def projections(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: m
         for name, m in model.named_modules()
-        if layer_of(name) is not None and (isinstance(m, (nn.Linear, NF4Linear)) or _is_conv1d(m))
+        if layer_of(name) is not None and (isinstance(m, (nn.Linear, NF4Linear)) or is_conv1d(m))
     }
 
 
@@ -198,7 +198,7 @@ def weight_of(module: nn.Module) -> Tensor:
         return dequantise(module.packed, module.dtype)
     weight = module.weight
     assert isinstance(weight, Tensor)
-    return weight.detach().T if _is_conv1d(module) else weight.detach()
+    return weight.detach().T if is_conv1d(module) else weight.detach()
 
 
 def bias_of(module: nn.Module) -> Tensor | None:
@@ -217,7 +217,7 @@ def plain(module: nn.Module, weight: Tensor) -> nn.Module:
     from transformers.pytorch_utils import Conv1D
 
     bias = bias_of(module)
-    conv1d = module.transposed if isinstance(module, NF4Linear) else _is_conv1d(module)
+    conv1d = module.transposed if isinstance(module, NF4Linear) else is_conv1d(module)
     with torch.device("meta"):  # shapes only: no values drawn
         fresh = (
             Conv1D(*weight.shape)
@@ -253,7 +253,7 @@ def stored_bytes(model: nn.Module) -> Stored:
     return Stored(packed, sum(size for _, size in sizes) - packed - trainable, trainable)
 
 
-def _is_conv1d(module: nn.Module) -> bool:
+def is_conv1d(module: nn.Module) -> bool:
     """Whether this is GPT-2's linear map, with a weight (in, out)."""
     from transformers.pytorch_utils import Conv1D
 

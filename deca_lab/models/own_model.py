@@ -10,16 +10,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from deca_lab.algorithm.gradients import Map
 from deca_lab.errors import BadInput, check
 from deca_lab.models.causal_lm import (
     DTYPES,
     check_context,
-    first_line,
     from_transformers,
     logits_of,
-    make_plain_,
+    make_stackable_,
     trainable,
 )
+from deca_lab.models.pretrained import first_line
 
 FUSED = (nn.TransformerEncoderLayer, nn.MultiheadAttention)  # with a kernel for eval mode alone
 NOISE = 100  # rounding errors, relative to the largest logit, that may lie between equal results
@@ -32,14 +33,15 @@ def model_of(
     vocabulary: int | None = None,
     context: int | None = None,
     attention: str = "eager",
+    over: Map = torch.vmap,
 ) -> nn.Module:
     """Return a copy of a model that is ready for the lab, on the CPU; the model stays as it is.
 
     `model` is one of transformers, or any module whose forward takes token ids (B, T) and returns
-    logits (B, T, V), as a tensor or as `.logits`. As from `causal_lm.load`, the copy is in eval mode
-    with dropout 0 and without a key-value cache, its weights in `dtype` (their own when None);
+    logits (B, T, V), as a tensor or as `.logits`. The copy is in eval mode with dropout 0, its
+    weights in `dtype` (their own when None);
     `vocabulary` (token ids) and `context` (tokens) must fit; `attention` is for transformers. Two
-    tokens and one whole context are tried. Raises BadInput for a model that cannot train here.
+    tokens and one whole context are tried, and clients as `over` maps them. Raises BadInput for a model that cannot train here.
     """
     check(isinstance(model, nn.Module), "model", model, "a torch.nn.Module, or the name of a model")
     check(dtype is None or dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
@@ -49,7 +51,7 @@ def model_of(
     _require_trainable(twin)
     check_context(twin, 1 if context is None else context)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        _try_out(twin, vocabulary, 2 if context is None else context)
+        _try_out(twin, vocabulary, 2 if context is None else context, over)
     return twin
 
 
@@ -81,12 +83,13 @@ def _require_fixed_statistics(model: nn.Module) -> None:
 
 
 def _plain_copy(model: nn.Module, dtype: torch.dtype | None, attention: str) -> nn.Module:
-    """A copy on the CPU, without dropout and cache, in operations that torch.vmap can stack."""
+    """A copy on the CPU, without dropout, in operations that torch.vmap can stack."""
     with _refused("cannot be copied"):
         twin = copy.deepcopy(model).cpu().eval()
         if from_transformers(twin):
             twin.set_attn_implementation(attention)  # type: ignore[operator]
     _cast_(twin, dtype)
+    make_stackable_(twin)
     for part in twin.modules():
         _make_plain_part_(part)
     return twin
@@ -104,9 +107,6 @@ def _cast_(model: nn.Module, dtype: torch.dtype | None) -> None:
 
 
 def _make_plain_part_(part: nn.Module) -> None:
-    config = getattr(part, "config", None)
-    if hasattr(config, "get_text_config"):
-        make_plain_(config)
     if isinstance(part, _DropoutNd):
         part.p = 0.0
     if isinstance(part, nn.MultiheadAttention):
@@ -124,7 +124,7 @@ def _require_trainable(model: nn.Module) -> None:
     check(known, "dtype of the model's parameters", ", ".join(sorted(map(str, dtypes))), allowed)
 
 
-def _try_out(model: nn.Module, vocabulary: int | None, context: int) -> None:
+def _try_out(model: nn.Module, vocabulary: int | None, context: int, over: Map) -> None:
     """Refuse what is no function of parameters from tokens (B, T) to logits (B, T, V)."""
     last = (vocabulary or 3) - 1
     tokens = torch.tensor([[last, 0], [last, last]])
@@ -140,7 +140,7 @@ def _try_out(model: nn.Module, vocabulary: int | None, context: int) -> None:
     ahead = _differ(out[0, 0], out[1, 0]) > near
     _require(not ahead, "looks ahead: logits may depend on the tokens up to their position alone")
     _logits(model, tokens[:1, :1].expand(1, context), vocabulary)
-    stacked = _stacked(model, tokens)
+    stacked = _stacked(model, tokens, over)
     _require(_differ(stacked, out) <= near, "is another function under torch.vmap, which stacks it")
 
 
@@ -168,12 +168,12 @@ def _require_unchanged(model: nn.Module, before: Mapping[str, Tensor]) -> None:
         _require(same, f"changes its buffer {name!r} in a forward, even in eval mode: it must not")
 
 
-def _stacked(model: nn.Module, tokens: Tensor) -> Tensor:
-    """The logits (2, B, T, V) of two clients that hold the model, mapped by torch.vmap."""
+def _stacked(model: nn.Module, tokens: Tensor, over: Map) -> Tensor:
+    """The logits (2, B, T, V) of two clients that hold the model, mapped by torch.vmap or `over`."""
     logits = logits_of(model)
     twice = {name: p.expand(2, *p.shape) for name, p in trainable(model).items()}
-    with _refused("cannot be stacked over clients (torch.vmap)"):
-        return torch.vmap(lambda params: logits(params, tokens))(twice)
+    with _refused("cannot be stacked over clients (torch.vmap; --engine loop does not)"):
+        return over(lambda params: logits(params, tokens))(twice)
 
 
 def _differ(a: Tensor, b: Tensor) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from deca_lab.algorithm.gradients import in_turn
 from deca_lab.algorithm.stacking import Params
 from deca_lab.models.causal_lm import Logits
 from deca_lab.text.prompts import Examples
@@ -15,7 +16,8 @@ CHUNK = 8  # examples that a forward pass takes at once from each client
 @torch.no_grad()
 def _mapped(read: Callable[..., Tensor], params: Params, *parts: Tensor) -> Tensor:
     """read(one client's params, a chunk of each part) for all clients and all examples: (N, n, ...)."""
-    over = torch.vmap(read, in_dims=(0, *(None for _ in parts)))
+    alone = len(next(iter(params.values()))) == 1  # nothing to stack, even for who cannot be
+    over = (in_turn if alone else torch.vmap)(read, in_dims=(0, *(None for _ in parts)))
     chunks = zip(*(torch.split(part, CHUNK) for part in parts), strict=True)
     return torch.cat([over(params, *chunk) for chunk in chunks], 1)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deca_lab.errors import BadInput, check, quoted
 from deca_lab.models.hub import hub_or_offline, is_a
+from deca_lab.models.pretrained import arguments, gguf_file, quiet, refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,27 +23,28 @@ if TYPE_CHECKING:
 BYTES = 3  # ByT5: pad 0, end 1, unknown 2, then the 256 bytes
 
 
-def tokenizer(name: str = "bytes") -> "PreTrainedTokenizerBase":
-    """Return ByT5's bytes ("bytes": 259 tokens, no file), or one of a path or hub name."""
+def tokenizer(name: str = "bytes", revision: str = "") -> "PreTrainedTokenizerBase":
+    """Return ByT5's bytes ("bytes": 259 tokens, no file), or one of a path, GGUF file or hub name (of a revision)."""
     if name == "bytes":
         from transformers import ByT5Tokenizer
 
         return ByT5Tokenizer(extra_ids=0)
     here = os.path.expanduser(name)
-    if os.path.isdir(here):  # False too for a name that no file can have
-        return _auto(here)
+    if os.path.isdir(here) or gguf_file(here):  # False too for a name that no file can have
+        return _auto(here, "")
     with hub_or_offline("model", name):
-        return _auto(name)
+        return _auto(name, revision)
 
 
-def _auto(name: str) -> "PreTrainedTokenizerBase":
+def _auto(name: str, revision: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
+    given = arguments(name, revision)
     try:
-        which: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadInput(f"tokenizer {name!r} cannot be read: {shorten(line, 300)}") from None
+        with quiet():
+            which: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**given)
+    except Exception as error:  # of the tokenizers' library too, which raises nothing narrower
+        raise refusal(f"tokenizer {name!r}", name, error, "cannot be read") from None
     return which
 
 

@@ -1,0 +1,35 @@
+"""Stochastic rounding to half precision: small steps survive on average, without a copy in float32.
+
+A float32 number goes to one of its two neighbours in bfloat16 or float16, to the upper one with the
+probability that makes the mean exact. Nearest rounding would lose every step below half a spacing.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PIECE = 2**16  # columns that are rounded at once: 8 bytes of scratch for each
+
+
+def rounded(x: Tensor, dtype: torch.dtype, rng: np.random.Generator) -> Tensor:
+    """Return x (N, D) float32 in `dtype`, bfloat16 or float16, rounded at random without bias.
+
+    All rows meet the same random numbers, so that equal rows stay equal: clients that agree still do.
+    What `dtype` can hold stays as it is. float16 below 6.1e-5 and float64 are rounded to nearest.
+    """
+    low = 2 ** round(23 + np.log2(torch.finfo(dtype).eps)) if x.dtype == torch.float32 else 1
+    if low == 1 or bool(x.isnan().any()):  # noise could carry a NaN over into a number
+        return x.to(dtype)
+    out = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
+    for columns, places in zip(torch.split(x, PIECE, 1), torch.split(out, PIECE, 1), strict=True):
+        noise = rng.integers(0, low, columns.shape[1], np.int32)
+        added = torch.from_numpy(noise).to(x.device)
+        for row, place in zip(columns, places, strict=True):
+            bits = row.contiguous().view(torch.int32) + added  # of the magnitude: the sign is a bit
+            place.copy_(bits.bitwise_and_(-low).view(torch.float32))
+    return out
+
+
+def scratch(width: int) -> int:
+    """Return the bytes that rounding matrices of so many columns holds beside what it returns."""
+    return 8 * min(width, PIECE)
