@@ -108,24 +108,35 @@ def memory(plan: Plan) -> Memory:
     """
     n, item, optimiser = plan.topology.n, _item(plan), plan.recipe.optimiser
     widths = [where.width for where in plan.layouts]
-    digits = max(item, 4)  # moments, gradient and average are never in half precision
-    master = digits if item < 4 else 0
+    digits, half = (
+        max(item, 4),
+        item < 4,
+    )  # moments, gradient and average are never in half precision
     weights, widest = n * sum(widths) * item, max(widths)
-    kept = (
-        n * optimiser.matrices * digits * (sum(widths) - widest) if plan.recipe.keep_moments else 0
-    )
-    step = n * widest * (master + (optimiser.matrices + optimiser.scratch) * digits)
-    if master:
-        end = n * widest * ((2 + optimiser.matrices) * digits + item) + scratch(widest)
-        step = max(step, end)
-    step += _replicas(plan)
-    full = weights + n * sum(widths) * (master + 4 * digits)
+    step = in_hand(plan, widest) + n * widest * optimiser.scratch * digits
+    if half:
+        step = max(step, in_hand(plan, widest) + n * widest * (digits + item) + scratch(widest))
+    full = weights + n * sum(widths) * ((digits if half else 0) + 4 * digits)
     return Memory(
         weights,
-        weights + kept + max(step, _all_mixed(plan)),
+        weights + kept(plan) + max(step + _replicas(plan), _all_mixed(plan)),
         full,
         weights * (1 + 10 / len(widths)),
     )
+
+
+def in_hand(plan: Plan, width: int) -> int:
+    """Return the bytes of all clients' optimiser state and master copies of a block of so many columns, in use."""
+    item = _item(plan)
+    copies = plan.recipe.optimiser.matrices + (1 if item < 4 else 0)
+    return plan.topology.n * width * copies * max(item, 4)
+
+
+def kept(plan: Plan) -> int:
+    """Return the bytes of the states of all blocks but the widest, where states are kept between visits."""
+    widths = [where.width for where in plan.layouts]
+    others = (sum(widths) - max(widths)) * plan.recipe.optimiser.matrices
+    return plan.topology.n * others * max(_item(plan), 4) if plan.recipe.keep_moments else 0
 
 
 def _replicas(plan: Plan) -> int:
