@@ -104,7 +104,7 @@ def memory(plan: Plan) -> Memory:
 
     With half-precision weights of M bytes, B equal blocks and Adam this is DECA's M + 10 M / B; with float32 weights
     there is no second master and it is M + 4 M / B. States that are kept are counted for all blocks. Where a visit
-    ends, half precision holds two masters, m, v and the block rounded from them: less, with Adam.
+    ends, half precision holds two masters, m, v and the block rounded from them: no more than that, with Adam.
     """
     n, item, optimiser = plan.topology.n, _item(plan), plan.recipe.optimiser
     widths = [where.width for where in plan.layouts]
@@ -116,7 +116,7 @@ def memory(plan: Plan) -> Memory:
     )
     step = n * widest * (master + (optimiser.matrices + optimiser.scratch) * digits)
     if master:
-        end = n * widest * ((2 + optimiser.matrices) * digits + item) + scratch(widest)
+        end = n * widest * ((2 + optimiser.matrices) * digits + item) + scratch(n * widest)
         step = max(step, end)
     step += _replicas(plan)
     full = weights + n * sum(widths) * (master + 4 * digits)
