@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PIECE = 2**16  # columns that are rounded at once: 8 bytes of scratch for each
+PIECE = 2**16  # columns that are rounded at once, at most: 8 bytes of scratch for each
 
 
 def rounded(x: Tensor, dtype: torch.dtype, rng: np.random.Generator) -> Tensor:
@@ -21,7 +21,8 @@ def rounded(x: Tensor, dtype: torch.dtype, rng: np.random.Generator) -> Tensor:
     if low == 1 or bool(x.isnan().any()):  # noise could carry a NaN over into a number
         return x.to(dtype)
     out = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
-    for columns, places in zip(torch.split(x, PIECE, 1), torch.split(out, PIECE, 1), strict=True):
+    size = max(scratch(x.numel()) // 8, 1)
+    for columns, places in zip(torch.split(x, size, 1), torch.split(out, size, 1), strict=True):
         noise = rng.integers(0, low, columns.shape[1], np.int32)
         added = torch.from_numpy(noise).to(x.device)
         for row, place in zip(columns, places, strict=True):
@@ -30,6 +31,6 @@ def rounded(x: Tensor, dtype: torch.dtype, rng: np.random.Generator) -> Tensor:
     return out
 
 
-def scratch(width: int) -> int:
-    """Return the bytes that rounding matrices of so many columns holds beside what it returns."""
-    return 8 * min(width, PIECE)
+def scratch(count: int) -> int:
+    """Return the bytes that rounding so many numbers holds beside what it returns: at most 2 for each."""
+    return min(8 * PIECE, 2 * count)

@@ -104,18 +104,15 @@ def memory(plan: Plan) -> Memory:
 
     With half-precision weights of M bytes, B equal blocks and Adam this is DECA's M + 10 M / B; with float32 weights
     there is no second master and it is M + 4 M / B. States that are kept are counted for all blocks. Where a visit
-    ends, half precision holds two masters, m, v and the block rounded from them: less, with Adam.
+    ends, half precision holds two masters, m, v and the block rounded from them: no more than that, with Adam.
     """
     n, item, optimiser = plan.topology.n, _item(plan), plan.recipe.optimiser
     widths = [where.width for where in plan.layouts]
-    digits, half = (
-        max(item, 4),
-        item < 4,
-    )  # moments, gradient and average are never in half precision
+    digits, half = max(item, 4), item < 4  # all but the weights is never in half precision
     weights, widest = n * sum(widths) * item, max(widths)
     step = in_hand(plan, widest) + n * widest * optimiser.scratch * digits
     if half:
-        step = max(step, in_hand(plan, widest) + n * widest * (digits + item) + scratch(widest))
+        step = max(step, in_hand(plan, widest) + n * widest * (digits + item) + scratch(n * widest))
     full = weights + n * sum(widths) * ((digits if half else 0) + 4 * digits)
     return Memory(
         weights,

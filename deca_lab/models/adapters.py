@@ -114,18 +114,13 @@ def mlp(names: Names) -> list[str]:
     return [name for name in names if _part(name) in last]
 
 
-def all_linear(names: Names) -> list[str]:
-    """Every linear map of the layers; not embeddings and head."""
-    return list(names)
-
-
 SHORTCUTS: dict[str, Callable[[Names], list[str]]] = {
     "query-value": query_value,
     "attention": attention,
     "mlp": mlp,
-    "all-linear": all_linear,
+    "all-linear": list,  # of the layers; not embeddings and head
 }
-PLACES: dict[str, Callable[[Names], list[str]]] = {"both": all_linear, "mlp": mlp}
+PLACES: dict[str, Callable[[Names], list[str]]] = {"both": list, "mlp": mlp}
 
 
 def lora(
@@ -170,12 +165,8 @@ def bottleneck(
     allowed = pick(PLACES, places, "place")(_names(model))
     names = [name for name in _outputs(_names(model)) if name in allowed]
     smallest = min(shape_of(model.get_submodule(name))[0] for name in names)
-    check(
-        isinstance(width, int) and 1 <= width <= smallest,
-        "width",
-        width,
-        f"1 to {smallest}, the model's own width",
-    )
+    fits = isinstance(width, int) and 1 <= width <= smallest
+    check(fits, "width", width, f"1 to {smallest}, the model's own width")
     act = pick(ACTIVATIONS, activation, "activation")
     return _wrapped(model, names, lambda base, rng: Bottleneck(base, width, act, rng), seed)
 
@@ -197,13 +188,11 @@ def merge(model: "PreTrainedModel", params: Mapping[str, Tensor]) -> "PreTrained
     4-bit weights come back in their first dtype, with the levels that they were rounded to, so that the logits stay the
     adapted model's. Raises BadInput for bottlenecks, which are not linear.
     """
-    linear = not _modules_of(model, Bottleneck)
-    check(
-        linear,
-        "model",
-        "one with bottleneck adapters",
+    linear, only = (
+        not _modules_of(model, Bottleneck),
         "one with LoRA's factors only: they are linear",
     )
+    check(linear, "model", "one with bottleneck adapters", only)
     twin = with_parameters(model, params)
     for name, module in _modules_of(twin, LoRA).items():
         twin.set_submodule(name, _folded(module))

@@ -46,25 +46,13 @@ class Preset(NamedTuple):
 
 
 PRESETS: dict[str, Preset] = {
-    "base": Preset(
-        "the pretrained byte model that ships with the lab (Llama family)", source=str(BASE)
-    ),
-    "tiny": Preset("GPT-2 family, 2 layers of width 64, random", family="gpt2", layers=2, width=64),
-    "small": Preset(
-        "GPT-2 family, 4 layers of width 128, random", family="gpt2", layers=4, width=128
-    ),
-    "medium": Preset(
-        "GPT-2 family, 8 layers of width 256, random", family="gpt2", layers=8, width=256
-    ),
-    "llama-tiny": Preset(
-        "Llama family, 2 layers of width 64, random", family="llama", layers=2, width=64, tied=False
-    ),
-    "qwen2-tiny": Preset(
-        "Qwen2 family, 2 layers of width 64, random", family="qwen2", layers=2, width=64
-    ),
-    "gpt2": Preset(
-        "OpenAI's GPT-2, 124 M parameters, from the hub", source="openai-community/gpt2"
-    ),
+    "base": Preset("the pretrained byte model that ships with the lab (Llama family)", str(BASE)),
+    "tiny": Preset("GPT-2 family, 2 layers of width 64, random", "", "gpt2", 2, 64),
+    "small": Preset("GPT-2 family, 4 layers of width 128, random", "", "gpt2", 4, 128),
+    "medium": Preset("GPT-2 family, 8 layers of width 256, random", "", "gpt2", 8, 256),
+    "llama-tiny": Preset("Llama family, 2 layers of width 64, random", "", "llama", 2, 64, False),
+    "qwen2-tiny": Preset("Qwen2 family, 2 layers of width 64, random", "", "qwen2", 2, 64),
+    "gpt2": Preset("OpenAI's GPT-2, 124 M parameters, from the hub", "openai-community/gpt2"),
 }
 
 
@@ -87,12 +75,8 @@ def load(
     warns; "sdpa" is the better one on CUDA. In float64 the Llama and Qwen2 families still take norms, softmax and
     rotary angles in float32. Raises BadInput.
     """
-    check(
-        vocabulary is None or vocabulary >= 3,
-        "vocabulary",
-        vocabulary,
-        "at least 3 tokens: pad, end and one more",
-    )
+    least = "at least 3 tokens: pad, end and one more"
+    check(vocabulary is None or vocabulary >= 3, "vocabulary", vocabulary, least)
     check(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
     preset = _preset(name)
     if preset.family:
@@ -157,12 +141,8 @@ def check_context(model: nn.Module, context: int) -> None:
     text = config.get_text_config() if from_transformers(model) else None
     limit = getattr(text, "max_position_embeddings", None)
     check(context >= 1, "context", context, "at least 1 token")
-    check(
-        limit is None or context <= limit,
-        "context",
-        context,
-        f"at most {limit} tokens, the model's longest context",
-    )
+    most = f"at most {limit} tokens, the model's longest context"
+    check(limit is None or context <= limit, "context", context, most)
 
 
 def trainable(model: nn.Module) -> dict[str, Tensor]:
@@ -192,9 +172,8 @@ def logits_of(model: nn.Module) -> Logits:
     parameters, configs = dict(model.named_parameters()), _configs(model)
 
     def logits(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
-        own = {
-            name: p.detach() for name, p in parameters.items()
-        }  # now: the model may have changed device
+        # Now, and not once for all: the model may have changed device.
+        own = {name: p.detach() for name, p in parameters.items()}
         _check_names(params, own)
         with _batchable_attention(tokens.device), _plainly(configs):
             given = functional_call(model, {**own, **params}, (tokens,))
@@ -329,20 +308,12 @@ def _ids(modules: Iterable[nn.Module | None]) -> set[int]:
 def _check_names(params: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Every name given must be one of the model's (tied weights have one name only)."""
     strange = [name for name in params if name not in own]
-    check(
-        not strange,
-        "parameter names",
-        ", ".join(strange[:3]),
-        f"names of the model, such as {next(iter(own), '')}",
-    )
+    known = f"names of the model, such as {next(iter(own), '')}"
+    check(not strange, "parameter names", ", ".join(strange[:3]), known)
 
 
 def _check_vocabulary(model: "PreTrainedModel", vocabulary: int | None) -> None:
     """The model's embedding must hold every token id of the tokenizer."""
     rows = model.get_input_embeddings().weight.shape[0]
-    check(
-        (vocabulary or 1) <= rows,
-        "vocabulary",
-        vocabulary,
-        f"at most {rows} tokens, what the model embeds",
-    )
+    most = f"at most {rows} tokens, what the model embeds"
+    check((vocabulary or 1) <= rows, "vocabulary", vocabulary, most)

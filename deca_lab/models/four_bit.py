@@ -49,20 +49,12 @@ def quantise(weight: Tensor, block: int = 64) -> Packed:
     Raises BadInput for an empty or integer weight, and for one that is not finite in float32.
     """
     check(isinstance(block, int) and block >= 1, "block", block, "at least 1 weight to a scale")
-    check(
-        weight.is_floating_point() and weight.numel() > 0,
-        "weight",
-        f"{tuple(weight.shape)} of {weight.dtype}",
-        "a floating-point tensor with elements",
-    )
+    sound, shown = weight.is_floating_point() and weight.numel() > 0, tuple(weight.shape)
+    check(sound, "weight", f"{shown} of {weight.dtype}", "a floating-point tensor with elements")
     # In half precision the quotient below could round across a border between two levels.
     flat = weight.detach().reshape(-1).float()
-    check(
-        bool(flat.isfinite().all()),
-        "weight",
-        "with values that are not finite",
-        "finite in float32",
-    )
+    finite = bool(flat.isfinite().all())
+    check(finite, "weight", "with values that are not finite", "finite in float32")
     rows = nn.functional.pad(flat, (0, -len(flat) % block)).view(-1, block)
     absmax = rows.abs().amax(1)
     unit = rows / absmax.where(absmax > 0, 1.0)[:, None]  # a block of zeros stays zeros
@@ -180,12 +172,8 @@ def quantise_base(model: "PreTrainedModel", block: int = 64) -> "PreTrainedModel
     Raises BadInput where there is none to quantise.
     """
     names = [name for name, m in projections(model).items() if not isinstance(m, NF4Linear)]
-    check(
-        bool(names),
-        "model",
-        type(model).__name__,
-        "one with linear maps in its layers that are not yet in 4 bits",
-    )
+    left = "one with linear maps in its layers that are not yet in 4 bits"
+    check(bool(names), "model", type(model).__name__, left)
     twin = copy.deepcopy(model)
     for name in names:
         twin.set_submodule(name, NF4Linear(twin.get_submodule(name), block).train(model.training))
