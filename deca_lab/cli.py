@@ -158,7 +158,7 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
     """Run or resume, then write the report and say where it is; return whether this process has the history."""
     if os.environ.get("RANK", "0") == "0":
         typer.echo("preparing text, shards and model ...", err=True)
-    from deca_lab.lab import progress, runs
+    from deca_lab.lab import glance, progress, runs
     from deca_lab.network import processes
     from deca_lab.pictures import report
 
@@ -179,9 +179,8 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
     page = report.write(done, folder)
     s = done.summary
     typer.echo(
-        f"perplexity of the mean model on the common test text: {s['test_perplexity_start']:.3f} -> "
-        f"{s['test_perplexity_end']:.3f}\nsent {s['bytes_sent'] / 1e6:.1f} MB, predicted "
-        f"{s['bytes_predicted'] / 1e6:.1f} MB; {done.timings['seconds'].iloc[-1]:.0f} s\nreport: {page}"
+        f"sent {s['bytes_sent'] / 1e6:.1f} MB, predicted {s['bytes_predicted'] / 1e6:.1f} MB; "
+        f"{done.timings['seconds'].iloc[-1]:.0f} s\nreport: {page}\n{glance.outcome(s)}"
     )
     return True
 
@@ -463,7 +462,7 @@ def export(
         Path | None, typer.Option(help="new directory; inside the run folder when not given")
     ] = None,
 ) -> None:
-    """Write a model of a run as a directory that transformers' AutoModelForCausalLM loads."""
+    """Write a model of a run as a directory that transformers loads: as a causal LM, or a classifier with its head."""
     from deca_lab.lab import export as ex
 
     typer.echo(f"written: {ex.export_model(folder, client, out or ex.default_out(folder, client))}")

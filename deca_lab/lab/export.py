@@ -1,4 +1,7 @@
-"""A finished or interrupted run becomes a directory that `AutoModelForCausalLM.from_pretrained` loads."""
+"""A finished or interrupted run becomes a directory that transformers loads.
+
+`AutoModelForCausalLM` loads it, or `AutoModelForSequenceClassification` where a head was trained.
+"""
 
 import shutil
 import tempfile
@@ -7,18 +10,19 @@ from typing import TYPE_CHECKING
 
 from deca_lab.algorithm import stacking
 from deca_lab.algorithm.blocks import Block
+from deca_lab.algorithm.loop import State
 from deca_lab.algorithm.stacking import Layout, Params
 from deca_lab.errors import BadInput, check
 from deca_lab.files import new_folder
 from deca_lab.lab import checkpoint
 from deca_lab.lab.metrics import mean_model
 from deca_lab.lab.objects import on_problem, with_objects
-from deca_lab.lab.prepare import blocks_of, load_model
+from deca_lab.lab.prepare import blocks_of, has_head, load_model, tokenizer_of
 from deca_lab.lab.runs import read_config
 from deca_lab.methods import resolve
 from deca_lab.models import adapters, causal_lm
+from deca_lab.models.classifier import pad_of
 from deca_lab.runconfig import RunConfig
-from deca_lab.text.tokens import tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,9 +40,12 @@ def export_model(folder: Path | str, client: str = "mean", out: Path | str = "ex
     config = read_config(folder)
     _require_names(config)
     config = resolve(config)
-    which = tokenizer(config.tokenizer)
-    model = load_model(config, len(which))
-    stacked = _stacked(config, model, Path(folder) / "checkpoint.safetensors")
+    which, _ = tokenizer_of(config)
+    path = Path(folder) / "checkpoint.safetensors"
+    state, record = checkpoint.load(path)
+    labels = record.get("labels", ()) if has_head(config) else ()
+    model = load_model(config, len(which), labels=labels, pad=pad_of(which))
+    stacked = _stacked(config, model, state, path)
     chosen = (
         mean_model(stacked)
         if client == "mean"
@@ -79,11 +86,10 @@ def plain_model(config: RunConfig, model: "PreTrainedModel", params: Params) -> 
     )
 
 
-def _stacked(config: RunConfig, model: "PreTrainedModel", path: Path) -> Params:
-    """Return all clients' parameters (N, ...) of a checkpoint, under the model's names."""
+def _stacked(config: RunConfig, model: "PreTrainedModel", state: State, path: Path) -> Params:
+    """Return all clients' parameters (N, ...) of a checkpoint's state, under the model's names."""
     values = causal_lm.trainable(model)
     cut = blocks_of(config, causal_lm.anatomy(model), {n: p.numel() for n, p in values.items()})
-    state, _ = checkpoint.load(path)
     try:
         parts = [
             stacking.unflatten(x, _layout(b, values))

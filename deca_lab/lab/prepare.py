@@ -1,7 +1,7 @@
 """A config becomes everything that a run needs: text, shards, model, blocks, topology, plan. All checks happen here."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,11 +27,11 @@ from deca_lab.network import compression, faults
 from deca_lab.network.faults import Faults
 from deca_lab.network.lossy_mixing import lossy
 from deca_lab.network.processes import ALONE, World, gathered, over, through_server
-from deca_lab.runconfig import RunConfig
+from deca_lab.runconfig import OBJECT, RunConfig
 from deca_lab.text import heterogeneity, shards, tasks
 from deca_lab.text.corpora import CORPORA, Corpus, load
 from deca_lab.text.shards import Shards
-from deca_lab.text.tokens import tokenizer
+from deca_lab.text.tokens import tokenizer_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -65,6 +65,7 @@ class Lab(NamedTuple):
     world: World = World()  # the processes that share the clients
     failing: Faults = Faults()  # what goes wrong on the way
     objects: Objects = NOTHING  # what was given in place of names
+    majority: float | None = None  # accuracy of always naming the test set's commonest label
 
 
 def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING) -> Lab:
@@ -74,6 +75,7 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     alone.
     """
     from deca_lab.models import causal_lm
+    from deca_lab.models.classifier import pad_of
 
     objects = accepted(config, objects)
     config = resolve(named(config, objects), objects.method)
@@ -81,10 +83,12 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     world = world.of(config.clients)
     recipe = recipe_of(config, objects.optimiser)
     corpus = objects.dataset or read_corpus(config)
-    which = objects.tokenizer or tokenizer(config.tokenizer)
-    model = load_model(config, len(which), objects.model).to(device)
+    which, noted = tokenizer_of(config, objects.tokenizer)
+    head = has_head(config, objects.model)
+    labels = corpus.label_names if head else ()
+    model = load_model(config, len(which), objects.model, labels, pad_of(which)).to(device)
     parts = split_of(config, corpus)
-    data = shards.build(corpus, parts, which, config.context)
+    data = shards.build(corpus, parts, which, config.context, whole=head)
     cut = blocks_of(
         config,
         causal_lm.anatomy(model),
@@ -102,6 +106,7 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
         device,
         config.eval_windows,
         words_of(config),
+        head,
     )
     values = causal_lm.trainable(model)
     mine = world.mine
@@ -128,7 +133,7 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     )
     frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
     apart = heterogeneity.measure(data, start_gradients(problem, world))
-    notes = (*data.notes, *task.notes)
+    notes = (*data.notes, *noted, *task.notes)
     return Lab(
         config,
         corpus,
@@ -147,6 +152,7 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
         world,
         failing,
         objects,
+        task.majority,
     )
 
 
@@ -185,11 +191,38 @@ def _on_probe(
     )
 
 
+def tokenizer_of(
+    config: RunConfig, given: "PreTrainedTokenizerBase | None" = None
+) -> tuple["PreTrainedTokenizerBase", tuple[str, ...]]:
+    """Return the tokenizer of the config, or the one `given`, and a note where it was chosen."""
+    from deca_lab.models.causal_lm import source_of
+
+    if given is not None:
+        return given, ()
+    by_name = not config.model.startswith(OBJECT)
+    return tokenizer_for(config.tokenizer, source_of(config.model) if by_name else "")
+
+
+def has_head(config: RunConfig, given: nn.Module | None = None) -> bool:
+    """Say whether a head for labels trains; raise BadInput where head, model and task do not fit."""
+    from deca_lab.models.classifier import trains_head
+
+    headed = pick(tasks.TASKS, config.task, "task").headed is not None
+    return trains_head(config.head, given or config.model, config.task, headed)
+
+
 def load_model(
-    config: RunConfig, vocabulary: int, given: nn.Module | None = None
+    config: RunConfig,
+    vocabulary: int,
+    given: nn.Module | None = None,
+    labels: Sequence[str] = (),
+    pad: int | None = None,
 ) -> "PreTrainedModel":
-    """Return the model of the config, or a copy of the one `given`, with a base in 4 bits and adapters where asked for."""
-    from deca_lab.models import adapters, causal_lm, four_bit, own_model
+    """Return the model of the config, or a copy of the one `given`, with a base in 4 bits and adapters where asked for.
+
+    With `labels` it is a classifier whose head trains, of texts that the id `pad` fills up.
+    """
+    from deca_lab.models import adapters, causal_lm, classifier, four_bit, own_model
 
     make = pick(
         {"none": None, "lora": adapters.lora, "bottleneck": adapters.bottleneck},
@@ -204,25 +237,31 @@ def load_model(
         "full without an adapter: all of it trains",
     )
     dtype = pick(DTYPES, config.dtype, "dtype")
-    model: Any = (
-        causal_lm.load(
-            config.model,
-            seed=config.seed,
-            dtype=dtype,
-            vocabulary=vocabulary,
-            context=config.context,
-        )
-        if given is None
-        else own_model.model_of(given, dtype=dtype, vocabulary=vocabulary, context=config.context)
+    sizes: dict[str, Any] = {
+        "dtype": dtype,
+        "vocabulary": vocabulary,
+        "context": config.context,
+    }
+    if labels:
+        sizes |= {"labels": labels, "pad": pad}
+    by_name, of_object = (
+        (classifier.load, classifier.classifier_of)
+        if labels
+        else (causal_lm.load, own_model.model_of)
     )
+    model: Any = (
+        by_name(config.model, seed=config.seed, **sizes)
+        if given is None
+        else of_object(given, **sizes)
+    )
+    head = classifier.head_names(model) if labels else ()
     base = model if store is None else store(model)
     if make is None:
         return base
     if make is adapters.bottleneck:
-        return adapters.bottleneck(base, config.rank, config.seed)
-    return adapters.lora(
-        base, config.rank, config.lora_alpha, config.targets, config.seed, config.frozen_factor
-    )
+        return adapters.bottleneck(base, config.rank, config.seed, head=head)
+    factors = config.rank, config.lora_alpha, config.targets, config.seed, config.frozen_factor
+    return adapters.lora(base, *factors, head)
 
 
 def find_device(name: str) -> torch.device:

@@ -6,6 +6,7 @@ becomes named tensors, a loss that is a function of them, and an anatomy that sa
 """
 
 import copy
+import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 BYTES = 259  # ByT5Tokenizer(extra_ids=0): pad 0, end 1, unknown 2, then the 256 bytes
 POSITIONS = 512  # the longest context of a random preset
 Model = TypeVar("Model", bound=nn.Module)
-Logits = Callable[
-    [Mapping[str, Tensor], Tensor], Tensor
-]  # one client's parameters, tokens (B, T) -> (B, T, V)
+NOISE = 100  # rounding errors, relative to the largest logit, that may lie between equal results
+# one client's parameters, tokens (B, T) -> (B, T, V); further inputs by name, such as a mask (B, T)
+Logits = Callable[..., Tensor]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 BASE = Path(__file__).with_name("base")
 
@@ -67,6 +68,34 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+class Purpose(NamedTuple):
+    """What a model is loaded for: one of transformers' classes, and what is special about it."""
+
+    words: str  # in errors
+    auto: str  # the name of the class in transformers
+    configured: "Callable[[PretrainedConfig], PretrainedConfig]"
+    may_lack: Callable[[str], bool]  # whether a checkpoint may be without this weight
+    examine: Callable[[nn.Module], None]  # raises BadInput for a model that does not serve
+
+
+def require_causal(model: nn.Module, vocabulary: int | None = None) -> None:
+    """Raise BadInput where a later token changes an earlier logit, as it does in an encoder."""
+    last = (vocabulary or 3) - 1
+    with torch.no_grad():
+        out = logits_of(model)({}, torch.tensor([[last, 0], [last, last]]))  # (2, 2, V)
+    near = NOISE * torch.finfo(next(model.parameters()).dtype).eps * float(out.abs().max())
+    if float((out[0, 0] - out[1, 0]).abs().max()) > near:
+        raise BadInput(
+            "model looks ahead: logits may depend on the tokens up to their position alone; "
+            "for an encoder take --task classify"
+        )
+
+
+CAUSAL = Purpose(
+    "a causal LM", "AutoModelForCausalLM", lambda config: config, lambda name: False, require_causal
+)
+
+
 def load(
     name: str,
     *,
@@ -75,6 +104,7 @@ def load(
     vocabulary: int | None = None,
     context: int | None = None,
     attention: str = "eager",
+    purpose: Purpose = CAUSAL,
 ) -> "PreTrainedModel":
     """Return the causal LM that `name` means: a preset, a directory with safetensors, or a hub name "owner/name".
 
@@ -82,7 +112,8 @@ def load(
     `seed` draws the weights of a random preset; `vocabulary` (token ids) is its size, or what a pretrained model must
     hold; `context` (tokens) must fit. `attention`: "eager" equals "sdpa" in speed under vmap on a CPU, where sdpa's
     fused kernel has no batching rule and warns; "sdpa" is the better one on CUDA. In float64 the Llama and Qwen2
-    families still take norms, softmax and rotary angles in float32. Raises BadInput.
+    families still take norms, softmax and rotary angles in float32. `purpose` makes it another kind of model, whose
+    weights that a checkpoint may lack are drawn from `seed` too. Raises BadInput.
     """
     check(
         vocabulary is None or vocabulary >= 3,
@@ -93,13 +124,17 @@ def load(
     check(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
     preset = _preset(name)
     if preset.family:
+        size = vocabulary or BYTES
         model = draw(
-            preset, seed=seed, dtype=dtype, attention=attention, vocabulary=vocabulary or BYTES
+            preset, seed=seed, dtype=dtype, attention=attention, vocabulary=size, purpose=purpose
         )
     else:
-        model = _pretrained(preset.source, dtype, attention)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = _pretrained(preset.source, dtype, attention, purpose)
     _check_vocabulary(model, vocabulary)
     check_context(model, 1 if context is None else context)
+    purpose.examine(model)
     return model
 
 
@@ -110,18 +145,17 @@ def draw(
     dtype: torch.dtype = torch.float32,
     attention: str = "eager",
     vocabulary: int = BYTES,
+    purpose: Purpose = CAUSAL,
 ) -> "PreTrainedModel":
     """Return a random model of the preset's shape, drawn in float32 from its own random state, then cast."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
+    config = purpose.configured(_plain(shape(preset, vocabulary)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(
-            _plain(shape(preset, vocabulary)), attn_implementation=attention
-        )
-    for (
-        p
-    ) in model.parameters():  # not model.to(dtype): rotary frequencies, a buffer, stay in float32
+        auto = getattr(transformers, purpose.auto)
+        model: PreTrainedModel = auto.from_config(config, attn_implementation=attention)
+    for p in model.parameters():  # not model.to(dtype): rotary angles, a buffer, stay in float32
         p.data = p.data.to(dtype)
     return model.eval()
 
@@ -192,21 +226,29 @@ def client_loss(model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor], Te
 
 
 def logits_of(model: nn.Module) -> Logits:
-    """Return logits(params, tokens (B, T)) -> (B, T, V), in float32 at least; `params` as in `client_loss`."""
-    parameters = dict(model.named_parameters())
-    options = {"use_cache": False} if from_transformers(model) else {}
+    """Return logits(params, tokens (B, T)) -> (B, T, V), in float32 at least; `params` as in `client_loss`.
 
-    def logits(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
+    Further inputs of the model, such as a mask (B, T), are given by name.
+    """
+    parameters = dict(model.named_parameters())
+    options = {"use_cache": False} if takes(model, "use_cache") else {}
+
+    def logits(params: Mapping[str, Tensor], tokens: Tensor, **inputs: Tensor) -> Tensor:
         own = {
             name: p.detach() for name, p in parameters.items()
         }  # now: the model may have changed device
         _check_names(params, own)
         with _batchable_attention(tokens.device):
-            given = functional_call(model, {**own, **params}, (tokens,), options)
+            given = functional_call(model, {**own, **params}, (tokens,), {**options, **inputs})
         out: Tensor = given if isinstance(given, Tensor) else given.logits
         return out.float() if out.dtype in (torch.float16, torch.bfloat16) else out
 
     return logits
+
+
+def takes(model: nn.Module, argument: str) -> bool:
+    """Say whether a model's forward names this argument."""
+    return argument in inspect.signature(model.forward).parameters
 
 
 def _batchable_attention(device: torch.device) -> AbstractContextManager[None]:
@@ -280,12 +322,50 @@ def _preset(name: str) -> Preset:
         ) from None
 
 
-def _pretrained(source: str, dtype: torch.dtype, attention: str) -> "PreTrainedModel":
+def is_encoder(model: str | nn.Module) -> bool:
+    """Say whether a model, or what a name means, is one of transformers that reads whole texts, such as BERT.
+
+    False too for what cannot be read: it is refused when it is loaded.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    config = (
+        _config_of(_preset(model)) if isinstance(model, str) else getattr(model, "config", None)
+    )
+    decodes = any(getattr(config, key, False) for key in ("is_decoder", "is_encoder_decoder"))
+    return getattr(config, "model_type", None) in MASKED and not decodes
+
+
+def source_of(name: str) -> str:
+    """Return the directory or hub name that a model's name means; "" for a random preset."""
+    return _preset(name).source
+
+
+def _config_of(preset: Preset) -> "PretrainedConfig | None":
+    """The configuration of a preset, or None where it cannot be read."""
+    from transformers import AutoConfig
+
+    if preset.family:
+        return shape(preset)
+    try:
+        with (
+            nullcontext()
+            if Path(preset.source).is_dir()
+            else hub_or_offline("model", preset.source)
+        ):
+            return AutoConfig.from_pretrained(preset.source, trust_remote_code=False)
+    except Exception:  # transformers raises a dozen kinds
+        return None
+
+
+def _pretrained(
+    source: str, dtype: torch.dtype, attention: str, purpose: Purpose
+) -> "PreTrainedModel":
     """The model in a directory, else on the hub, where no network is one short line."""
     if Path(source).is_dir():
-        return _read(_checked(source), dtype, attention)
+        return _read(_checked(source), dtype, attention, purpose)
     with hub_or_offline("model", source):
-        return _read(source, dtype, attention)
+        return _read(source, dtype, attention, purpose)
 
 
 def _checked(folder: str) -> str:
@@ -295,29 +375,29 @@ def _checked(folder: str) -> str:
     return folder
 
 
-def _read(source: str, dtype: torch.dtype, attention: str) -> "PreTrainedModel":
-    """Weights from safetensors only, no remote code, every weight present."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _read(source: str, dtype: torch.dtype, attention: str, purpose: Purpose) -> "PreTrainedModel":
+    """Weights from safetensors only, no remote code, every weight present that may not be lacking."""
+    import transformers
 
-    given = {
-        "dtype": dtype,
-        "attn_implementation": attention,
-        "use_safetensors": True,
-        "trust_remote_code": False,
-    }
     try:
-        config = _plain(AutoConfig.from_pretrained(source, trust_remote_code=False))
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                source, config=config, output_loading_info=True, **given
+            model, info = getattr(transformers, purpose.auto).from_pretrained(
+                source,
+                config=purpose.configured(_plain(config)),
+                dtype=dtype,
+                attn_implementation=attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # judged below, as missing weights are
             )
-    except (
-        Exception
-    ) as error:  # transformers and safetensors raise a dozen kinds for a damaged or foreign model
-        raise BadInput(
-            f"model {source!r} does not load as a causal LM: {first_line(error)}"
-        ) from error
-    missing = ", ".join(sorted(info["missing_keys"])[:3])
+    except Exception as error:  # a dozen kinds, for a damaged or foreign model
+        words = f"model {source!r} does not load as {purpose.words}: {first_line(error)}"
+        raise BadInput(words) from error
+    others = {name for name, *_ in info["mismatched_keys"]}
+    lacking = sorted(n for n in {*info["missing_keys"], *others} if not purpose.may_lack(n))
+    missing = ", ".join(lacking[:3])
     check(not missing, f"model {source!r}", f"without weights for {missing}", "complete")
     return model.eval()
 

@@ -282,23 +282,33 @@ class Shards(NamedTuple):
     notes: tuple[str, ...]  # of the corpus and the split
 
 
-def build(corpus: Corpus, parts: Split, which: "PreTrainedTokenizerBase", context: int) -> Shards:
-    """Tokenize a corpus that was split; BadInput where a stream is too short for one window of `context` + 1 tokens."""
+def build(
+    corpus: Corpus,
+    parts: Split,
+    which: "PreTrainedTokenizerBase",
+    context: int,
+    whole: bool = False,
+) -> Shards:
+    """Tokenize a corpus that was split; BadInput where a stream is too short for one window of `context` + 1 tokens.
+
+    Texts that are read `whole`, by a head, need no end token, and their streams may be short.
+    """
     check(context >= 1, "context", context, "at least 1 token")
     rows = tokenize(corpus.texts, which)
-    end = end_of_text(which)
+    end = None if whole else end_of_text(which)
     train = tuple(stream([rows[i] for i in part], end) for part in parts.train)
     validation = tuple(stream([rows[i] for i in part], end) for part in parts.validation)
     test = stream([rows[i] for i in parts.test], end)
+    least = 0 if whole else context
     for i in range(len(train)):
         _long_enough(
-            train[i], context, f"client {i}'s training text", "fewer clients, a larger alpha"
+            train[i], least, f"client {i}'s training text", "fewer clients, a larger alpha"
         )
         if len(validation[i]):
             _long_enough(
-                validation[i], context, f"client {i}'s validation text", "a larger validation_share"
+                validation[i], least, f"client {i}'s validation text", "a larger validation_share"
             )
-    _long_enough(test, context, "the test text", "a larger test_share")
+    _long_enough(test, least, "the test text", "a larger test_share")
     counts = np.stack(
         [
             np.bincount(corpus.labels[part], minlength=len(corpus.label_names))

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deca_lab.algorithm.gradients import Loss
+from deca_lab.algorithm.gradients import Batch, Loss
 from deca_lab.algorithm.stacking import Params
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.models.causal_lm import logits_of
-from deca_lab.text import shards
+from deca_lab.models.classifier import class_logits, pad_of
+from deca_lab.text import headed, shards
 from deca_lab.text.corpora import Corpus
 from deca_lab.text.prompts import (
     ANSWER_CUE,
@@ -27,7 +28,7 @@ from deca_lab.text.prompts import (
     verbaliser,
     widen,
 )
-from deca_lab.text.scoring import accuracy, classify, exact_match, macro_f1
+from deca_lab.text.scoring import accuracy, classify, classify_by_head, exact_match, macro_f1
 from deca_lab.text.shards import Split
 
 if TYPE_CHECKING:
@@ -87,20 +88,22 @@ class TaskRequest(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One task on one split: what a run trains on and measures. Pairs are (tokens, counted).
+    """One task on one split: what a run trains on and measures.
 
+    Batches are as the loss takes them: (tokens, counted), or (tokens, mask, labels) for a head.
     `score` reads the common test set and `validation_score` all clients' validation examples in one pool, both for any
     number of stacked models; a task without scores returns {}.
     """
 
     loss: Loss
-    batches: Callable[[int], CountedTokens]  # inner step -> (N, B, ...)
-    test: CountedTokens  # (n, ...) of the common test set
-    own: CountedTokens  # (N, n, ...) of each client's validation data, n the same for all, at most OWN
-    train: CountedTokens  # (N, n, ...) of each client's training data, at most TRAIN
+    batches: Callable[[int], Batch]  # inner step -> (N, B, ...)
+    test: Batch  # (n, ...) of the common test set
+    own: Batch  # (N, n, ...) of each client's validation data, n the same for all, at most OWN
+    train: Batch  # (N, n, ...) of each client's training data, at most TRAIN
     score: Scores
     validation_score: Scores
     notes: tuple[str, ...] = ()  # what was left out or dropped, in plain words
+    majority: float | None = None  # accuracy of always naming the test set's commonest label
 
 
 def lm(request: TaskRequest) -> Task:
@@ -159,25 +162,62 @@ def classify_task(request: TaskRequest) -> Task:
             request.corpus, rows, request.tokenizer, request.context, words
         ),
     )
-    missing = [name for i, name in enumerate(words) if i not in sets.test.labels]
-    if missing:
-        raise BadInput(
-            f"the test set of {len(sets.test.labels)} examples has none of the label(s) {listed(missing)}: "
-            "take a larger test_share, more test examples (eval_windows), or fewer labels"
-        )
+    _require_labels(sets.test, list(words))
     logits, ids = (
         logits_of(request.model),
         torch.tensor(list(words.values()), device=request.device),
     )
 
     def score(params: Params, examples: Examples) -> dict[str, Tensor]:
-        predicted = classify(logits, params, examples, ids)
-        return {
-            "accuracy": accuracy(predicted, examples.labels),
-            "macro_f1": macro_f1(predicted, examples.labels),
-        }
+        return _hits(classify(logits, params, examples, ids), examples)
 
-    return _task(request, sets, score)
+    task = _task(request, sets, score, masked_loss(request.model), _pair)
+    return task._replace(majority=_majority(sets.test))
+
+
+def headed_task(request: TaskRequest) -> Task:
+    """Classification by a head of the model's own: the text alone; accuracy and macro F1."""
+    pad = pad_of(request.tokenizer, request.model)
+
+    def make(rows: np.ndarray) -> Examples:
+        return headed.labelled(request.corpus, rows, request.tokenizer, request.context, pad)
+
+    fill = partial(headed.filled, pad=pad)
+    sets = _sets(request, make)
+    sets = sets._replace(
+        train=list(map(fill, sets.train)),
+        validation=list(map(fill, sets.validation)),
+        test=fill(sets.test),
+    )
+    _require_labels(sets.test, request.corpus.label_names)
+    logits = class_logits(request.model)
+
+    def score(params: Params, examples: Examples) -> dict[str, Tensor]:
+        return _hits(classify_by_head(logits, params, examples), examples)
+
+    task = _task(request, sets, score, headed.head_loss(request.model), headed.triple)
+    return task._replace(majority=_majority(sets.test))
+
+
+def _require_labels(test: Examples, names: Sequence[str]) -> None:
+    """Raise BadInput where the test set lacks a label."""
+    missing = [name for i, name in enumerate(names) if i not in test.labels]
+    if missing:
+        raise BadInput(
+            f"the test set of {len(test.labels)} examples has none of the label(s) {listed(missing)}: "
+            "take a larger test_share, more test examples (eval_windows), or fewer labels"
+        )
+
+
+def _hits(predicted: Tensor, examples: Examples) -> dict[str, Tensor]:
+    return {
+        "accuracy": accuracy(predicted, examples.labels),
+        "macro_f1": macro_f1(predicted, examples.labels),
+    }
+
+
+def _majority(test: Examples) -> float:
+    return float(test.labels.bincount().max() / len(test.labels))
 
 
 def generate_task(request: TaskRequest) -> Task:
@@ -190,6 +230,8 @@ def generate_task(request: TaskRequest) -> Task:
         request,
         sets,
         lambda params, examples: {"exact_match": exact_match(logits, params, examples)},
+        masked_loss(request.model),
+        _pair,
     )
 
 
@@ -201,6 +243,7 @@ class TaskKind(NamedTuple):
     scores: dict[
         str, bool
     ]  # name -> higher is better; without scores, the loss is what choices are made by
+    headed: Callable[[TaskRequest], Task] | None = None  # the same by a head that trains
 
 
 TASKS: dict[str, TaskKind] = {
@@ -209,6 +252,7 @@ TASKS: dict[str, TaskKind] = {
         "name the label of a text, one token a label",
         classify_task,
         {"accuracy": True, "macro_f1": True},
+        headed_task,
     ),
     "generate": TaskKind(
         "write the answer to an instruction", generate_task, {"exact_match": True}
@@ -228,22 +272,28 @@ def build(
     device: torch.device,
     test_limit: int,
     words: Mapping[str, str] | None = None,
+    head: bool = False,
 ) -> Task:
     """Return the task of a name in TASKS on a split corpus; raise BadInput where they do not fit one another.
 
     `test_limit` is the largest number of test examples (windows for "lm"), and of those pooled for validation. `words`
-    is for "classify": a word a label (see `verbaliser`).
+    is for "classify": a word a label (see `verbaliser`). With `head` the model is a classifier.
     """
     row = pick(TASKS, task, "task")
+    made = row.headed if head else row.build
+    if made is None:
+        raise BadInput(
+            f"task = {task!r} cannot be used: it must be classify, with a head that trains"
+        )
     check(
-        words is None or row.build is classify_task,
+        words is None or made is classify_task,
         "words",
         words,
-        "left out: only the task 'classify' has a verbaliser",
+        "left out: only the task 'classify' has a verbaliser, and no head that trains",
     )
     check(batch_size >= 1, "batch_size", batch_size, "at least 1")
     check(test_limit >= 1, "test_limit", test_limit, "at least 1")
-    return row.build(
+    return made(
         TaskRequest(
             corpus, split, tokenizer, model, context, batch_size, seed, device, test_limit, words
         )
@@ -336,24 +386,31 @@ def _without(examples: Examples, prompts: set[bytes]) -> Examples:
 
 
 def _task(
-    request: TaskRequest, sets: _Sets, score: Callable[[Params, Examples], dict[str, Tensor]]
+    request: TaskRequest,
+    sets: _Sets,
+    score: Callable[[Params, Examples], dict[str, Tensor]],
+    loss: Loss,
+    shown: Callable[[Examples], Batch],  # what the loss takes of examples
 ) -> Task:
     pool = Examples(*map(torch.cat, zip(*sets.validation, strict=True)))
     pool = take(pool, spread(pool.labels, request.test_limit))
     return Task(
-        loss=masked_loss(request.model),
-        batches=lambda step: batch(sets.train, request.batch_size, request.seed, step),
-        test=(sets.test.tokens, sets.test.counted),
-        own=_probe(sets.validation, OWN),
-        train=_probe(sets.train, TRAIN),
+        loss=loss,
+        batches=lambda step: shown(batch(sets.train, request.batch_size, request.seed, step)),
+        test=shown(sets.test),
+        own=shown(_probe(sets.validation, OWN)),
+        train=shown(_probe(sets.train, TRAIN)),
         score=lambda params: score(params, sets.test),
         validation_score=lambda params: score(params, pool),
         notes=sets.notes,
     )
 
 
-def _probe(parts: Sequence[Examples], most: int) -> CountedTokens:
+def _pair(examples: Examples) -> CountedTokens:
+    return examples.tokens, examples.counted
+
+
+def _probe(parts: Sequence[Examples], most: int) -> Examples:
     count = min(most, *(len(examples.tokens) for examples in parts))
     chosen = [take(examples, spread(examples.labels, count)) for examples in parts]
-    tokens, counted, *_ = map(torch.stack, zip(*chosen, strict=True))
-    return tokens, counted
+    return Examples(*map(torch.stack, zip(*chosen, strict=True)))
