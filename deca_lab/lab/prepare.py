@@ -208,7 +208,8 @@ def has_head(config: RunConfig, given: nn.Module | None = None) -> bool:
     from deca_lab.models.classifier import trains_head
 
     headed = pick(tasks.TASKS, config.task, "task").headed is not None
-    return trains_head(config.head, given or config.model, config.task, headed)
+    model = config.model if given is None else given
+    return trains_head(config.head, model, config.task, headed)
 
 
 def load_model(

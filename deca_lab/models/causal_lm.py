@@ -80,15 +80,19 @@ class Purpose(NamedTuple):
 
 def require_causal(model: nn.Module, vocabulary: int | None = None) -> None:
     """Raise BadInput where a later token changes an earlier logit, as it does in an encoder."""
-    last = (vocabulary or 3) - 1
-    with torch.no_grad():
-        out = logits_of(model)({}, torch.tensor([[last, 0], [last, last]]))  # (2, 2, V)
-    near = NOISE * torch.finfo(next(model.parameters()).dtype).eps * float(out.abs().max())
-    if float((out[0, 0] - out[1, 0]).abs().max()) > near:
+    if is_encoder(model) or _looks_ahead(model, (vocabulary or 3) - 1):
         raise BadInput(
             "model looks ahead: logits may depend on the tokens up to their position alone; "
             "for an encoder take --task classify"
         )
+
+
+@torch.no_grad()
+def _looks_ahead(model: nn.Module, last: int) -> bool:
+    """Whether the logits of the first of two tokens depend on the second, `last` or 0."""
+    out = logits_of(model)({}, torch.tensor([[last, 0], [last, last]]))  # (2, 2, V)
+    near = NOISE * torch.finfo(next(model.parameters()).dtype).eps * float(out.abs().max())
+    return float((out[0, 0] - out[1, 0]).abs().max()) > near
 
 
 CAUSAL = Purpose(
@@ -337,8 +341,9 @@ def is_encoder(model: str | nn.Module) -> bool:
 
 
 def source_of(name: str) -> str:
-    """Return the directory or hub name that a model's name means; "" for a random preset."""
-    return _preset(name).source
+    """Return the directory or hub name that a model's name means; "" for random presets and the lab's own base."""
+    source = _preset(name).source
+    return "" if source == str(BASE) else source
 
 
 def _config_of(preset: Preset) -> "PretrainedConfig | None":

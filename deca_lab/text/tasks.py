@@ -217,7 +217,7 @@ def _hits(predicted: Tensor, examples: Examples) -> dict[str, Tensor]:
 
 
 def _majority(test: Examples) -> float:
-    return float(test.labels.bincount().max() / len(test.labels))
+    return int(test.labels.bincount().max()) / len(test.labels)
 
 
 def generate_task(request: TaskRequest) -> Task:

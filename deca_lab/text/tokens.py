@@ -50,8 +50,8 @@ def tokenizer_for(name: str, source: str) -> tuple["PreTrainedTokenizerBase", tu
     folder = Path(source).expanduser()
     own = any((folder / file).is_file() for file in OWN_FILES) if folder.is_dir() else bool(source)
     which = tokenizer(source if own else "bytes")
-    said = f"tokenizer: the model's own, {len(which)} tokens" if own else "tokenizer: bytes"
-    return which, (said,)
+    kind = f"the model's own, {len(which)} tokens" if own else "bytes, for the model has none"
+    return which, (f"tokenizer: {kind}",) if source else ()
 
 
 def _auto(name: str) -> "PreTrainedTokenizerBase":
