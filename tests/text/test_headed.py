@@ -15,10 +15,6 @@ CONTEXT = 8
 CPU = torch.device("cpu")
 
 
-def corpus_of(rows):
-    return corpora.corpus_of(rows)
-
-
 @pytest.fixture(scope="module")
 def rows():
     return corpora.corpus_of(small.rows())
@@ -33,7 +29,9 @@ def bert(tmp_path_factory):
 def task_of(rows, model, which, how="iid", **more):
     parts = shards.split(rows.labels, 3, how=how, test_share=0.3, validation_share=0.3)
     limits = {"context": CONTEXT, "batch_size": 5, "seed": 0, "device": CPU, "test_limit": 20}
-    return tasks.build("classify", rows, parts, which, model, **limits, head=True, **more), parts
+    return tasks.build(
+        "classify", rows, parts, which, model, **{**limits, **more}, head=True
+    ), parts
 
 
 @cases("family", ["bert", "llama"])
@@ -105,10 +103,13 @@ def test_a_task_has_triples_of_one_width_and_padding_everywhere(rows, bert):
     assert not torch.equal(again[0], later[0])
 
 
-def test_padding_that_is_not_zero_reaches_every_set(rows):
-    model = classifier.load("tiny", rows.label_names, vocabulary=40, context=CONTEXT, pad=3)
-    task, _ = task_of(rows, model, small.tokenizer_of("gpt2"), how="by-label")
+def test_padding_that_is_not_zero_reaches_every_set():
+    long = " ".join(f"w{i}" for i in range(15))  # one set is wider than all others
+    rows = corpora.corpus_of([*small.rows(), (long, "good")])
+    model = classifier.load("tiny", rows.label_names, vocabulary=40, context=16, pad=3)
+    task, _ = task_of(rows, model, small.tokenizer_of("gpt2"), context=16)
     for tokens, mask, _ in (task.batches(0), task.test, task.own, task.train):
+        assert tokens.shape[-1] == 15
         assert (~mask).any()
         assert (tokens[~mask] == 3).all()
 
