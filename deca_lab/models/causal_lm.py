@@ -268,14 +268,6 @@ def layer_of(name: str) -> int | None:
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
-def depth(model: nn.Module) -> int:
-    """Return the number of transformer layers, counted from the names."""
-    return 1 + max(
-        (layer for name, _ in model.named_parameters() if (layer := layer_of(name)) is not None),
-        default=-1,
-    )
-
-
 def anatomy(model: nn.Module) -> dict[str, str | int]:
     """Return {name: layer number, or "embeddings", or "head"} for every trainable name.
 
