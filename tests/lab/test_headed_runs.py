@@ -234,12 +234,14 @@ def corpus(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("family", "more"),
-    [
-        ("bert", {"method": "deca", "inner_steps": 2}),
-        ("roberta", {"method": "dec-lora", "rank": 2}),
-        ("llama", {"method": "d-adam"}),
-        ("gpt2", {"method": "dec-lora", "rank": 2}),
-    ],
+    quick(
+        [
+            ("bert", {"method": "deca", "inner_steps": 2}),
+            ("roberta", {"method": "dec-lora", "rank": 2}),
+            ("llama", {"method": "d-adam"}),
+            ("gpt2", {"method": "dec-lora", "rank": 2}),
+        ]
+    ),
 )
 def test_the_command_line_ends_with_the_score_and_exports(
     family, more, folders, corpus, capsys, tmp_path
