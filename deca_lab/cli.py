@@ -197,7 +197,7 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
     """Run or resume, then write the report and say where it is; return whether this process has the history."""
     if os.environ.get("RANK", "0") == "0":
         typer.echo("preparing text, shards and model ...", err=True)
-    from deca_lab.lab import progress, runs
+    from deca_lab.lab import glance, progress, runs
     from deca_lab.network import processes
     from deca_lab.pictures import report
 
@@ -220,9 +220,8 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
     for note in s["notes"]:  # what was guessed and dropped
         typer.echo(f"note: {note}", err=True)
     typer.echo(
-        f"perplexity of the mean model on the common test text: {s['test_perplexity_start']:.3f} -> "
-        f"{s['test_perplexity_end']:.3f}\nsent {s['bytes_sent'] / 1e6:.1f} MB, predicted "
-        f"{s['bytes_predicted'] / 1e6:.1f} MB; {done.timings['seconds'].iloc[-1]:.0f} s\nreport: {page}"
+        f"sent {s['bytes_sent'] / 1e6:.1f} MB, predicted {s['bytes_predicted'] / 1e6:.1f} MB; "
+        f"{done.timings['seconds'].iloc[-1]:.0f} s\nreport: {page}\n{glance.outcome(s)}"
     )
     return True
 
@@ -508,7 +507,7 @@ def export(
         typer.Option("--format", help="model, for AutoModelForCausalLM; or peft: LoRA's factors"),
     ] = "model",
 ) -> None:
-    """Write a model of a run as a directory that transformers loads, or its adapter for PEFT."""
+    """Write a model of a run, with its head where one trained, for transformers; or its adapter for PEFT."""
     from deca_lab.lab import export as ex
 
     out = out or ex.default_out(folder, client, form)

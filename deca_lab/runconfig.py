@@ -81,7 +81,11 @@ class RunConfig:
     validation_share: float = knob(
         0.1, "Data", "share of a client's own rows held out for validation", HELD_OUT
     )
-    tokenizer: str = knob("bytes", "Data", "'bytes', or the tokenizer of a path or hub name")
+    tokenizer: str = knob(
+        "auto",
+        "Data",
+        "auto (the model's own; bytes where it has none), bytes, or that of a path or hub name",
+    )
 
     clients: int = knob(8, "Clients", "number of clients N", COUNT)
     topology: str = knob(
@@ -101,6 +105,12 @@ class RunConfig:
     )
     model_revision: str = knob(
         "", "Model", "branch, tag or commit of a hub model; its newest when empty"
+    )
+    head: str = knob(
+        "auto",
+        "Model",
+        "with --task classify: words (a causal LM names the label), trained (a head for labels, "
+        "which trains too), or auto (trained for an encoder)",
     )
     dtype: str = knob(
         "float32",

@@ -107,6 +107,7 @@ class Record:
     stopped: bool = False  # early, by a callback
     writing: float = 0.0  # seconds that the last checkpoint took
     written_at: float = 0.0  # when, on this process's clock
+    labels: list[str] = field(default_factory=list)  # of the corpus, in order: a head's outputs
 
     def lasting(self) -> dict[str, Any]:
         """Return what equal runs share to the bit, for the checkpoint: all but what was read from a clock."""
@@ -252,6 +253,11 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
     """Return the run in a few numbers, all of JSON's types."""
     unlike = lab.heterogeneity
     first, last, memory = record.metrics[0], record.metrics[-1], ledger.memory(lab.plan)
+    scores = {
+        name: last[name]
+        for name in last
+        if name.startswith("test_") and name not in ("test_loss", "test_perplexity")
+    }
     return {
         "method": lab.config.method,
         "clients": lab.config.clients,
@@ -266,11 +272,8 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "stopped_early": record.stopped,
         "own_metrics": {name: last[name] for name in record.metric_names},
         "task": lab.config.task if lab.objects.problem is None else "fit",
-        "scores": {
-            name: last[name]
-            for name in last
-            if name.startswith("test_") and name not in ("test_loss", "test_perplexity")
-        },
+        "scores": scores,
+        "majority": lab.majority,
         "client_test_loss_end": last["client_test_loss"],
         "consensus_end": last["consensus"],
         "bytes_sent": int(state.sent.sum()),
@@ -288,11 +291,19 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "entropy_floor": entropy_floor(lab.corpus),
         "corpus": lab.config.corpus,
         "fingerprint": lab.corpus.fingerprint,
-        "notes": list(lab.notes),
+        "notes": [*lab.notes, *_at_chance(scores.get("test_accuracy"), lab.majority)],
         "parameters": sum(w.width for w in lab.plan.layouts),
         "device": str(lab.device),
         "torch": torch.__version__,
     }
+
+
+def _at_chance(accuracy: float | None, majority: float | None) -> list[str]:
+    """Return the note about a run that learned no more than which label is the commonest."""
+    if accuracy is None or majority is None or accuracy > majority:
+        return []
+    usual = f"{majority:.3f}, that of always naming the commonest label of the test set"
+    return [f"at chance: the mean model's test accuracy {accuracy:.3f} is not above {usual}"]
 
 
 def _faults(lab: Lab, state: State) -> dict[str, float]:

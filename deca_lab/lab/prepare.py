@@ -1,7 +1,7 @@
 """A config becomes everything that a run needs: text, shards, model, blocks, topology, plan. All checks happen here."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,11 +28,11 @@ from deca_lab.network import compression, faults
 from deca_lab.network.faults import Faults
 from deca_lab.network.lossy_mixing import lossy
 from deca_lab.network.processes import ALONE, Halo, World, gathered, over, through_server
-from deca_lab.runconfig import RunConfig
+from deca_lab.runconfig import OBJECT, RunConfig
 from deca_lab.text import heterogeneity, shards, tasks
 from deca_lab.text.corpora import CORPORA, Corpus, load
 from deca_lab.text.shards import Shards
-from deca_lab.text.tokens import tokenizer
+from deca_lab.text.tokens import tokenizer_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,6 +66,7 @@ class Lab(NamedTuple):
     world: World = World()  # the processes that share the clients
     failing: Faults = Faults()  # what goes wrong on the way
     objects: Objects = NOTHING  # what was given in place of names
+    majority: float | None = None  # accuracy of always naming the test set's commonest label
 
 
 def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING) -> Lab:
@@ -75,6 +76,7 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     alone.
     """
     from deca_lab.models import causal_lm
+    from deca_lab.models.classifier import pad_of
 
     objects = accepted(config, objects)
     config = resolve(named(config, objects), objects.method)
@@ -82,10 +84,12 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     world = world.of(config.clients)
     recipe = recipe_of(config, objects.optimiser)
     corpus = objects.dataset or read_corpus(config)
-    which = objects.tokenizer or read_tokenizer(config)
-    model = load_model(config, len(which), objects.model).to(device)
+    which, noted = tokenizer_of(config, objects.tokenizer)
+    head = has_head(config, objects.model)
+    labels = corpus.label_names if head else ()
+    model = load_model(config, len(which), objects.model, labels, pad_of(which)).to(device)
     parts = split_of(config, corpus)
-    data = shards.build(corpus, parts, which, config.context)
+    data = shards.build(corpus, parts, which, config.context, whole=head)
     cut = blocks_of(
         config,
         causal_lm.anatomy(model),
@@ -103,6 +107,7 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
         device,
         config.eval_windows,
         words_of(config),
+        head,
     )
     values = causal_lm.trainable(model)
     mine = world.mine
@@ -134,7 +139,7 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     )
     frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
     apart = heterogeneity.measure(data, start_gradients(problem, world, config.engine))
-    notes = (*data.notes, *task.notes)
+    notes = (*data.notes, *noted, *task.notes)
     return Lab(
         config,
         corpus,
@@ -153,6 +158,7 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
         world,
         failing,
         objects,
+        task.majority,
     )
 
 
@@ -201,11 +207,40 @@ def engine_of(config: RunConfig) -> Engine:
     return in_parts(engine, config.micro_batch) if config.micro_batch else engine
 
 
+def tokenizer_of(
+    config: RunConfig, given: "PreTrainedTokenizerBase | None" = None
+) -> tuple["PreTrainedTokenizerBase", tuple[str, ...]]:
+    """Return the tokenizer of the config, or the one `given`, and a note where it was chosen."""
+    from deca_lab.models.causal_lm import source_of
+
+    if given is not None:
+        return given, ()
+    by_name = not config.model.startswith(OBJECT)
+    source = source_of(config.model) if by_name else ""
+    return tokenizer_for(config.tokenizer, source, config.model_revision)
+
+
+def has_head(config: RunConfig, given: nn.Module | None = None) -> bool:
+    """Say whether a head for labels trains; raise BadInput where head, model and task do not fit."""
+    from deca_lab.models.classifier import trains_head
+
+    headed = pick(tasks.TASKS, config.task, "task").headed is not None
+    model = config.model if given is None else given
+    return trains_head(config.head, model, config.task, headed)
+
+
 def load_model(
-    config: RunConfig, vocabulary: int, given: nn.Module | None = None
+    config: RunConfig,
+    vocabulary: int,
+    given: nn.Module | None = None,
+    labels: Sequence[str] = (),
+    pad: int | None = None,
 ) -> "PreTrainedModel":
-    """Return the model of the config, or a copy of the one `given`, with a base in 4 bits and adapters where asked for."""
-    from deca_lab.models import adapters, causal_lm, four_bit, own_model
+    """Return the model of the config, or a copy of the one `given`, with a base in 4 bits and adapters where asked for.
+
+    With `labels` it is a classifier whose head trains, of texts that the id `pad` fills up.
+    """
+    from deca_lab.models import adapters, causal_lm, classifier, four_bit, own_model
 
     make = pick(
         {"none": None, "lora": adapters.lora, "bottleneck": adapters.bottleneck},
@@ -221,32 +256,27 @@ def load_model(
     )
     dtype, revision = pick(DTYPES, config.dtype, "dtype"), config.model_revision
     check(given is None or not revision, "model_revision", revision, "left empty beside model=")
-    model: Any = (
-        causal_lm.load(
-            config.model,
-            seed=config.seed,
-            dtype=dtype,
-            vocabulary=vocabulary,
-            context=config.context,
-            revision=revision,
-        )
-        if given is None
-        else own_model.model_of(
-            given,
-            dtype=dtype,
-            vocabulary=vocabulary,
-            context=config.context,
-            over=map_of(config.engine),
-        )
+    sizes: dict[str, Any] = {"dtype": dtype, "vocabulary": vocabulary, "context": config.context}
+    if labels:
+        sizes |= {"labels": labels, "pad": pad}
+    by_name, of_object = (
+        (classifier.load, classifier.classifier_of)
+        if labels
+        else (causal_lm.load, own_model.model_of)
     )
+    model: Any = (
+        by_name(config.model, seed=config.seed, revision=revision, **sizes)
+        if given is None
+        else of_object(given, over=map_of(config.engine), **sizes)
+    )
+    head = classifier.head_names(model) if labels else ()
     base = model if store is None else store(model)
     if make is None:
         return base
     if make is adapters.bottleneck:
-        return adapters.bottleneck(base, config.rank, config.seed)
-    return adapters.lora(
-        base, config.rank, config.lora_alpha, config.targets, config.seed, config.frozen_factor
-    )
+        return adapters.bottleneck(base, config.rank, config.seed, head=head)
+    factors = config.rank, config.lora_alpha, config.targets, config.seed, config.frozen_factor
+    return adapters.lora(base, *factors, head)
 
 
 def find_device(name: str) -> torch.device:
@@ -263,12 +293,6 @@ def find_device(name: str) -> torch.device:
             f"device = {name!r} is not there: torch sees {', '.join(n for n, ok in there.items() if ok)}"
         )
     return torch.device(name)
-
-
-def read_tokenizer(config: RunConfig) -> "PreTrainedTokenizerBase":
-    """Return the tokenizer that the config names: the model's own in the same revision."""
-    same = config.tokenizer == config.model
-    return tokenizer(config.tokenizer, config.model_revision if same else "")
 
 
 def read_corpus(config: RunConfig) -> Corpus:

@@ -26,7 +26,7 @@ from deca_lab.lab.snapshot import Snapshot
 from deca_lab.methods import Method
 from deca_lab.models.factor_mixing import interference
 from deca_lab.network.processes import World, broadcast, gathered_state, scattered_state, summed
-from deca_lab.runconfig import RunConfig, from_json
+from deca_lab.runconfig import RunConfig, defaults, from_json
 
 CHEAP, WRITING = (
     1.0,
@@ -186,15 +186,17 @@ def read_config(folder: Path | str) -> RunConfig:
 
 def _blank(lab: Lab) -> Record:
     own = sorted(lab.objects.metrics or {})
-    return Record(fingerprint=lab.corpus.fingerprint, config=asdict(lab.config), metric_names=own)
+    return Record(
+        fingerprint=lab.corpus.fingerprint,
+        config=asdict(lab.config),
+        metric_names=own,
+        labels=list(lab.corpus.label_names),
+    )
 
 
 def _require_same(lab: Lab, record: Record, folder: Path) -> None:
-    changed = [
-        f.name
-        for f in fields(RunConfig)
-        if record.config.get(f.name) != getattr(lab.config, f.name)
-    ]
+    stored = {**defaults(), **record.config}  # a knob that came later was at its default
+    changed = [f.name for f in fields(RunConfig) if stored[f.name] != getattr(lab.config, f.name)]
     if changed:
         raise BadInput(
             f"{folder}/config.json was changed since the checkpoint ({', '.join(changed)}): "
