@@ -100,7 +100,8 @@ def test_no_dropout_no_cache_and_the_labels_are_known(folders):
     model = loaded(folders["bert"])
     tokens, mask, _ = batch(B)
     quiet = model(tokens, attention_mask=mask.long()).logits
-    assert torch.equal(model.train()(tokens, attention_mask=mask.long()).logits, quiet)
+    assert torch.equal(model(tokens, attention_mask=mask.long()).logits, quiet)
+    assert not any(part.training for part in model.modules())
     assert model.config.id2label == dict(enumerate(LABELS))
     assert model.config.pad_token_id == 0
 
