@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deca_lab.methods import Method
     from deca_lab.mixing.doctor import describe, diagnose
     from deca_lab.mixing.topology import Topology
+    from deca_lab.recipes.recipe import recipe
     from deca_lab.registry import register
     from deca_lab.runconfig import RunConfig
     from deca_lab.studies.compare import compare_runs
@@ -44,6 +45,7 @@ _HOME = {  # public name -> its module
     "optimiser": "algorithm.own_optimiser",
     "export_model": "lab.export",
     "prepare": "lab.prepare",
+    "recipe": "recipes.recipe",
     "register": "registry",
     "Topology": "mixing.topology",
     "diagnose": "mixing.doctor",
@@ -78,6 +80,7 @@ __all__ = [
     "optimiser",
     "prepare",
     "quadratics",
+    "recipe",
     "register",
     "resume",
     "run",

@@ -17,7 +17,7 @@ import typer
 from deca_lab.errors import BadInput, Diverged, PeerLost, Stopped, check, pick
 from deca_lab.files import write_whole
 from deca_lab.methods import resolve
-from deca_lab.runconfig import RunConfig
+from deca_lab.runconfig import RunConfig, from_mapping
 
 if TYPE_CHECKING:
     from deca_lab.bounds.beside_a_run import Verdict
@@ -59,6 +59,31 @@ Command = Callable[..., None]
 Value = str | bool | int | float  # of a knob
 
 
+RECIPE = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        "--config",
+        help="knobs of one of the papers' experiments (`deca-lab list recipes`), or of a .yaml or .json file, such as "
+        "a run's config.json; options beside it win",
+        rich_help_panel="Method",
+    ),
+]
+
+
+def _of_recipe(ctx: typer.Context, name: str) -> dict[str, Value]:
+    """Return the knobs of a recipe that the command line does not set itself."""
+    from deca_lab.recipes.recipe import knobs_of
+
+    if not name:
+        return {}
+    resumed = ctx.params.get("resume")
+    check(resumed is None, "recipe", name, "left out with --resume, which changes nothing")
+    method = ctx.params["method"] if _was_given(ctx, "method") else None
+    config = asdict(from_mapping(knobs_of(name, method)))  # an unknown knob is refused here
+    return {k: config[k] for k in knobs_of(name, method) if not _was_given(ctx, k)}
+
+
 def with_knobs(**usual: Value) -> Callable[[Command], Command]:
     """Give a command an option for every knob of RunConfig in place of its `**knobs`; `usual` are defaults of its own."""
 
@@ -66,7 +91,13 @@ def with_knobs(**usual: Value) -> Callable[[Command], Command]:
         own = [
             p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD
         ]
-        added = [
+        recipe = inspect.Parameter(
+            "recipe", inspect.Parameter.KEYWORD_ONLY, default="", annotation=RECIPE
+        )
+        context = inspect.Parameter(
+            "ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+        )
+        knobs = [
             inspect.Parameter(
                 f.name,
                 inspect.Parameter.KEYWORD_ONLY,
@@ -75,9 +106,17 @@ def with_knobs(**usual: Value) -> Callable[[Command], Command]:
             )
             for f in fields(RunConfig)
         ]
-        command.__dict__["__signature__"] = inspect.Signature([*own, *added])  # what typer reads
-        command.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
-        return command
+
+        def filled(ctx: typer.Context, recipe: str, **values: Any) -> None:  # noqa: ANN401
+            wanted = {"ctx": ctx} if any(p.name == "ctx" for p in own) else {}
+            command(**{**values, **_of_recipe(ctx, recipe)}, **wanted)
+
+        others = [p for p in own if p.name != "ctx"]
+        taken = [context, *others, recipe, *knobs]
+        filled.__dict__["__signature__"] = inspect.Signature(taken)  # what typer reads
+        filled.__annotations__ = {p.name: p.annotation for p in taken}
+        filled.__name__, filled.__doc__ = command.__name__, command.__doc__
+        return filled
 
     return wrap
 
@@ -158,7 +197,7 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
     """Run or resume, then write the report and say where it is; return whether this process has the history."""
     if os.environ.get("RANK", "0") == "0":
         typer.echo("preparing text, shards and model ...", err=True)
-    from deca_lab.lab import progress, runs
+    from deca_lab.lab import glance, progress, runs
     from deca_lab.network import processes
     from deca_lab.pictures import report
 
@@ -178,10 +217,11 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
         return False
     page = report.write(done, folder)
     s = done.summary
+    for note in s["notes"]:  # what was guessed and dropped
+        typer.echo(f"note: {note}", err=True)
     typer.echo(
-        f"perplexity of the mean model on the common test text: {s['test_perplexity_start']:.3f} -> "
-        f"{s['test_perplexity_end']:.3f}\nsent {s['bytes_sent'] / 1e6:.1f} MB, predicted "
-        f"{s['bytes_predicted'] / 1e6:.1f} MB; {done.timings['seconds'].iloc[-1]:.0f} s\nreport: {page}"
+        f"sent {s['bytes_sent'] / 1e6:.1f} MB, predicted {s['bytes_predicted'] / 1e6:.1f} MB; "
+        f"{done.timings['seconds'].iloc[-1]:.0f} s\nreport: {page}\n{glance.outcome(s)}"
     )
     return True
 
@@ -476,11 +516,16 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="new directory; inside the run folder when not given")
     ] = None,
+    form: Annotated[
+        str,
+        typer.Option("--format", help="model, for AutoModelForCausalLM; or peft: LoRA's factors"),
+    ] = "model",
 ) -> None:
-    """Write a model of a run as a directory that transformers' AutoModelForCausalLM loads."""
+    """Write a model of a run, with its head where one trained, for transformers; or its adapter for PEFT."""
     from deca_lab.lab import export as ex
 
-    typer.echo(f"written: {ex.export_model(folder, client, out or ex.default_out(folder, client))}")
+    out = out or ex.default_out(folder, client, form)
+    typer.echo(f"written: {ex.export_model(folder, client, out, form)}")
 
 
 @app.command()

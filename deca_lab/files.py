@@ -12,15 +12,24 @@ LOCK, HALF = ".lock", ".half-"  # names in a run folder: the lock, and files tha
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
-    """Replace `path` by `data` in one step: a reader, or a kill, sees the old file or the new one, never a part."""
-    data = data.encode() if isinstance(data, str) else data
+    """Replace `path` by `data` in one step."""
+    with replaced(path) as half:
+        half.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield a file to be filled, which then takes the place of `path` in one step.
+
+    A reader, or a kill, sees the old file or the new one, never a part. Raises BadInput where it cannot be written.
+    """
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{HALF}")
+        os.close(handle)
         try:
-            with os.fdopen(handle, "wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
+            yield Path(name)
+            with open(name, "rb+") as written:
+                os.fsync(written.fileno())
             os.chmod(name, 0o644)
             os.replace(name, path)
         except BaseException:

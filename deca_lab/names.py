@@ -15,6 +15,7 @@ SERVED = "No graph: a server averages all clients, the reference that the papers
 def tables() -> dict[str, dict[str, str]]:
     """Return {table: {name: a few words}}; registered parts and plug-ins' are among them."""
     from deca_lab.mixing import topology
+    from deca_lab.recipes import recipe
     from deca_lab.studies import papers
 
     load_plugins()
@@ -24,6 +25,7 @@ def tables() -> dict[str, dict[str, str]]:
         words.update(_described(resolved(kind.table)))
     listed["topologies"][topology.SERVER] = SERVED
     listed["findings"] = {name: finding.says for name, finding in papers.FINDINGS.items()}
+    listed["recipes"] = recipe.names()
     return listed
 
 

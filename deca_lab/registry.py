@@ -80,7 +80,7 @@ KINDS: dict[str, Kind] = {
         "corpora",
         "deca_lab.text.corpora:CORPORA",
         ("seed",),
-        others=("deca_lab.models.hub:CANONICAL",),
+        others=("deca_lab.text.tables:CANONICAL",),
     ),
     "split": Kind("splits", "deca_lab.text.shards:SPLITS", ("request",)),
     "topology": Kind(

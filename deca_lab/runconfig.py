@@ -46,10 +46,17 @@ class RunConfig:
 
     task: str = knob("lm", "Data", "lm, classify (name the label) or generate (write the answer)")
     corpus: str = knob(
-        "stdlib", "Data", "embedded corpus (`deca-lab list corpora`), local file, or hub dataset"
+        "stdlib",
+        "Data",
+        "embedded (`deca-lab list corpora`), a file, a save_to_disk folder, or hub dataset",
     )
-    hub_split: str = knob("train", "Data", "split of a hub dataset")
-    text_column: str = knob("", "Data", "column with the text; when empty, guessed and reported")
+    hub_split: str = knob("train", "Data", "split of a hub dataset, or of a saved DatasetDict")
+    hub_revision: str = knob("", "Data", "branch, tag or commit of a hub dataset; newest if empty")
+    text_column: str = knob(
+        "",
+        "Data",
+        "column with the text, or 'title,body' to join; when empty, guessed and reported",
+    )
     label_column: str = knob("", "Data", "column with the label; when empty, guessed and reported")
     answer_column: str = knob(
         "", "Data", "with --task generate: column with the answer; when empty, guessed and reported"
@@ -57,7 +64,7 @@ class RunConfig:
     verbaliser: str = knob(
         "",
         "Data",
-        "with --task classify: a one-token word per label, 'good=G, bad=B'; letters when empty",
+        "with --task classify: a word per label, 'good=yes, bad=no'; letters when empty",
     )
     labels: str = knob("", "Data", "keep only these labels, separated by commas; all when empty")
     max_rows: int = knob(0, "Data", "rows kept at most, drawn at random; 0 = all", AT_LEAST_0)
@@ -74,7 +81,11 @@ class RunConfig:
     validation_share: float = knob(
         0.1, "Data", "share of a client's own rows held out for validation", HELD_OUT
     )
-    tokenizer: str = knob("bytes", "Data", "'bytes', or the tokenizer of a path or hub name")
+    tokenizer: str = knob(
+        "auto",
+        "Data",
+        "auto (the model's own; bytes where it has none), bytes, or that of a path or hub name",
+    )
 
     clients: int = knob(8, "Clients", "number of clients N", COUNT)
     topology: str = knob(
@@ -88,14 +99,34 @@ class RunConfig:
     allow_unsound: bool = knob(False, "Clients", "run even if the doctor refuses W (for lessons)")
 
     model: str = knob(
-        "base", "Model", "preset (`deca-lab list models`), local directory, or hub name"
+        "base",
+        "Model",
+        "preset (`deca-lab list models`), local directory or GGUF file, or hub name",
+    )
+    model_revision: str = knob(
+        "", "Model", "branch, tag or commit of a hub model; its newest when empty"
+    )
+    head: str = knob(
+        "auto",
+        "Model",
+        "with --task classify: words (a causal LM names the label), trained (a head for labels, "
+        "which trains too), or auto (trained for an encoder)",
     )
     dtype: str = knob(
-        "float32", "Model", "float32, bfloat16 (float32 master of the active block) or float64"
+        "float32",
+        "Model",
+        "float32, bfloat16 (float32 master of the active block, rounded without bias) or float64",
     )
     context: int = knob(128, "Model", "tokens of context T", COUNT)
     batch: int = knob(
         4, "Model", "windows of `context` tokens for each client and inner step", COUNT
+    )
+
+    micro_batch: int = knob(
+        0,
+        "Model",
+        "windows that a client reads at once: less memory, same result; 0 = all",
+        AT_LEAST_0,
     )
 
     adapter: str = knob(
@@ -249,7 +280,10 @@ class RunConfig:
         32, "Measuring", "how many windows or examples of the common test set to read", COUNT
     )
     checkpoint_every: int = knob(
-        0, "Measuring", "inner steps between checkpoints; 0 = at the end of each visit", AT_LEAST_0
+        0,
+        "Measuring",
+        "inner steps between checkpoints; 0 = at ends of visits, as often as is worth its time",
+        AT_LEAST_0,
     )
 
     seed: int = knob(0, "Machine", "seed of everything random: shards, graph, batches, order", SEED)

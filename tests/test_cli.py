@@ -145,6 +145,8 @@ def test_a_run_writes_its_folder_and_resumes_and_exports(capsys, tmp_path):
         model = AutoModelForCausalLM.from_pretrained(tmp_path / client)
         assert model.config.vocab_size == 259
     assert deca_lab(capsys, "export", out, "--client", "4").code == 2
+    peft = deca_lab(capsys, "export", out, "--format", "peft")
+    assert (peft.code, "the run's adapter is none" in peft.err) == (2, True)
     assert deca_lab(capsys, "report", out).code == 0
 
 

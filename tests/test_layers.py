@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 HOUSE = Path(deca_lab.__file__).parent
 # from the ground up: a package may import what stands above it in this list, and nothing below
 LAYERS = [
-    *("errors", "files", "runconfig", "registry", "methods"),
+    *("errors", "files", "runconfig", "registry", "methods", "recipes"),
     *("mixing", "algorithm", "network", "models", "text", "lab"),
     *("bounds", "studies", "pictures", "bench", "course", "tools"),
     *("names", "cli", "__main__"),

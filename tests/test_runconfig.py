@@ -21,6 +21,7 @@ BETA, SHARE, HELD_OUT = (
 POSITIVE, NOT_NEGATIVE = ([1e-300, 1.0, 1e9], [0.0, -1e-9]), ([0.0, 1e-9, 1e9], [-1e-9])
 RANGES = {  # knob -> (values that are taken, values that are not)
     "max_rows": AT_LEAST_0,
+    "micro_batch": AT_LEAST_0,
     "alpha": POSITIVE,
     "rank": COUNT,
     "lora_alpha": POSITIVE,

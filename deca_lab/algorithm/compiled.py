@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from deca_lab.algorithm.stacking import Layout, Params, unflatten
 from deca_lab.errors import BadInput, check
@@ -38,7 +39,7 @@ def one_graph(losses: Callable[[Params, Any], Tensor]) -> Callable[..., tuple[Te
         leaf = x.detach().requires_grad_()
         before, known = graphs(), len(shapes)
         found = _whole(lambda: graph(leaf, where, rest, batch))
-        shapes.add((where, tuple(rest), _shape((x, *rest.values(), batch))))
+        shapes.add((where, tuple(rest), _shape((x, rest, batch))))
         _require_one_each(graphs() - before, len(shapes) - known)
         (g,) = torch.autograd.grad(found.sum(), leaf)
         return found.detach(), g
@@ -79,11 +80,9 @@ def _require_one_each(made: int, new: int) -> None:
     check(made == new, "graphs of engine = 'compiled'", made, f"{new}, one a block and shape")
 
 
-def _shape(batch: Any) -> object:  # noqa: ANN401 - of any nesting
-    """Return shapes, strides and types of a batch, in its nesting."""
-    if isinstance(batch, tuple):
-        return tuple(_shape(part) for part in batch)
-    return tuple(batch.shape), batch.stride(), batch.dtype
+def _shape(tensors: object) -> object:
+    """Return shapes, strides and types of tensors in tuples and dicts."""
+    return tuple((tuple(t.shape), t.stride(), t.dtype) for t in tree_leaves(tensors))
 
 
 def missing(device: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from deca_lab.algorithm.compiled import one_graph
 from deca_lab.algorithm.stacking import Layout, Params, client, flatten, unflatten
@@ -19,6 +20,7 @@ Gradients = Callable[
     [Tensor, Layout, Params, Batch], tuple[Tensor, Tensor]
 ]  # (X, where, rest, batch) -> ((N,), (N, D))
 Engine = Callable[[Loss], Gradients]
+Map = Callable[..., Callable[..., Tensor]]  # torch.vmap, or what does the same
 
 
 def stacked(loss: Loss) -> Gradients:
@@ -63,14 +65,76 @@ def looped(loss: Loss) -> Gradients:
     return gradients
 
 
+def in_parts(engine: Engine, rows: int) -> Engine:
+    """Return the engine that reads at most `rows` examples of a client's batch at once, and adds their gradients up.
+
+    For a loss that is a mean over the examples of axis 1. The same result up to rounding, with the activations of a part.
+    """
+
+    def wrapped(loss: Loss) -> Gradients:
+        inner = engine(loss)
+
+        def gradients(
+            x: Tensor, where: Layout, rest: Params, batch: Batch
+        ) -> tuple[Tensor, Tensor]:
+            first, *others = pieces(batch, rows, axis=1)
+            count = length(batch, 1)
+            losses, g = (t.mul_(length(first, 1) / count) for t in inner(x, where, rest, first))
+            for part in others:
+                more, more_g = inner(x, where, rest, part)
+                share = length(part, 1) / count
+                losses, g = losses.add_(more, alpha=share), g.add_(more_g, alpha=share)
+            return losses, g
+
+        return gradients
+
+    return wrapped
+
+
+def pieces(batch: Batch, size: int, axis: int = 0) -> list[Batch]:
+    """Return a batch in pieces of at most `size` along an axis; every tensor of a tuple alike."""
+    if isinstance(batch, tuple):
+        return list(zip(*(pieces(part, size, axis) for part in batch), strict=True))
+    return list(batch.split(size, dim=axis))
+
+
+def length(batch: Batch, axis: int = 0) -> int:
+    """Return how many entries a batch has along an axis."""
+    return length(batch[0], axis) if isinstance(batch, tuple) else int(batch.shape[axis])
+
+
+def in_turn(f: Callable[..., Tensor], in_dims: Any = 0) -> Callable[..., Tensor]:  # noqa: ANN401 - as of torch.vmap
+    """Return f over axis 0 of its arguments, as torch.vmap does, but a call for each client: nothing is stacked."""
+
+    def mapped(*given: Any) -> Tensor:  # noqa: ANN401 - as f takes it
+        dims = in_dims if isinstance(in_dims, tuple) else (in_dims,) * len(given)
+        clients = len(tree_leaves(given[dims.index(0)])[0])
+        own = (
+            [part if dim is None else _of(part, i) for part, dim in zip(given, dims, strict=True)]
+            for i in range(clients)
+        )
+        return torch.stack([f(*parts) for parts in own])
+
+    return mapped
+
+
 def _of(batch: Batch, i: int) -> Batch:
-    return tuple(_of(part, i) for part in batch) if isinstance(batch, tuple) else batch[i]
+    """One client's part of tensors in tuples and dicts."""
+    return tree_map(lambda t: t[i], batch)
 
 
 ENGINES: dict[str, Engine] = {"stacked": stacked, "compiled": compiled, "loop": looped}
+MAPS: dict[str, Map] = {"loop": in_turn}  # engine -> how losses are taken without a gradient
+
+
+def map_of(engine: str) -> Map:
+    """Return how losses and scores are taken over the clients under an engine: torch.vmap but for "loop"."""
+    return MAPS.get(engine, torch.vmap)
 
 
 @torch.no_grad()
-def losses(loss: Loss, params: Params, batch: Batch, common: bool = False) -> Tensor:
+def losses(
+    loss: Loss, params: Params, batch: Batch, common: bool = False, over: Map = torch.vmap
+) -> Tensor:
     """Return every client's loss (N,) without a gradient; `common` gives all clients the same batch, without axis 0."""
-    return torch.vmap(loss, in_dims=(0, None if common else 0))(params, batch)
+    return over(loss, in_dims=(0, None if common else 0))(params, batch)

@@ -18,6 +18,7 @@ from deca_lab.algorithm.channel import Channel, Wire
 from deca_lab.algorithm.gradients import Engine, Gradients, stacked
 from deca_lab.algorithm.optimisers import Optimiser, OptState
 from deca_lab.algorithm.problems import Problem
+from deca_lab.algorithm.rounding import rounded
 from deca_lab.algorithm.stacking import Layout, Params, flatten, layout, unflatten
 from deca_lab.errors import check
 from deca_lab.mixing.gossip import Mix
@@ -238,11 +239,13 @@ def closed(
 ) -> State:
     """Return the state after an inner step; where the visit ends, moments, master and letters end with it, unless kept."""
     k, over = visit.block, s == visit.last
+    master = None if over or x_new.dtype == state.blocks[k].dtype else x_new
     blocks = list(state.blocks)
     if plan.recipe.mix_all and mixes(plan, s):
         blocks = [x if j == k else mixed(plan, x, j, s, wire) for j, x in enumerate(blocks)]
-    blocks[k] = x_new.to(blocks[k].dtype)
-    master = None if over or x_new.dtype == blocks[k].dtype else x_new
+    blocks[k] = (
+        x_new.to(blocks[k].dtype) if master is x_new else halved(plan, blocks[k], k, x_new, s)
+    )
     held = (
         {**state.moments, k: moments} if plan.recipe.keep_moments else {} if over else {k: moments}
     )
@@ -251,7 +254,17 @@ def closed(
 
 def mixed(plan: Plan, block: Tensor, j: int, s: int, wire: Wire) -> Tensor:
     """Return block j mixed after an inner step on another, in its storage precision."""
-    return mixing(plan, j, s, wire)(working(block)).to(block.dtype)
+    return halved(plan, block, j, mixing(plan, j, s, wire)(working(block)), s)
+
+
+def halved(plan: Plan, block: Tensor, j: int, x: Tensor, s: int) -> Tensor:
+    """Return block j's new value in its storage precision: half precision is rounded without bias.
+
+    No master outlives a visit, and to the nearest number most small steps of short visits would be lost.
+    """
+    if x.dtype == block.dtype:
+        return x
+    return rounded(x, block.dtype, np.random.default_rng([plan.recipe.seed, s, j, 0x20BD]))
 
 
 def params_of(plan: Plan, state: State, without: int | None = None) -> Params:

@@ -37,13 +37,12 @@ def layout(params: Params, names: Sequence[str]) -> Layout:
 
 def flatten(params: Params, names: Sequence[str]) -> Tensor:
     """Return a copy of the named stacked tensors as one matrix (N, D)."""
-    return torch.cat(
-        [
-            params[name].flatten(1) if params[name].dim() > 1 else params[name][:, None]
-            for name in names
-        ],
-        1,
-    )
+    many = [params[name] for name in names]
+    if all(
+        len(p) > 1 and p.stride(0) == 0 for p in many
+    ):  # one model, seen N times: see `replicate`
+        return flatten({name: params[name][:1] for name in names}, names).repeat(len(many[0]), 1)
+    return torch.cat([p.flatten(1) if p.dim() > 1 else p[:, None] for p in many], 1)
 
 
 def unflatten(x: Tensor, where: Layout) -> Params:
@@ -58,8 +57,8 @@ def unflatten(x: Tensor, where: Layout) -> Params:
 
 
 def replicate(params: Params, clients: int) -> Params:
-    """Return `clients` equal copies of one client's parameters on axis 0: the common start."""
-    return {name: p.detach().expand(clients, *p.shape).clone() for name, p in params.items()}
+    """Return the common start of so many clients: one client's parameters, seen `clients` times on axis 0, not copied."""
+    return {name: p.detach().expand(clients, *p.shape) for name, p in params.items()}
 
 
 def client(params: Params, i: int) -> Params:

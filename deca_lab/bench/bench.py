@@ -38,7 +38,7 @@ from deca_lab.lab.prepare import Lab, find_device, prepare
 from deca_lab.lab.runs import run
 from deca_lab.mixing.gossip import mixer
 from deca_lab.mixing.topology import topology
-from deca_lab.models import causal_lm
+from deca_lab.models import causal_lm, pretrained
 from deca_lab.runconfig import RunConfig
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def engines(device: torch.device) -> Iterator[Benchmark | Skipped]:
         yield Skipped("engine", f"compiled: {lacking} is not here")
     for layers, width, clients, batch, context in SIZES:
         case = f"{layers} x {width}, {clients} clients, batch {batch} x {context}"
-        with causal_lm.quiet():
+        with pretrained.quiet():
             works = _gradients(layers, width, clients, batch, context, device, not lacking)
             took = medians(works, device)
         best = min(took["loop"], took["vmap"])

@@ -14,7 +14,7 @@ from deca_lab.algorithm import optimisers as op
 from deca_lab.algorithm.channel import Wire
 from deca_lab.algorithm.loop import State
 from deca_lab.errors import BadInput, check
-from deca_lab.files import write_whole
+from deca_lab.files import replaced
 
 FORMAT = 2  # of the file: state and names as below
 Init = Callable[[int, Tensor], op.OptState]
@@ -22,7 +22,8 @@ Init = Callable[[int, Tensor], op.OptState]
 
 def save(path: Path, state: State, record: Mapping[str, Any]) -> None:
     """Write the state and the `record` (anything JSON can hold; floats survive to the bit)."""
-    from safetensors.torch import save as serialise
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     tensors = {name: t.detach().contiguous().cpu() for name, t in _tensors(state).items()}
     counts = {str(k): op.numbers(optimiser) for k, optimiser in state.moments.items()}
@@ -30,9 +31,13 @@ def save(path: Path, state: State, record: Mapping[str, Any]) -> None:
         {"step": state.step, "counts": counts, "tallies": state.wire.tallies, "record": record}
     )
     sealed = json.dumps({"format": FORMAT, "sha256": _digest(FORMAT, text, tensors), "state": text})
-    write_whole(
-        path, serialise(tensors, metadata={"deca_lab": sealed})
-    )  # one key: equal states are equal bytes
+    with replaced(path) as half:
+        try:  # straight into the file: bytes in memory would be a second copy of all
+            save_file(
+                tensors, half, metadata={"deca_lab": sealed}
+            )  # one key: equal states are equal bytes
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
 
 
 def load(

@@ -1,44 +1,63 @@
-"""A finished or interrupted run becomes a directory that `AutoModelForCausalLM.from_pretrained` loads."""
+"""A finished or interrupted run becomes a directory that transformers or PEFT loads, a classifier with its head."""
 
 import shutil
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import nn
 
 from deca_lab.algorithm import stacking
 from deca_lab.algorithm.blocks import Block
+from deca_lab.algorithm.loop import State
 from deca_lab.algorithm.stacking import Layout, Params
-from deca_lab.errors import BadInput, check
+from deca_lab.errors import BadInput, check, pick
 from deca_lab.files import new_folder
 from deca_lab.lab import checkpoint
 from deca_lab.lab.metrics import mean_model
-from deca_lab.lab.objects import on_problem, with_objects
-from deca_lab.lab.prepare import blocks_of, load_model
+from deca_lab.lab.objects import Objects, accepted, named, on_problem, with_objects
+from deca_lab.lab.prepare import blocks_of, has_head, load_model, tokenizer_of
 from deca_lab.lab.runs import read_config
 from deca_lab.methods import resolve
 from deca_lab.models import adapters, causal_lm
-from deca_lab.runconfig import RunConfig
-from deca_lab.text.tokens import tokenizer
+from deca_lab.models.classifier import pad_of
+from deca_lab.models.pretrained import quiet
+from deca_lab.runconfig import RunConfig, defaults
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-MAKERS = ("method", "tokenizer", "model", "blocks")  # the knobs that make the model that is written
+MAKERS = ("method", "tokenizer", "model")  # what makes the model that is written
 
 
-def export_model(folder: Path | str, client: str = "mean", out: Path | str = "exported") -> Path:
+def export_model(
+    folder: Path | str,
+    client: str = "mean",
+    out: Path | str = "exported",
+    form: str = "model",
+    **objects: Any,  # noqa: ANN401 - as of `run`
+) -> Path:
     """Write the mean model, or client "0" ... "N-1", of a run's last checkpoint with its tokenizer; return the directory.
 
-    Raises BadInput where the run has no whole checkpoint, the client does not exist, or `out` is not empty; and where
-    what makes the model was given to the run as objects.
+    `form` "model" is what `AutoModelForCausalLM.from_pretrained` loads, LoRA folded into the weights; a module of your
+    own becomes a model.safetensors for `safetensors.torch.load_model`. "peft" is LoRA's factors alone, which
+    `PeftModel.from_pretrained` puts on the base. A model, tokenizer or method that the run was given as objects
+    must be given again, by the names that they have in `run`.
+
+    Raises BadInput where the run has no whole checkpoint, the client does not exist, `out` is not empty, or the form
+    does not suit the run.
     """
-    config = read_config(folder)
-    _require_names(config)
-    config = resolve(config)
-    which = tokenizer(config.tokenizer)
-    model = load_model(config, len(which))
-    stacked = _stacked(config, model, Path(folder) / "checkpoint.safetensors")
+    write = pick(FORMS, form, "form")
+    config, given = _with_objects(read_config(folder), objects)
+    which, _ = tokenizer_of(config, given.tokenizer)
+    path = Path(folder) / "checkpoint.safetensors"
+    state, record = checkpoint.load(path)
+    labels = record.get("labels", ()) if has_head(config, given.model) else ()
+    model = load_model(config, len(which), given.model, labels, pad_of(which))
+    stacked = _stacked(config, model, state, path)
     chosen = (
         mean_model(stacked)
         if client == "mean"
@@ -46,22 +65,77 @@ def export_model(folder: Path | str, client: str = "mean", out: Path | str = "ex
     )
     target = new_folder(Path(out))
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as written:
-        with causal_lm.quiet():
-            plain_model(config, model, chosen).save_pretrained(written)
-            which.save_pretrained(written)
+        with quiet():
+            write(Trained(config, model, chosen, given.model, len(which)), Path(written))
+            if hasattr(which, "save_pretrained"):
+                which.save_pretrained(written)
         for file in Path(written).iterdir():
             shutil.move(file, target / file.name)
     return target
 
 
-def _require_names(config: RunConfig) -> None:
-    """Raise BadInput where an object stands for what makes the model: a folder does not hold it."""
-    given = [knob for knob in with_objects(config) if knob in MAKERS or on_problem(config)]
-    if given:
+class Trained(NamedTuple):
+    """One client's model, or the mean: what the forms of an export write."""
+
+    config: RunConfig
+    model: "PreTrainedModel"  # as it was trained, adapters included
+    params: Params
+    given: nn.Module | None  # the user's own object
+    vocabulary: int
+
+
+def _with_objects(config: RunConfig, objects: dict[str, Any]) -> tuple[RunConfig, Objects]:
+    """Return config and objects of what makes the model; raise BadInput where one is missing or another's."""
+    unknown = ", ".join(sorted(set(objects) - set(MAKERS)))
+    check(not unknown, "export_model", unknown, f"arguments: {', '.join(MAKERS)}")
+    missing = [k for k in with_objects(config) if k in MAKERS and objects.get(k) is None]
+    if on_problem(config):
+        raise BadInput("this run cannot be exported: it trained a problem of your own, not a model")
+    if missing:
+        again = ", ".join(f"{knob}=" for knob in missing)
         raise BadInput(
-            f"this run cannot be exported: it was given its {' and '.join(given)} as objects, which no folder "
-            "holds; end a run with a callback that keeps snapshot.mean, the mean model's parameters by name"
+            f"this run was given its {' and '.join(missing)} as objects, which no folder holds: "
+            f"export it in Python, with export_model(folder, {again})"
         )
+    beside = {k: defaults()[k] for k in with_objects(config) if k not in MAKERS}
+    given = accepted(config, Objects(**objects))
+    return resolve(named(replace(config, **beside), given), given.method), given
+
+
+def _whole(trained: Trained, out: Path) -> None:
+    """Write the model whole, as its own class saves it; a module that is none of transformers as its tensors."""
+    from safetensors.torch import save_model
+
+    config, model, params, given, _ = trained
+    whole: nn.Module = plain_model(config, model, params)
+    if given is not None:  # the object has what was changed for training: dropout, attention, dtype
+        whole = causal_lm.with_parameters(given, dict(whole.named_parameters()))
+    if causal_lm.from_transformers(whole):
+        whole.save_pretrained(out)  # type: ignore[operator]
+    else:
+        save_model(whole.cpu(), str(out / "model.safetensors"))
+
+
+def _peft(trained: Trained, out: Path) -> None:
+    """Write LoRA's factors as a PEFT adapter, and the base beside them where it has no place of its own."""
+    config, model, params, given, vocabulary = trained
+    check(config.adapter == "lora", "form", "peft", f"model: the run's adapter is {config.adapter}")
+    check(
+        config.base_weights == "full",
+        "form",
+        "peft",
+        f"model: these factors fit the run's base in {config.base_weights} alone",
+    )
+    base = causal_lm.PRESETS.get(config.model, causal_lm.Preset("", config.model)).source
+    if given is not None or not base:  # an object, or drawn: no place to load it from
+        base, plain = "base", replace(config, adapter="none")
+        own: Any = load_model(plain, vocabulary) if given is None else given
+        check(causal_lm.from_transformers(own), "model", type(own).__name__, "one of transformers")
+        own.save_pretrained(out / base)
+    adapters.save_peft(causal_lm.with_parameters(model, params), base, out)
+
+
+FORMS: dict[str, Callable[[Trained, Path], None]] = {"model": _whole, "peft": _peft}
 
 
 def plain_model(config: RunConfig, model: "PreTrainedModel", params: Params) -> "PreTrainedModel":
@@ -79,11 +153,10 @@ def plain_model(config: RunConfig, model: "PreTrainedModel", params: Params) -> 
     )
 
 
-def _stacked(config: RunConfig, model: "PreTrainedModel", path: Path) -> Params:
-    """Return all clients' parameters (N, ...) of a checkpoint, under the model's names."""
+def _stacked(config: RunConfig, model: "PreTrainedModel", state: State, path: Path) -> Params:
+    """Return all clients' parameters (N, ...) of a checkpoint's state, under the model's names."""
     values = causal_lm.trainable(model)
     cut = blocks_of(config, causal_lm.anatomy(model), {n: p.numel() for n, p in values.items()})
-    state, _ = checkpoint.load(path)
     try:
         parts = [
             stacking.unflatten(x, _layout(b, values))
@@ -107,8 +180,8 @@ def _index(client: str, clients: int) -> int:
     return int(client)
 
 
-def default_out(folder: Path | str, client: str) -> Path:
+def default_out(folder: Path | str, client: str, form: str = "model") -> Path:
     """Return where an export goes when nobody says: inside the run folder."""
     if not Path(folder).is_dir():
         raise BadInput(f"there is no run folder {str(folder)!r}")
-    return Path(folder) / f"export-{client}"
+    return Path(folder) / f"{'export' if form == 'model' else form}-{client}"

@@ -22,6 +22,7 @@ from deca_lab.lab.objects import Objects, accepted, blocks_given, named, on_prob
 from deca_lab.lab.prepare import (
     AUTO,
     Lab,
+    at_once,
     blocks_of,
     channel_of,
     faults_of,
@@ -123,10 +124,10 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
         model=cast(Any, nn.Module()),
         topology=topo,
         diagnosis=diagnosis,
-        heterogeneity=_unlike(problem),
+        heterogeneity=_unlike(problem, at_once(config.engine)),
         plan=plan_,
         probe=Probe((), (), ()),
-        measure=partial(measure, problem, evaluation),
+        measure=partial(measure, problem, evaluation, config.engine),
         frozen=(),
         device=device,
         notes=("engine stacked, chosen by auto: there is no model to count from",) * auto,
@@ -191,9 +192,9 @@ def _cut(config: RunConfig, problem: Problem) -> tuple[Block, ...]:
     )
 
 
-def _unlike(problem: Problem) -> heterogeneity.Heterogeneity:
+def _unlike(problem: Problem, engine: str) -> heterogeneity.Heterogeneity:
     """Return how unlike the clients are: by their gradients at the start, the labels of a text having no meaning here."""
-    g = start_gradients(problem, World())
+    g = start_gradients(problem, World(), engine)
     return heterogeneity.Heterogeneity(
         0.0,
         0.0,
@@ -209,6 +210,7 @@ def _unlike(problem: Problem) -> heterogeneity.Heterogeneity:
 def measure(
     problem: Problem,
     evaluation: gr.Batch,
+    engine: str,
     params: stacking.Params,
     blocks: tuple[Tensor, ...],
     here: Tensor,
@@ -216,35 +218,41 @@ def measure(
     """Measure the clients `here`; every model is tried on every client's data, of whom there is one batch each."""
     rows = {name: p[here.to(p.device)] for name, p in params.items()}
     centre = mean_model(rows)
-    at_mean = _everywhere(problem, centre, evaluation)
+    at_mean = _everywhere(problem, centre, evaluation, engine)
     losses = [
-        float(_everywhere(problem, stacking.client(rows, i), evaluation).mean())
+        float(_everywhere(problem, stacking.client(rows, i), evaluation, engine).mean())
         for i in range(len(here))
     ]
-    own = gr.losses(problem.loss, params, evaluation)[here.to(at_mean.device)]
+    own = gr.losses(problem.loss, params, evaluation, over=gr.map_of(engine))[
+        here.to(at_mean.device)
+    ]
     return Measurement(
         mean_model=float(at_mean.mean()),
         validation=float(at_mean.mean()),
         clients=losses,
         own=own.tolist(),
         consensus=[stacking.consensus_distance(x[here.to(x.device)]) for x in blocks],
-        gradient_norm=_gradient_norm(problem, centre, evaluation),
+        gradient_norm=_gradient_norm(problem, centre, evaluation, engine),
         scores={},
     )
 
 
-def _everywhere(problem: Problem, model: stacking.Params, evaluation: gr.Batch) -> Tensor:
+def _everywhere(
+    problem: Problem, model: stacking.Params, evaluation: gr.Batch, engine: str
+) -> Tensor:
     """Return the loss (N,) of one model on each client's batch."""
     stacked = {name: p.expand(problem.clients, *p.shape) for name, p in model.items()}
-    return gr.losses(problem.loss, stacked, evaluation)
+    return gr.losses(problem.loss, stacked, evaluation, over=gr.map_of(engine))
 
 
 @torch.enable_grad()
-def _gradient_norm(problem: Problem, model: stacking.Params, evaluation: gr.Batch) -> float:
+def _gradient_norm(
+    problem: Problem, model: stacking.Params, evaluation: gr.Batch, engine: str
+) -> float:
     """Return || (1/N) sum_i grad f_i(x) || at one model."""
     where = stacking.Layout(tuple(model), tuple(tuple(p.shape) for p in model.values()))
     x = stacking.flatten(
         {name: p.expand(problem.clients, *p.shape) for name, p in model.items()}, where.names
     )
-    g = gr.stacked(problem.loss)(x, where, {}, evaluation)[1]
+    g = gr.ENGINES[engine](problem.loss)(x, where, {}, evaluation)[1]
     return float(g.double().mean(0).norm())

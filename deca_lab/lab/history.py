@@ -1,5 +1,6 @@
 """What a run leaves: tables, ledger and summary, in memory and as a folder that can be read back."""
 
+import csv
 import json
 from dataclasses import dataclass, field, fields
 from io import StringIO
@@ -104,10 +105,14 @@ class Record:
     config: dict[str, Any] = field(default_factory=dict)
     metric_names: list[str] = field(default_factory=list)  # the user's own
     stopped: bool = False  # early, by a callback
+    writing: float = 0.0  # seconds that the last checkpoint took
+    written_at: float = 0.0  # when, on this process's clock
+    labels: list[str] = field(default_factory=list)  # of the corpus, in order: a head's outputs
 
     def lasting(self) -> dict[str, Any]:
-        """Return what equal runs share to the bit, for the checkpoint: all but the timings, which have their own file."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "timings"}
+        """Return what equal runs share to the bit, for the checkpoint: all but what was read from a clock."""
+        clocks = ("timings", "writing", "written_at")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in clocks}
 
     @property
     def seconds(self) -> float:
@@ -174,7 +179,12 @@ def load(folder: Path | str) -> History:
 
 
 def _table(path: Path, index: int | None = None) -> pd.DataFrame:
-    return pd.read_csv(StringIO(read_text(path, "the run folder's")), index_col=index)
+    text = read_text(path, "the run folder's")
+    table = pd.read_csv(StringIO(text), index_col=index)
+    if index is None:
+        return table
+    names = next(csv.reader(StringIO(text)))[1:]  # pandas renames a label that is called "client"
+    return table.set_axis(names, axis=1)
 
 
 def gather(lab: Lab, state: State, record: Record, folder: Path | None) -> History:
@@ -243,6 +253,11 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
     """Return the run in a few numbers, all of JSON's types."""
     unlike = lab.heterogeneity
     first, last, memory = record.metrics[0], record.metrics[-1], ledger.memory(lab.plan)
+    scores = {
+        name: last[name]
+        for name in last
+        if name.startswith("test_") and name not in ("test_loss", "test_perplexity")
+    }
     return {
         "method": lab.config.method,
         "clients": lab.config.clients,
@@ -257,11 +272,8 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "stopped_early": record.stopped,
         "own_metrics": {name: last[name] for name in record.metric_names},
         "task": lab.config.task if lab.objects.problem is None else "fit",
-        "scores": {
-            name: last[name]
-            for name in last
-            if name.startswith("test_") and name not in ("test_loss", "test_perplexity")
-        },
+        "scores": scores,
+        "majority": lab.majority,
         "client_test_loss_end": last["client_test_loss"],
         "consensus_end": last["consensus"],
         "bytes_sent": int(state.sent.sum()),
@@ -279,11 +291,19 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "entropy_floor": entropy_floor(lab.corpus),
         "corpus": lab.config.corpus,
         "fingerprint": lab.corpus.fingerprint,
-        "notes": list(lab.notes),
+        "notes": [*lab.notes, *_at_chance(scores.get("test_accuracy"), lab.majority)],
         "parameters": sum(w.width for w in lab.plan.layouts),
         "device": str(lab.device),
         "torch": torch.__version__,
     }
+
+
+def _at_chance(accuracy: float | None, majority: float | None) -> list[str]:
+    """Return the note about a run that learned no more than which label is the commonest."""
+    if accuracy is None or majority is None or accuracy > majority:
+        return []
+    usual = f"{majority:.3f}, that of always naming the commonest label of the test set"
+    return [f"at chance: the mean model's test accuracy {accuracy:.3f} is not above {usual}"]
 
 
 def _faults(lab: Lab, state: State) -> dict[str, float]:

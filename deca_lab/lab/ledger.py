@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deca_lab.algorithm.channel import Call, silence
 from deca_lab.algorithm.loop import Plan
+from deca_lab.algorithm.rounding import scratch
 from deca_lab.models.causal_lm import layer_of
 
 if TYPE_CHECKING:  # torch's own have no types: what is used of them
@@ -105,26 +106,37 @@ def memory(plan: Plan) -> Memory:
     """Return the predicted bytes: weights + (master, gradient, m, v, neighbours' average) of the active block.
 
     With half-precision weights of M bytes, B equal blocks and Adam this is DECA's M + 10 M / B; with float32 weights
-    there is no second master and it is M + 4 M / B. States that are kept are counted for all blocks.
+    there is no second master and it is M + 4 M / B. States that are kept are counted for all blocks. Where a visit
+    ends, half precision holds two masters, m, v and the block rounded from them: no more than that, with Adam.
     """
     n, item, optimiser = plan.topology.n, _item(plan), plan.recipe.optimiser
     widths = [where.width for where in plan.layouts]
-    digits = max(item, 4)  # moments, gradient and average are never in half precision
-    master = digits if item < 4 else 0
+    digits, half = max(item, 4), item < 4  # all but the weights is never in half precision
     weights, widest = n * sum(widths) * item, max(widths)
-    kept = (
-        n * optimiser.matrices * digits * (sum(widths) - widest) if plan.recipe.keep_moments else 0
-    )
-    step = n * widest * (master + (optimiser.matrices + optimiser.scratch) * digits) + _replicas(
-        plan
-    )
-    full = weights + n * sum(widths) * (master + 4 * digits)
+    step = in_hand(plan, widest) + n * widest * optimiser.scratch * digits
+    if half:
+        step = max(step, in_hand(plan, widest) + n * widest * (digits + item) + scratch(n * widest))
+    full = weights + n * sum(widths) * ((digits if half else 0) + 4 * digits)
     return Memory(
         weights,
-        weights + kept + max(step, _all_mixed(plan)),
+        weights + kept(plan) + max(step + _replicas(plan), _all_mixed(plan)),
         full,
         weights * (1 + 10 / len(widths)),
     )
+
+
+def in_hand(plan: Plan, width: int) -> int:
+    """Return the bytes of all clients' optimiser state and master copies of a block of so many columns, in use."""
+    item = _item(plan)
+    copies = plan.recipe.optimiser.matrices + (1 if item < 4 else 0)
+    return plan.topology.n * width * copies * max(item, 4)
+
+
+def kept(plan: Plan) -> int:
+    """Return the bytes of the states of all blocks but the widest, where states are kept between visits."""
+    widths = [where.width for where in plan.layouts]
+    others = (sum(widths) - max(widths)) * plan.recipe.optimiser.matrices
+    return plan.topology.n * others * max(_item(plan), 4) if plan.recipe.keep_moments else 0
 
 
 def _replicas(plan: Plan) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deca_lab.algorithm import stacking
-from deca_lab.algorithm.gradients import Batch, Loss, losses
+from deca_lab.algorithm.gradients import Batch, Loss, Map, length, losses, pieces
 from deca_lab.algorithm.stacking import Params
 
 CHUNK = 8  # windows that a forward pass takes at once from each client
@@ -81,15 +81,24 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def measure(loss: Loss, params: Params, blocks: tuple[Tensor, ...], probe: Probe) -> Measurement:
-    """Measure stacked parameters: `blocks` are the same numbers as matrices X_k (N, D_k)."""
-    centre = mean_model(params)
+def measure(
+    loss: Loss,
+    params: Params,
+    blocks: tuple[Tensor, ...],
+    probe: Probe,
+    over: Map = torch.vmap,
+) -> Measurement:
+    """Measure stacked parameters: `blocks` are the same numbers as matrices X_k (N, D_k).
+
+    `over` maps the loss over the clients, as torch.vmap does.
+    """
+    centre, pooled = mean_model(params), each(probe.own, lambda t: t.flatten(0, 1))
     alone = {name: p[None] for name, p in centre.items()}
     return Measurement(
-        mean_model=float(common_losses(loss, alone, probe.test)[0]),
-        validation=float(common_losses(loss, alone, each(probe.own, lambda t: t.flatten(0, 1)))[0]),
-        clients=common_losses(loss, params, probe.test).tolist(),
-        own=own_losses(loss, params, probe.own).tolist(),
+        mean_model=float(common_losses(loss, alone, probe.test, over)[0]),
+        validation=float(common_losses(loss, alone, pooled, over)[0]),
+        clients=common_losses(loss, params, probe.test, over).tolist(),
+        own=own_losses(loss, params, probe.own, over).tolist(),
         consensus=[stacking.consensus_distance(x) for x in blocks],
         gradient_norm=gradient_norm(loss, centre, probe.train),
         scores=_scores(probe, params, alone),
@@ -109,38 +118,39 @@ def _scores(probe: Probe, params: Params, alone: Params) -> dict[str, float]:
     }
 
 
+def one_by_one(score: Scores) -> Scores:
+    """Return the same scores of clients that are read one after another, so that nothing is stacked."""
+
+    def scores(params: Params) -> dict[str, Tensor]:
+        count = len(next(iter(params.values())))
+        rows = [score({n: p[i : i + 1] for n, p in params.items()}) for i in range(count)]
+        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+    return scores
+
+
 def mean_model(params: Params) -> Params:
     """Return the mean over clients, summed in float32 at least."""
     wide = {n: p.float() if p.element_size() < 4 else p for n, p in params.items()}
     return {n: p.to(params[n].dtype) for n, p in stacking.mean(wide).items()}
 
 
-def common_losses(loss: Loss, params: Params, data: Batch) -> Tensor:
+def common_losses(loss: Loss, params: Params, data: Batch, over: Map = torch.vmap) -> Tensor:
     """Return every client's mean loss (N,) on the same data (n, ...), float64."""
     parts = [
-        losses(loss, params, chunk, common=True).double() * _count(chunk)
-        for chunk in _chunks(data, CHUNK)
+        losses(loss, params, chunk, True, over).double() * length(chunk)
+        for chunk in pieces(data, CHUNK)
     ]
-    return torch.stack(parts).sum(0) / _count(data)
+    return torch.stack(parts).sum(0) / length(data)
 
 
-def own_losses(loss: Loss, params: Params, data: Batch) -> Tensor:
+def own_losses(loss: Loss, params: Params, data: Batch, over: Map = torch.vmap) -> Tensor:
     """Return every client's mean loss (N,) on its own data (N, n, ...), float64."""
     parts = [
-        losses(loss, params, chunk).double() * _count(chunk, 1) for chunk in _chunks(data, CHUNK, 1)
+        losses(loss, params, chunk, False, over).double() * length(chunk, 1)
+        for chunk in pieces(data, CHUNK, 1)
     ]
-    return torch.stack(parts).sum(0) / _count(data, 1)
-
-
-def _chunks(data: Batch, size: int, axis: int = 0) -> list[Batch]:
-    """Return the data in pieces of at most `size` along an axis; every tensor of a tuple alike."""
-    if isinstance(data, tuple):
-        return list(zip(*(_chunks(part, size, axis) for part in data), strict=True))
-    return list(data.split(size, dim=axis))
-
-
-def _count(data: Batch, axis: int = 0) -> int:
-    return _count(data[0], axis) if isinstance(data, tuple) else int(data.shape[axis])
+    return torch.stack(parts).sum(0) / length(data, 1)
 
 
 def each(data: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -153,8 +163,8 @@ def gradient_norm(loss: Loss, params: Params, data: Batch) -> float:
     leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
     pooled = each(data, lambda t: t.flatten(0, 1))
     total = [torch.zeros_like(p) for p in leaves.values()]
-    for chunk in _chunks(pooled, 4 * CHUNK):
-        value = loss(leaves, chunk) * (_count(chunk) / _count(pooled))
+    for chunk in pieces(pooled, 4 * CHUNK):
+        value = loss(leaves, chunk) * (length(chunk) / length(pooled))
         total = [
             t + g
             for t, g in zip(total, torch.autograd.grad(value, list(leaves.values())), strict=True)

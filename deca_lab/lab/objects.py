@@ -102,17 +102,22 @@ def _require_callables(objects: Objects) -> None:
     check(given, "callbacks", objects.callbacks, "a list of functions of a Snapshot")
 
 
-def _corpus(config: RunConfig, data: Any) -> Corpus:  # noqa: ANN401 - whatever was given
+def columns_and_rows(config: RunConfig) -> dict[str, Any]:
+    """Return what the Data knobs say of columns and rows, as `corpora.load` takes it."""
     labels = [name.strip() for name in config.labels.split(",") if name.strip()]
-    return corpus_of(
-        data,
-        text=config.text_column or None,
-        label=config.label_column or None,
-        answer=config.answer_column if config.task == "generate" else None,
-        labels=labels or None,
-        max_rows=config.max_rows or None,
-        seed=config.seed,
-    )
+    return {
+        "text": config.text_column or None,
+        "label": config.label_column or None,
+        "answer": config.answer_column if config.task == "generate" else None,
+        "labels": labels or None,
+        "max_rows": config.max_rows or None,
+        "seed": config.seed,
+    }
+
+
+def _corpus(config: RunConfig, data: Any) -> Corpus:  # noqa: ANN401 - whatever was given
+    _require_unread(config, ("hub_split", "hub_revision"), "dataset")
+    return corpus_of(data, **columns_and_rows(config))
 
 
 def _graph(config: RunConfig, given: Any) -> Topology:  # noqa: ANN401 - whatever was given

@@ -1,7 +1,7 @@
 """A config becomes everything that a run needs: text, shards, model, blocks, topology, plan. All checks happen here."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,29 +13,30 @@ from deca_lab.algorithm import blocks as bl
 from deca_lab.algorithm import moments, stacking
 from deca_lab.algorithm.channel import Carrier, Wrap, gossip
 from deca_lab.algorithm.compiled import missing, require_compiler, worth
-from deca_lab.algorithm.gradients import ENGINES, Engine, Loss, stacked
+from deca_lab.algorithm.gradients import ENGINES, Engine, Loss, Map, in_parts, in_turn, map_of
 from deca_lab.algorithm.loop import Plan, Recipe, plan
 from deca_lab.algorithm.optimisers import OPTIMISERS, Optimiser, OptimiserSpec
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.schedules import SCHEDULES, schedule
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.lab.ledger import flops
-from deca_lab.lab.metrics import Measurement, Probe, each, measure
-from deca_lab.lab.objects import NOTHING, Objects, accepted, named
+from deca_lab.lab.metrics import Measurement, Probe, each, measure, one_by_one
+from deca_lab.lab.objects import NOTHING, Objects, accepted, columns_and_rows, named
 from deca_lab.methods import resolve
 from deca_lab.mixing.doctor import Diagnosis, require_sound
 from deca_lab.mixing.topology import Topology, topology
-from deca_lab.models.causal_lm import depth
+from deca_lab.models.causal_lm import layer_of
 from deca_lab.models.factor_mixing import decaf
+from deca_lab.models.pretrained import first_line
 from deca_lab.network import compression, faults
 from deca_lab.network.faults import Faults
 from deca_lab.network.lossy_mixing import lossy
 from deca_lab.network.processes import ALONE, Halo, World, gathered, over, through_server
-from deca_lab.runconfig import RunConfig
+from deca_lab.runconfig import OBJECT, RunConfig
 from deca_lab.text import heterogeneity, shards, tasks
 from deca_lab.text.corpora import CORPORA, Corpus, load
 from deca_lab.text.shards import Shards
-from deca_lab.text.tokens import tokenizer
+from deca_lab.text.tokens import tokenizer_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -70,6 +71,7 @@ class Lab(NamedTuple):
     world: World = World()  # the processes that share the clients
     failing: Faults = Faults()  # what goes wrong on the way
     objects: Objects = NOTHING  # what was given in place of names
+    majority: float | None = None  # accuracy of always naming the test set's commonest label
 
 
 def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING) -> Lab:
@@ -79,6 +81,7 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     alone.
     """
     from deca_lab.models import causal_lm
+    from deca_lab.models.classifier import pad_of
 
     objects = accepted(config, objects)
     config = resolve(named(config, objects), objects.method)
@@ -86,10 +89,12 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     world = world.of(config.clients)
     recipe = recipe_of(config, objects.optimiser)
     corpus = objects.dataset or read_corpus(config)
-    which = objects.tokenizer or tokenizer(config.tokenizer)
-    model = load_model(config, len(which), objects.model).to(device)
+    which, noted = tokenizer_of(config, objects.tokenizer)
+    head = has_head(config, objects.model)
+    labels = corpus.label_names if head else ()
+    model = load_model(config, len(which), objects.model, labels, pad_of(which)).to(device)
     parts = split_of(config, corpus)
-    data = shards.build(corpus, parts, which, config.context)
+    data = shards.build(corpus, parts, which, config.context, whole=head)
     cut = blocks_of(
         config,
         causal_lm.anatomy(model),
@@ -107,6 +112,7 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
         device,
         config.eval_windows,
         words_of(config),
+        head,
     )
     values = causal_lm.trainable(model)
     mine = world.mine
@@ -120,7 +126,11 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
         if world.size == 1
         else lambda step: each(task.batches(step), lambda t: t[mine]),
     )
-    probe = Probe(task.test, task.own, task.train, task.score, task.validation_score)
+    over = map_of(config.engine)
+    scores = [task.score, task.validation_score]
+    if over is in_turn:
+        scores = list(map(one_by_one, scores))
+    probe = Probe(task.test, task.own, task.train, *scores)
     failing = faults_of(config, topo, len(cut))
     carrier, wraps = channel_of(config, failing, topo, world)
     laid = plan(
@@ -133,9 +143,9 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
         site=world.site,
     )
     frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
-    apart = heterogeneity.measure(data, start_gradients(problem, world))
+    apart = heterogeneity.measure(data, start_gradients(problem, world, at_once(config.engine)))
     config, told = with_engine(config, laid, model)
-    notes = (*data.notes, *task.notes, *told)
+    notes = (*data.notes, *noted, *task.notes, *told)
     return Lab(
         config,
         corpus,
@@ -147,13 +157,14 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
         apart,
         laid,
         probe,
-        partial(_on_probe, problem.loss, probe),
+        partial(_on_probe, problem.loss, probe, over),
         frozen,
         device,
         notes,
         world,
         failing,
         objects,
+        task.majority,
     )
 
 
@@ -181,22 +192,55 @@ def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topolog
 
 
 def _on_probe(
-    loss: Loss, probe: Probe, params: stacking.Params, blocks: tuple[Tensor, ...], here: Tensor
+    loss: Loss,
+    probe: Probe,
+    over: Map,
+    params: stacking.Params,
+    blocks: tuple[Tensor, ...],
+    here: Tensor,
 ) -> Measurement:
     """Measure the clients `here`, of whom there are rows in `params` and `blocks`, on the data of the probe."""
     count = len(next(iter(params.values())))
     if len(here) == count:
-        return measure(loss, params, blocks, probe)
+        return measure(loss, params, blocks, probe, over)
     at = here.to(blocks[0].device)
     own = probe._replace(own=each(probe.own, lambda t: t[at]))
-    return measure(
-        loss, {name: p[at] for name, p in params.items()}, tuple(x[at] for x in blocks), own
-    )
+    rows = {name: p[at] for name, p in params.items()}
+    return measure(loss, rows, tuple(x[at] for x in blocks), own, over)
+
+
+def at_once(engine: str) -> str:
+    """Return the engine for a single gradient, or before "auto" has chosen: no graph would pay back."""
+    return "stacked" if engine in (AUTO, "compiled") else engine
 
 
 def engine_of(config: RunConfig) -> Engine:
-    """Return what computes the clients' gradients."""
-    return pick(ENGINES, config.engine, "engine")
+    """Return what computes the clients' gradients, a few examples at a time where the config says so."""
+    name = at_once(AUTO) if config.engine == AUTO else config.engine
+    engine = pick(ENGINES, name, "engine")
+    return in_parts(engine, config.micro_batch) if config.micro_batch else engine
+
+
+def tokenizer_of(
+    config: RunConfig, given: "PreTrainedTokenizerBase | None" = None
+) -> tuple["PreTrainedTokenizerBase", tuple[str, ...]]:
+    """Return the tokenizer of the config, or the one `given`, and a note where it was chosen."""
+    from deca_lab.models.causal_lm import source_of
+
+    if given is not None:
+        return given, ()
+    by_name = not config.model.startswith(OBJECT)
+    source = source_of(config.model) if by_name else ""
+    return tokenizer_for(config.tokenizer, source, config.model_revision)
+
+
+def has_head(config: RunConfig, given: nn.Module | None = None) -> bool:
+    """Say whether a head for labels trains; raise BadInput where head, model and task do not fit."""
+    from deca_lab.models.classifier import trains_head
+
+    headed = pick(tasks.TASKS, config.task, "task").headed is not None
+    model = config.model if given is None else given
+    return trains_head(config.head, model, config.task, headed)
 
 
 def with_engine(config: RunConfig, laid: Plan, model: nn.Module) -> tuple[RunConfig, list[str]]:
@@ -204,7 +248,8 @@ def with_engine(config: RunConfig, laid: Plan, model: nn.Module) -> tuple[RunCon
     if config.engine not in (AUTO, "compiled"):
         return config, []
     kind, tokens = laid.channel.like.device.type, config.clients * config.batch * config.context
-    count = worth(len(laid.blocks), depth(model), flops(laid, model, tokens), kind)
+    layers = {layer_of(name) for name, _ in model.named_parameters()} - {None}
+    count = worth(len(laid.blocks), len(layers), flops(laid, model, tokens), kind)
     if config.engine == "compiled":
         return config, [f"engine compiled: {count.line}"]
     lacking = missing(kind)
@@ -214,10 +259,17 @@ def with_engine(config: RunConfig, laid: Plan, model: nn.Module) -> tuple[RunCon
 
 
 def load_model(
-    config: RunConfig, vocabulary: int, given: nn.Module | None = None
+    config: RunConfig,
+    vocabulary: int,
+    given: nn.Module | None = None,
+    labels: Sequence[str] = (),
+    pad: int | None = None,
 ) -> "PreTrainedModel":
-    """Return the model of the config, or a copy of the one `given`, with a base in 4 bits and adapters where asked for."""
-    from deca_lab.models import adapters, causal_lm, four_bit, own_model
+    """Return the model of the config, or a copy of the one `given`, with a base in 4 bits and adapters where asked for.
+
+    With `labels` it is a classifier whose head trains, of texts that the id `pad` fills up.
+    """
+    from deca_lab.models import adapters, causal_lm, classifier, four_bit, own_model
 
     make = pick(
         {"none": None, "lora": adapters.lora, "bottleneck": adapters.bottleneck},
@@ -231,26 +283,29 @@ def load_model(
         config.base_weights,
         "full without an adapter: all of it trains",
     )
-    dtype = pick(DTYPES, config.dtype, "dtype")
-    model: Any = (
-        causal_lm.load(
-            config.model,
-            seed=config.seed,
-            dtype=dtype,
-            vocabulary=vocabulary,
-            context=config.context,
-        )
-        if given is None
-        else own_model.model_of(given, dtype=dtype, vocabulary=vocabulary, context=config.context)
+    dtype, revision = pick(DTYPES, config.dtype, "dtype"), config.model_revision
+    check(given is None or not revision, "model_revision", revision, "left empty beside model=")
+    sizes: dict[str, Any] = {"dtype": dtype, "vocabulary": vocabulary, "context": config.context}
+    if labels:
+        sizes |= {"labels": labels, "pad": pad}
+    by_name, of_object = (
+        (classifier.load, classifier.classifier_of)
+        if labels
+        else (causal_lm.load, own_model.model_of)
     )
+    model: Any = (
+        by_name(config.model, seed=config.seed, revision=revision, **sizes)
+        if given is None
+        else of_object(given, over=map_of(config.engine), **sizes)
+    )
+    head = classifier.head_names(model) if labels else ()
     base = model if store is None else store(model)
     if make is None:
         return base
     if make is adapters.bottleneck:
-        return adapters.bottleneck(base, config.rank, config.seed)
-    return adapters.lora(
-        base, config.rank, config.lora_alpha, config.targets, config.seed, config.frozen_factor
-    )
+        return adapters.bottleneck(base, config.rank, config.seed, head=head)
+    factors = config.rank, config.lora_alpha, config.targets, config.seed, config.frozen_factor
+    return adapters.lora(base, *factors, head)
 
 
 def find_device(name: str) -> torch.device:
@@ -271,18 +326,11 @@ def find_device(name: str) -> torch.device:
 
 def read_corpus(config: RunConfig) -> Corpus:
     """Return the corpus that the config's Data knobs name."""
-    chosen = [name.strip() for name in config.labels.split(",") if name.strip()]
-    wants = config.task == "generate" and config.corpus not in CORPORA
-    return load(
-        config.corpus,
-        split=config.hub_split,
-        text=config.text_column or None,
-        label=config.label_column or None,
-        answer=config.answer_column if wants else None,
-        labels=chosen or None,
-        max_rows=config.max_rows or None,
-        seed=config.seed,
-    )
+    asked = columns_and_rows(config)
+    if config.corpus in CORPORA:
+        asked["answer"] = None  # it brings its own
+    revision = config.hub_revision or None
+    return load(config.corpus, split=config.hub_split, revision=revision, **asked)
 
 
 def words_of(config: RunConfig) -> dict[str, str] | None:
@@ -465,10 +513,21 @@ def _require_short_messages(config: RunConfig, topo: Topology) -> None:
     check(not topo.served, "compress", config.compress, served)
 
 
-def start_gradients(problem: Problem, world: World) -> stacking.Params:
-    """Return every client's gradient at the common start, on the batch of step 0, stacked; on ranks but 0 its own alone."""
+def start_gradients(problem: Problem, world: World, engine: str = "stacked") -> stacking.Params:
+    """Return every client's gradient at the common start, on the batch of step 0, stacked; on ranks but 0 its own alone.
+
+    Raises BadInput where the engine cannot take it: the model's own operations refuse torch.vmap, or gradients.
+    """
     where = stacking.layout(problem.start, list(problem.start))
-    _, g = stacked(problem.loss)(
-        stacking.flatten(problem.start, where.names), where, {}, problem.batches(0)
-    )
+    gradients = pick(ENGINES, engine, "engine")(problem.loss)
+    try:
+        _, g = gradients(
+            stacking.flatten(problem.start, where.names), where, {}, problem.batches(0)
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # functorch's, or autograd's
+        others = " or ".join(name for name in ENGINES if name != engine)
+        line = f"model does not train with --engine {engine}: {first_line(error)}; try {others}"
+        raise BadInput(line) from error
     return stacking.unflatten(gathered(world, g), where)

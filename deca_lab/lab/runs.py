@@ -26,7 +26,12 @@ from deca_lab.lab.snapshot import Snapshot
 from deca_lab.methods import Method
 from deca_lab.models.factor_mixing import interference
 from deca_lab.network.processes import World, broadcast, gathered_state, scattered_state, summed
-from deca_lab.runconfig import RunConfig, from_json
+from deca_lab.runconfig import RunConfig, defaults, from_json
+
+CHEAP, WRITING = (
+    1.0,
+    0.05,
+)  # a checkpoint's seconds that nobody minds, and its share of a run's time
 
 Callback = Callable[[Snapshot], bool | None]  # True ends the run
 Progress = Callable[
@@ -181,15 +186,17 @@ def read_config(folder: Path | str) -> RunConfig:
 
 def _blank(lab: Lab) -> Record:
     own = sorted(lab.objects.metrics or {})
-    return Record(fingerprint=lab.corpus.fingerprint, config=asdict(lab.config), metric_names=own)
+    return Record(
+        fingerprint=lab.corpus.fingerprint,
+        config=asdict(lab.config),
+        metric_names=own,
+        labels=list(lab.corpus.label_names),
+    )
 
 
 def _require_same(lab: Lab, record: Record, folder: Path) -> None:
-    changed = [
-        f.name
-        for f in fields(RunConfig)
-        if record.config.get(f.name) != getattr(lab.config, f.name)
-    ]
+    stored = {**defaults(), **record.config}  # a knob that came later was at its default
+    changed = [f.name for f in fields(RunConfig) if stored[f.name] != getattr(lab.config, f.name)]
     if changed:
         raise BadInput(
             f"{folder}/config.json was changed since the checkpoint ({', '.join(changed)}): "
@@ -286,10 +293,8 @@ def _written_down(
     lab: Lab, state: State, record: Record, folder: Path | None, began: float
 ) -> State | None:
     """Measure and keep the state where the config says so; return then that of all clients."""
-    measured, kept = (
-        _due(state.step, every, lab)
-        for every in (lab.config.eval_every, lab.config.checkpoint_every)
-    )
+    measured = _due(state.step, lab.config.eval_every, lab)
+    kept = _due(state.step, lab.config.checkpoint_every, lab) and _worth_writing(lab, state, record)
     if not (measured or kept):
         return None
     _require_finite(lab.plan, state, _everybodys(lab, _wild(state)) > 0, "model", folder)
@@ -301,10 +306,22 @@ def _written_down(
     return whole
 
 
+def _worth_writing(lab: Lab, state: State, record: Record) -> bool:
+    """Say whether a checkpoint at a visit's end would not take too much of the run's time; all processes say the same."""
+    if lab.config.checkpoint_every or state.step == lab.plan.steps:
+        return True
+    since = time.perf_counter() - record.written_at
+    cheap = record.writing < CHEAP or record.writing <= WRITING * since
+    return bool(_anybodys(lab, int(cheap and lab.world.rank == 0)))
+
+
 def _keep(folder: Path, state: State, record: Record) -> None:
     """Write a checkpoint of all clients."""
+    began = time.perf_counter()
     history.save_timings(folder, record)
     checkpoint.save(folder / "checkpoint.safetensors", state, record.lasting())
+    record.written_at = time.perf_counter()
+    record.writing = record.written_at - began
 
 
 def _stop(lab: Lab, folder: Path | None, state: State, record: Record) -> None:

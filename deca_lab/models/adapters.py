@@ -4,7 +4,10 @@ The base is held once by the model; clients differ in the adapters' names alone,
 """
 
 import copy
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 
 from deca_lab.errors import check, pick
 from deca_lab.models.causal_lm import layer_of, with_parameters
-from deca_lab.models.four_bit import NF4Linear, plain, projections, shape_of, weight_of
+from deca_lab.models.four_bit import NF4Linear, is_conv1d, plain, projections, shape_of, weight_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,6 +91,10 @@ FIRST_OF_ATTENTION = {
     "v_proj",
     "query",
     "value",
+    "q_lin",
+    "v_lin",
+    "query_proj",
+    "value_proj",
     "c_attn",
     "query_key_value",
     "qkv_proj",
@@ -112,18 +119,13 @@ def mlp(names: Names) -> list[str]:
     return [name for name in names if _part(name) in last]
 
 
-def all_linear(names: Names) -> list[str]:
-    """Every linear map of the layers; not embeddings and head."""
-    return list(names)
-
-
 SHORTCUTS: dict[str, Callable[[Names], list[str]]] = {
     "query-value": query_value,
     "attention": attention,
     "mlp": mlp,
-    "all-linear": all_linear,
+    "all-linear": list,  # of the layers; not embeddings and head
 }
-PLACES: dict[str, Callable[[Names], list[str]]] = {"both": all_linear, "mlp": mlp}
+PLACES: dict[str, Callable[[Names], list[str]]] = {"both": list, "mlp": mlp}
 
 
 def lora(
@@ -133,8 +135,11 @@ def lora(
     targets: str = "query-value",
     seed: int = 0,
     freeze: str = "none",
+    head: Names = (),
 ) -> "PreTrainedModel":
     """Return a copy of the model in which only LoRA's factors on the target modules train; the argument is untouched.
+
+    So do the parameters named in `head`, in full, as what peft calls modules_to_save.
 
     `targets`: comma-separated endings of module names ("q_proj,v_proj", "attn.c_proj") or names of SHORTCUTS. GPT-2's
     fused c_attn (query, key and value) is one target with one pair of factors. `freeze="A"` keeps every A at its start,
@@ -147,7 +152,7 @@ def lora(
     check(fits, "rank", rank, f"1 to {smallest}, the smaller dimension of {where}")
     check(0 < alpha < float("inf"), "alpha", alpha, "a positive number")
     fixed = pick(FREEZES, freeze, "factor to freeze")
-    twin = _wrapped(model, names, lambda base, rng: LoRA(base, rank, alpha, rng), seed)
+    twin = _wrapped(model, names, lambda base, rng: LoRA(base, rank, alpha, rng), seed, head)
     for name, p in twin.named_parameters():
         p.requires_grad_(p.requires_grad and not name.endswith(fixed))
     return twin
@@ -159,8 +164,9 @@ def bottleneck(
     seed: int = 0,
     places: str = "both",
     activation: str = "gelu",
+    head: Names = (),
 ) -> "PreTrainedModel":
-    """Return a copy in which only bottleneck adapters of `width` train; the argument is untouched.
+    """Return a copy in which only bottleneck adapters of `width`, and the `head`, train; the argument is untouched.
 
     They follow the output projections of attention and MLP, before the residual sum, as in Houlsby et al.; with
     `places="mlp"` those of the MLP only. What DECA's baseline "Dec-Adapter" does is not published. Raises BadInput.
@@ -168,14 +174,10 @@ def bottleneck(
     allowed = pick(PLACES, places, "place")(_names(model))
     names = [name for name in _outputs(_names(model)) if name in allowed]
     smallest = min(shape_of(model.get_submodule(name))[0] for name in names)
-    check(
-        isinstance(width, int) and 1 <= width <= smallest,
-        "width",
-        width,
-        f"1 to {smallest}, the model's own width",
-    )
+    fits = isinstance(width, int) and 1 <= width <= smallest
+    check(fits, "width", width, f"1 to {smallest}, the model's own width")
     act = pick(ACTIVATIONS, activation, "activation")
-    return _wrapped(model, names, lambda base, rng: Bottleneck(base, width, act, rng), seed)
+    return _wrapped(model, names, lambda base, rng: Bottleneck(base, width, act, rng), seed, head)
 
 
 def targets_of(model: "PreTrainedModel", targets: str) -> list[str]:
@@ -195,19 +197,45 @@ def merge(model: "PreTrainedModel", params: Mapping[str, Tensor]) -> "PreTrained
     4-bit weights come back in their first dtype, with the levels that they were rounded to, so that the logits stay the
     adapted model's. Raises BadInput for bottlenecks, which are not linear.
     """
-    linear = not _modules_of(model, Bottleneck)
-    check(
-        linear,
-        "model",
-        "one with bottleneck adapters",
+    linear, only = (
+        not _modules_of(model, Bottleneck),
         "one with LoRA's factors only: they are linear",
     )
+    check(linear, "model", "one with bottleneck adapters", only)
     twin = with_parameters(model, params)
     for name, module in _modules_of(twin, LoRA).items():
         twin.set_submodule(name, _folded(module))
     for name, module in _modules_of(twin, NF4Linear).items():
         twin.set_submodule(name, plain(module, weight_of(module)))
     return twin.requires_grad_(True)
+
+
+def save_peft(model: nn.Module, base: str, out: Path) -> None:
+    """Write the LoRA factors that the model holds as a PEFT adapter of the model that `base` names.
+
+    The folder `out` gets adapter_config.json and adapter_model.safetensors.
+    """
+    from safetensors.torch import save_file
+
+    wrapped = _modules_of(model, LoRA)
+    one = next(iter(wrapped.values()))
+    assert isinstance(one, LoRA)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": len(one.lora_A),
+        "lora_alpha": one.scale * len(one.lora_A),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": is_conv1d(one.base),
+        "target_modules": list(wrapped),
+    }
+    factors = {n: p for n, p in model.named_parameters() if n.endswith(("lora_A", "lora_B"))}
+    named = {f"base_model.model.{n}.weight": p.detach().cpu() for n, p in factors.items()}
+    save_file(named, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    (out / "adapter_config.json").write_text(json.dumps(config, indent=1))
 
 
 def _folded(module: nn.Module) -> nn.Module:
@@ -224,11 +252,14 @@ def _wrapped(
     names: Names,
     wrap: Callable[[nn.Module, np.random.Generator], nn.Module],
     seed: int,
+    head: Names,
 ) -> "PreTrainedModel":
-    """A frozen copy with the named modules wrapped, each with its own generator."""
+    """A frozen copy with the named modules wrapped, each with its own generator; the head trains."""
     check(isinstance(seed, int) and seed >= 0, "seed", seed, "a whole number, 0 or more")
     places = {name: k for k, name in enumerate(_names(model))}
-    twin = copy.deepcopy(model).requires_grad_(False)
+    twin = copy.deepcopy(model)
+    for name, p in twin.named_parameters():
+        p.requires_grad_(p.requires_grad and name in head)
     for name in names:
         rng = np.random.default_rng([seed, places[name], 0x10A])
         twin.set_submodule(name, wrap(twin.get_submodule(name), rng).train(model.training))
@@ -261,8 +292,9 @@ def _meant(names: Names, target: str) -> list[str]:
 
 
 def _part(name: str) -> str:
-    """The attention or the MLP that holds a linear map."""
-    return name.rpartition(".")[0]
+    """The attention or the MLP that holds a linear map; BERT's have parts of their own."""
+    inside = re.match(r"(.*?\.\d+\.\w*att\w*)\.", name, re.IGNORECASE)
+    return inside[1] if inside else re.sub(r"(\.intermediate|\.output)?\.\w+$", "", name)
 
 
 def _last_parts(names: Names) -> set[str]:

@@ -6,6 +6,7 @@ becomes named tensors, a loss that is a function of them, and an anatomy that sa
 """
 
 import copy
+import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,7 +19,9 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deca_lab.errors import BadInput, check, pick
-from deca_lab.models.hub import hub_or_offline, is_a
+from deca_lab.models import pretrained
+from deca_lab.models.hub import is_a
+from deca_lab.models.pretrained import Purpose
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -26,9 +29,9 @@ if TYPE_CHECKING:
 BYTES = 259  # ByT5Tokenizer(extra_ids=0): pad 0, end 1, unknown 2, then the 256 bytes
 POSITIONS = 512  # the longest context of a random preset
 Model = TypeVar("Model", bound=nn.Module)
-Logits = Callable[
-    [Mapping[str, Tensor], Tensor], Tensor
-]  # one client's parameters, tokens (B, T) -> (B, T, V)
+NOISE = 100  # rounding errors, relative to the largest logit, that may lie between equal results
+# one client's parameters, tokens (B, T) -> (B, T, V); further inputs by name, such as a mask (B, T)
+Logits = Callable[..., Tensor]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 BASE = Path(__file__).with_name("base")
 
@@ -45,26 +48,36 @@ class Preset(NamedTuple):
 
 
 PRESETS: dict[str, Preset] = {
-    "base": Preset(
-        "the pretrained byte model that ships with the lab (Llama family)", source=str(BASE)
-    ),
-    "tiny": Preset("GPT-2 family, 2 layers of width 64, random", family="gpt2", layers=2, width=64),
-    "small": Preset(
-        "GPT-2 family, 4 layers of width 128, random", family="gpt2", layers=4, width=128
-    ),
-    "medium": Preset(
-        "GPT-2 family, 8 layers of width 256, random", family="gpt2", layers=8, width=256
-    ),
-    "llama-tiny": Preset(
-        "Llama family, 2 layers of width 64, random", family="llama", layers=2, width=64, tied=False
-    ),
-    "qwen2-tiny": Preset(
-        "Qwen2 family, 2 layers of width 64, random", family="qwen2", layers=2, width=64
-    ),
-    "gpt2": Preset(
-        "OpenAI's GPT-2, 124 M parameters, from the hub", source="openai-community/gpt2"
-    ),
+    "base": Preset("the pretrained byte model that ships with the lab (Llama family)", str(BASE)),
+    "tiny": Preset("GPT-2 family, 2 layers of width 64, random", "", "gpt2", 2, 64),
+    "small": Preset("GPT-2 family, 4 layers of width 128, random", "", "gpt2", 4, 128),
+    "medium": Preset("GPT-2 family, 8 layers of width 256, random", "", "gpt2", 8, 256),
+    "llama-tiny": Preset("Llama family, 2 layers of width 64, random", "", "llama", 2, 64, False),
+    "qwen2-tiny": Preset("Qwen2 family, 2 layers of width 64, random", "", "qwen2", 2, 64),
+    "gpt2": Preset("OpenAI's GPT-2, 124 M parameters, from the hub", "openai-community/gpt2"),
 }
+
+
+def require_causal(model: nn.Module, vocabulary: int | None = None) -> None:
+    """Raise BadInput where a later token changes an earlier logit, as it does in an encoder."""
+    if is_encoder(model) or _looks_ahead(model, (vocabulary or 3) - 1):
+        raise BadInput(
+            "model looks ahead: logits may depend on the tokens up to their position alone; "
+            "for an encoder take --task classify"
+        )
+
+
+@torch.no_grad()
+def _looks_ahead(model: nn.Module, last: int) -> bool:
+    """Whether the logits of the first of two tokens depend on the second, `last` or 0."""
+    out = logits_of(model)({}, torch.tensor([[last, 0], [last, last]]))  # (2, 2, V)
+    near = NOISE * torch.finfo(next(model.parameters()).dtype).eps * float(out.abs().max())
+    return float((out[0, 0] - out[1, 0]).abs().max()) > near
+
+
+CAUSAL = Purpose(
+    "a causal LM", "AutoModelForCausalLM", lambda config: config, lambda name: False, require_causal
+)
 
 
 def load(
@@ -75,31 +88,37 @@ def load(
     vocabulary: int | None = None,
     context: int | None = None,
     attention: str = "eager",
+    revision: str = "",
+    purpose: Purpose = CAUSAL,
 ) -> "PreTrainedModel":
-    """Return the causal LM that `name` means: a preset, a directory with safetensors, or a hub name "owner/name".
+    """Return the causal LM that `name` means, in eval mode, which turns every dropout off.
 
-    The model is in eval mode with dropout 0 and without a key-value cache; the global random state is untouched.
-    `seed` draws the weights of a random preset; `vocabulary` (token ids) is its size, or what a pretrained model must
-    hold; `context` (tokens) must fit. `attention`: "eager" equals "sdpa" in speed under vmap on a CPU, where sdpa's
-    fused kernel has no batching rule and warns; "sdpa" is the better one on CUDA. In float64 the Llama and Qwen2
-    families still take norms, softmax and rotary angles in float32. Raises BadInput.
+    A preset, a directory that holds safetensors or a GGUF file, such a file, or a hub name "owner/name" of which
+    `revision` is a branch, tag or commit. The global random state is untouched. `seed` draws the weights of a random
+    preset; `vocabulary` (token ids) is its size, or what a pretrained model must hold; `context` (tokens) must fit.
+    `attention`: "eager" equals "sdpa" in speed under vmap on a CPU, where sdpa's fused kernel has no batching rule and
+    warns; "sdpa" is the better one on CUDA. In float64 the Llama and Qwen2 families still take norms, softmax and
+    rotary angles in float32. `purpose` makes it another kind of model, whose weights that a checkpoint may lack are
+    drawn from `seed` too. Raises BadInput.
     """
-    check(
-        vocabulary is None or vocabulary >= 3,
-        "vocabulary",
-        vocabulary,
-        "at least 3 tokens: pad, end and one more",
-    )
+    least = "at least 3 tokens: pad, end and one more"
+    check(vocabulary is None or vocabulary >= 3, "vocabulary", vocabulary, least)
     check(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
     preset = _preset(name)
     if preset.family:
+        check(not revision, "model_revision", revision, f"left empty: {name!r} is no hub name")
+        size = vocabulary or BYTES
         model = draw(
-            preset, seed=seed, dtype=dtype, attention=attention, vocabulary=vocabulary or BYTES
+            preset, seed=seed, dtype=dtype, attention=attention, vocabulary=size, purpose=purpose
         )
     else:
-        model = _pretrained(preset.source, dtype, attention)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = pretrained.read(preset.source, dtype, attention, revision, purpose)
+    make_stackable_(model)
     _check_vocabulary(model, vocabulary)
     check_context(model, 1 if context is None else context)
+    purpose.examine(model)
     return model
 
 
@@ -110,20 +129,12 @@ def draw(
     dtype: torch.dtype = torch.float32,
     attention: str = "eager",
     vocabulary: int = BYTES,
+    purpose: Purpose = CAUSAL,
 ) -> "PreTrainedModel":
     """Return a random model of the preset's shape, drawn in float32 from its own random state, then cast."""
-    from transformers import AutoModelForCausalLM
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(
-            _plain(shape(preset, vocabulary)), attn_implementation=attention
-        )
-    for (
-        p
-    ) in model.parameters():  # not model.to(dtype): rotary frequencies, a buffer, stay in float32
-        p.data = p.data.to(dtype)
-    return model.eval()
+        return pretrained.built(shape(preset, vocabulary), dtype, attention, purpose)
 
 
 def shape(preset: Preset, vocabulary: int = BYTES, heads: int = 4) -> "PretrainedConfig":
@@ -161,12 +172,8 @@ def check_context(model: nn.Module, context: int) -> None:
     text = config.get_text_config() if from_transformers(model) else None
     limit = getattr(text, "max_position_embeddings", None)
     check(context >= 1, "context", context, "at least 1 token")
-    check(
-        limit is None or context <= limit,
-        "context",
-        context,
-        f"at most {limit} tokens, the model's longest context",
-    )
+    most = f"at most {limit} tokens, the model's longest context"
+    check(limit is None or context <= limit, "context", context, most)
 
 
 def trainable(model: nn.Module) -> dict[str, Tensor]:
@@ -191,22 +198,62 @@ def client_loss(model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor], Te
     return loss
 
 
-def logits_of(model: nn.Module) -> Logits:
-    """Return logits(params, tokens (B, T)) -> (B, T, V), in float32 at least; `params` as in `client_loss`."""
-    parameters = dict(model.named_parameters())
-    options = {"use_cache": False} if from_transformers(model) else {}
+def logits_of(model: nn.Module, padded: bool = False) -> Logits:
+    """Return logits(params, tokens (B, T)) -> (B, T, V), in float32 at least; `params` as in `client_loss`.
 
-    def logits(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
-        own = {
-            name: p.detach() for name, p in parameters.items()
-        }  # now: the model may have changed device
+    Further inputs of the model, such as a mask (B, T), are given by name; with one, texts may be `padded`.
+    """
+    parameters, configs = dict(model.named_parameters()), _configs(model)
+
+    def logits(params: Mapping[str, Tensor], tokens: Tensor, **inputs: Tensor) -> Tensor:
+        # Now, and not once for all: the model may have changed device.
+        own = {name: p.detach() for name, p in parameters.items()}
         _check_names(params, own)
-        with _batchable_attention(tokens.device):
-            given = functional_call(model, {**own, **params}, (tokens,), options)
+        with _batchable_attention(tokens.device), _plainly(configs, padded):
+            given = functional_call(model, {**own, **params}, (tokens,), inputs)
         out: Tensor = given if isinstance(given, Tensor) else given.logits
         return out.float() if out.dtype in (torch.float16, torch.bfloat16) else out
 
     return logits
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """The configurations of transformers inside a model, once each."""
+    given: list[Any] = [getattr(part, "config", None) for part in model.modules()]
+    whole = [c for c in given if hasattr(c, "get_text_config")]
+    return list({id(c): c for c in (*whole, *(c.get_text_config() for c in whole))}.values())
+
+
+@contextmanager
+def _plainly(configs: Iterable[Any], padded: bool) -> Iterator[None]:
+    """No key-value cache, and no pad token unless texts are `padded`: GPT-2 would look for it in the data.
+
+    A configuration is the user's own, and is exported: it is put back.
+    """
+    plain = {"use_cache": False, **({} if padded else {"pad_token_id": None})}
+    before = [(c, {k: getattr(c, k) for k in plain if hasattr(c, k)}) for c in configs]
+    try:
+        for config, known in before:
+            for key in known:
+                setattr(config, key, plain[key])
+        yield
+    finally:
+        for config, known in before:
+            for key, value in known.items():
+                setattr(config, key, value)
+
+
+def make_stackable_(model: nn.Module) -> None:
+    """Put torch's own GELU in place of BLOOM's, the same function, which torch.vmap cannot stack."""
+    for part in list(model.modules()):
+        for name, child in part.named_children():
+            if is_a(child, "transformers.models.bloom.modeling_bloom", "BloomGelu"):
+                setattr(part, name, nn.GELU("tanh"))
+
+
+def takes(model: nn.Module, argument: str) -> bool:
+    """Say whether a model's forward names this argument."""
+    return argument in inspect.signature(model.forward).parameters
 
 
 def _batchable_attention(device: torch.device) -> AbstractContextManager[None]:
@@ -220,14 +267,6 @@ def layer_of(name: str) -> int | None:
     Holds for "transformer.h.3...", "model.layers.3...", "gpt_neox.layers.3...", "model.decoder.layers.3...".
     """
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
-
-
-def depth(model: nn.Module) -> int:
-    """Return the number of transformer layers, counted from the names."""
-    return 1 + max(
-        (layer for name, _ in model.named_parameters() if (layer := layer_of(name)) is not None),
-        default=-1,
-    )
 
 
 def anatomy(model: nn.Module) -> dict[str, str | int]:
@@ -268,8 +307,10 @@ def _preset(name: str) -> Preset:
     here = os.path.expanduser(name)
     if os.path.isdir(here):  # False too for a name that no file can have
         return Preset("a directory", source=here)
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise BadInput(f"model {name!r}: there is no such directory")
+    if here.endswith(".gguf") and os.path.isfile(here):
+        return Preset("a GGUF file", source=here)
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(".gguf"):
+        raise BadInput(f"model {name!r}: there is no such directory or GGUF file")
     if name.count("/") == 1 and all(name.split("/")):
         return Preset("a hub name", source=name)
     try:
@@ -280,81 +321,29 @@ def _preset(name: str) -> Preset:
         ) from None
 
 
-def _pretrained(source: str, dtype: torch.dtype, attention: str) -> "PreTrainedModel":
-    """The model in a directory, else on the hub, where no network is one short line."""
-    if Path(source).is_dir():
-        return _read(_checked(source), dtype, attention)
-    with hub_or_offline("model", source):
-        return _read(source, dtype, attention)
+def is_encoder(model: str | nn.Module) -> bool:
+    """Say whether a model, or what a name means, is one of transformers that reads whole texts, such as BERT.
+
+    False too for what cannot be read: it is refused when it is loaded.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    config = (
+        _config_of(_preset(model)) if isinstance(model, str) else getattr(model, "config", None)
+    )
+    decodes = any(getattr(config, key, False) for key in ("is_decoder", "is_encoder_decoder"))
+    return getattr(config, "model_type", None) in MASKED and not decodes
 
 
-def _checked(folder: str) -> str:
-    """Refuse a directory without a model before transformers looks at it."""
-    holds = (Path(folder) / "config.json").is_file() and any(Path(folder).glob("*.safetensors"))
-    check(holds, "model directory", folder, "one that holds config.json and *.safetensors weights")
-    return folder
+def source_of(name: str) -> str:
+    """Return the directory or hub name that a model's name means; "" for random presets and the lab's own base."""
+    source = _preset(name).source
+    return "" if source == str(BASE) else source
 
 
-def _read(source: str, dtype: torch.dtype, attention: str) -> "PreTrainedModel":
-    """Weights from safetensors only, no remote code, every weight present."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    given = {
-        "dtype": dtype,
-        "attn_implementation": attention,
-        "use_safetensors": True,
-        "trust_remote_code": False,
-    }
-    try:
-        config = _plain(AutoConfig.from_pretrained(source, trust_remote_code=False))
-        with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                source, config=config, output_loading_info=True, **given
-            )
-    except (
-        Exception
-    ) as error:  # transformers and safetensors raise a dozen kinds for a damaged or foreign model
-        raise BadInput(
-            f"model {source!r} does not load as a causal LM: {first_line(error)}"
-        ) from error
-    missing = ", ".join(sorted(info["missing_keys"])[:3])
-    check(not missing, f"model {source!r}", f"without weights for {missing}", "complete")
-    return model.eval()
-
-
-def _plain(config: "PretrainedConfig") -> "PretrainedConfig":
-    """A copy of the configuration with every dropout 0 and no key-value cache."""
-    plain = copy.deepcopy(config)
-    make_plain_(plain)
-    return plain
-
-
-def make_plain_(config: "PretrainedConfig") -> None:
-    """Set every dropout of a configuration to 0 and its key-value cache off."""
-    for part in (config, config.get_text_config()):  # often one and the same
-        drops = [k for k, v in vars(part).items() if "drop" in k and isinstance(v, float) and v > 0]
-        for key in drops:
-            setattr(part, key, 0.0)
-        part.use_cache = False
-        part.pad_token_id = (
-            None  # with one, GPT-2 looks for padding in the data, which vmap cannot follow
-        )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' loading bar and its advice; put both back as they were."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
+def _config_of(preset: Preset) -> "PretrainedConfig | None":
+    """The configuration of a preset, or None where it cannot be read."""
+    return shape(preset) if preset.family else pretrained.config_of(preset.source)
 
 
 def _embedding_ids(model: nn.Module) -> set[int]:
@@ -375,25 +364,12 @@ def _ids(modules: Iterable[nn.Module | None]) -> set[int]:
 def _check_names(params: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Every name given must be one of the model's (tied weights have one name only)."""
     strange = [name for name in params if name not in own]
-    check(
-        not strange,
-        "parameter names",
-        ", ".join(strange[:3]),
-        f"names of the model, such as {next(iter(own), '')}",
-    )
+    known = f"names of the model, such as {next(iter(own), '')}"
+    check(not strange, "parameter names", ", ".join(strange[:3]), known)
 
 
 def _check_vocabulary(model: "PreTrainedModel", vocabulary: int | None) -> None:
     """The model's embedding must hold every token id of the tokenizer."""
     rows = model.get_input_embeddings().weight.shape[0]
-    check(
-        (vocabulary or 1) <= rows,
-        "vocabulary",
-        vocabulary,
-        f"at most {rows} tokens, what the model embeds",
-    )
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error, short enough for one line of the terminal."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    most = f"at most {rows} tokens, what the model embeds"
+    check((vocabulary or 1) <= rows, "vocabulary", vocabulary, most)

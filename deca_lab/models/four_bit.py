@@ -49,20 +49,12 @@ def quantise(weight: Tensor, block: int = 64) -> Packed:
     Raises BadInput for an empty or integer weight, and for one that is not finite in float32.
     """
     check(isinstance(block, int) and block >= 1, "block", block, "at least 1 weight to a scale")
-    check(
-        weight.is_floating_point() and weight.numel() > 0,
-        "weight",
-        f"{tuple(weight.shape)} of {weight.dtype}",
-        "a floating-point tensor with elements",
-    )
+    sound, shown = weight.is_floating_point() and weight.numel() > 0, tuple(weight.shape)
+    check(sound, "weight", f"{shown} of {weight.dtype}", "a floating-point tensor with elements")
     # In half precision the quotient below could round across a border between two levels.
     flat = weight.detach().reshape(-1).float()
-    check(
-        bool(flat.isfinite().all()),
-        "weight",
-        "with values that are not finite",
-        "finite in float32",
-    )
+    finite = bool(flat.isfinite().all())
+    check(finite, "weight", "with values that are not finite", "finite in float32")
     rows = nn.functional.pad(flat, (0, -len(flat) % block)).view(-1, block)
     absmax = rows.abs().amax(1)
     unit = rows / absmax.where(absmax > 0, 1.0)[:, None]  # a block of zeros stays zeros
@@ -138,7 +130,7 @@ class NF4Linear(nn.Module):
         weight, bias = weight_of(linear), bias_of(linear)
         packed = quantise(weight, block)
         self.shape, self.block = packed.shape, packed.block
-        self.transposed = _is_conv1d(linear)
+        self.transposed = is_conv1d(linear)
         self.dtype: torch.dtype = weight.dtype  # of the weight that it stands for
         self.codes: Tensor
         self.absmax: Tensor
@@ -170,7 +162,7 @@ def projections(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: m
         for name, m in model.named_modules()
-        if layer_of(name) is not None and (isinstance(m, (nn.Linear, NF4Linear)) or _is_conv1d(m))
+        if layer_of(name) is not None and (isinstance(m, (nn.Linear, NF4Linear)) or is_conv1d(m))
     }
 
 
@@ -180,12 +172,8 @@ def quantise_base(model: "PreTrainedModel", block: int = 64) -> "PreTrainedModel
     Raises BadInput where there is none to quantise.
     """
     names = [name for name, m in projections(model).items() if not isinstance(m, NF4Linear)]
-    check(
-        bool(names),
-        "model",
-        type(model).__name__,
-        "one with linear maps in its layers that are not yet in 4 bits",
-    )
+    left = "one with linear maps in its layers that are not yet in 4 bits"
+    check(bool(names), "model", type(model).__name__, left)
     twin = copy.deepcopy(model)
     for name in names:
         twin.set_submodule(name, NF4Linear(twin.get_submodule(name), block).train(model.training))
@@ -198,7 +186,7 @@ def weight_of(module: nn.Module) -> Tensor:
         return dequantise(module.packed, module.dtype)
     weight = module.weight
     assert isinstance(weight, Tensor)
-    return weight.detach().T if _is_conv1d(module) else weight.detach()
+    return weight.detach().T if is_conv1d(module) else weight.detach()
 
 
 def bias_of(module: nn.Module) -> Tensor | None:
@@ -217,7 +205,7 @@ def plain(module: nn.Module, weight: Tensor) -> nn.Module:
     from transformers.pytorch_utils import Conv1D
 
     bias = bias_of(module)
-    conv1d = module.transposed if isinstance(module, NF4Linear) else _is_conv1d(module)
+    conv1d = module.transposed if isinstance(module, NF4Linear) else is_conv1d(module)
     with torch.device("meta"):  # shapes only: no values drawn
         fresh = (
             Conv1D(*weight.shape)
@@ -253,7 +241,7 @@ def stored_bytes(model: nn.Module) -> Stored:
     return Stored(packed, sum(size for _, size in sizes) - packed - trainable, trainable)
 
 
-def _is_conv1d(module: nn.Module) -> bool:
+def is_conv1d(module: nn.Module) -> bool:
     """Whether this is GPT-2's linear map, with a weight (in, out)."""
     from transformers.pytorch_utils import Conv1D
 

@@ -1,108 +1,115 @@
 """Which columns of a table are text, label and answer, as named or guessed; its rows as strings."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import repeat
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from deca_lab.errors import BadInput, check
+from deca_lab.text.delimited import MOST_COLUMNS, all_numbers
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 TEXT = (
-    "text",
-    "sentence",
-    "content",
-    "document",
-    "article",
-    "body",
-    "review",
-    "question",
+    *("text", "sentence", "content", "document", "article", "body", "review", "question"),
     "prompt",
 )
 JOINED = (  # columns that together are a row's text
-    ("instruction", "input", "output"),
-    ("instruction", "output"),
-    ("prompt", "completion"),
-    ("question", "answer"),
-    ("premise", "hypothesis"),
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("question", "sentence"),
+    *(("instruction", "input", "output"), ("instruction", "output"), ("prompt", "completion")),
+    *(("question", "answer"), ("premise", "hypothesis"), ("sentence1", "sentence2")),
+    *(("question1", "question2"), ("question", "sentence"), ("title", "description")),
 )
 ANSWER = ("output", "response", "completion", "answer", "target", "summary")
 LABEL = (
-    "label",
-    "labels",
-    "category",
-    "topic",
-    "class",
-    "target",
-    "subject",
-    "genre",
-    "source",
-    "task",
-    "language",
+    *("label", "labels", "category", "topic", "class", "target", "subject", "sentiment"),
+    *("genre", "source", "task", "language"),
 )
 GUESSED = " (guessed)"
+NESTED = ("lists", "objects")  # types of columns that are neither text nor label
 UNLABELLED = "unlabelled"
 MOST_LABELS = 100  # a guessed label column with more distinct values is no label
+SAMPLE = 1000  # rows that a guess looks at
+LONG_TEXT = 20  # characters on average, from which on a column of words is text
+LONG_LABEL = 40  # characters on average, up to which a column without a name may be a label
 
 
 def rows(
     table: "Dataset", text: str | Sequence[str] | None, label: str | None, answer: str | None = None
-) -> tuple[Iterator[tuple[str, ...]], list[str]]:
+) -> tuple[list[tuple[str, ...]], list[str]]:
     """Return the rows (text, label name), or with an answer if asked for, and what was guessed.
 
-    `text`, `label` and `answer` name columns of the table; what is None is guessed, but the answer,
-    which is guessed where it is "". Raises BadInput for columns that are not there or do not fit.
+    `text` names a column, or several, as a list or with commas between them, that are joined by
+    newlines; `label` and `answer` name one. What is None is guessed, but the answer, which is
+    guessed where it is "". The label is never the text. Raises BadInput for columns that are not
+    there or do not fit.
     """
-    named = (text,) if isinstance(text, str) else tuple(text or ())
+    width = len(table.column_names)
+    check(width <= MOST_COLUMNS, "columns of the table", width, f"at most {MOST_COLUMNS}")
+    named = split_names(text, table.column_names)
     _require_there(table, (*named, label, answer))
-    strings = _string_columns(table)
-    replies = _answer_columns(strings, named, answer)
-    texts = named or _guess_text(strings, replies)
-    _require_strings(strings, (*texts, *replies))
-    joined = " + ".join(texts)
-    distinct = not set(replies) & set(texts)
-    check(distinct, "answer", answer, f"another column than the text's {joined}")
-    chosen = label or _guess_label(table, (*texts, *replies))
-    notes = [f"text column {joined}{'' if named else GUESSED}", "no label column: one label 'all'"]
-    if chosen:
-        notes[1] = f"label column {chosen}{'' if label else GUESSED}"
-    notes.extend(f"answer column {column}{'' if answer else GUESSED}" for column in replies)
-    return _values(table, texts, chosen, replies), notes
+    check(label not in (*named, answer) or not label, "label", label, "a column of its own")
+    replies = () if answer is None else (answer or _guess_answer(table, (*named, label)),)
+    check(not set(replies) & set(named), "answer", answer, "another column than the text's")
+    chosen, why = (label, []) if label else _guess_label(table, (*named, *replies))
+    texts = named or _guess_text(table, (*replies, chosen))
+    for what, columns in (("text", texts), ("answer", replies)):
+        _require_strings(table, columns, what)
+    kind = type_of(table, chosen) if chosen else ""
+    plain = f"a column of strings or numbers, and it holds {kind}"
+    check(kind not in NESTED, "label column", chosen, plain)
+    guesses = {"text": (texts, named), "label": ((chosen,), label), "answer": (replies, answer)}
+    notes = [
+        f"{what} column {' + '.join(map(str, columns))}{'' if given else GUESSED}"
+        for what, (columns, given) in guesses.items()
+        if any(columns)
+    ]
+    if chosen is None:
+        notes.insert(1, "no label column: one label 'all'")
+    made = list(_values(table, texts, chosen, replies))
+    shown = [_example(made)] if any(note.endswith(GUESSED) for note in notes) and made else []
+    return made, [*notes, *why, *shown]
+
+
+def split_names(text: str | Sequence[str] | None, there: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the columns that `text` names: one that is there, or several with commas between."""
+    if not isinstance(text, str):
+        return tuple(text or ())
+    return (text,) if text in there else tuple(filter(None, map(str.strip, text.split(","))))
+
+
+def _example(made: Sequence[tuple[str, ...]]) -> str:
+    """The note of one row, shortened."""
+    text, label, *answers = next((row for row in made if row[0].strip()), made[0])
+    end = "".join(f", answer {shorten(answer, 40)!r}" for answer in answers)
+    return f"one row: text {shorten(text, 80)!r}, label {shorten(label, 40)!r}{end}"
 
 
 def _require_there(table: "Dataset", columns: Iterable[str | None]) -> None:
     """Refuse a column that was named and is not in the table."""
-    allowed = f"one of {', '.join(table.column_names)}"
+    allowed = f"one of {shorten(', '.join(table.column_names), 300)}"
     for column in filter(None, columns):
         check(column in table.column_names, "column", column, allowed)
 
 
-def _string_columns(table: "Dataset") -> list[str]:
-    return [column for column in table.column_names if "string" in _type_of(table, column)]
-
-
-def _type_of(table: "Dataset", column: str) -> str:
-    """The type of a column's values in Arrow's words; "nested" for lists and structs."""
-    return str(getattr(table.features[column], "dtype", "nested"))
-
-
-def _answer_columns(
-    strings: Sequence[str], texts: Sequence[str], answer: str | None
-) -> tuple[str, ...]:
-    """The column of answers, as named or guessed; none where nobody asks for it."""
-    if answer is None:
-        return ()
-    return (answer or _guess_answer([column for column in strings if column not in texts]),)
-
-
-def _require_strings(strings: Sequence[str], columns: Iterable[str]) -> None:
-    allowed = f"a column of strings: {', '.join(strings) or 'there is none'}"
+def _require_strings(table: "Dataset", columns: Iterable[str], what: str) -> None:
+    strings = ", ".join(_string_columns(table)) or "there is none"
     for column in columns:
-        check(column in strings, "text column", column, allowed)
+        allowed = f"a column of strings ({strings}), and it holds {type_of(table, column)}"
+        check(column in _string_columns(table), f"{what} column", column, allowed)
+
+
+def _string_columns(table: "Dataset") -> list[str]:
+    return [column for column in table.column_names if "string" in type_of(table, column)]
+
+
+def type_of(table: "Dataset", column: str) -> str:
+    """The type of a column's values in Arrow's words; "lists" or "objects" for nested ones."""
+    feature = table.features[column]
+    kind = getattr(feature, "dtype", None)
+    nested = NESTED[re.search("list|sequence", type(feature).__name__.lower()) is None]
+    return kind if isinstance(kind, str) else nested
 
 
 def _values(
@@ -120,36 +127,83 @@ def _joined(parts: Iterable[str | None]) -> str:
     return "\n".join(filter(None, parts))
 
 
-def _guess_text(strings: Sequence[str], replies: Sequence[str] = ()) -> tuple[str, ...]:
-    """The columns of the first of JOINED that is there whole, else the likeliest of strings."""
+def _guess_text(table: "Dataset", taken: Collection[str | None]) -> tuple[str, ...]:
+    """The first of JOINED that is there whole, else the likeliest column, else all long ones."""
+    strings = _string_columns(table)
     joined = next((group for group in JOINED if set(group) <= set(strings)), ())
-    free = [column for column in strings if column not in replies]
-    likely = [column for column in TEXT if column in free]
-    check(bool(free), "text", None, "named: no column holds strings")
-    return tuple(column for column in joined if column in free) or tuple((likely or free)[:1])
+    likely = [column for column in TEXT if column in strings and column not in taken]
+    named = tuple(column for column in joined if column not in taken) or tuple(likely[:1])
+    cells = {c: _sample(table, c) for c in strings if c not in taken and not named}
+    free = {c: some for c, some in cells.items() if not all_numbers(some)}
+    there = ", ".join(f"{column} holds {type_of(table, column)}" for column in table.column_names)
+    allowed = f"named: no column holds strings for it ({shorten(there, 200)})"
+    check(bool(named or free), "text", None, allowed)
+    longest = max(free, key=lambda c: _length(free[c]), default="")
+    return named or tuple(c for c in free if _is_prose(free[c])) or (longest,)
 
 
-def _guess_answer(strings: Sequence[str]) -> str:
-    likely = [column for column in ANSWER if column in strings]
+def _sample(table: "Dataset", column: str) -> list[str]:
+    return [str(cell) for cell in table[:SAMPLE][column] if cell not in (None, "")]
+
+
+def _length(cells: Sequence[str]) -> float:
+    """Characters on average."""
+    return sum(map(len, cells)) / max(len(cells), 1)
+
+
+def _is_prose(cells: Sequence[str]) -> bool:
+    """Whether cells are long and mostly of several words, or of a script that does not part them."""
+    words = sum(" " in cell or not cell.isascii() for cell in cells)
+    return _length(cells) >= LONG_TEXT and 2 * words >= len(cells)
+
+
+def _guess_answer(table: "Dataset", taken: Collection[str | None]) -> str:
+    strings = _string_columns(table)
+    likely = [column for column in ANSWER if column in table.column_names and column not in taken]
+    best = [column for column in likely if column in strings]
     if not likely:
-        there = ", ".join(strings) or "none"
-        raise BadInput(
-            f"no column of answers: none of {', '.join(ANSWER)} holds strings; "
-            f"name the column, one of {there}"
-        )
-    return likely[0]
+        there = ", ".join(column for column in strings if column not in taken) or "none"
+        none = f"none of {', '.join(ANSWER)} holds strings"
+        raise BadInput(f"no column of answers: {none}; name the column, one of {there}")
+    return (best or likely)[0]
 
 
-def _guess_label(table: "Dataset", taken: Sequence[str]) -> str | None:
-    """The likeliest column of few different whole numbers, strings or truth values, or None."""
-    free = [column for column in LABEL if column in table.column_names and column not in taken]
-    return next((column for column in free if _could_be_label(table, column)), None)
+def _guess_label(table: "Dataset", taken: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The likeliest column of few different whole numbers, strings or truth values, or None.
+
+    The notes name the columns that are called like labels and are none, and why.
+    """
+    strings = [column for column in _string_columns(table) if column not in taken]
+    alone = strings if len(strings) == 1 and not taken else []  # then it is the text
+    notes: list[str] = []
+    for column in LABEL:
+        if column in table.column_names and column not in (*taken, *alone):
+            obstacle = _no_label(table, column)
+            if not obstacle:
+                return column, notes
+            whole = f"naming it as the label column (--label-column {column}) takes it all the same"
+            notes.append(f"column {column} is not taken as the label: it {obstacle}; {whole}")
+    unnamed = [c for c in strings if re.fullmatch(r"column_\d+", c) and c not in alone]
+    return next((column for column in unnamed if _repeats(table, column)), None), notes
 
 
-def _could_be_label(table: "Dataset", column: str) -> bool:
-    kind = _type_of(table, column)
-    discrete = "int" in kind or "string" in kind or kind == "bool"
-    return discrete and len(table.unique(column)) <= MOST_LABELS
+def _no_label(table: "Dataset", column: str) -> str:
+    """Why a column is no label by itself; "" where it may be one."""
+    kind = type_of(table, column)
+    if not re.search("int|string|bool", kind):
+        return f"holds {kind}"
+    values = [str(value) for value in table.unique(column)]
+    if "string" in kind and all_numbers(values) and "." in "".join(values):
+        return "holds fractions"
+    many = f"has {len(values)} different values, more than {MOST_LABELS}"
+    return many if len(values) > MOST_LABELS else ""
+
+
+def _repeats(table: "Dataset", column: str) -> bool:
+    """Whether a column's values are short and recur, as those of a label do."""
+    values = table.unique(column)
+    short = _length(_sample(table, column)) <= LONG_LABEL
+    return short and len(values) <= MOST_LABELS and 2 * len(values) <= len(table)
 
 
 def _label_names(
@@ -169,4 +223,4 @@ def _class_name(names: Sequence[str], value: int | None) -> str:
 
 def label_name(value: object) -> str:
     """Return what a label is called: itself, or "unlabelled" where there is none."""
-    return UNLABELLED if value is None else str(value)
+    return UNLABELLED if value is None or value == "" else str(value)

@@ -5,23 +5,24 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import numpy as np
 
 from deca_lab.errors import BadInput, check, pick
-from deca_lab.models import hub
-from deca_lab.text import columns, in_memory, instructions, markov, stdlib_text
-from deca_lab.text.stdlib_text import paragraphs
+from deca_lab.text import columns, in_memory, instructions, markov, stdlib_text, tables
+from deca_lab.text.stdlib_text import LabelledTexts, paragraphs, unlike
 
 
 class Corpus(NamedTuple):
     """Labelled text: `texts[i]` is a row with label `label_names[labels[i]]`; no text occurs twice.
 
-    `fingerprint` is a SHA-256 over the label names, labels, texts and answers. `notes` says in plain words what was
-    guessed or dropped. `entropy` is the exact entropy rate of each label's source (nats per byte), known for "markov"
-    only. Where the rows are instructions, `answers[i]` is what should follow `texts[i]`.
+    `fingerprint` is a SHA-256 over label names, labels, texts and answers. `notes` say in plain
+    words what was guessed or dropped. `entropy` is the exact entropy rate of each label's source
+    (nats per byte), known for "markov" only. Where the rows are instructions, `answers[i]` is what
+    should follow `texts[i]`.
     """
 
     name: str
@@ -40,25 +41,18 @@ def from_rows(name: str, rows: Iterable[tuple[str, ...]], notes: Sequence[str] =
     Rows that lack a text or an answer and repeated texts are dropped, and the notes say so.
     """
     kept: dict[str, tuple[str, ...]] = {}
-    given = 0
-    empty = 0
-    for text, label, *answer in rows:
-        given += 1
-        whole = all(part.strip() for part in (text, *answer))
-        empty += not whole
-        if whole:
-            kept.setdefault(text.strip("\n"), (label, *(part.strip() for part in answer)))
+    given = list(rows)
+    whole = [row for row in given if all(row[i].strip() for i in (0, *range(2, len(row))))]
+    for text, label, *answer in whole:
+        kept.setdefault(text.strip("\n"), (label, *(part.strip() for part in answer)))
     if not kept:
-        raise BadInput(f"corpus {name!r} has no text: {given} rows given, all of them empty")
+        raise BadInput(f"corpus {name!r} has no text: {len(given)} rows given, all of them empty")
     given_labels, *given_answers = zip(*kept.values(), strict=True)
-    names = tuple(sorted(set(given_labels)))
-    index = {label: i for i, label in enumerate(names)}
-    labels = np.array([index[label] for label in given_labels], dtype=np.int64)
-    answers = given_answers[0] if given_answers else None
-    repeats = given - empty - len(kept)
-    counts = {"repeated": repeats, "empty": empty}
+    label_names, indices = np.unique(np.array(given_labels, dtype=object), return_inverse=True)
+    names, labels = tuple(label_names.tolist()), indices.astype(np.int64)
+    texts, answers = tuple(kept), given_answers[0] if given_answers else None
+    counts = {"repeated": len(whole) - len(kept), "empty": len(given) - len(whole)}
     dropped = [f"{count} {kind} rows dropped" for kind, count in counts.items() if count]
-    texts = tuple(kept)
     print_ = fingerprint(names, labels, texts, answers)
     return Corpus(name, texts, labels, names, print_, (*notes, *dropped), answers=answers)
 
@@ -93,24 +87,25 @@ def from_chains(
     """
     matrices = markov.chains(sources, symbols, concentration, seed)
     names = [f"chain {i:0{len(str(sources - 1))}d}" for i in range(sources)]
-    pairs = (
-        (text, names[i])
-        for i, matrix in enumerate(matrices)
-        for text in markov.texts(matrix, rows, length, np.random.default_rng([seed, i, 1]))
-    )
-    corpus = from_rows(
-        "markov", pairs, (f"generated with seed {seed}: {sources} chains over {symbols} letters",)
-    )
+    draws = (np.random.default_rng([seed, i, 1]) for i in range(sources))
+    texts = map(markov.texts, matrices, repeat(rows), repeat(length), draws)
+    pairs = [(text, name) for name, some in zip(names, texts, strict=True) for text in some]
+    note = f"generated with seed {seed}: {sources} chains over {symbols} letters"
+    corpus = from_rows("markov", pairs, (note,))
     rates = dict(zip(names, map(markov.entropy_rate, matrices), strict=True))
     return corpus._replace(entropy=np.array([rates[name] for name in corpus.label_names]))
 
 
-def _embedded(name: str, rows: Callable[[], stdlib_text.LabelledTexts]) -> Callable[[int], Corpus]:
-    python = f"read from Python {'.'.join(map(str, sys.version_info[:3]))}"
-
+def _embedded(
+    name: str, rows: Callable[[], LabelledTexts], keep: Callable[[LabelledTexts], LabelledTexts]
+) -> Callable[[int], Corpus]:
     @lru_cache(maxsize=1)
     def read() -> Corpus:
-        return from_rows(name, rows(), (python,))
+        whole = rows()
+        kept = keep(whole)
+        alike = f"{len(whole) - len(kept)} rows dropped that repeat a stretch of another"
+        python = f"read from Python {'.'.join(map(str, sys.version_info[:3]))}"
+        return from_rows(name, kept, (python, *([alike] if len(kept) < len(whole) else ())))
 
     def corpus(seed: int) -> Corpus:
         return read()
@@ -128,26 +123,32 @@ def generated(seed: int) -> Corpus:
 @lru_cache(maxsize=4)
 def _instructions(seed: int) -> Corpus:
     """Generated instructions with one right answer each, label = skill (reverse, sort, add, look-up ...)."""
-    return from_rows(
-        "instructions", instructions.instructions(seed), (f"generated with seed {seed}",)
-    )
+    rows = instructions.instructions(seed)
+    return from_rows("instructions", rows, (f"generated with seed {seed}",))
 
 
-CORPORA: dict[
-    str, Callable[[int], Corpus]
-] = {  # name -> corpus of a seed, which only generated text heeds
-    "stdlib": _embedded("stdlib", stdlib_text.stdlib),
-    "modules": _embedded("modules", stdlib_text.modules),
-    "topics": _embedded("topics", stdlib_text.topics),
+CORPORA: dict[str, Callable[[int], Corpus]] = {  # a seed, which only generated text heeds -> corpus
+    "stdlib": _embedded("stdlib", stdlib_text.stdlib, unlike),
+    "modules": _embedded("modules", stdlib_text.modules, list),  # the very text the base learnt
+    "topics": _embedded("topics", stdlib_text.topics, unlike),
     "markov": generated,
     "instructions": _instructions,
 }
+
+
+class Asked(NamedTuple):
+    """The columns that somebody named, as `columns.rows` takes them."""
+
+    text: str | Sequence[str] | None = None
+    label: str | None = None
+    answer: str | None = None
 
 
 def load(
     name: str | Path,
     *,
     split: str = "train",
+    revision: str | None = None,
     text: str | Sequence[str] | None = None,
     label: str | None = None,
     answer: str | None = None,
@@ -155,21 +156,20 @@ def load(
     max_rows: int | None = None,
     seed: int = 0,
 ) -> Corpus:
-    """Load a corpus of CORPORA, a .txt, .json, .jsonl, .csv or .parquet file, or a hub dataset.
+    """Load a corpus of CORPORA, a file, a folder of `save_to_disk`, or a hub dataset.
 
-    `split`, `text` (one column, or several that are joined by a newline) and `label` are for files
-    and the hub; what is not named is guessed, and the corpus's notes say how. Hub names: "ag_news",
-    "owner/name", "glue/mnli" or "owner/name:config". `answer` asks for the corpus's answers: a
-    column, which then is no part of the text, or "" to guess it; a corpus that brings its answers
-    along needs no asking. `labels` keeps the rows of these label names, `max_rows` a random choice
-    made with `seed`. Raises BadInput for what cannot be found or read; a hub that does not answer
-    takes 3 seconds.
+    Files end in .txt, .json, .jsonl, .csv, .tsv or .parquet. `text` (one column, or several that
+    are joined by newlines) and `label` are for tables; what is not named is guessed, and the
+    corpus's notes say how. `split` is for the hub and for a saved DatasetDict, `revision` for the
+    hub. Hub names: "ag_news", "owner/name", "glue/mnli" or "owner/name:config". `answer` asks for
+    the corpus's answers: a column, which then is no part of the text, or "" to guess it; a corpus
+    that brings its answers along needs no asking. `labels` keeps the rows of these label names,
+    `max_rows` a random choice made with `seed`. Raises BadInput for what cannot be found or read; a
+    hub that does not answer takes 3 seconds.
     """
     _check_choice(max_rows, seed)
-    if name in CORPORA:
-        whole = _registered(str(name), seed, (split, text, label, answer))
-    else:
-        whole = _outside(str(name), split, text, label, answer)
+    read = _registered if name in CORPORA else _outside
+    whole = read(str(name), seed, split, revision, Asked(text, label, answer))
     return _chosen(whole, labels, max_rows, seed)
 
 
@@ -192,25 +192,19 @@ def corpus_of(
     """
     _check_choice(max_rows, seed)
     check(isinstance(name, str) and bool(name.strip()), "name", name, "a few words")
-    return _chosen(_in_memory(data, name, text, label, answer), labels, max_rows, seed)
+    table, asked = in_memory.table_of(data), Asked(text, label, answer)
+    if table is not None:
+        whole = from_rows(name, *columns.rows(table, *asked))
+    else:
+        allowed = "left out: there are no columns"
+        check(not any(asked), "text, label, answer", tuple(asked), allowed)
+        whole = data if isinstance(data, Corpus) else from_rows(name, in_memory.rows_of_list(data))
+    return _chosen(whole, labels, max_rows, seed)
 
 
 def _check_choice(max_rows: int | None, seed: int) -> None:
     check(max_rows is None or max_rows >= 1, "max_rows", max_rows, "at least 1, or None for all")
     check(seed >= 0, "seed", seed, "non-negative")
-
-
-def _registered(name: str, seed: int, given: tuple[object, ...]) -> Corpus:
-    """A corpus of the table; `given` is what was said of split and columns, which it has itself."""
-    split, text, label, answer = given
-    plain = split == "train" and text is None and label is None and not answer
-    allowed = f"left out: {name!r} is embedded and has its own"
-    check(plain, "split, text, label, answer", given, allowed)
-    rows = CORPORA[name](seed)
-    try:
-        return corpus_of(rows, name=name)._replace(name=name)
-    except BadInput as error:
-        raise BadInput(f"what corpus {name!r} returns: {error}") from None
 
 
 def _chosen(
@@ -230,19 +224,15 @@ def subset(corpus: Corpus, rows: np.ndarray) -> Corpus:
     kept, labels = np.unique(corpus.labels[rows], return_inverse=True)
     names = tuple(corpus.label_names[i] for i in kept)
     texts = tuple(corpus.texts[i] for i in rows)
-    note = f"{len(rows)} of {len(corpus.texts)} rows kept"
-    entropy = None if corpus.entropy is None else corpus.entropy[kept]
     answers = None if corpus.answers is None else tuple(corpus.answers[i] for i in rows)
-    print_ = fingerprint(names, labels, texts, answers)
-    return Corpus(
-        corpus.name,
-        texts,
-        labels.astype(np.int64),
-        names,
-        print_,
-        (*corpus.notes, note),
-        entropy,
-        answers,
+    return corpus._replace(
+        texts=texts,
+        labels=labels.astype(np.int64),
+        label_names=names,
+        fingerprint=fingerprint(names, labels, texts, answers),
+        notes=(*corpus.notes, f"{len(rows)} of {len(corpus.texts)} rows kept"),
+        entropy=None if corpus.entropy is None else corpus.entropy[kept],
+        answers=answers,
     )
 
 
@@ -254,58 +244,64 @@ def _rows_of(corpus: Corpus, labels: Sequence[str]) -> np.ndarray:
     return np.flatnonzero(np.isin(corpus.labels, kept))
 
 
-def _outside(
-    name: str, split: str, text: str | Sequence[str] | None, label: str | None, answer: str | None
-) -> Corpus:
-    """A corpus from a file or the hub, whichever the name looks like."""
+def _registered(name: str, seed: int, split: str, revision: str | None, asked: Asked) -> Corpus:
+    """A corpus of the table, which has its own split and columns."""
+    given = (split, revision, *asked)
+    plain = split == "train" and not any((revision, *asked))
+    allowed = f"left out: {name!r} is embedded and has its own"
+    check(plain, "split, revision, text, label, answer", given, allowed)
+    rows = CORPORA[name](seed)
+    try:
+        return corpus_of(rows, name=name)._replace(name=name)
+    except BadInput as error:
+        raise BadInput(f"what corpus {name!r} returns: {error}") from None
+
+
+def _outside(name: str, seed: int, split: str, revision: str | None, asked: Asked) -> Corpus:
+    """A corpus of a file, a folder or the hub, whichever the name looks like."""
     try:
         path = Path(name).expanduser()
     except RuntimeError as error:  # "~stranger/x.txt"
         raise BadInput(f"corpus {name!r} cannot be read: {error}") from None
-    known = path.suffix.lower() in hub.KINDS or bool(name and os.path.exists(path))
+    known = path.suffix.lower() in tables.KINDS or bool(name and os.path.exists(path))
     if known or name.startswith(("/", "~", ".")):
-        check(split == "train", "split", split, "left out: a local file has no splits")
-        return _of_file(path, text, label, answer)
-    if hub.dataset_name(name) is None:
+        check(not revision, "revision", revision, "left out: only datasets of the hub have one")
+        return (
+            _of_folder(path, split, asked)
+            if tables.is_saved(path)
+            else _of_file(path, split, asked)
+        )
+    if tables.dataset_name(name) is None:
         _unknown(name)
-    return from_rows(name, *columns.rows(hub.from_hub(name, split), text, label, answer))
+    return from_rows(name, *columns.rows(tables.from_hub(name, split, revision), *asked))
 
 
-def _of_file(
-    path: Path, text: str | Sequence[str] | None, label: str | None, answer: str | None
-) -> Corpus:
-    table = hub.from_file(path)
-    if path.suffix.lower() != ".txt":
-        return from_rows(path.name, *columns.rows(table, text, label, answer))
-    allowed = "left out: rows of a .txt file are paragraphs, without answers"
-    check(answer is None, "answer", answer, allowed)
-    rows = ((part, "all") for part in paragraphs(table[0]["text"]))
-    return from_rows(path.name, rows, ("rows are paragraphs",))
+def _of_folder(path: Path, split: str, asked: Asked) -> Corpus:
+    return from_rows(path.name, *columns.rows(tables.from_folder(path, split), *asked))
+
+
+def _of_file(path: Path, split: str, asked: Asked) -> Corpus:
+    check(split == "train", "split", split, "left out: a local file has no splits")
+    if path.suffix.lower() == ".txt":
+        allowed = "left out: rows of a .txt file are paragraphs, without columns"
+        for what, given in asked._asdict().items():
+            check(given is None, what, given, allowed)
+        raw = tables.read(path).decode("utf-8-sig")
+        text = raw.replace("\r\n", "\n").replace("\r", "\n")
+        return from_rows(
+            path.name, ((p, "all") for p in paragraphs(text)), ("rows are paragraphs",)
+        )
+    named = [*columns.split_names(asked.text), *filter(None, (asked.label, asked.answer))]
+    table, noticed = tables.from_file(path, named)
+    rows, notes = columns.rows(table, *asked)
+    return from_rows(path.name, rows, (*noticed, *notes))
 
 
 def _unknown(name: str) -> NoReturn:
     """Raise for a name that is nothing we know: with the nearest names and the other forms."""
     try:
-        pick({**CORPORA, **hub.CANONICAL}, name, "corpus")
+        pick({**CORPORA, **tables.CANONICAL}, name, "corpus")
     except BadInput as error:
-        forms = f"a file ending in {', '.join(hub.KINDS)}, or a hub dataset written owner/name"
+        forms = f"a file ending in {', '.join(tables.KINDS)}, or a hub dataset written owner/name"
         raise BadInput(f"{error}, {forms}") from None
     raise AssertionError(name)
-
-
-def _in_memory(
-    data: object,
-    name: str,
-    text: str | Sequence[str] | None,
-    label: str | None,
-    answer: str | None,
-) -> Corpus:
-    """A corpus of an object that holds rows, whichever it is."""
-    table = in_memory.table_of(data)
-    if table is not None:
-        return from_rows(name, *columns.rows(table, text, label, answer))
-    given = (text, label, answer)
-    check(not any(given), "text, label, answer", given, "left out: there are no columns")
-    if isinstance(data, Corpus):
-        return data
-    return from_rows(name, in_memory.rows_of_list(data))

@@ -67,13 +67,9 @@ def measure(shards: Shards, gradients: Params | None = None) -> Heterogeneity:
 def distributions(counts: np.ndarray) -> np.ndarray:
     """Rows of counts (N, K) to rows of frequencies; each must count something."""
     counts = np.asarray(counts, dtype=np.float64)
-    fits = counts.ndim == 2 and bool((counts >= 0).all()) and bool((counts.sum(axis=-1) > 0).all())
-    check(
-        fits,
-        "counts",
-        counts.shape,
-        "clients x kinds, non-negative, with a positive sum in each row",
-    )
+    fits = counts.ndim == 2 and bool((counts >= 0).all() and (counts.sum(axis=-1) > 0).all())
+    wanted = "clients x kinds, non-negative, with a positive sum in each row"
+    check(fits, "counts", counts.shape, wanted)
     frequencies: np.ndarray = counts / counts.sum(axis=1, keepdims=True)
     return frequencies
 

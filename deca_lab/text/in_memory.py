@@ -6,7 +6,8 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from deca_lab.errors import BadInput, quoted
-from deca_lab.models import hub
+from deca_lab.models.hub import is_a
+from deca_lab.text import tables
 from deca_lab.text.columns import label_name
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ ROWS = (
 
 def table_of(data: Any) -> "Dataset | None":  # noqa: ANN401 - anything
     """Return what has columns as a datasets.Dataset, and None for anything else."""
-    if hub.is_a(data, "datasets", "Dataset"):
+    if is_a(data, "datasets", "Dataset"):
         return data
-    if hub.is_a(data, "pandas", "DataFrame"):
-        return hub.from_frame(data)
+    if is_a(data, "pandas", "DataFrame"):
+        return tables.from_frame(data)
     if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
-        return hub.from_dicts(data)
+        return tables.from_dicts(data)
     return None
 
 
@@ -61,9 +62,9 @@ def _row_of(row: Any) -> tuple[str, ...]:  # noqa: ANN401 - a string, or a tuple
 
 def _no_rows(data: Any) -> NoReturn:  # noqa: ANN401 - anything
     """Refuse what holds no rows, with a hint for what nearly does."""
-    if hub.is_a(data, "datasets", "DatasetDict"):
+    if is_a(data, "datasets", "DatasetDict"):
         _refuse(f"a DatasetDict of {', '.join(data)}", "; take one of its splits")
-    if hub.is_a(data, "datasets", "IterableDataset"):
+    if is_a(data, "datasets", "IterableDataset"):
         _refuse("an IterableDataset", "; take what you need of it, list(data.take(1000))")
     if isinstance(data, str | Path):
         _refuse(quoted(data), "; a name or a path is the corpus of a RunConfig")

@@ -11,6 +11,7 @@ import numpy as np
 from deca_lab.errors import BadInput, check
 
 PromptAndAnswer = tuple[str, str]  # prompt, answer
+Skill = Callable[[np.random.Generator], PromptAndAnswer]
 Instructions = list[tuple[str, str, str]]  # (prompt, skill, answer)
 ROWS = 6000
 TRIES = 200  # draws in a row that find no new prompt before a skill counts as exhausted
@@ -23,16 +24,14 @@ def word(
     return "".join(rng.choice(list(alphabet), rng.integers(least, most + 1)))
 
 
-def reverse(rng: np.random.Generator) -> PromptAndAnswer:
-    """The letters backwards."""
-    text = word(rng)
-    return f"reverse {text}", text[::-1]
+def on_word(ask: str, answer: Callable[[str], str], least: int = 3, most: int = 5) -> Skill:
+    """A skill that is asked of a random word of `least` to `most` letters."""
 
+    def skill(rng: np.random.Generator) -> PromptAndAnswer:
+        text = word(rng, least=least, most=most)
+        return f"{ask} {text}", answer(text)
 
-def sort(rng: np.random.Generator) -> PromptAndAnswer:
-    """The letters in alphabetical order."""
-    text = word(rng)
-    return f"sort {text}", "".join(sorted(text))
+    return skill
 
 
 def count(rng: np.random.Generator) -> PromptAndAnswer:
@@ -55,31 +54,10 @@ def subtract(rng: np.random.Generator) -> PromptAndAnswer:
 
 def look_up(rng: np.random.Generator) -> PromptAndAnswer:
     """The digit of a letter in a table of three."""
-    keys, digits, asked = (
-        rng.choice(list(ascii_lowercase), 3, replace=False),
-        rng.integers(0, 10, 3),
-        rng.integers(3),
-    )
+    keys = rng.choice(list(ascii_lowercase), 3, replace=False)
+    digits, asked = rng.integers(0, 10, 3), rng.integers(3)
     table = " ".join(f"{key}={digit}" for key, digit in zip(keys, digits, strict=True))
     return f"look up {keys[asked]} in {table}", str(digits[asked])
-
-
-def upper(rng: np.random.Generator) -> PromptAndAnswer:
-    """The letters in upper case."""
-    text = word(rng)
-    return f"upper-case {text}", text.upper()
-
-
-def first(rng: np.random.Generator) -> PromptAndAnswer:
-    """The first letter."""
-    text = word(rng)
-    return f"first letter of {text}", text[0]
-
-
-def last(rng: np.random.Generator) -> PromptAndAnswer:
-    """The last letter."""
-    text = word(rng)
-    return f"last letter of {text}", text[-1]
 
 
 def compare(rng: np.random.Generator) -> PromptAndAnswer:
@@ -88,31 +66,19 @@ def compare(rng: np.random.Generator) -> PromptAndAnswer:
     return f"larger of {a} and {b}", str(max(a, b))
 
 
-def length(rng: np.random.Generator) -> PromptAndAnswer:
-    """The number of letters."""
-    text = word(rng, least=1, most=7)
-    return f"length of {text}", str(len(text))
-
-
-def repeat(rng: np.random.Generator) -> PromptAndAnswer:
-    """The same letters once more."""
-    text = word(rng)
-    return f"repeat {text}", text
-
-
-SKILLS: dict[str, Callable[[np.random.Generator], PromptAndAnswer]] = {
+SKILLS: dict[str, Skill] = {
     "add": add,
     "compare": compare,
     "count": count,
-    "first": first,
-    "last": last,
-    "length": length,
+    "first": on_word("first letter of", lambda text: text[0]),
+    "last": on_word("last letter of", lambda text: text[-1]),
+    "length": on_word("length of", lambda text: str(len(text)), 1, 7),
     "look-up": look_up,
-    "repeat": repeat,
-    "reverse": reverse,
-    "sort": sort,
+    "repeat": on_word("repeat", str),
+    "reverse": on_word("reverse", lambda text: text[::-1]),
+    "sort": on_word("sort", lambda text: "".join(sorted(text))),
     "subtract": subtract,
-    "upper": upper,
+    "upper": on_word("upper-case", str.upper),
 }
 
 
@@ -144,8 +110,6 @@ def _distinct(name: str, wanted: int, rng: np.random.Generator) -> list[PromptAn
         misses = misses + 1 if prompt in answers else 0
         answers[prompt] = answer
     if len(answers) < wanted:
-        raise BadInput(
-            f"skill {name!r} has only about {len(answers)} different prompts, and {wanted} are asked for: "
-            f"take at most {len(answers) * len(SKILLS)} rows"
-        )
+        few = f"has only about {len(answers)} different prompts, and {wanted} are asked for"
+        raise BadInput(f"skill {name!r} {few}: take at most {len(answers) * len(SKILLS)} rows")
     return list(answers.items())

@@ -54,12 +54,8 @@ def chains(labels: int, symbols: int, concentration: float, seed: int) -> np.nda
     check(labels >= 1, "sources", labels, "at least 1")
     check(2 <= symbols <= len(ALPHABET), "symbols", symbols, f"from 2 to {len(ALPHABET)}")
     check(0 < concentration < np.inf, "concentration", concentration, "positive and finite")
-    return np.stack(
-        [
-            transitions(symbols, concentration, np.random.default_rng([seed, i, 0]))
-            for i in range(labels)
-        ]
-    )
+    draws = (np.random.default_rng([seed, i, 0]) for i in range(labels))
+    return np.stack([transitions(symbols, concentration, rng) for rng in draws])
 
 
 def texts(matrix: np.ndarray, rows: int, length: int, rng: np.random.Generator) -> list[str]:

@@ -5,6 +5,7 @@ the loss. Padding stands after the answer, where causal attention never looks: n
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import permutations
 from string import ascii_letters
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 CountedTokens = tuple[Tensor, Tensor]  # (tokens, counted)
 LABEL_CUE, ANSWER_CUE = "\nlabel:", "\nanswer:"
-PAD = 0  # an id of every vocabulary; nothing that is counted ever sees it
+PAD = 0  # an id of every vocabulary, as `pad` writes it; nothing that is counted ever sees it
 
 
 class Examples(NamedTuple):
@@ -35,58 +36,67 @@ class Examples(NamedTuple):
 
 def verbaliser(
     names: Sequence[str], which: "PreTrainedTokenizerBase", words: Mapping[str, str] | None = None
-) -> dict[str, int]:
-    """Return {label name: the one token that stands for it}: the letters A, B, C ... that are single tokens.
+) -> dict[str, tuple[int, ...]]:
+    """Return {label name: the tokens that stand for it}: those of the letters A, B, C ... of one token.
 
-    `words` gives each label a word of one's own, which must be one token. Raises BadInput for labels without a word,
-    more labels than letters, and words that are several tokens or stand for two labels.
+    `words` gives each label a word of one's own, of one token or more. Raises BadInput for labels
+    without a word, more labels than letters, words of unknown tokens, and a word that another one
+    begins with: it would always be the likelier of the two.
     """
-    if words is None:
-        letters = [
-            letter for letter in ascii_letters.swapcase() if _token(letter, which) is not None
-        ]
-        if len(names) > len(letters):
-            raise BadInput(
-                f"{len(names)} labels are too many for the verbaliser, which has {len(letters)} letters of one token "
-                f"each: keep fewer labels; those from the {len(letters) + 1}th on: {listed(names[len(letters) :])}"
-            )
-        words = dict(zip(names, letters, strict=False))
+    words = _letters(names, which) if words is None else words
+    _require_known(names, words)
+    ids = {name: _tokens(words[name], which) for name in names}
+    for name, tokens in ids.items():
+        what = f"the verbaliser's word for label {name!r}"
+        check(bool(tokens), what, words[name], "one or more tokens that the tokenizer knows")
+    for short, long in permutations(ids, 2):
+        begins = ids[long][: len(ids[short])] == ids[short]
+        both = f"{words[short]!r} of {short!r} and {words[long]!r} of {long!r}"
+        if begins:
+            raise BadInput(f"verbaliser: {both} cannot be told apart: no word may begin another")
+    return ids
+
+
+def _letters(names: Sequence[str], which: "PreTrainedTokenizerBase") -> dict[str, str]:
+    """A letter of one token for each name."""
+    letters = [one for one in ascii_letters.swapcase() if len(_tokens(one, which)) == 1]
+    if len(names) > len(letters):
+        those = f"those from number {len(letters) + 1} on: {listed(names[len(letters) :])}"
+        raise BadInput(
+            f"{len(names)} labels are too many for the verbaliser, which has {len(letters)} letters "
+            f"of one token each: keep fewer labels, or give each a word; {those}"
+        )
+    return dict(zip(names, letters, strict=False))
+
+
+def _require_known(names: Iterable[str], words: Mapping[str, object]) -> None:
     strange = [name for name in names if name not in words]
     if strange:
+        known = f"it knows {listed(words)}"
+        raise BadInput(f"labels that the verbaliser does not know: {listed(strange)}; {known}")
+
+
+def _tokens(word: str, which: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """The ids of a word; none where the tokenizer does not know all of it."""
+    ids = tuple(tokenize([word], which)[0].tolist())
+    unknown = None if is_bytes(which) else which.unk_token_id
+    return () if unknown in ids else ids
+
+
+def require_labels(corpus: Corpus) -> None:
+    """Raise BadInput where a corpus has no two labels to tell apart, with what its notes say."""
+    if len(corpus.label_names) < 2:
+        said = "; ".join(note for note in corpus.notes if "label" in note and "row" not in note)
+        one = f"corpus {corpus.name!r} has one, {corpus.label_names[0]!r}"
         raise BadInput(
-            f"labels that the verbaliser does not know: {listed(strange)}; it knows {listed(words)}"
+            f"two labels or more are needed to classify, and {one}: {said or 'name another label column'}"
         )
-    ids = {name: _token(words[name], which) for name in names}
-    for name, token in ids.items():
-        check(
-            token is not None,
-            f"the verbaliser's word for label {name!r}",
-            words[name],
-            "one token of the tokenizer",
-        )
-    check(
-        len(set(ids.values())) == len(ids),
-        "verbaliser",
-        [words[name] for name in names],
-        "a different token a label",
-    )
-    return {name: token for name, token in ids.items() if token is not None}
-
-
-def _token(word: str, which: "PreTrainedTokenizerBase") -> int | None:
-    """The id of a word that is one known token."""
-    ids = tokenize([word], which)[0].tolist()
-    return (
-        ids[0]
-        if len(ids) == 1 and ids[0] != (None if is_bytes(which) else which.unk_token_id)
-        else None
-    )
 
 
 def listed(names: Iterable[str]) -> str:
     """Return the first ten names and how many more there are."""
-    listed = list(names)
-    return ", ".join(listed[:10]) + (f" and {len(listed) - 10} more" if len(listed) > 10 else "")
+    every = list(names)
+    return ", ".join(every[:10]) + (f" and {len(every) - 10} more" if len(every) > 10 else "")
 
 
 def classification(
@@ -94,31 +104,25 @@ def classification(
     rows: np.ndarray,
     which: "PreTrainedTokenizerBase",
     context: int,
-    words: Mapping[str, int],
+    words: Mapping[str, Sequence[int]],
 ) -> Examples:
-    """Examples text, "\\nlabel:", label token, of which the label token is counted; `labels` follow the order of `words`.
+    """Examples text, "\\nlabel:", the label's tokens, which are counted; `labels` follow the order of `words`.
 
-    `words` is a `verbaliser`. Of a long text the beginning is kept, so that all fits into `context` + 1 tokens.
+    `words` is a `verbaliser`. Of a long text the beginning is kept, so that the longest word fits
+    into `context` + 1 tokens too; all examples have room for it.
     """
     cue, order = tokenize([LABEL_CUE], which)[0], {name: i for i, name in enumerate(words)}
-    room = context - len(cue)
-    check(
-        room >= 1,
-        "context",
-        context,
-        f"at least {len(cue) + 1} tokens: one of text and {len(cue)} of {LABEL_CUE!r}",
-    )
+    longest = max(map(len, words.values()))
+    room = context + 1 - len(cue) - longest
+    parts = f"one of text, {len(cue)} of {LABEL_CUE!r}, and the label's but one"
+    check(room >= 1, "context", context, f"at least {len(cue) + longest} tokens: {parts}")
     names = [corpus.label_names[i] for i in corpus.labels[rows]]
-    strange = sorted(set(names) - set(words))
-    if strange:
-        raise BadInput(
-            f"labels that the verbaliser does not know: {listed(strange)}; it knows {listed(words)}"
-        )
+    _require_known(sorted(set(names)), words)
     texts = tokenize([corpus.texts[i] for i in rows], which)
     prompts = [np.concatenate([text[:room], cue]) for text in texts]
-    return _examples(
-        prompts, [np.array([words[name]]) for name in names], [order[name] for name in names]
-    )
+    answers = [np.array(words[name]) for name in names]
+    made = _examples(prompts, answers, [order[name] for name in names])
+    return widen(made, max(made.tokens.shape[1], int(made.answer_at.max()) + longest))
 
 
 def generation(
@@ -131,21 +135,14 @@ def generation(
     """
     check(context >= 1, "context", context, "at least 1 token")
     if corpus.answers is None:
-        raise BadInput(
-            f"corpus {corpus.name!r} has no answers to generate: take 'instructions', or a file or hub dataset "
-            "with a column of answers"
-        )
+        instead = "take 'instructions', or a file or hub dataset with a column of answers"
+        raise BadInput(f"corpus {corpus.name!r} has no answers to generate: {instead}")
+    end, answers = end_of_text(which), [corpus.answers[i] for i in rows]
     prompts = tokenize([corpus.texts[i] + ANSWER_CUE for i in rows], which)
-    ended = [
-        np.append(answer, end_of_text(which))
-        for answer in tokenize([corpus.answers[i] for i in rows], which)
-    ]
+    ended = [np.append(answer, end) for answer in tokenize(answers, which)]
     fits = [k for k in range(len(rows)) if len(prompts[k]) + len(ended[k]) <= context + 1]
-    return _examples(
-        [prompts[k] for k in fits],
-        [ended[k] for k in fits],
-        [int(corpus.labels[rows[k]]) for k in fits],
-    )
+    labels = [int(corpus.labels[rows[k]]) for k in fits]
+    return _examples([prompts[k] for k in fits], [ended[k] for k in fits], labels)
 
 
 def _examples(
@@ -158,24 +155,16 @@ def _examples(
         row[: len(prompt) + len(answer)] = np.concatenate([prompt, answer])
     places = np.arange(1, tokens.shape[1])
     counted = (places >= starts[:, None]) & (places < ends[:, None])
-    return Examples(
-        *map(torch.from_numpy, (tokens, counted, starts, np.array(labels, dtype=np.int64)))
-    )
+    parts = (tokens, counted, starts, np.array(labels, dtype=np.int64))
+    return Examples(*map(torch.from_numpy, parts))
 
 
 def widen(examples: Examples, width: int) -> Examples:
     """Pad on the right to `width` = T+1 tokens; the loss and the scores stay what they are."""
-    more = width - examples.tokens.shape[1]
-    check(
-        more >= 0,
-        "width",
-        width,
-        f"at least {examples.tokens.shape[1]} tokens, the longest example",
-    )
-    pad = nn.functional.pad
-    return examples._replace(
-        tokens=pad(examples.tokens, (0, more), value=PAD), counted=pad(examples.counted, (0, more))
-    )
+    own = examples.tokens.shape[1]
+    check(width >= own, "width", width, f"at least {own} tokens, the longest example")
+    tokens, counted = (nn.functional.pad(part, (0, width - own)) for part in examples[:2])
+    return examples._replace(tokens=tokens, counted=counted)
 
 
 def take(examples: Examples, chosen: np.ndarray | Tensor) -> Examples:
@@ -193,17 +182,16 @@ def spread(labels: Tensor, limit: int) -> np.ndarray:
     label_of, kept = labels.cpu().numpy(), min(limit, len(labels))
     order = np.argsort(label_of, kind="stable")
     chosen = order[np.arange(kept) * len(label_of) // max(kept, 1)]
-    for rare in np.setdiff1d(label_of, label_of[chosen])[
-        : max(kept - len(np.unique(label_of[chosen])), 0)
-    ]:
+    spare = max(kept - len(np.unique(label_of[chosen])), 0)
+    for rare in np.setdiff1d(label_of, label_of[chosen])[:spare]:
         names, counts = np.unique(label_of[chosen], return_counts=True)
         given_up = np.flatnonzero(label_of[chosen] == names[counts.argmax()])[-1]
         chosen[given_up] = np.flatnonzero(label_of == rare)[0]
     return np.sort(chosen)
 
 
-def batch(clients: Sequence[Examples], batch_size: int, seed: int, step: int) -> CountedTokens:
-    """Random examples of each client's own, with replacement: tokens (N, B, T+1) and counted (N, B, T).
+def batch(clients: Sequence[Examples], batch_size: int, seed: int, step: int) -> Examples:
+    """Random examples of each client's own, with replacement, stacked: tokens (N, B, T+1) and so on.
 
     A pure function of (seed, step), so that a run can resume. The clients' examples must be equally wide (`widen`).
     """
@@ -215,6 +203,5 @@ def batch(clients: Sequence[Examples], batch_size: int, seed: int, step: int) ->
     check(len(widths) == 1, "widths of the examples", sorted(widths), "equal for all clients")
     draws = np.random.default_rng([seed, step]).random((len(clients), batch_size))
     rows = torch.from_numpy((draws * sizes[:, None]).astype(np.int64)).to(clients[0].tokens.device)
-    drawn = [(own.tokens[at], own.counted[at]) for own, at in zip(clients, rows, strict=True)]
-    tokens, counted = map(torch.stack, zip(*drawn, strict=True))
-    return tokens, counted
+    taken = [take(own, at) for own, at in zip(clients, rows, strict=True)]
+    return Examples(*map(torch.stack, zip(*taken, strict=True)))

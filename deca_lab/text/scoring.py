@@ -1,10 +1,11 @@
 """How well models answer: accuracy, macro F1 and exact match, for all clients at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from deca_lab.algorithm.gradients import in_turn
 from deca_lab.algorithm.stacking import Params
 from deca_lab.models.causal_lm import Logits
 from deca_lab.text.prompts import Examples
@@ -15,26 +16,43 @@ CHUNK = 8  # examples that a forward pass takes at once from each client
 @torch.no_grad()
 def _mapped(read: Callable[..., Tensor], params: Params, *parts: Tensor) -> Tensor:
     """read(one client's params, a chunk of each part) for all clients and all examples: (N, n, ...)."""
-    over = torch.vmap(read, in_dims=(0, *(None for _ in parts)))
-    return torch.cat(
-        [
-            over(params, *chunk)
-            for chunk in zip(*(torch.split(part, CHUNK) for part in parts), strict=True)
-        ],
-        1,
-    )
+    alone = len(next(iter(params.values()))) == 1  # nothing to stack, even for who cannot be
+    over = (in_turn if alone else torch.vmap)(read, in_dims=(0, *(None for _ in parts)))
+    chunks = zip(*(torch.split(part, CHUNK) for part in parts), strict=True)
+    return torch.cat([over(params, *chunk) for chunk in chunks], 1)
 
 
-def classify(logits: Logits, params: Params, examples: Examples, label_tokens: Tensor) -> Tensor:
-    """Return every client's label (N, n) of each example: the likeliest of `label_tokens` (L,) where the answer begins."""
+def classify(
+    logits: Logits, params: Params, examples: Examples, words: Sequence[Sequence[int]]
+) -> Tensor:
+    """Return every client's label (N, n) of each example: the word that is likeliest as the answer.
+
+    A word's log-probability is the sum over its tokens. One forward pass serves all words that
+    agree but for their last token: letters of one token need a single pass.
+    """
+    heads = list(dict.fromkeys(tuple(word[:-1]) for word in words))
 
     def read(mine: Params, tokens: Tensor, at: Tensor) -> Tensor:
-        out = logits(mine, tokens[:, :-1])[
-            torch.arange(len(tokens), device=tokens.device), at - 1
-        ]  # (b, V)
-        return out[:, label_tokens].argmax(-1)
+        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+        logs = {}  # of each head: (b, its length + 1, V), the log-probabilities of what follows
+        for head in heads:
+            places = at[:, None] + torch.arange(len(head) + 1, device=tokens.device)  # (b, len+1)
+            given = tokens.new_tensor(head).expand(len(tokens), -1)
+            text = tokens.scatter(1, places[:, :-1], given)
+            logs[head] = logits(mine, text[:, :-1])[rows, places - 1].log_softmax(-1)
+        costs = [logs[tuple(w[:-1])][:, range(len(w)), list(w)].sum(-1) for w in words]
+        return torch.stack(costs, -1).argmax(-1)
 
     return _mapped(read, params, examples.tokens, examples.answer_at)
+
+
+def classify_by_head(logits: Callable[..., Tensor], params: Params, examples: Examples) -> Tensor:
+    """Return every client's label (N, n) of each example of `headed.labelled`: the largest logit's."""
+
+    def read(mine: Params, tokens: Tensor, mask: Tensor) -> Tensor:
+        return logits(mine, tokens, mask).argmax(-1)
+
+    return _mapped(read, params, examples.tokens, examples.counted)
 
 
 def accuracy(predictions: Tensor, truth: Tensor) -> Tensor:
@@ -74,23 +92,16 @@ def greedy(logits: Logits, params: Params, examples: Examples, end: int) -> Tens
     steps, width = int(examples.counted.sum(1).max()), examples.tokens.shape[1]
 
     def read(mine: Params, tokens: Tensor, at: Tensor) -> Tensor:
-        text = nn.functional.pad(
-            tokens, (0, steps)
-        )  # the right answer is overwritten before any position looks at it
-        over = torch.zeros_like(at, dtype=torch.bool)
-        written = []
+        text = nn.functional.pad(tokens, (0, steps))  # the right answer is overwritten unseen
+        places = torch.arange(width + steps, device=at.device)
+        over, written = torch.zeros_like(at, dtype=torch.bool), []
         for place in (at + t for t in range(steps)):
-            out = logits(mine, text[:, : width - 1])[
-                torch.arange(len(at), device=at.device), (place - 1).clamp(max=width - 2)
-            ]
+            last = (place - 1).clamp(max=width - 2)
+            out = logits(mine, text[:, : width - 1])[torch.arange(len(at), device=at.device), last]
             token = torch.where(over | (place >= width), end, out.argmax(-1))
             over = over | (token == end)
             written.append(token)
-            text = torch.where(
-                torch.arange(width + steps, device=at.device) == place[:, None],
-                token[:, None],
-                text,
-            )
+            text = torch.where(places == place[:, None], token[:, None], text)
         return torch.stack(written, 1)
 
     return _mapped(read, params, examples.tokens, examples.answer_at)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deca_lab.errors import BadInput, check, pick, quoted
+from deca_lab.errors import BadInput, check, pick
 from deca_lab.text.corpora import Corpus
 from deca_lab.text.tokens import end_of_text, stream, tokenize
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST_ALPHA = 1e9  # where a Dirichlet draw is even to four digits
+MORE_TEXT = "fewer clients, a larger alpha"
 DRAWS = 1000  # of random proportions, at most, until every client has its rows
 
 
@@ -44,32 +45,24 @@ Deal = tuple[list[np.ndarray], str]  # positions of each client's rows, and a no
 
 def iid(request: SplitRequest) -> Deal:
     """Every client gets equally many rows, drawn at random."""
-    return np.array_split(
-        request.rng.permutation(len(request.labels)), request.clients
-    ), "rows dealt at random"
+    rows = request.rng.permutation(len(request.labels))
+    return np.array_split(rows, request.clients), "rows dealt at random"
 
 
 def contiguous(request: SplitRequest) -> Deal:
     """Every client gets an equally long run of rows in corpus order."""
-    return np.array_split(
-        np.arange(len(request.labels)), request.clients
-    ), "runs of rows in corpus order"
+    rows = np.arange(len(request.labels))
+    return np.array_split(rows, request.clients), "runs of rows in corpus order"
 
 
 def by_label(request: SplitRequest) -> Deal:
     """Whole labels go round the clients; with more clients than labels, the clients of a label share its rows."""
-    present = np.unique(request.labels)
-    hands: list[list[np.ndarray]] = [[] for _ in range(request.clients)]
+    n, present = request.clients, np.unique(request.labels)
+    hands: list[list[np.ndarray]] = [[] for _ in range(n)]
     for i, label in enumerate(present):
-        owners = (
-            range(i, request.clients, len(present))
-            if request.clients > len(present)
-            else [i % request.clients]
-        )
-        parts = np.array_split(
-            request.rng.permutation(np.flatnonzero(request.labels == label)), len(owners)
-        )
-        for owner, part in zip(owners, parts, strict=True):
+        owners = range(i, n, len(present)) if n > len(present) else [i % n]
+        rows = request.rng.permutation(np.flatnonzero(request.labels == label))
+        for owner, part in zip(owners, np.array_split(rows, len(owners)), strict=True):
             hands[owner].append(part)
     return [np.concatenate(hand) for hand in hands], f"{len(present)} labels dealt whole"
 
@@ -91,21 +84,17 @@ def by_shares(request: SplitRequest) -> Deal:
     """
     counts = np.bincount(request.labels)
     table = _share_table(request, len(counts))
-    size = np.min(
-        counts / np.maximum(table.sum(axis=0), 1e-12)
-    )  # rows a client, at most, before a label runs out
-    takes = np.floor(table * size + 1e-9).astype(np.int64)  # (N, L)
+    most = counts / np.maximum(table.sum(axis=0), 1e-12)  # rows a client, before a label runs out
+    takes = np.floor(table * most.min() + 1e-9).astype(np.int64)  # (N, L)
     hands: list[list[np.ndarray]] = [[] for _ in range(request.clients)]
     for label in range(len(counts)):
         rows = request.rng.permutation(np.flatnonzero(request.labels == label))
-        for hand, part in zip(
-            hands, np.split(rows, np.cumsum(takes[:, label])), strict=False
-        ):  # the rest is unused
+        parts = np.split(rows, np.cumsum(takes[:, label]))
+        for hand, part in zip(hands, parts, strict=False):  # the rest is unused
             hand.append(part)
     unused = len(request.labels) - int(takes.sum())
-    return [
-        np.concatenate(hand) for hand in hands
-    ], f"{unused} rows unused, to keep the table's shares"
+    note = f"{unused} rows unused, to keep the table's shares"
+    return [np.concatenate(hand) for hand in hands], note
 
 
 SPLITS: dict[str, Callable[[SplitRequest], Deal]] = {
@@ -124,51 +113,41 @@ def _proportional(request: SplitRequest, labels: np.ndarray) -> Deal:
         cuts = _cuts(request, np.bincount(labels))
         sizes = np.diff(cuts, axis=0).sum(axis=1)  # (N,)
         if sizes.min() >= request.minimum:
-            return _hand_out(
-                labels, cuts, request.rng
-            ), f"proportions from Dir({request.alpha:g}), draw {draw}"
+            note = f"proportions from Dir({request.alpha:g}), draw {draw}"
+            return _hand_out(labels, cuts, request.rng), note
     poor = int(sizes.argmin())
     raise BadInput(
-        f"client {poor} got {sizes[poor]} rows and needs {request.minimum}, after {DRAWS} draws of Dir({request.alpha:g}) for "
-        f"{request.clients} clients over {len(labels)} rows: raise alpha, or take fewer clients or more rows"
+        f"client {poor} got {sizes[poor]} rows and needs {request.minimum}, after {DRAWS} draws of "
+        f"Dir({request.alpha:g}) for {request.clients} clients over {len(labels)} rows: raise alpha, "
+        "or take fewer clients or more rows"
     )
 
 
 def _cuts(request: SplitRequest, counts: np.ndarray) -> np.ndarray:
     """(N+1, L): client i takes a label's rows from cuts[i] to cuts[i + 1]."""
-    proportions = request.rng.dirichlet(
-        np.full(request.clients, request.alpha), size=len(counts)
-    ).T  # (N, L)
+    alphas = np.full(request.clients, request.alpha)
+    proportions = request.rng.dirichlet(alphas, size=len(counts)).T  # (N, L)
     proportions = np.nan_to_num(proportions)  # a tiny alpha underflows to 0 / 0
     inner = np.rint(np.cumsum(proportions, axis=0)[:-1] * counts).astype(np.int64)
     return np.vstack([np.zeros_like(counts), inner, counts])
 
 
 def _hand_out(labels: np.ndarray, cuts: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    parts = [
-        np.split(rng.permutation(np.flatnonzero(labels == i)), cuts[1:-1, i])
-        for i in range(cuts.shape[1])
-    ]
+    rows = (rng.permutation(np.flatnonzero(labels == i)) for i in range(cuts.shape[1]))
+    parts = [np.split(mine, cuts[1:-1, i]) for i, mine in enumerate(rows)]
     return [np.concatenate(mine) for mine in zip(*parts, strict=True)]
 
 
 def _share_table(request: SplitRequest, labels: int) -> np.ndarray:
-    wanted = (
-        f"a table of {request.clients} clients x {labels} labels, each row non-negative with sum 1"
-    )
+    shape = (request.clients, labels)
+    wanted = f"a table of {shape[0]} clients x {labels} labels, each row non-negative with sum 1"
     try:
         table = np.asarray(request.shares, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise BadInput(
-            f"shares = {quoted(request.shares)} cannot be used: it must be {wanted}"
-        ) from None
-    fits = table.shape == (request.clients, labels) and bool((table >= 0).all())
-    check(
-        fits and bool(np.allclose(table.sum(axis=1), 1.0, atol=1e-6)),
-        "shares",
-        request.shares,
-        wanted,
-    )
+        table = np.zeros(0)
+    fits = table.shape == shape and bool((table >= 0).all())
+    sums = fits and bool(np.allclose(table.sum(axis=1), 1.0, atol=1e-6))
+    check(sums, "shares", request.shares, wanted)
     return table
 
 
@@ -189,50 +168,32 @@ def split(
     `validation_share` of its own rows. `alpha` is for "dirichlet" and "quantity": small is uneven. `shares` is the
     table (N, L) of "shares". Raises BadInput for arguments out of range and when a client would stay without rows.
     """
-    labels = np.asarray(labels)
+    labels, rng = np.asarray(labels), np.random.default_rng
     check(labels.ndim == 1, "labels", labels.shape, "one label a row")
     check(isinstance(clients, Integral), "clients", clients, "a whole number")
     method = pick(SPLITS, how, "split")
-    check(
-        isinstance(alpha, Real) and 0 < alpha <= MOST_ALPHA,
-        "alpha",
-        alpha,
-        f"positive and at most {MOST_ALPHA:g}",
-    )
-    check(
-        (shares is None) == (how != "shares"),
-        "shares",
-        shares,
-        "a table for the split 'shares', None for others",
-    )
+    fine = isinstance(alpha, Real) and 0 < alpha <= MOST_ALPHA
+    check(fine, "alpha", alpha, f"positive and at most {MOST_ALPHA:g}")
+    wanted = "a table for the split 'shares', None for others"
+    check((shares is None) == (how != "shares"), "shares", shares, wanted)
     check(isinstance(seed, Integral) and seed >= 0, "seed", seed, "a whole number from 0 up")
     for name, share in (("test_share", test_share), ("validation_share", validation_share)):
         check(isinstance(share, Real) and 0 <= share < 1, name, share, "at least 0 and below 1")
     least = 2 if validation_share > 0 else 1
-    most = len(labels) // least
-    check(
-        1 <= clients <= most,
-        "clients",
-        clients,
-        f"from 1 to {most}: {len(labels)} rows, at least {least} a client",
-    )
+    fewest, most = least + (test_share > 0), len(labels) // least
+    rows = "rows to share between training, validation and test text"
+    check(len(labels) >= fewest, "rows", len(labels), f"{fewest} or more {rows}")
+    allowed = f"from 1 to {most}: {len(labels)} rows, at least {least} a client"
+    check(1 <= clients <= most, "clients", clients, allowed)
     compact = np.unique(labels, return_inverse=True)[1]
-    test = _test_rows(compact, test_share, np.random.default_rng([seed, 0]))
+    test = _test_rows(compact, test_share, rng([seed, 0]))
     rest = np.setdiff1d(np.arange(len(labels)), test)
-    check(
-        len(rest) > 0,
-        "test_share",
-        test_share,
-        f"smaller: none of the {len(labels)} rows is left for the clients",
-    )
-    request = SplitRequest(
-        compact[rest], clients, alpha, least, shares, np.random.default_rng([seed, 1])
-    )
-    parts, note = method(request)
+    left = f"smaller: none of the {len(labels)} rows is left for the clients"
+    check(len(rest) > 0, "test_share", test_share, left)
+    parts, note = method(SplitRequest(compact[rest], clients, alpha, least, shares, rng([seed, 1])))
     _all_served(parts, least, how)
-    draws = (np.random.default_rng([seed, 2, i]) for i in range(clients))
     pairs = [
-        _hold_out(rest[part], validation_share, rng) for part, rng in zip(parts, draws, strict=True)
+        _hold_out(rest[part], validation_share, rng([seed, 2, i])) for i, part in enumerate(parts)
     ]
     trains, validations = zip(*pairs, strict=True)
     return Split(trains, validations, test, (f"{how}: {note}",))
@@ -254,9 +215,10 @@ def _all_served(parts: Sequence[np.ndarray], least: int, how: str) -> None:
     sizes = [len(part) for part in parts]
     poor = int(np.argmin(sizes))
     if sizes[poor] < least:
+        dealt = f"when {sum(sizes)} rows are dealt by {how!r} to {len(parts)} clients"
+        remedy = "take fewer clients, more rows, a smaller test_share, or another split"
         raise BadInput(
-            f"client {poor} gets {sizes[poor]} rows and needs {least}, when {sum(sizes)} rows are dealt by {how!r} to "
-            f"{len(parts)} clients: take fewer clients, more rows, a smaller test_share, or another split"
+            f"client {poor} gets {sizes[poor]} rows and needs {least}, {dealt}: {remedy}"
         )
 
 
@@ -282,31 +244,38 @@ class Shards(NamedTuple):
     notes: tuple[str, ...]  # of the corpus and the split
 
 
-def build(corpus: Corpus, parts: Split, which: "PreTrainedTokenizerBase", context: int) -> Shards:
-    """Tokenize a corpus that was split; BadInput where a stream is too short for one window of `context` + 1 tokens."""
+def build(
+    corpus: Corpus,
+    parts: Split,
+    which: "PreTrainedTokenizerBase",
+    context: int,
+    whole: bool = False,
+) -> Shards:
+    """Tokenize a corpus that was split; streams may be shorter than a window (see `require_windows`).
+
+    Texts that are read `whole`, by a head, need no end token.
+    """
     check(context >= 1, "context", context, "at least 1 token")
-    rows = tokenize(corpus.texts, which)
-    end = end_of_text(which)
-    train = tuple(stream([rows[i] for i in part], end) for part in parts.train)
-    validation = tuple(stream([rows[i] for i in part], end) for part in parts.validation)
-    test = stream([rows[i] for i in parts.test], end)
-    for i in range(len(train)):
-        _long_enough(
-            train[i], context, f"client {i}'s training text", "fewer clients, a larger alpha"
-        )
-        if len(validation[i]):
-            _long_enough(
-                validation[i], context, f"client {i}'s validation text", "a larger validation_share"
-            )
-    _long_enough(test, context, "the test text", "a larger test_share")
-    counts = np.stack(
-        [
-            np.bincount(corpus.labels[part], minlength=len(corpus.label_names))
-            for part in parts.train
-        ]
+    rows, end = tokenize(corpus.texts, which), None if whole else end_of_text(which)
+    train, validation = (
+        tuple(stream([rows[i] for i in part], end) for part in each)
+        for each in (parts.train, parts.validation)
     )
+    test = stream([rows[i] for i in parts.test], end)
+    names = corpus.label_names
+    counts = np.stack([np.bincount(corpus.labels[p], minlength=len(names)) for p in parts.train])
     notes = (*corpus.notes, *parts.notes)
-    return Shards(train, validation, test, counts, corpus.label_names, context, len(which), notes)
+    return Shards(train, validation, test, counts, names, context, len(which), notes)
+
+
+def require_windows(data: Shards) -> None:
+    """Raise BadInput where a stream is too short for one window of `context` + 1 tokens."""
+    for i, (train, validation) in enumerate(zip(data.train, data.validation, strict=True)):
+        _long_enough(train, data.context, f"client {i}'s training text", MORE_TEXT)
+        if len(validation):
+            what = f"client {i}'s validation text"
+            _long_enough(validation, data.context, what, "a larger validation_share")
+    _long_enough(data.test, data.context, "the test text", "a larger test_share")
 
 
 def _long_enough(tokens: Tensor, context: int, whose: str, remedy: str) -> None:
@@ -324,9 +293,7 @@ def batch(streams: Sequence[Tensor], context: int, batch_size: int, seed: int, s
     """
     check(batch_size >= 1, "batch_size", batch_size, "at least 1")
     check(step >= 0 and seed >= 0, "seed, step", (seed, step), "non-negative")
-    room = np.array(
-        [len(tokens) - context for tokens in streams]
-    )  # places where a window can start
+    room = np.array([len(tokens) - context for tokens in streams])  # places where windows start
     poor = int(room.argmin())
     _long_enough(streams[poor], context, f"client {poor}'s stream", "longer streams")
     draws = np.random.default_rng([seed, step]).random((len(streams), batch_size))

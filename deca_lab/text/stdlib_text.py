@@ -14,19 +14,10 @@ from deca_lab.errors import BadInput
 LabelledTexts = list[tuple[str, str]]  # (text, label name)
 ROW = 1200  # characters in a row of an embedded corpus, at most
 LONG = 80  # characters: a paragraph that long is not repeated by chance
+RUN = 64  # characters: rows with a stretch of them in common, from a line's start on, are alike
 PACKAGES = (  # in CPython 3.11 to 3.14, each with more than 50 KB of source
-    *(
-        "asyncio",
-        "ctypes",
-        "email",
-        "http",
-        "importlib",
-        "logging",
-        "multiprocessing",
-        "unittest",
-        "urllib",
-        "xml",
-    ),
+    *("asyncio", "ctypes", "email", "http", "importlib", "logging", "multiprocessing"),
+    *("unittest", "urllib", "xml"),
 )
 SKIPPED = (
     "__hello__",
@@ -34,88 +25,28 @@ SKIPPED = (
     "stringprep",
     "this",
     "turtle",
-)  # toys, a table, and what not every build has
-
-
+)  # toys, and not in all builds
 GROUPS = {  # of pydoc's topics; large ones such as "compound" keep what no smaller topic says
     "statements": (
-        *(
-            "assert",
-            "async",
-            "assignment",
-            "augassign",
-            "break",
-            "class",
-            "compound",
-            "continue",
-            "del",
-            "else",
-            "for",
-        ),
-        *(
-            "function",
-            "global",
-            "if",
-            "import",
-            "nonlocal",
-            "pass",
-            "raise",
-            "return",
-            "try",
-            "while",
-            "with",
-            "yield",
-        ),
+        "assert async assignment augassign break class compound continue del else for function "
+        "global if import nonlocal pass raise return try while with yield"
     ),
     "expressions": (
-        *(
-            "atom-identifiers",
-            "atom-literals",
-            "attribute-references",
-            "await",
-            "binary",
-            "bitwise",
-            "booleans",
-        ),
-        *(
-            "calls",
-            "comparisons",
-            "conversions",
-            "dict",
-            "exprlists",
-            "in",
-            "lambda",
-            "lists",
-            "operator-summary",
-        ),
-        *("power", "shifting", "slicings", "subscriptions", "unary"),
+        "atom-identifiers atom-literals attribute-references await binary bitwise booleans calls "
+        "comparisons conversions dict exprlists in lambda lists operator-summary power shifting "
+        "slicings subscriptions unary"
     ),
     "names and literals": (
-        *(
-            "dynamic-features",
-            "exceptions",
-            "execmodel",
-            "floating",
-            "id-classes",
-            "identifiers",
-            "imaginary",
-        ),
-        *("integers", "naming", "numbers"),
+        "dynamic-features exceptions execmodel floating id-classes identifiers imaginary integers "
+        "naming numbers"
     ),
     "data model": (
-        *(
-            "attribute-access",
-            "callable-types",
-            "context-managers",
-            "customization",
-            "numeric-types",
-            "objects",
-        ),
-        *("sequence-types", "specialattrs", "specialnames", "types"),
+        "attribute-access callable-types context-managers customization numeric-types objects "
+        "sequence-types specialattrs specialnames types"
     ),
-    "built-in types": ("truth",),
-    "strings": ("formatstrings",),
-    "debugger": ("debugger",),
+    "built-in types": "truth",
+    "strings": "formatstrings",
+    "debugger": "debugger",
 }
 
 
@@ -151,6 +82,23 @@ def cut(parts: Iterable[str], size: int = ROW) -> list[str]:
     return [*rows, row] if row else rows
 
 
+def unlike(rows: LabelledTexts) -> LabelledTexts:
+    """The rows without those that repeat a stretch of an earlier one: licences, imports, overloads.
+
+    A stretch is RUN characters from the start of a line on, its indentation left out. So what a
+    test row begins with is not in the training text already, save a shorter phrase.
+    """
+    seen: set[str] = set()
+    kept = []
+    for text, label in rows:
+        places = (mark.end() for mark in re.finditer(r"^[ \t]*", text, re.MULTILINE))
+        stretches = {text[at : at + RUN] for at in places if at + RUN <= len(text)}
+        if not stretches & seen:
+            seen |= stretches
+            kept.append((text, label))
+    return kept
+
+
 def _library() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
@@ -163,9 +111,8 @@ def _source(path: Path) -> str:
 def _package_files(package: str) -> list[Path]:
     root = _library() / package
     inside = ((path.relative_to(root).parts, path) for path in root.rglob("*.py"))
-    return [
-        path for parts, path in sorted(inside) if not {"test", "tests", "__pycache__"} & set(parts)
-    ]
+    tests = {"test", "tests", "__pycache__"}
+    return [path for parts, path in sorted(inside) if not tests & set(parts)]
 
 
 def stdlib() -> LabelledTexts:
@@ -173,16 +120,11 @@ def stdlib() -> LabelledTexts:
     files = {package: _package_files(package) for package in PACKAGES}
     absent = [package for package, paths in files.items() if not paths]
     if absent:
-        raise BadInput(
-            f"corpus 'stdlib' needs the sources of {', '.join(absent)}, which this Python does not have under "
-            f"{_library()}: use a Python with its .py files, or the corpus 'markov'"
-        )
-    return [
-        (row, name)
-        for name, paths in files.items()
-        for path in paths
-        for row in cut(paragraphs(_source(path)))
-    ]
+        sources = f"the sources of {', '.join(absent)}, which this Python lacks under {_library()}"
+        remedy = "use a Python with its .py files, or the corpus 'markov'"
+        raise BadInput(f"corpus 'stdlib' needs {sources}: {remedy}")
+    read = ((name, paragraphs(_source(path))) for name in files for path in files[name])
+    return [(row, name) for name, parts in read for row in cut(parts)]
 
 
 def modules() -> LabelledTexts:
@@ -206,7 +148,7 @@ def modules() -> LabelledTexts:
 
 def group(topic: str) -> str:
     """The group of a pydoc topic: named in GROUPS, else by its name ("typesseq", "f-strings"), else "other"."""
-    named = next((name for name, topics in GROUPS.items() if topic in topics), None)
+    named = next((name for name, topics in GROUPS.items() if topic in topics.split()), None)
     if named is None and "string" in topic:
         return "strings"
     return named or ("built-in types" if topic.startswith(("types", "bltin")) else "other")

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deca_lab.algorithm.gradients import Loss
+from deca_lab.algorithm.gradients import Batch, Loss
 from deca_lab.algorithm.stacking import Params
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.models.causal_lm import logits_of
-from deca_lab.text import shards
+from deca_lab.models.classifier import class_logits, pad_of
+from deca_lab.text import headed, shards
 from deca_lab.text.corpora import Corpus
 from deca_lab.text.prompts import (
     ANSWER_CUE,
@@ -22,20 +23,19 @@ from deca_lab.text.prompts import (
     classification,
     generation,
     listed,
+    require_labels,
     spread,
     take,
     verbaliser,
     widen,
 )
-from deca_lab.text.scoring import accuracy, classify, exact_match, macro_f1
+from deca_lab.text.scoring import accuracy, classify, classify_by_head, exact_match, macro_f1
 from deca_lab.text.shards import Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Scores = Callable[
-    [Params], dict[str, Tensor]
-]  # stacked parameters (N, ...) -> name -> (N,) float64
+Scores = Callable[[Params], dict[str, Tensor]]  # stacked (N, ...) -> name -> (N,) float64
 OWN, TRAIN = 8, 4  # examples of a client's validation and training data in the probes, at most
 
 
@@ -50,9 +50,8 @@ def masked_loss(model: nn.Module) -> Loss:
     def loss(params: Params, batch: CountedTokens) -> Tensor:
         tokens, counted = batch
         out, targets = logits(params, tokens[:, :-1]), tokens[:, 1:]
-        cost = nn.functional.cross_entropy(
-            out.flatten(0, 1), targets.flatten(), reduction="none"
-        ).view(targets.shape)
+        flat = out.flatten(0, 1), targets.flatten()
+        cost = nn.functional.cross_entropy(*flat, reduction="none").view(targets.shape)
         return ((cost * counted).sum(1) / counted.sum(1).clamp(min=1)).mean()
 
     return loss
@@ -87,58 +86,49 @@ class TaskRequest(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One task on one split: what a run trains on and measures. Pairs are (tokens, counted).
+    """One task on one split: what a run trains on and measures.
 
+    Batches are as the loss takes them: (tokens, counted), or (tokens, mask, labels) for a head.
     `score` reads the common test set and `validation_score` all clients' validation examples in one pool, both for any
     number of stacked models; a task without scores returns {}.
     """
 
     loss: Loss
-    batches: Callable[[int], CountedTokens]  # inner step -> (N, B, ...)
-    test: CountedTokens  # (n, ...) of the common test set
-    own: CountedTokens  # (N, n, ...) of each client's validation data, n the same for all, at most OWN
-    train: CountedTokens  # (N, n, ...) of each client's training data, at most TRAIN
+    batches: Callable[[int], Batch]  # inner step -> (N, B, ...)
+    test: Batch  # (n, ...) of the common test set
+    own: Batch  # (N, n, ...) of each client's validation data, n the same for all, at most OWN
+    train: Batch  # (N, n, ...) of each client's training data, at most TRAIN
     score: Scores
     validation_score: Scores
     notes: tuple[str, ...] = ()  # what was left out or dropped, in plain words
+    majority: float | None = None  # accuracy of always naming the test set's commonest label
 
 
 def lm(request: TaskRequest) -> Task:
     """Language modelling: every next token counts; its measure is the perplexity."""
-    data = shards.build(
-        _with_answers(request.corpus), request.split, request.tokenizer, request.context
-    )
+    corpus, context = _with_answers(request.corpus), request.context
+    data = shards.build(corpus, request.split, request.tokenizer, context)
+    shards.require_windows(data)
 
     def batches(step: int) -> CountedTokens:
-        return _whole(
-            shards.batch(data.train, request.context, request.batch_size, request.seed, step).to(
-                request.device
-            )
-        )
+        drawn = shards.batch(data.train, context, request.batch_size, request.seed, step)
+        return _whole(drawn.to(request.device))
 
-    own, train = (
-        _even_windows(streams, request.context, most).to(request.device)
-        for streams, most in ((data.validation, OWN), (data.train, TRAIN))
+    probes = (
+        shards.windows(data.test, context, request.test_limit),
+        _even_windows(data.validation, context, OWN),
+        _even_windows(data.train, context, TRAIN),
     )
-    test = shards.windows(data.test, request.context, request.test_limit).to(request.device)
+    test, own, train = (_whole(windows.to(request.device)) for windows in probes)
     nothing: Scores = lambda params: {}  # noqa: E731
-    return Task(
-        masked_loss(request.model),
-        batches,
-        _whole(test),
-        _whole(own),
-        _whole(train),
-        nothing,
-        nothing,
-    )
+    return Task(masked_loss(request.model), batches, test, own, train, nothing, nothing)
 
 
 def _with_answers(corpus: Corpus) -> Corpus:
     if corpus.answers is None:
         return corpus
-    return corpus._replace(
-        texts=tuple(map(ANSWER_CUE.join, zip(corpus.texts, corpus.answers, strict=True)))
-    )
+    pairs = zip(corpus.texts, corpus.answers, strict=True)
+    return corpus._replace(texts=tuple(map(ANSWER_CUE.join, pairs)))
 
 
 def _whole(windows: Tensor) -> CountedTokens:
@@ -151,64 +141,95 @@ def _even_windows(streams: Sequence[Tensor], context: int, most: int) -> Tensor:
 
 
 def classify_task(request: TaskRequest) -> Task:
-    """Classification: after the text and "label:" only the label's token counts; accuracy and macro F1."""
-    words = verbaliser(request.corpus.label_names, request.tokenizer, request.words)
-    sets = _sets(
-        request,
-        lambda rows: classification(
-            request.corpus, rows, request.tokenizer, request.context, words
-        ),
-    )
-    missing = [name for i, name in enumerate(words) if i not in sets.test.labels]
-    if missing:
-        raise BadInput(
-            f"the test set of {len(sets.test.labels)} examples has none of the label(s) {listed(missing)}: "
-            "take a larger test_share, more test examples (eval_windows), or fewer labels"
-        )
-    logits, ids = (
-        logits_of(request.model),
-        torch.tensor(list(words.values()), device=request.device),
-    )
+    """Classification: after the text and "label:" only the label's tokens count; accuracy and macro F1."""
+    corpus, which, logits = request.corpus, request.tokenizer, logits_of(request.model)
+    require_labels(corpus)
+    words = verbaliser(corpus.label_names, which, request.words)
+    sets = _sets(request, lambda rows: classification(corpus, rows, which, request.context, words))
+    require_tested(sets.test.labels, tuple(words))
 
     def score(params: Params, examples: Examples) -> dict[str, Tensor]:
-        predicted = classify(logits, params, examples, ids)
-        return {
-            "accuracy": accuracy(predicted, examples.labels),
-            "macro_f1": macro_f1(predicted, examples.labels),
-        }
+        return _hits(classify(logits, params, examples, tuple(words.values())), examples)
 
-    return _task(request, sets, score)
+    task = _task(request, sets, score, masked_loss(request.model), _pair)
+    return task._replace(majority=_majority(sets.test))
+
+
+def headed_task(request: TaskRequest) -> Task:
+    """Classification by a head of the model's own: the text alone; accuracy and macro F1."""
+    require_labels(request.corpus)
+    pad = pad_of(request.tokenizer, request.model)
+
+    def make(rows: np.ndarray) -> Examples:
+        return headed.labelled(request.corpus, rows, request.tokenizer, request.context, pad)
+
+    fill = partial(headed.filled, pad=pad)
+    sets = _sets(request, make)
+    sets = sets._replace(
+        train=list(map(fill, sets.train)),
+        validation=list(map(fill, sets.validation)),
+        test=fill(sets.test),
+    )
+    require_tested(sets.test.labels, request.corpus.label_names)
+    logits = class_logits(request.model)
+
+    def score(params: Params, examples: Examples) -> dict[str, Tensor]:
+        return _hits(classify_by_head(logits, params, examples), examples)
+
+    task = _task(request, sets, score, headed.head_loss(request.model), headed.triple)
+    return task._replace(majority=_majority(sets.test))
+
+
+def _hits(predicted: Tensor, examples: Examples) -> dict[str, Tensor]:
+    return {
+        "accuracy": accuracy(predicted, examples.labels),
+        "macro_f1": macro_f1(predicted, examples.labels),
+    }
+
+
+def _majority(test: Examples) -> float:
+    return int(test.labels.bincount().max()) / len(test.labels)
+
+
+def require_tested(labels: Tensor, names: Sequence[str]) -> None:
+    """Raise BadInput where a label of `names` has no test example among `labels` (n,)."""
+    missing = [name for i, name in enumerate(names) if i not in labels]
+    if missing:
+        lacks = f"the test set of {len(labels)} examples has none of the label(s) {listed(missing)}"
+        more = "take a larger test_share, more test examples (eval_windows), or fewer labels"
+        raise BadInput(f"{lacks}: {more}")
 
 
 def generate_task(request: TaskRequest) -> Task:
     """Generation: after the prompt and "answer:" the answer and the end token count; exact match."""
-    sets = _sets(
-        request, lambda rows: generation(request.corpus, rows, request.tokenizer, request.context)
-    )
-    logits = logits_of(request.model)
-    return _task(
-        request,
-        sets,
-        lambda params, examples: {"exact_match": exact_match(logits, params, examples)},
-    )
+    corpus, which, logits = request.corpus, request.tokenizer, logits_of(request.model)
+    sets = _sets(request, lambda rows: generation(corpus, rows, which, request.context))
+
+    def score(params: Params, examples: Examples) -> dict[str, Tensor]:
+        return {"exact_match": exact_match(logits, params, examples)}
+
+    return _task(request, sets, score, masked_loss(request.model), _pair)
 
 
 class TaskKind(NamedTuple):
-    """What can be trained for: in words, how its `Task` is built, and what it is scored by."""
+    """What can be trained for: in words, how its `Task` is built, and what it is scored by.
+
+    `scores`: name -> higher is better. Without scores, choices are made by the loss.
+    """
 
     about: str
     build: Callable[[TaskRequest], Task]
-    scores: dict[
-        str, bool
-    ]  # name -> higher is better; without scores, the loss is what choices are made by
+    scores: dict[str, bool]
+    headed: Callable[[TaskRequest], Task] | None = None  # the same by a head that trains
 
 
 TASKS: dict[str, TaskKind] = {
     "lm": TaskKind("predict every next token; measured by perplexity", lm, {}),
     "classify": TaskKind(
-        "name the label of a text, one token a label",
+        "name the label of a text",
         classify_task,
         {"accuracy": True, "macro_f1": True},
+        headed_task,
     ),
     "generate": TaskKind(
         "write the answer to an instruction", generate_task, {"exact_match": True}
@@ -228,26 +249,23 @@ def build(
     device: torch.device,
     test_limit: int,
     words: Mapping[str, str] | None = None,
+    head: bool = False,
 ) -> Task:
     """Return the task of a name in TASKS on a split corpus; raise BadInput where they do not fit one another.
 
     `test_limit` is the largest number of test examples (windows for "lm"), and of those pooled for validation. `words`
-    is for "classify": a word a label (see `verbaliser`).
+    is for "classify": a word a label (see `verbaliser`). With `head` the model is a classifier.
     """
     row = pick(TASKS, task, "task")
-    check(
-        words is None or row.build is classify_task,
-        "words",
-        words,
-        "left out: only the task 'classify' has a verbaliser",
-    )
-    check(batch_size >= 1, "batch_size", batch_size, "at least 1")
-    check(test_limit >= 1, "test_limit", test_limit, "at least 1")
-    return row.build(
-        TaskRequest(
-            corpus, split, tokenizer, model, context, batch_size, seed, device, test_limit, words
-        )
-    )
+    made = row.headed if head else row.build
+    check(made is not None, "task", task, "classify, with a head that trains")
+    assert made is not None
+    allowed = "left out: only the task 'classify' has a verbaliser, and no head that trains"
+    check(words is None or made is classify_task, "words", words, allowed)
+    for name, count in (("batch_size", batch_size), ("test_limit", test_limit)):
+        check(count >= 1, name, count, "at least 1")
+    rest = (context, batch_size, seed, device, test_limit, words)
+    return made(TaskRequest(corpus, split, tokenizer, model, *rest))
 
 
 class _Sets(NamedTuple):
@@ -260,8 +278,7 @@ class _Sets(NamedTuple):
 def _sets(request: TaskRequest, make: Callable[[np.ndarray], Examples]) -> _Sets:
     """All examples of a split, equally wide, on the device, without training prompts that are held-out ones too."""
     train, validation = (
-        list(map(make, request.split.train)),
-        list(map(make, request.split.validation)),
+        list(map(make, rows)) for rows in (request.split.train, request.split.validation)
     )
     test = make(request.split.test)
     own_train, own_validation = _disjoint(train, validation, test)
@@ -301,10 +318,9 @@ def _require_examples(
     sets["the test set"] = test
     empty = [whose for whose, examples in sets.items() if not len(examples.tokens)]
     if empty:
-        raise BadInput(
-            f"no example in {listed(empty)}: its rows are none, longer than context {context}, or held-out prompts; "
-            "take a larger context, fewer clients, a larger alpha, or larger shares for test and validation"
-        )
+        why = f"its rows are none, longer than context {context}, or held-out prompts"
+        more = "a larger context, fewer clients, a larger alpha, or larger test_share and validation_share"
+        raise BadInput(f"no example in {listed(empty)}: {why}; take {more}")
 
 
 def _counted(count: int, what: str) -> tuple[str, ...]:
@@ -330,30 +346,36 @@ def _each_prompt(examples: Examples) -> list[bytes]:
 
 
 def _without(examples: Examples, prompts: set[bytes]) -> Examples:
-    return take(
-        examples, np.array([prompt not in prompts for prompt in _each_prompt(examples)], dtype=bool)
-    )
+    kept = [prompt not in prompts for prompt in _each_prompt(examples)]
+    return take(examples, np.array(kept, dtype=bool))
 
 
 def _task(
-    request: TaskRequest, sets: _Sets, score: Callable[[Params, Examples], dict[str, Tensor]]
+    request: TaskRequest,
+    sets: _Sets,
+    score: Callable[[Params, Examples], dict[str, Tensor]],
+    loss: Loss,
+    shown: Callable[[Examples], Batch],  # what the loss takes of examples
 ) -> Task:
     pool = Examples(*map(torch.cat, zip(*sets.validation, strict=True)))
     pool = take(pool, spread(pool.labels, request.test_limit))
     return Task(
-        loss=masked_loss(request.model),
-        batches=lambda step: batch(sets.train, request.batch_size, request.seed, step),
-        test=(sets.test.tokens, sets.test.counted),
-        own=_probe(sets.validation, OWN),
-        train=_probe(sets.train, TRAIN),
+        loss=loss,
+        batches=lambda step: shown(batch(sets.train, request.batch_size, request.seed, step)),
+        test=shown(sets.test),
+        own=shown(_probe(sets.validation, OWN)),
+        train=shown(_probe(sets.train, TRAIN)),
         score=lambda params: score(params, sets.test),
         validation_score=lambda params: score(params, pool),
         notes=sets.notes,
     )
 
 
-def _probe(parts: Sequence[Examples], most: int) -> CountedTokens:
+def _pair(examples: Examples) -> CountedTokens:
+    return examples.tokens, examples.counted
+
+
+def _probe(parts: Sequence[Examples], most: int) -> Examples:
     count = min(most, *(len(examples.tokens) for examples in parts))
     chosen = [take(examples, spread(examples.labels, count)) for examples in parts]
-    tokens, counted, *_ = map(torch.stack, zip(*chosen, strict=True))
-    return tokens, counted
+    return Examples(*map(torch.stack, zip(*chosen, strict=True)))

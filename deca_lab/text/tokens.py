@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from deca_lab.errors import BadInput, check, quoted
 from deca_lab.models.hub import hub_or_offline, is_a
+from deca_lab.models.pretrained import arguments, gguf_file, quiet, refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,27 +24,50 @@ if TYPE_CHECKING:
 BYTES = 3  # ByT5: pad 0, end 1, unknown 2, then the 256 bytes
 
 
-def tokenizer(name: str = "bytes") -> "PreTrainedTokenizerBase":
-    """Return ByT5's bytes ("bytes": 259 tokens, no file), or one of a path or hub name."""
+def tokenizer(name: str = "bytes", revision: str = "") -> "PreTrainedTokenizerBase":
+    """Return ByT5's bytes ("bytes": 259 tokens, no file), or one of a path, GGUF file or hub name (of a revision)."""
     if name == "bytes":
         from transformers import ByT5Tokenizer
 
         return ByT5Tokenizer(extra_ids=0)
     here = os.path.expanduser(name)
-    if os.path.isdir(here):  # False too for a name that no file can have
-        return _auto(here)
+    if os.path.isdir(here) or gguf_file(here):  # False too for a name that no file can have
+        return _auto(here, "")
     with hub_or_offline("model", name):
-        return _auto(name)
+        return _auto(name, revision)
 
 
-def _auto(name: str) -> "PreTrainedTokenizerBase":
+OWN_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+
+
+def tokenizer_for(
+    name: str, source: str, revision: str = ""
+) -> tuple["PreTrainedTokenizerBase", tuple[str, ...]]:
+    """Return the tokenizer of a config and notes: of "auto" that of the model in `source`, of the same `revision`.
+
+    `source` is a directory, a GGUF file or a hub name, or "" for a model that comes from none of them. Bytes stand in
+    where there is none of its own.
+    """
+    if name != "auto":
+        return tokenizer(name, revision if name == source else ""), ()
+    folder = Path(source).expanduser()
+    own = bool(source)
+    if folder.is_dir():
+        own = any((folder / f).is_file() for f in OWN_FILES) or gguf_file(str(folder)) is not None
+    which = tokenizer(source, revision) if own else tokenizer("bytes")
+    kind = f"the model's own, {len(which)} tokens" if own else "bytes, for the model has none"
+    return which, (f"tokenizer: {kind}",) if source else ()
+
+
+def _auto(name: str, revision: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
+    given = arguments(name, revision)
     try:
-        which: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadInput(f"tokenizer {name!r} cannot be read: {shorten(line, 300)}") from None
+        with quiet():
+            which: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**given)
+    except Exception as error:  # of the tokenizers' library too, which raises nothing narrower
+        raise refusal(f"tokenizer {name!r}", name, error, "cannot be read") from None
     return which
 
 
@@ -67,16 +92,18 @@ def tokenize(texts: Sequence[str], which: "PreTrainedTokenizerBase") -> list[np.
 
 
 def end_of_text(which: "PreTrainedTokenizerBase") -> int:
-    """The id of the end token that closes a row; BadInput where the tokenizer has none."""
-    if which.eos_token_id is None:
+    """The id of the end token that closes a row, or of what stands for it in BERT's; else BadInput."""
+    end = which.eos_token_id
+    end = getattr(which, "sep_token_id", None) if end is None else end
+    if end is None:
         whose = f"tokenizer {which.name_or_path!r}"
         raise BadInput(f"{whose} has no end-of-text token (eos_token): give one that has")
-    return int(which.eos_token_id)
+    return int(end)
 
 
-def stream(rows: Sequence[np.ndarray], eos_id: int) -> Tensor:
-    """Join rows of token ids, each closed by `eos_id`, to one stream (tokens,) int64."""
-    end = np.array([eos_id], dtype=np.int64)
+def stream(rows: Sequence[np.ndarray], eos_id: int | None) -> Tensor:
+    """Join rows of token ids, each closed by `eos_id` if there is one, to one stream (tokens,) int64."""
+    end = np.array([] if eos_id is None else [eos_id], dtype=np.int64)
     return torch.from_numpy(
         np.concatenate([np.zeros(0, np.int64), *(part for row in rows for part in (row, end))])
     )

@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from deca_lab.algorithm import stacking
 from deca_lab.algorithm.blocks import by_layers
-from deca_lab.algorithm.gradients import ENGINES, looped, losses, stacked
+from deca_lab.algorithm.gradients import ENGINES, in_parts, looped, losses, stacked
 from deca_lab.models import causal_lm
 
 N, B, T = 3, 2, 12
@@ -47,6 +47,27 @@ def test_stacked_is_looped_for_each_block_alone(family):
         assert bool((many[1].norm(dim=1) > 1e-4).all()), block.name
         assert not many[0].requires_grad
         assert not many[1].requires_grad
+
+
+@pytest.mark.parametrize("engine", [stacked, looped])
+@pytest.mark.parametrize("rows", [1, 2, 4, 5])
+def test_a_batch_in_parts_is_the_whole_batch(engine, rows):
+    """Parts of unequal size, and a batch of two tensors, as tasks with a mask have them."""
+    g = torch.Generator().manual_seed(1)
+    x, texts, targets = (
+        torch.randn(size, generator=g, dtype=torch.float64) for size in ((3, 4), (3, 5, 4), (3, 5))
+    )
+    where, batch = stacking.layout({"w": x}, ["w"]), (texts, targets)
+
+    def loss(params, batch):
+        return ((batch[0] @ params["w"]).tanh() - batch[1]).square().mean()
+
+    whole, parts = (
+        engine(loss)(x, where, {}, batch),
+        in_parts(engine, rows)(loss)(x, where, {}, batch),
+    )
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12)
 
 
 def test_both_are_transformers_own_backward(family):

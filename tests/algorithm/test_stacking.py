@@ -86,21 +86,22 @@ def test_gradient_through_unflatten_is_the_gradient_of_each_name():
         torch.testing.assert_close(got, each[names.index(name)], rtol=ROUNDING, atol=ROUNDING)
 
 
-def test_replicate_makes_equal_copies_that_share_nothing():
+def test_replicate_shows_one_model_many_times_and_flatten_lays_it_out():
     one = {"w": torch.randn(2, 3, requires_grad=True), "s": torch.tensor(4.0)}
-    many = stacking.replicate(one, 3)
-    assert {name: tuple(p.shape) for name, p in many.items()} == {"w": (3, 2, 3), "s": (3,)}
-    assert all(torch.equal(many["w"][i], one["w"]) for i in range(3))
-    assert not many["w"].requires_grad
-    many["w"][1] = 0.0
-    many["s"][2] = -1.0
-    assert torch.equal(many["w"][0], many["w"][2])
-    assert bool((one["w"] != 0).all())
-    assert one["s"].item() == 4.0
-    assert many["s"].tolist() == [4.0, 4.0, -1.0]
-    lone = stacking.replicate(one, 1)
-    lone["s"].zero_()
-    assert one["s"].item() == 4.0
+    for clients in (1, 3):
+        many = stacking.replicate(one, clients)
+        assert {name: tuple(p.shape) for name, p in many.items()} == {
+            "w": (clients, 2, 3),
+            "s": (clients,),
+        }
+        assert many["w"].data_ptr() == one["w"].data_ptr()
+        assert not many["w"].requires_grad
+        x = stacking.flatten(many, ["s", "w"])
+        assert torch.equal(
+            x, torch.cat([one["s"][None], one["w"].detach().flatten()]).repeat(clients, 1)
+        )
+        x.zero_()
+        assert bool((one["w"] != 0).all())
 
 
 def test_client_and_mean_take_the_client_axis_away():

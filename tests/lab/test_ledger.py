@@ -248,6 +248,31 @@ def test_measured_peak_is_the_formulas_with_every_option(knobs):
     assert max(peaks(plan)) == pytest.approx(ledger.memory(plan).peak, rel=0.1)
 
 
+@cases("clients", [1, 2, 6])
+@cases("rule", [optimisers.sgd(0.0), optimisers.sgd(0.9), optimisers.adam(Adam(), FEEDBACK["raw"])])
+def test_measured_peak_of_half_precision_where_every_step_ends_a_visit(clients, rule):
+    shapes = equal(200_000)  # more than a piece of the rounding
+    plan = laid(
+        FOUR,
+        "complete",
+        torch.bfloat16,
+        shapes,
+        clients,
+        inner_steps=1,
+        rounds=1,
+        optimiser=rule,
+    )
+    assert max(peaks(plan)) == pytest.approx(ledger.memory(plan).peak, rel=0.1)
+
+
+def test_memory_of_rounding_by_hand():
+    """One client with sgd: old and new float32 block, its momentum, the rounded block, and 2 bytes of scratch."""
+    plan = laid(FOUR, "complete", torch.bfloat16, equal(10), 1, optimiser=optimisers.sgd(0.0))
+    assert ledger.memory(plan).peak == 80 + 10 * (4 + 4 + 4 + 2 + 2)
+    alone = ledger.memory(laid(FOUR, "complete", torch.bfloat16, equal(10), 1))
+    assert alone.peak == alone.paper  # M + 10 M / B, with Adam, whatever the size
+
+
 @pytest.mark.parametrize("order", ["sequence", "reversed"])
 def test_measured_peak_of_uneven_blocks_is_that_of_the_largest(order):
     plan = laid(

@@ -144,6 +144,28 @@ def test_flipped_byte_is_refused_wherever_it_lies(unbroken, tmp_path):
         checkpoint.load(tmp_path / "bad.safetensors")
 
 
+def test_checkpoints_that_cost_much_are_written_rarely_and_the_last_one_always(
+    tmp_path, monkeypatch
+):
+    written = []
+    save = checkpoint.save
+
+    def noted(path, state, record):
+        written.append(state.step)
+        save(path, state, record)
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    history = runs.run(CONFIG, tmp_path / "cheap")
+    visits = list(range(CONFIG.inner_steps, len(history.train) + 1, CONFIG.inner_steps))
+    assert written == visits
+    written.clear()
+    monkeypatch.setattr(runs, "CHEAP", 0.0)
+    monkeypatch.setattr(runs, "WRITING", 0.0)
+    runs.run(CONFIG, tmp_path / "dear")
+    assert written == [visits[0], visits[-1]]
+    assert same_bits(tmp_path / "cheap", tmp_path / "dear") == []
+
+
 def test_a_checkpoint_of_another_version_is_refused_in_a_word(unbroken, tmp_path, monkeypatch):
     state, record = checkpoint.load(unbroken[1] / "checkpoint.safetensors")
     monkeypatch.setattr(checkpoint, "FORMAT", 1)

@@ -222,7 +222,7 @@ COMMANDS = {
     ),
     "export": (
         ["export"],
-        r"error: this run cannot be exported: it was given its corpus as objects",
+        r"error: this run cannot be exported: it trained a problem of your own, not a model",
     ),
 }
 
@@ -254,8 +254,8 @@ def test_a_model_given_as_an_object_is_not_exported_and_a_graph_does_not_matter(
 ):
     got = deca_lab(capsys, "export", called.folder)
     assert (got.code, got.err.count("\n")) == (2, 1)
-    assert "it was given its model as objects" in got.err
-    assert "snapshot.mean" in got.err
+    assert "this run was given its model as objects, which no folder holds" in got.err
+    assert "export it in Python, with export_model(folder, model=)" in got.err
     assert not (called.folder / "export-mean").exists()
     run(RunConfig(**{**SMALL, "inner_steps": 1}), tmp_path / "run", topology=nx.cycle_graph(4))
     assert deca_lab(capsys, "export", tmp_path / "run").code == 0

@@ -17,7 +17,7 @@ from reference import ROUNDING
 
 from deca_lab.errors import BadInput
 from deca_lab.models import hub
-from deca_lab.text import columns, corpora, markov, stdlib_text, tokens
+from deca_lab.text import columns, corpora, markov, shards, stdlib_text, tables, tokens
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,31 @@ def test_topics_keep_a_shared_paragraph_once():
 )
 def test_topics_of_other_pythons_find_a_group(topic, group):
     assert stdlib_text.group(topic) == group
+
+
+@pytest.mark.parametrize(("name", "seed"), [("stdlib", 0), ("stdlib", 1), ("topics", 0)])
+def test_hardly_a_test_window_begins_as_training_text_does(name, seed):
+    """Without `unlike`, 7, 8 and 1 of 32 windows began with 33 bytes of training text."""
+    corpus = corpora.load(name)
+    parts = shards.split(corpus.labels, 8, seed=seed)
+    data = shards.build(corpus, parts, tokens.tokenizer(), 128)
+    streams = [stream.numpy().astype("<u2").tobytes() for stream in data.train]
+    for length, most in ((33, 3), (stdlib_text.RUN, 0)):
+        starts = shards.windows(data.test, 128, 32)[:, :length].numpy().astype("<u2")
+        assert sum(any(row.tobytes() in s for s in streams) for row in starts) <= most
+
+
+def test_rows_that_repeat_a_stretch_of_an_earlier_one_go():
+    licence = "Licensed to nobody in particular, for any use, and without a warranty, ever"
+    rows = [
+        (f"{licence}\n\nimport a", "x"),
+        (f"def f():\n    # {licence}", "x"),  # not the start of a line: it stays
+        (f"import b\n    {licence}", "y"),
+        ("import a", "y"),
+        (licence[: stdlib_text.RUN - 1], "y"),
+    ]
+    assert stdlib_text.unlike(rows) == [row for i, row in enumerate(rows) if i != 2]
+    assert stdlib_text.unlike([("a\na", "x"), (licence * 2, "x")]) != []
 
 
 def test_cut_keeps_all_lines_in_order_and_within_the_size():
@@ -304,6 +329,7 @@ def test_a_file_is_read_guessed_and_leaves_nothing(ending, tmp_path, monkeypatch
     assert corpus.notes == (
         "text column text (guessed)",
         "label column label (guessed)",
+        "one row: text 'one row', label 'a'",
         "1 repeated rows dropped",
     )
     assert os.listdir(tmp_path) == [path.name]
@@ -347,7 +373,10 @@ def test_named_joined_and_missing_columns(tmp_path):
     for options, says in (
         ({"text": "nope"}, "column = 'nope'.*one of instruction, input"),
         ({"label": "nope"}, "column = 'nope'"),
-        ({"text": "score"}, "text column = 'score'.*a column of strings: instruction"),
+        (
+            {"text": "score"},
+            "text column = 'score'.*a column of strings .instruction.* it holds float64",
+        ),
         ({"split": "test"}, "a local file has no splits"),
     ):
         with pytest.raises(BadInput, match=says):
@@ -374,6 +403,7 @@ def test_a_column_of_answers(tmp_path):
         "text column instruction + input (guessed)",
         "label column target (guessed)",
         "answer column output (guessed)",
+        "one row: text 'do 0', label '0', answer 'done 0'",
         "1 empty rows dropped",
     )
     assert corpora.load(path).answers is None  # not asked for: it is a part of the text
@@ -389,11 +419,11 @@ def test_a_column_of_answers(tmp_path):
         ),
         (
             {"answer": "target"},
-            "text column = 'target' cannot be used: it must be a column of strings",
+            "answer column = 'target' cannot be used: it must be a column of strings",
         ),
         (
             {"answer": "output", "text": ["input", "output"]},
-            "another column than the text's input . output",
+            "another column than the text's",
         ),
     ):
         with pytest.raises(BadInput, match=says):
@@ -401,7 +431,8 @@ def test_a_column_of_answers(tmp_path):
     two = _write(tmp_path / "two.jsonl", [{"text": "b", "target": "c", "note": "d"}])
     plain = corpora.load(two, answer="")  # "target" would be a label otherwise
     assert (plain.texts, plain.answers, plain.label_names) == (("b",), ("c",), ("all",))
-    assert corpora.load(two, answer="text").texts == ("c",)
+    last = corpora.load(two, answer="text")  # a column with a label's name is never the text
+    assert (last.texts, last.label_names) == (("d",), ("c",))
     with pytest.raises(
         BadInput,
         match=r"no column of answers: none of output, .*name the column, one of text, label",
@@ -435,7 +466,7 @@ def test_class_names_of_a_dataset_and_missing_labels():
     )
     pairs, notes = columns.rows(table, None, None)
     assert list(pairs) == [("a", "yes"), ("b", "no"), ("c", "unlabelled")]
-    assert notes == ["text column sentence (guessed)", "label column label (guessed)"]
+    assert notes[:2] == ["text column sentence (guessed)", "label column label (guessed)"]
 
 
 @cases(
@@ -468,9 +499,9 @@ def test_a_folder_is_no_corpus(tmp_path):
 
 def test_without_the_package_datasets(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "a.csv").write_text("text,label\nwords,a\n")
     with pytest.raises(BadInput, match="pip install datasets"):
-        corpora.load(tmp_path / "a.txt")
+        corpora.load(tmp_path / "a.csv")
     assert corpora.load("stdlib").texts
 
 
@@ -494,7 +525,7 @@ def test_without_the_package_datasets(monkeypatch, tmp_path):
     ],
 )
 def test_hub_names(name, means):
-    assert hub.dataset_name(name) == means
+    assert tables.dataset_name(name) == means
 
 
 @contextmanager
@@ -569,7 +600,7 @@ def test_no_network_is_one_line_and_no_import(online, monkeypatch, endpoint, cap
     real = hub.reach_hub
     monkeypatch.setattr(hub, "reach_hub", lambda seconds: real(0.3))
     monkeypatch.setattr(
-        hub,
+        tables,
         "_quiet",
         lambda: pytest.fail("datasets is imported only when there is something to load"),
     )
@@ -623,7 +654,7 @@ def test_a_hub_dataset_goes_the_same_way(monkeypatch):
         datasets, "load_dataset", lambda *args, **options: asked.append((args, options)) or table
     )
     corpus = corpora.load("glue/mnli", split="train[:2]")
-    assert asked == [(("nyu-mll/glue", "mnli"), {"split": "train[:2]"})]
+    assert asked == [(("nyu-mll/glue", "mnli"), {"split": "train[:2]", "revision": None})]
     assert corpus.texts == ("a\nc", "b\nd")
     assert corpus.label_names == ("0", "1")
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: _raise(args))

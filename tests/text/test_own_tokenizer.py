@@ -53,8 +53,8 @@ def test_ids_and_end_are_its_own(make):
     assert [row.tolist() for row in rows] == [Letters().encode(text) for text in TEXTS]
     assert all(row.dtype == np.int64 for row in rows)
     assert (len(which), end_of_text(which)) == (5, 0)
-    assert verbaliser(["yes", "no"], which, {"yes": "a", "no": "b"}) == {"yes": 2, "no": 3}
-    with pytest.raises(BadInput, match="one token of the tokenizer"):
+    assert verbaliser(["yes", "no"], which, {"yes": "a", "no": "b"}) == {"yes": (2,), "no": (3,)}
+    with pytest.raises(BadInput, match="tokens that the tokenizer knows"):
         verbaliser(["yes"], which, {"yes": "é"})  # the unknown token stands for nothing
 
 

@@ -219,8 +219,16 @@ def test_bad_splits(clients, options, says):
 
 
 def test_no_rows_at_all():
-    with pytest.raises(BadInput, match="0 rows"):
+    with pytest.raises(BadInput, match="rows = 0 cannot be used: it must be 3 or more"):
         shards.split(np.array([], dtype=int), 1)
+
+
+def test_a_row_or_two_are_too_few():
+    assert len(shards.split(np.zeros(3, dtype=int), 1).test) == 1
+    for rows in (1, 2):
+        with pytest.raises(BadInput, match=f"rows = {rows} cannot be used: it must be 3 or more"):
+            shards.split(np.zeros(rows, dtype=int), 1)
+    assert shards.split(np.zeros(1, dtype=int), 1, test_share=0, validation_share=0).test.size == 0
 
 
 # streams and batches
@@ -248,14 +256,14 @@ def test_too_short_for_the_context(corpus, which):
     with pytest.raises(
         BadInput, match=r"client 0's training text has \d+ tokens.*needs 9001.*fewer clients"
     ):
-        shards.build(corpus, parts, which, 9000)
+        shards.require_windows(shards.build(corpus, parts, which, 9000))
     with pytest.raises(
         BadInput, match=r"client 0's validation text has \d+ tokens.*a larger validation_share"
     ):
-        shards.build(corpus, parts, which, 500)
+        shards.require_windows(shards.build(corpus, parts, which, 500))
     without = shards.split(corpus.labels, 4, how="iid", test_share=0, validation_share=0)
     with pytest.raises(BadInput, match="the test text has 0 tokens"):
-        shards.build(corpus, without, which, 16)
+        shards.require_windows(shards.build(corpus, without, which, 16))
     with pytest.raises(BadInput, match="context = 0"):
         shards.build(corpus, parts, which, 0)
 

@@ -53,9 +53,7 @@ def plain(model, params, i):
 def labelled(corpus, which, context=CONTEXT, rows=None):
     words = examples_.verbaliser(corpus.label_names, which)
     rows = np.arange(len(corpus.texts)) if rows is None else rows
-    return examples_.classification(corpus, rows, which, context, words), torch.tensor(
-        list(words.values())
-    )
+    return examples_.classification(corpus, rows, which, context, words), list(words.values())
 
 
 def small(rows=90, labels=("asyncio", "email", "xml")):
@@ -81,7 +79,7 @@ def test_a_classified_row_reads_text_cue_letter(which):
     for i in range(2):
         (place,) = examples.counted[i].nonzero().flatten().tolist()
         assert place + 1 == examples.answer_at[i]
-        assert examples.tokens[i, place + 1] == ids[examples.labels[i]]
+        assert (examples.tokens[i, place + 1],) == ids[examples.labels[i]]
 
 
 def test_a_generated_row_counts_answer_and_end(which):
@@ -100,16 +98,16 @@ def test_a_generated_row_counts_answer_and_end(which):
 
 
 def test_the_verbaliser_has_letters_of_one_token(which, tmp_path):
-    assert examples_.verbaliser(["x", "y"], which) == {"x": ord("A") + 3, "y": ord("B") + 3}
+    assert examples_.verbaliser(["x", "y"], which) == {"x": (ord("A") + 3,), "y": (ord("B") + 3,)}
     names = [f"l{i}" for i in range(53)]
     assert len(set(examples_.verbaliser(names[:52], which).values())) == 52
     with pytest.raises(
-        BadInput, match=r"53 labels are too many.* 52 letters .*from the 53th on: l52"
+        BadInput, match=r"53 labels are too many.* 52 letters .*from number 53 on: l52"
     ):
         examples_.verbaliser(names, which)
     assert examples_.verbaliser(["no", "yes"], which, {"no": "n", "yes": "y"}) == {
-        "no": 113,
-        "yes": 124,
+        "no": (113,),
+        "yes": (124,),
     }
     for names, words, says in (
         (
@@ -117,18 +115,15 @@ def test_the_verbaliser_has_letters_of_one_token(which, tmp_path):
             {"no": "n", "yes": "y"},
             "that the verbaliser does not know: maybe; it knows no, yes",
         ),
-        (
-            ["no"],
-            {"no": "nein"},
-            "word for label 'no' = 'nein' cannot be used: it must be one token",
-        ),
-        (["no", "yes"], {"no": "y", "yes": "y"}, "a different token a label"),
+        (["no"], {"no": ""}, "word for label 'no' = '' cannot be used: it must be one or more"),
+        (["no", "yes"], {"no": "y", "yes": "y"}, "'y' of 'no' and 'y' of 'yes' cannot be told"),
+        (["no", "yes"], {"no": "good", "yes": "goo"}, "no word may begin another"),
     ):
         with pytest.raises(BadInput, match=says):
             examples_.verbaliser(names, which, words)
     corpus = corpora.from_rows("x", [("a", "p"), ("b", "q")])
     with pytest.raises(BadInput, match="labels that the verbaliser does not know: q; it knows p"):
-        examples_.classification(corpus, np.arange(2), which, 20, {"p": 5})
+        examples_.classification(corpus, np.arange(2), which, 20, {"p": (5,)})
 
 
 def test_the_verbaliser_of_another_tokenizer_skips_what_is_unknown_or_split(tmp_path):
@@ -139,7 +134,7 @@ def test_the_verbaliser_of_another_tokenizer_skips_what_is_unknown_or_split(tmp_
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel(table, unk_token="<unk>"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     other = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", unk_token="<unk>")
-    assert examples_.verbaliser(["x", "y", "z"], other) == {"x": 2, "y": 3, "z": 4}
+    assert examples_.verbaliser(["x", "y", "z"], other) == {"x": (2,), "y": (3,), "z": (4,)}
     with pytest.raises(
         BadInput, match="4 labels are too many for the verbaliser, which has 3 letters"
     ):
@@ -223,7 +218,7 @@ def test_both_engines_take_the_pairs(model, which, told):
         examples_.generation(told, np.arange(20 * i, 20 * i + 20), which, CONTEXT) for i in range(N)
     ]
     wide = [examples_.widen(part, 35) for part in parts]
-    pair, params = examples_.batch(wide, 2, 0, 0), clients(model, noise=0.02)
+    pair, params = examples_.batch(wide, 2, 0, 0)[:2], clients(model, noise=0.02)
     where, x = stacking.layout(params, list(params)), stacking.flatten(params, list(params))
     (l1, g1), (l2, g2) = (
         ENGINES[name](tasks.masked_loss(model))(x, where, {}, pair) for name in ("stacked", "loop")
@@ -255,7 +250,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(which, told):
     parts = [
         examples_.widen(examples_.generation(told, chosen, which, CONTEXT), 36) for chosen in rows
     ]
-    tokens, counted = examples_.batch(parts, 7, 3, 11)
+    tokens, counted, *_ = examples_.batch(parts, 7, 3, 11)
     assert tokens.shape == (N, 7, 36)
     assert counted.shape == (N, 7, 35)
     assert counted.dtype == torch.bool
@@ -335,12 +330,85 @@ def test_predictions_are_those_of_each_model_alone(model, which, told):
                 last = alone(examples.tokens[k, None, :at]).logits[
                     0, -1
                 ]  # the prompt only: neither answer nor padding
-            assert said[i, k] == int(torch.stack([last[j] for j in ids]).argmax())
+            assert said[i, k] == int(torch.stack([last[j] for (j,) in ids]).argmax())
     assert said.unique().numel() > 1
     hidden = examples._replace(tokens=examples.tokens.clone())
     hidden.tokens[torch.arange(40), examples.answer_at] = 99  # the answer itself is not read
     assert torch.equal(scoring.classify(causal_lm.logits_of(model), params, hidden, ids), said)
     assert not said.requires_grad
+
+
+WORDS = {"asyncio": "good", "email": "go", "xml": "great news"}
+
+
+def test_words_of_several_tokens_are_scored_whole(model, which):
+    """Against each word written after each prompt, alone, its log-probabilities added up."""
+    words = examples_.verbaliser(list(WORDS), which, {**WORDS, "email": "bad"})
+    corpus = small(12)
+    examples = examples_.classification(corpus, np.arange(12), which, CONTEXT, words)
+    assert which.decode(examples.tokens[0][: examples.answer_at[0]]).endswith("\nlabel:")
+    params, spans = clients(model), list(words.values())
+    predicted = scoring.classify(causal_lm.logits_of(model), params, examples, spans)
+    sums = torch.zeros(N, 12, len(spans))
+    for i in range(N):
+        alone = plain(model, params, i)
+        for k, at in enumerate(examples.answer_at.tolist()):
+            for j, word in enumerate(spans):
+                text = torch.cat([examples.tokens[k, :at], torch.tensor(word)])[None]
+                with torch.no_grad():
+                    logs = alone(text[:, :-1]).logits[0].log_softmax(-1)
+                sums[i, k, j] = sum(logs[at - 1 + t, word[t]] for t in range(len(word)))
+    assert torch.equal(predicted, sums.argmax(-1))
+    assert predicted.unique().numel() > 1
+
+
+def test_all_tokens_of_a_label_are_counted_and_fit_the_context(which):
+    words = examples_.verbaliser(list(WORDS), which, {**WORDS, "email": "bad"})
+    corpus = small(30)
+    examples = examples_.classification(corpus, np.arange(30), which, CONTEXT, words)
+    assert examples.tokens.shape[1] == CONTEXT + 1
+    for k in range(30):
+        word = words[corpus.label_names[corpus.labels[k]]]
+        at = int(examples.answer_at[k])
+        assert examples.tokens[k, 1:][examples.counted[k]].tolist() == list(word)
+        assert examples.tokens[k, at : at + len(word)].tolist() == list(word)
+        assert at + len("great news") <= CONTEXT + 1  # each candidate fits where this one stands
+    with pytest.raises(BadInput, match="context = 16 cannot be used: it must be at least 17"):
+        examples_.classification(corpus, np.arange(3), which, 16, words)
+
+
+def test_a_model_learns_labels_of_several_tokens(tiny, which):
+    corpus = corpora.load("instructions", labels=["first", "last", "length"], max_rows=300)
+    words = {"first": "one", "last": "other", "length": "how long"}
+    task, _ = made("classify", corpus, which, tiny, limit=60, words=words)
+    leaves = {k: p.clone().requires_grad_() for k, p in causal_lm.trainable(tiny).items()}
+    optimiser = torch.optim.Adam(leaves.values(), lr=3e-3)
+    for step in range(60):
+        tokens, counted = task.batches(step)
+        optimiser.zero_grad()
+        task.loss(leaves, (tokens.flatten(0, 1), counted.flatten(0, 1))).backward()
+        optimiser.step()
+    found = task.score({k: p.detach()[None] for k, p in leaves.items()})
+    assert found["accuracy"] > 0.8  # chance: a third
+
+
+def test_one_label_is_nothing_to_classify(tiny, which):
+    corpus = corpora.from_rows(
+        "mine", [(f"text {i}", "all") for i in range(40)], ["no label column"]
+    )
+    with pytest.raises(BadInput, match=r"two labels or more .* 'mine' has one, 'all': no label co"):
+        made("classify", corpus, which, tiny)
+
+
+def test_only_language_models_need_windows_of_text(tiny, which):
+    rows = [(f"t{i}", "ab"[i % 2], str(i % 3)) for i in range(60)]
+    corpus = corpora.from_rows("short", rows)
+    for name in ("classify", "generate"):
+        task, parts = made(name, corpus, which, tiny)
+        assert len(task.test[0]) == len(parts.test)
+        assert shards.build(corpus, parts, which, 300).label_counts.sum() == 48
+    with pytest.raises(BadInput, match=r"client 0's training text has .* context 300 needs 301"):
+        made("lm", corpus, which, tiny, context=300)
 
 
 def test_accuracy_and_f1_by_hand():
@@ -595,6 +663,7 @@ def test_language_modelling_reads_the_streams_as_before(tiny, which):
     corpus = small()
     task, parts = made("lm", corpus, which, tiny, limit=7)
     data = shards.build(corpus, parts, which, CONTEXT)
+    shards.require_windows(data)
     assert torch.equal(task.batches(9)[0], shards.batch(data.train, CONTEXT, 4, 0, 9))
     assert torch.equal(task.test[0], shards.windows(data.test, CONTEXT, 7))
     assert torch.equal(

@@ -1,0 +1,100 @@
+"""What a run will need, told before any of it is held: memory, checkpoint, bytes on the wire.
+
+One gradient is computed on shapes alone (torch's device "meta") under the ledger's meter, so that activations are counted
+as the engine, the model and the batch make them; all else is the ledger's formula.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from deca_lab.algorithm.gradients import Engine
+from deca_lab.algorithm.loop import Plan
+from deca_lab.lab import ledger
+
+
+class Forecast(NamedTuple):
+    """Bytes that a run takes at most; `memory` is all of it together, as the process holds it beside its libraries."""
+
+    model: int  # the model as it is loaded, once for all clients
+    clients: int  # what the clients train, and the optimiser's state of the active block
+    activations: int  # one gradient, with what it keeps for the way back
+    memory: int
+    checkpoint: int
+    sent: int  # by all clients in the whole run
+
+    def words(self) -> str:
+        """Return one line for a terminal."""
+        return (
+            f"needs {size(self.memory)} of memory at its peak (model {size(self.model)}, clients {size(self.clients)}, "
+            f"activations {size(self.activations)}); a checkpoint is {size(self.checkpoint)}; {size(self.sent)} are sent"
+        )
+
+
+def size(count: float) -> str:
+    """Return bytes as people read them."""
+    unit, power = next(
+        u
+        for u in (("GB", 9), ("MB", 6), ("kB", 3), ("bytes", 0))
+        if count >= 10 ** u[1] or not u[1]
+    )
+    return f"{count / 10**power:.3g} {unit}"
+
+
+def forecast(plan: Plan, engine: Engine, model: int) -> Forecast:
+    """Return the forecast of a plan laid out on device "meta"; `model` is the bytes of the model as it is loaded."""
+    memory = ledger.memory(plan)
+    gradients = {k: activations(plan, engine, k) for k in _hardest(plan)}
+    at_gradient = max(
+        ledger.in_hand(plan, plan.layouts[k].width) + some for k, some in gradients.items()
+    )
+    return Forecast(
+        model,
+        memory.peak,
+        max(gradients.values()),
+        model + max(memory.peak, memory.weights + ledger.kept(plan) + at_gradient),
+        memory.weights + ledger.kept(plan),
+        int(ledger.traffic(plan).sum()),
+    )
+
+
+def _hardest(plan: Plan) -> set[int]:
+    """Return the blocks that need most: the widest, and the one from which the gradient comes down farthest."""
+    blocks = range(len(plan.blocks))
+    lowest = min(blocks, key=lambda k: min(map(ledger.height, plan.blocks[k].names)))
+    return {lowest, max(blocks, key=lambda k: plan.layouts[k].width)}
+
+
+def activations(plan: Plan, engine: Engine, k: int) -> int:
+    """Return the most bytes that live while the gradient of block k is computed, those of parameters left out."""
+    start = plan.problem.start
+    x = torch.empty(
+        plan.problem.clients,
+        plan.layouts[k].width,
+        dtype=next(iter(start.values())).dtype,
+        device="meta",
+    )
+    rest = {name: p for name, p in start.items() if name not in plan.blocks[k].names}
+    meter = ShapesAlone()
+    meter.watch([x])
+    with meter:
+        engine(plan.problem.loss)(x, plan.layouts[k], rest, plan.problem.batches(0))
+    return meter.most - x.nbytes
+
+
+class ShapesAlone(ledger.Meter):
+    """A meter under which a question about a number that is not there is answered: yes."""
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        """Run the operation on shapes, and count."""
+        # Models ask whether positions go up one by one, and then leave a mask out: ours do.
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return True
+        return super().__torch_dispatch__(func, types, args, kwargs)

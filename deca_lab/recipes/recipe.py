@@ -1,0 +1,84 @@
+"""A file of knobs becomes a config: one of the papers' experiments by name, or a file of one's own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deca_lab.errors import BadInput, check, pick
+from deca_lab.files import read_text
+from deca_lab.methods import METHODS
+from deca_lab.runconfig import RunConfig, defaults, from_mapping
+
+HOME = Path(__file__).parent
+PARTS = ("about", "knobs", "methods")  # of a recipe; `methods` are knobs of single methods
+
+
+def names() -> dict[str, str]:
+    """Return {recipe: a few words} of those that come with the package."""
+    return {path.stem: str(_read(path)["about"]) for path in sorted(HOME.glob("*.yaml"))}
+
+
+def recipe(name: str, **knobs: Any) -> RunConfig:  # noqa: ANN401 - each has its own knob's type
+    """Return the config of a recipe, with `knobs` in place of its own.
+
+    `name` is one of `names`, or the path of a .yaml or .json file: a recipe, or knobs alone, such as a run folder's
+    config.json. Knobs that the recipe has for single methods hold where that method runs. Raises BadInput.
+    """
+    return from_mapping({**knobs_of(name, knobs.get("method")), **knobs})
+
+
+def knobs_of(name: str, method: str | None = None) -> dict[str, Any]:
+    """Return the knobs that a recipe sets for a method, or for its own: what makes the method is left to it."""
+    given = _read(_place(name))
+    if not set(given) & {"knobs", "methods"}:
+        return _with_numbers(given)
+    unknown = [part for part in given if part not in PARTS]
+    check(not unknown, name, ", ".join(unknown), f"a recipe of {', '.join(PARTS)}")
+    common, single = _mapping(given, "knobs", name), _mapping(given, "methods", name)
+    chosen = str(method or common.get("method", defaults()["method"]))
+    fixed = METHODS[chosen].fixed if chosen in METHODS and not METHODS[chosen].pooled else {}
+    own = {knob: value for knob, value in common.items() if knob not in fixed}
+    return _with_numbers({**own, **_mapping(single, chosen, name), "method": chosen})
+
+
+def _with_numbers(knobs: dict[str, Any]) -> dict[str, Any]:
+    """Return the knobs with numbers such as 1e-3, which YAML reads as text, as numbers."""
+    real = [name for name, value in defaults().items() if isinstance(value, float)]
+    written: dict[str, Any] = {
+        name: value for name, value in knobs.items() if name in real and isinstance(value, str)
+    }
+    for name, value in written.items():
+        try:
+            written[name] = float(value)
+        except ValueError:
+            continue  # the config refuses it, with its own words
+    return {**knobs, **written}
+
+
+def _place(name: str) -> Path:
+    """Return the file of a recipe."""
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml", ".json"):
+        return path
+    pick({**names()}, name, "recipe")
+    return HOME / f"{name}.yaml"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    text = read_text(path, "the recipe")
+    try:
+        given = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise BadInput(f"the recipe {str(path)!r} is no YAML: {line}") from None
+    sound = isinstance(given, dict) and all(isinstance(key, str) for key in given)
+    check(sound, f"the recipe {str(path)!r}", type(given).__name__, "a mapping of knobs")
+    return dict(given)
+
+
+def _mapping(given: Mapping[str, Any], part: str, name: str) -> dict[str, Any]:
+    value = given.get(part) or {}
+    check(isinstance(value, dict), f"{part} of {name}", value, "a mapping of knobs")
+    return dict(value)

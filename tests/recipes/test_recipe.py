@@ -1,0 +1,104 @@
+"""Recipes: each is a sound config for its methods, own files replay, what is said beside one wins, errors are one line."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from command import SMALL
+from typer.testing import CliRunner
+
+import deca_lab
+from deca_lab.cli import app
+from deca_lab.errors import BadInput
+from deca_lab.lab import runs
+from deca_lab.methods import resolve
+from deca_lab.recipes.recipe import HOME, knobs_of, names, recipe
+from deca_lab.runconfig import RunConfig
+
+ASKED = ["deca-agnews", "deca-tfns", "deca-mnli", "deca-alpaca"]
+ASKED += [f"dec-lora-{task}" for task in ("sst2", "mrpc", "qnli", "qqp", "mnli")]
+BASELINES = ["deca", "dec-lora", "decaf", "dec-adapter", "d-adam", "local", "centralised"]
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_every_recipe_is_a_sound_config_for_every_method(name):
+    for method in BASELINES:
+        config = recipe(name, method=method)
+        assert resolve(config).method == config.method == method
+    own = recipe(name)
+    assert own.method == ("dec-lora" if name.startswith("dec-lora") else "deca")
+    assert own.clients in (8, 10)
+    assert (HOME / f"{name}.yaml").read_text().count("# [") >= 10, "how sure its lines are"
+
+
+def test_what_is_known_of_the_papers_set_up_stands_in_them():
+    """The figures of the papers' experiments, as docs tell them."""
+    deca = recipe("deca-agnews")
+    assert (deca.clients, deca.alpha, deca.rounds, deca.inner_steps) == (8, 0.25, 4, 48)
+    assert (deca.lr, deca.a1, deca.a2, deca.granularity) == (5e-5, 0.9, 0.999, 2)
+    assert recipe("deca-agnews", method="dec-lora").lr == 1e-3
+    lora = recipe("dec-lora-sst2")
+    assert (lora.lr, lora.batch, lora.rank, lora.clients) == (1e-3, 32, 16, 10)
+
+
+def test_what_is_said_beside_a_recipe_wins():
+    assert recipe("deca-agnews", lr=0.5, clients=3).lr == 0.5
+    assert recipe("deca-agnews", lr=0.5, clients=3).clients == 3
+    assert deca_lab.recipe is recipe
+
+
+def test_own_files_are_recipes_too(tmp_path):
+    (tmp_path / "own.yaml").write_text("knobs: {lr: 1e-4, clients: 3}\nmethods: {d-sgd: {lr: 1}}\n")
+    own = str(tmp_path / "own.yaml")
+    assert (recipe(own).lr, recipe(own, method="d-sgd").lr) == (1e-4, 1.0)
+    config = RunConfig(method="dec-lora", eps=1e-8, lr=3e-5, corpus="a: #b")
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert recipe(str(tmp_path / "config.json")) == config
+
+
+def test_every_config_of_a_run_replays(tmp_path):
+
+    runs.run(RunConfig(**SMALL), tmp_path / "one")
+    stored = tmp_path / "one" / "config.json"
+    done = CliRunner().invoke(
+        app, ["run", "--config", str(stored), "--lr", "0.5", "--out", str(tmp_path / "two")]
+    )
+    assert done.exit_code == 0, done.output
+    two = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert two == asdict(replace(RunConfig(**json.loads(stored.read_text())), lr=0.5))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- 1\n- 2\n", "a mapping of knobs"),
+        ("lr: [1, 2]\n", "lr = "),
+        ("lr: fast\n", "lr = 'fast'"),
+        ("clientz: 3\n", "did you mean 'clients'"),
+        ("knobs: 3\n", "a mapping of knobs"),
+        ("knobs: {}\nmethod: deca\n", "about, knobs, methods"),
+        ("a: b: c\n", "no YAML"),
+        ("x: !!python/object/apply:os.system [true]\n", "no YAML"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_in_one_line(text, words, tmp_path):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(BadInput, match=words) as refusal:
+        recipe(str(tmp_path / "bad.yaml"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_unknown_names_and_files_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="did you mean 'deca-agnews'"):
+        recipe("deca-agnew")
+    with pytest.raises(BadInput, match="cannot be read"):
+        recipe(str(tmp_path / "none.yaml"))
+    runner = CliRunner()
+    refused = runner.invoke(app, ["run", "--recipe", "deca-agnews", "--resume", str(tmp_path)])
+    assert isinstance(refused.exception, BadInput)
+    assert "left out with --resume" in str(refused.exception)
+
+
+def test_the_list_shows_them():
+    assert set(names()) == set(ASKED)
+    assert knobs_of("deca-tfns")["corpus"] == "zeroshot/twitter-financial-news-sentiment"
