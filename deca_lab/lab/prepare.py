@@ -527,7 +527,7 @@ def start_gradients(problem: Problem, world: World, engine: str = "stacked") -> 
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # functorch's, or autograd's
-        others = " or ".join(name for name in ENGINES if name != engine)
+        others = " or ".join(name for name in ENGINES if name not in (engine, "compiled"))
         line = f"model does not train with --engine {engine}: {first_line(error)}; try {others}"
         raise BadInput(line) from error
     return stacking.unflatten(gathered(world, g), where)

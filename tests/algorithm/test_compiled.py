@@ -108,15 +108,22 @@ def test_more_blocks_than_torchs_limit_are_graphs_all():
 
 def test_a_break_in_the_graph_is_bad_input():
     def broken(params, batch):
-        if params["s"].sum().item() > 0:
-            return cubic(params, batch)
-        return -cubic(params, batch)
+        torch._dynamo.graph_break()
+        return cubic(params, batch)
 
     params, batch = cubic_case(torch.float32)
     with pytest.raises(
         BadInput, match=r"^engine = 'compiled' cannot take this model[^\n]*stacked$"
     ):
         compiled(broken)(*split(params, ["w"]), batch)
+
+
+def test_two_engines_on_one_loss_have_graphs_of_their_own():
+    params, batch = cubic_case(torch.float32)
+    mapped, before = torch.vmap(cubic), co.graphs()
+    one, two = (co.one_graph(mapped)(*split(params, ["w"]), batch) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert co.graphs() - before == 2
 
 
 @pytest.mark.slow
