@@ -4,7 +4,6 @@ Heavy modules are imported inside the commands, so that help answers at once.
 """
 
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import Field, asdict, fields
@@ -142,6 +141,9 @@ def run(
     bounds: Annotated[
         bool, typer.Option("--bounds", help="evaluate afterwards what theory says of such a run")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what the run would need, and end")
+    ] = False,
     **knobs: Any,  # noqa: ANN401 - each has its own knob's type
 ) -> None:
     """Fine-tune a small GPT with DECA on simulated clients and write a folder with tables, pictures and a report.
@@ -162,9 +164,29 @@ def run(
     else:
         config = RunConfig(**knobs)
         resolve(config)  # an unknown method is no part of a folder's name
+        if dry_run:
+            return _say_what_it_needs(config)
         folder = out or _fresh_folder(config.method)
     if _finish(folder, config) and bounds:
         _write_bounds(folder)
+
+
+def _say_what_it_needs(config: RunConfig) -> None:
+    """Print the forecast of a run, and what is free."""
+    from deca_lab.lab.forecast import forecast_of, require_room, room, size
+    from deca_lab.lab.objects import NOTHING
+    from deca_lab.lab.prepare import find_device, settled
+    from deca_lab.lab.sources import read_texts
+
+    whole, objects = settled(config, NOTHING)
+    texts, free = read_texts(whole, objects), room(find_device(whole.device))
+    known = forecast_of(whole, objects, texts)
+    for note in texts.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(known.words())
+    if free is not None:
+        typer.echo(f"{size(free)} of memory are free")
+    require_room(known, free, whole, objects, texts)
 
 
 def _was_given(ctx: typer.Context, name: str) -> bool:
@@ -195,13 +217,15 @@ def _fresh_folder(method: str) -> Path:
 
 def _finish(folder: Path, config: RunConfig | None) -> bool:
     """Run or resume, then write the report and say where it is; return whether this process has the history."""
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo("preparing text, shards and model ...", err=True)
     from deca_lab.lab import glance, progress, runs
     from deca_lab.network import processes
     from deca_lab.pictures import report
 
     with processes.joined() as world, progress.bar() as shown, progress.interruptible() as asked:
+
+        def say(line: str) -> None:
+            if world.rank == 0:
+                typer.echo(line, err=True)
 
         def watch(done: int, total: int, known: dict[str, Any]) -> bool:
             if world.rank == 0:
@@ -211,7 +235,7 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
         done = (
             runs.resume_in(world, folder, watch)
             if config is None
-            else runs.run_in(world, config, folder, watch)
+            else runs.run_in(world, config, folder, watch, say=say)
         )
     if done is None:
         return False

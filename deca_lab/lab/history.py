@@ -100,7 +100,8 @@ class Record:
     clients: list[dict[str, Any]] = field(default_factory=list)
     train: list[dict[str, Any]] = field(default_factory=list)
     timings: list[dict[str, Any]] = field(default_factory=list)
-    peak_bytes: int = 0
+    peak_bytes: int = 0  # of all tensors but activations
+    whole_bytes: int = 0  # with activations
     fingerprint: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     metric_names: list[str] = field(default_factory=list)  # the user's own
@@ -278,7 +279,12 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "consensus_end": last["consensus"],
         "bytes_sent": int(state.sent.sum()),
         "bytes_predicted": int(ledger.traffic(lab.plan, state.step).sum()),
-        "memory": {**memory._asdict(), "measured_peak": record.peak_bytes, "shared": _shared(lab)},
+        "memory": {
+            **memory._asdict(),
+            "measured_peak": record.peak_bytes,
+            "with_activations": record.whole_bytes,
+            "shared": _shared(lab),
+        },
         "faults": _faults(lab, state),
         "rho": lab.diagnosis.rho,
         "topology": lab.topology.name,
