@@ -101,7 +101,11 @@ def test_kappa_is_attained_as_eps_goes_to_zero_and_leaves_as_it_grows():
     assert [float(end.lhs[0]) for end in ends] == sorted(
         (float(e.lhs[0]) for e in ends), reverse=True
     )
-    assert ends[2].rhs[0] < 1e-5  # D takes over
+    G, zeta2 = (
+        float(np.abs(made.slopes(made.solution())).max()),
+        1.0,
+    )  # at rest, for so large an eps
+    assert ends[2].rhs[0] == pytest.approx(G**2 / (4e3 * (G + 1e3)) * zeta2, rel=1e-2)  # D
     assert ends[2].holds()
     assert [ml.kappa(n) for n in (1, 2, 3, 4, 5)] == pytest.approx([0, 0, 1 / 2, 1 / 3, 2 / 3])
 
@@ -187,6 +191,45 @@ def test_inward_is_below_the_pull_at_every_point():
     fine = np.linspace(0.1, 4, 5000)
     pull = ml.fair(S)(made.a[:, 0] * (fine[:, None] - made.c[:, 0])).mean(1)
     assert all(level <= pull[fine >= at].min() for at, level in zip(x, s, strict=False))
+
+
+def test_inward_by_hand_for_one_turn_on_a_ring():
+    made, S = ml.bowls(5, 1, 6), setting("ring", 1, 0.05, 0.1)
+    a, c, x = made.a[:, 0], made.c[:, 0], np.linspace(-1, 4, 20)
+    rho = (1 + 2 * np.cos(2 * np.pi / 5)) / 3
+    y = a * (x[:-1, None] - c - 0.05 * 2 * rho / (1 - rho))  # sqrt(N - 1) = 2
+    np.testing.assert_allclose(ml.inward(a, c, x, S), (y / (np.abs(y) + 0.1)).mean(1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("feed", ["none", "printed"])
+def test_inward_is_the_least_of_its_formula_also_between_coarse_points(feed):
+    """The formula again in plain loops, on a fine grid that crosses clients' wishes, where shares fall before they rise."""
+    S = setting("complete", 4, 0.002, feed=feed)._replace(adam=mo.Adam(0.9, 0.5, 1e-3))
+    a, c, t = np.array([1.0, 2.0]), np.array([0.0, 1.0]), ml._turns(S)
+    C, steps = t.C.max(), range(4)
+
+    def share(x, a_i, c_i):
+        y, off = a_i * (x - c_i), a_i * 3 * C * 0.002
+        total = 0.0
+        for k in steps:
+            m = t.omega[k] * (y - off) - t.chi[k] * C * 0.002
+            if m >= 0:
+                bulge = np.sqrt(t.second[k]) * C * 0.002
+                total += m / (np.sqrt(t.first[k]) * (abs(y) + off) + bulge + 1e-3)
+            else:
+                total -= min(t.C[k], -m / (np.sqrt(t.first[k]) * max(abs(y) - off, 0) + 1e-3))
+        return total / 4
+
+    fine = np.linspace(0.3, 2.3, 2001)
+    want = np.array([(share(x, a[0], c[0]) + share(x, a[1], c[1])) / 2 for x in fine])
+    for points in (5, 21, 101, 1001):
+        x = np.linspace(0.3, 2.3, points)
+        s = ml.inward(a, c, x, S)
+        least = np.array([want[fine >= at - 1e-12].min() for at in x[:-1]])
+        assert (s <= least + 1e-12).all()
+        assert (np.diff(s) >= 0).all()
+    np.testing.assert_allclose(s, least, atol=0.03)
+    assert want.min() < want[0] - 0.02  # it is not at an end
 
 
 @pytest.mark.slow
