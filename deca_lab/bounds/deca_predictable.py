@@ -142,9 +142,11 @@ def deca_predictable(
     facts = known(landscape, setting, [step for run in runs for step in run])
     seen = divided_by([step for run in moved for step in run])
     rhs = right_side(facts, setting, seen if observed else None)
-    tiny = 1e-24 * facts.steepest**2  # a run that starts at the solution
+    lost = 4e-16 * (abs(landscape.mean(landscape.start)) + abs(landscape.lowest))  # of the gap
+    S = np.arange(1, len(lhs) + 1)
+    rounding = error + 1e-24 * facts.steepest**2 + 2 * seen[1] * lost / (setting.lr * S)
     return Bound(
-        lhs, rhs, "predictable divisors", SOURCE, axis="step that moves", rounding=error + tiny
+        lhs, rhs, "predictable divisors", SOURCE, axis="step that moves", rounding=rounding
     )
 
 

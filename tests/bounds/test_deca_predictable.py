@@ -139,6 +139,14 @@ def test_edge_sizes(clients, d, blocks, steps):
     assert dp.deca_predictable(valleys(clients, d), S).holds()
 
 
+def test_a_start_at_the_solution_is_no_failure_of_rounding():
+    for seed in range(20):
+        land = quadratics(2, 3, zeta=7.3, far=0.0, seed=seed)
+        S = SMALL._replace(topology=topology("complete", 2), blocks=1, rounds=1)
+        S = S._replace(adam=mo.Adam(0.0, 0.9, 1.4), lr=0.25)
+        assert dp.deca_predictable(land, S).holds()
+
+
 def test_examples_hold():
     assert all(bound.holds() for bound in dp.examples().values())
 
