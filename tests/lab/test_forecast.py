@@ -30,8 +30,14 @@ KINDS = {
     "half": {"dtype": "bfloat16"},
     "lora": {"method": "dec-lora"},
     "4 bits": {"method": "dec-lora", "base_weights": "nf4"},
-    "classify": {"task": "classify", "corpus": "topics", "context": 128},
-    "head": {"task": "classify", "corpus": "topics", "head": "trained", "context": 64},
+    "classify": {"task": "classify", "corpus": "topics", "context": 128, "eval_windows": 64},
+    "head": {
+        "task": "classify",
+        "corpus": "topics",
+        "head": "trained",
+        "context": 64,
+        "eval_windows": 64,
+    },
     "llama": {"model": "llama-tiny", "batch": 2},
 }
 
