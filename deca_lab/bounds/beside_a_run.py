@@ -11,6 +11,7 @@ from torch import Tensor
 from deca_lab.algorithm import moments as mo
 from deca_lab.algorithm import stacking
 from deca_lab.bounds import d_sgd, deca_descent, feedback_step
+from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.estimates import Estimates, estimate
 from deca_lab.bounds.gossip_contraction import second_singular_value
@@ -28,8 +29,6 @@ EPS = {
     torch.bfloat16: 2.0**-8,
     torch.float16: 2.0**-10,
 }
-APART = "the clients do not start with equal models"
-NEGATIVE = "a loss is below 0: how far it can still fall is not known"
 
 
 class Verdict(NamedTuple):
@@ -122,8 +121,8 @@ def _interference(history: History, lab: Lab) -> Verdict:
 
 def _consensus(history: History, lab: Lab) -> Verdict:
     """Compare each measured disagreement of a block that just trained with what a bounded step can have made."""
-    name, reason = "disagreement of the active block", _adam_reason(lab)
-    if reason:
+    name = "disagreement of the active block"
+    if reason := hy.broken(deca_descent.BOUNDED_STEPS, instance(history, lab)):
         return Verdict(name, f"hypothesis broken: {reason}")
     rows = history.metrics[history.metrics["step"] > 0]
     allowed = _allowed(lab)
@@ -150,69 +149,63 @@ def _dtypes(start: Mapping[str, Tensor]) -> str:
     return " and ".join(sorted({str(x.dtype).removeprefix("torch.") for x in start.values()}))
 
 
-def _adam_reason(lab: Lab) -> str:
-    """Return the hypothesis of bounded steps that a run breaks, or nothing."""
-    config = lab.config
-    if config.optimiser != "adam":
-        who = (
-            "an optimiser of one's own" if config.optimiser.startswith(OBJECT) else config.optimiser
-        )
-        return f"the steps of {who} have no constant of their own"
-    if config.feedback != "none" and (config.b2 == 1) != (config.b1 == 1):
-        return "b2 = 1 with b1 < 1: a discrepancy counts in m and not in v"
-    if config.feedback != "none" and min(config.b1, config.b2) == 0:
-        return "b1 or b2 is 0"
-    if config.weight_decay:
-        return "weight decay adds to the step"
-    if config.mixing != "gossip":
-        return f"{config.mixing} is not a mixing with W"
-    if lab.failing.any:
-        return "there are faults: W is another one at every mixing, or messages are late or noisy"
-    if config.compress != "none":
-        return "messages are compressed: what is mixed is not the clients' models"
-    if _start_apart(lab):
-        return APART
-    if not all(
-        np.allclose(W.sum(0), 1) and np.allclose(W.sum(1), 1) for W in lab.topology.matrices
-    ):
-        return "W is not doubly stochastic"
-    return ""
-
-
-def _start_apart(lab: Lab) -> bool:
-    return any(not torch.equal(x, x[:1].expand_as(x)) for x in lab.plan.problem.start.values())
-
-
-def _constants(lab: Lab) -> np.ndarray:
-    config = lab.config
-    adam, fed = mo.Adam(config.a1, config.a2, config.eps), config.feedback != "none"
-    longest = lab.plan.steps if lab.plan.recipe.keep_moments else config.inner_steps
-    return feedback_step.constants(longest, adam, *((config.b1, config.b2) if fed else (1.0, 1.0)))
+def instance(history: History, lab: Lab) -> hy.Instance:
+    """Return what hypotheses ask about a run."""
+    config, recipe = lab.config, lab.plan.recipe
+    rates = [recipe.lr(s) for s in range(lab.plan.steps)]
+    own = config.optimiser.startswith(OBJECT)
+    return hy.Instance(
+        lab.topology,
+        "an optimiser of one's own" if own else config.optimiser,
+        mo.Adam(config.a1, config.a2, config.eps),
+        config.b1,
+        config.b2,
+        config.feedback != "none",
+        config.feedback in ("none", "zero") or config.feedback_scale == "raw",
+        (min(rates), max(rates)),
+        clip=recipe.clip,
+        weight_decay=recipe.weight_decay,
+        momentum=config.momentum,
+        blocks=len(lab.plan.blocks),
+        mix_every=recipe.mix_every,
+        combine_first=recipe.combine_first,
+        keep_moments=recipe.keep_moments,
+        carrier=config.mixing,
+        faults=lab.failing.any,
+        compressed=config.compress != "none",
+        apart=any(not torch.equal(x, x[:1].expand_as(x)) for x in lab.plan.problem.start.values()),
+        below_zero=_below_zero(history),
+    )
 
 
 def _allowed(lab: Lab) -> dict[int, dict[str, float]]:
-    """Return for every number of inner steps done what each block's || X - Xbar ||_F can be at most, from an equal start."""
-    recipe, C, n = lab.plan.recipe, _constants(lab), lab.config.clients
+    """Return for every number of inner steps done what each block's || X - Xbar ||_F can be at most, from an equal start.
+
+    Discrepancies enter the moments after those steps only that end in a mixing, so the constants are grown step by step.
+    """
+    recipe, config, plan = lab.plan.recipe, lab.config, lab.plan
+    adam = mo.Adam(config.a1, config.a2, config.eps)
+    decays = (config.b1, config.b2) if config.feedback != "none" else (1.0, 1.0)
     factors = [second_singular_value(W) for W in lab.topology.matrices]
-    most = [0.0] * len(lab.plan.blocks)
-    found, turns = {}, [0] * len(lab.plan.blocks)
-    for s in range(lab.plan.steps):
-        k = lab.plan.visits[s // recipe.inner_steps].block
-        turns[k] = turns[k] + 1 if recipe.keep_moments or s % recipe.inner_steps else 1
-        step = recipe.lr(s) * (n * lab.plan.layouts[k].width) ** 0.5 * float(C[turns[k] - 1])
+    most, spreads, turns = ([zero] * len(plan.blocks) for zero in (0.0, 0.0, 0))
+    allowed = {}
+    for s in range(plan.steps):
+        k = plan.visits[s // recipe.inner_steps].block
+        if not recipe.keep_moments and s % recipe.inner_steps == 0:
+            spreads[k], turns[k] = 0.0, 0
+        spreads[k], turns[k] = feedback_step.entered(spreads[k], adam.a1, adam.a2), turns[k] + 1
+        C = feedback_step.constant(spreads[k], turns[k], adam)
+        step = recipe.lr(s) * (config.clients * plan.layouts[k].width) ** 0.5 * C
         turn, rest = divmod(s + 1, recipe.mix_every)
         rho = 1.0 if rest else factors[(turn - 1) % len(factors)]
+        if not rest:
+            spreads[k] = feedback_step.entered(spreads[k], *decays)
         before = most[k]
         if recipe.mix_all:
             most = [rho * b for b in most]
         most[k] = rho * before + step if recipe.combine_first else rho * (before + step)
-        found[s + 1] = {block.name: most[j] for j, block in enumerate(lab.plan.blocks)}
-    return found
-
-
-def _first(reasons: dict[str, bool]) -> str:
-    """Return the first reason that is true, or nothing."""
-    return next((words for words, broken in reasons.items() if broken), "")
+        allowed[s + 1] = {block.name: most[j] for j, block in enumerate(plan.blocks)}
+    return allowed
 
 
 def _below_zero(history: History) -> bool:
@@ -225,24 +218,10 @@ def _below_zero(history: History) -> bool:
     )
 
 
-def _rho(lab: Lab) -> float:
-    return max(second_singular_value(W) for W in lab.topology.matrices)
-
-
 def _deca_descent(history: History, lab: Lab) -> Verdict:
-    name, config, recipe = "mean squared gradient of DECA", lab.config, lab.plan.recipe
-    reason = _adam_reason(lab) or _first(
-        {
-            "moments are kept between visits": recipe.keep_moments,
-            "mixed less often than every step": recipe.mix_every > 1,
-            "combine then adapt": recipe.combine_first,
-            "feedback is not raw": config.feedback not in ("none", "zero")
-            and config.feedback_scale != "raw",
-            "the clients never come together (rho = 1)": _rho(lab) >= 1,
-            NEGATIVE: _below_zero(history),
-        }
-    )
-    if reason:
+    name, config = "mean squared gradient of DECA", lab.config
+    asked = instance(history, lab)
+    if reason := hy.broken(deca_descent.HYPOTHESES, asked):
         return Verdict(name, f"hypothesis broken: {reason}")
     found, widths = estimate(lab.plan.problem), tuple(where.width for where in lab.plan.layouts)
     known = deca_descent.Known(
@@ -251,7 +230,7 @@ def _deca_descent(history: History, lab: Lab) -> Verdict:
         found.steepest,
         found.zeta,
         found.sigma,
-        _rho(lab),
+        asked.rho,
         config.clients,
         widths,
     )
@@ -272,26 +251,11 @@ def _deca_descent(history: History, lab: Lab) -> Verdict:
 
 def _sgd_descent(history: History, lab: Lab) -> Verdict:
     name, config, recipe = "mean squared gradient of D-SGD", lab.config, lab.plan.recipe
-    found = estimate(lab.plan.problem)
-    reason = _first(
-        {
-            "momentum": config.momentum > 0,
-            "trained in blocks": len(lab.plan.blocks) > 1,
-            "mixed less often than every step": recipe.mix_every > 1,
-            "weight decay": config.weight_decay > 0,
-            f"{config.mixing} is not a mixing with W": config.mixing != "gossip",
-            "there are faults": lab.failing.any,
-            "messages are compressed": config.compress != "none",
-            "the clients never come together (rho = 1)": _rho(lab) >= 1,
-            APART: _start_apart(lab),
-            NEGATIVE: _below_zero(history),
-        }
-    )
-    if not reason and config.lr > (
-        most := d_sgd.largest_step(found.smoothness, _rho(lab), recipe.combine_first)
-    ):
-        reason = f"the learning rate is above {most:.3g}"
-    if reason:
+    found, asked = estimate(lab.plan.problem), instance(history, lab)
+    if asked.rho < 1 and found.smoothness > 0:
+        most = d_sgd.largest_step(found.smoothness, asked.rho, recipe.combine_first)
+        asked = asked._replace(largest=most)
+    if reason := hy.broken(d_sgd.HYPOTHESES, asked):
         return Verdict(name, f"hypothesis broken: {reason}", rests_on=found.words())
     case = d_sgd.Case(
         lambda seed: lab.plan.problem,

@@ -11,6 +11,7 @@ from torch import Tensor
 from deca_lab.algorithm import moments as mo
 from deca_lab.algorithm.loop import Recipe, plan, train
 from deca_lab.algorithm.optimisers import Optimiser, adam
+from deca_lab.bounds.hypotheses import Instance
 from deca_lab.bounds.landscape import Landscape, as_problem
 from deca_lab.mixing.gossip import Mix
 from deca_lab.mixing.topology import Topology
@@ -35,6 +36,21 @@ class Setting(NamedTuple):
     def steps(self) -> int:
         """S = T B R."""
         return self.rounds * self.blocks * self.inner_steps
+
+    @property
+    def instance(self) -> Instance:
+        """What hypotheses ask about."""
+        fed = self.feedback
+        return Instance(
+            self.topology,
+            adam=self.adam,
+            b1=fed.b1,
+            b2=fed.b2,
+            fed=fed.signal is not None,
+            raw=fed.scale is mo.raw,
+            rates=(self.lr, self.lr),
+            blocks=self.blocks,
+        )
 
 
 class Step(NamedTuple):
