@@ -187,7 +187,7 @@ def _allowed(lab: Lab) -> dict[int, dict[str, float]]:
     adam = mo.Adam(config.a1, config.a2, config.eps)
     decays = (config.b1, config.b2) if config.feedback != "none" else (1.0, 1.0)
     factors = [second_singular_value(W) for W in lab.topology.matrices]
-    most, spreads, turns = ([zero] * len(plan.blocks) for zero in (0.0, 0.0, 0))
+    (most, spreads), turns = np.zeros((2, len(plan.blocks))).tolist(), [0] * len(plan.blocks)
     allowed = {}
     for s in range(plan.steps):
         k = plan.visits[s // recipe.inner_steps].block

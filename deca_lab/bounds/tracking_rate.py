@@ -68,8 +68,9 @@ def _rounding(A: Array, b: Array, X0: Array, best: Array, steps: int) -> Array:
     values = np.linalg.eigvalsh(A.mean(0))
     size = float(np.linalg.norm(X0) + np.linalg.norm(best) * n**0.5)
     slope = float(np.linalg.norm(A, 2, axis=(1, 2)).max()) * size + float(np.linalg.norm(b))
-    lost: Array = (size + slope / values[0]) * (2.0 + np.arange(1, steps + 1)) ** 0.5
-    return np.finfo(float).eps * (n + d) * lost
+    units = float(np.finfo(float).eps) * (n + d) * (size + slope / float(values[0]))
+    lost: Array = units * (2.0 + np.arange(1, steps + 1)) ** 0.5
+    return lost
 
 
 def decay(

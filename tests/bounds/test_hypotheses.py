@@ -186,8 +186,10 @@ def test_tracking_far_away_is_rounding(size):
         at = size * np.ones(2)
         moved = b + np.einsum("nij,j->ni", A, at)
         assert tracking_rate.tracking_rate(W, A, moved, X0 + at, 0.05, 300, first).holds()
-        run = as_problem(far, 1, 0.3)[0]
-        assert tracking_consensus.tracking_consensus(run, RING, 0.05, 60, first).holds()
+        equal = quadratics(6, 4, zeta=0.0, far=0.0)  # from 0 to a minimum that is far away
+        for land in (far, equal._replace(data=equal.data + size)):
+            run = as_problem(land, 1)[0]
+            assert tracking_consensus.tracking_consensus(run, RING, 0.05, 60, first).holds()
 
 
 @cases("size", [0.0, 1e-158, 1e-150])
