@@ -101,7 +101,11 @@ def run(
         Path | None, typer.Option(help="continue the run of this folder, bit for bit")
     ] = None,
     bounds: Annotated[
-        bool, typer.Option("--bounds", help="evaluate afterwards what theory says of such a run")
+        bool,
+        typer.Option(
+            "--bounds",
+            help="say afterwards what theory says of such a run; DECA is trained once more for it",
+        ),
     ] = False,
     **knobs: Any,  # noqa: ANN401 - each has its own knob's type
 ) -> None:
@@ -195,7 +199,7 @@ def _write_bounds(folder: Path) -> None:
     from deca_lab.bounds.beside_a_run import beside
     from deca_lab.lab import history
 
-    verdicts = beside(history.load(folder))
+    verdicts = beside(history.load(folder), again=True)
     drawn = {
         name: one.bound
         for name, one in verdicts.items()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deca_lab.algorithm import moments as mo
 from deca_lab.algorithm import stacking
+from deca_lab.bounds import along_a_run as along
 from deca_lab.bounds import d_sgd, deca_descent, feedback_step
 from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
@@ -40,8 +41,10 @@ class Verdict(NamedTuple):
     rests_on: str = ""
 
 
-def beside(history: History, lab: Lab | None = None) -> dict[str, Verdict]:
+def beside(history: History, lab: Lab | None = None, again: bool = False) -> dict[str, Verdict]:
     """Return every claim that speaks of such a run, by name; the lab is prepared again from the run's config.
+
+    `again` trains a run of DECA once more, for the theorem's own left side and what was seen of the right (`along_a_run`).
 
     A run with objects in place of names, and a fit, need theirs: it is `history.lab` in memory; for a folder that was
     read, `lab` is that of an equal run, made with the same objects. Raises BadInput where it is missing or another
@@ -58,7 +61,10 @@ def beside(history: History, lab: Lab | None = None) -> dict[str, Verdict]:
         "gradient": gradient,
         **({"interference": _interference} if history.config.adapter == "lora" else {}),
     }
-    return {name: claim(history, lab) for name, claim in claims.items()}
+    verdicts = {name: claim(history, lab) for name, claim in claims.items()}
+    if again and kind == "adam" and verdicts["gradient"].bound is not None:
+        verdicts |= _along(lab)
+    return verdicts
 
 
 def _prepared(config: RunConfig) -> Lab:
@@ -219,34 +225,53 @@ def _below_zero(history: History) -> bool:
 
 
 def _deca_descent(history: History, lab: Lab) -> Verdict:
-    name, config = "mean squared gradient of DECA", lab.config
+    name = "mean squared gradient of DECA"
     asked = instance(history, lab)
     if reason := hy.broken(deca_descent.HYPOTHESES, asked):
         return Verdict(name, f"hypothesis broken: {reason}")
-    found, widths = estimate(lab.plan.problem), tuple(where.width for where in lab.plan.layouts)
-    known = deca_descent.Known(
+    found = estimate(lab.plan.problem)
+    known, setting = _known(lab, found, asked.rho), _setting(lab)
+    return _beside(
+        history, name, deca_descent.right_side(known, setting), found, "theory/deca_descent.ipynb"
+    )
+
+
+def _known(lab: Lab, found: Estimates, rho: float) -> deca_descent.Known:
+    return deca_descent.Known(
         found.smoothness,
         found.loss,
         found.steepest,
         found.zeta,
         found.sigma,
-        asked.rho,
-        config.clients,
-        widths,
+        rho,
+        lab.config.clients,
+        tuple(where.width for where in lab.plan.layouts),
     )
+
+
+def _setting(lab: Lab) -> Setting:
+    """Return the run as the theorem's setting."""
+    config = lab.config
     fed = mo.Feedback(mo.SIGNALS[config.feedback], mo.raw, config.b1, config.b2)
-    setting = Setting(
-        lab.topology,
-        len(widths),
-        config.rounds,
-        config.inner_steps,
-        config.lr,
-        mo.Adam(config.a1, config.a2, config.eps),
-        fed,
-    )
-    return _beside(
-        history, name, deca_descent.right_side(known, setting), found, "theory/deca_descent.ipynb"
-    )
+    decays = mo.Adam(config.a1, config.a2, config.eps)
+    blocks = len(lab.plan.blocks)
+    return Setting(lab.topology, blocks, config.rounds, config.inner_steps, config.lr, decays, fed)
+
+
+def _along(lab: Lab) -> dict[str, Verdict]:
+    """Return the theorem with its own left side, and with more and more of its right side as it was seen."""
+    found, setting = estimate(lab.plan.problem), _setting(lab)
+    fed, problem = setting.feedback, lab.plan.problem
+    decays = (fed.b1, fed.b2) if fed.signal else (1.0, 1.0)
+    t = deca_descent.turns(setting.inner_steps, setting.adam, *decays)
+    data = lab.probe.train if len(lab.probe.train) else problem.evaluation
+    seen = along.walk(lab.plan, problem.batches(0) if data is None else data, setting.adam, t)
+    rungs = along.ladder(seen, _known(lab, found, hy.largest_rho(lab.topology)), setting, t)
+    words = f"{found.words()}. f on the data of the measurements. At the end of the run: {along.loosest(rungs)}"
+    return {
+        f"gradient, {name}": Verdict(one.name, one.verdict, one, words)
+        for name, one in rungs.items()
+    }
 
 
 def _sgd_descent(history: History, lab: Lab) -> Verdict:

@@ -70,12 +70,12 @@ def trace(landscape: Landscape, setting: Setting, optimiser: Optimiser | None = 
     """Return every inner step of the run; `optimiser` replaces DECA's Adam by another whose state has m, v and steps."""
     problem, blocks = as_problem(landscape, setting.blocks, setting.noise, setting.seed)
     inside: list[tuple[Tensor, ...]] = []
-    spied = _spied(optimiser or adam(setting.adam, setting.feedback), setting.adam, inside)
+    watched = spied(optimiser or adam(setting.adam, setting.feedback), setting.adam, inside)
     laid = plan(
         problem,
         blocks,
         setting.topology,
-        Recipe(setting.rounds, setting.inner_steps, lambda s: setting.lr, spied),
+        Recipe(setting.rounds, setting.inner_steps, lambda s: setting.lr, watched),
     )
     ends = torch.tensor([0, *(where.width for where in laid.layouts)]).cumsum(0).tolist()
     before, steps = torch.cat([problem.start[b.names[0]] for b in blocks], 1), []
@@ -90,7 +90,7 @@ def trace(landscape: Landscape, setting: Setting, optimiser: Optimiser | None = 
     return steps
 
 
-def _spied(optimiser: Optimiser, decays: mo.Adam, inside: list[tuple[Tensor, ...]]) -> Optimiser:
+def spied(optimiser: Optimiser, decays: mo.Adam, inside: list[tuple[Tensor, ...]]) -> Optimiser:
     """Return the optimiser that also writes down g, m_hat, sqrt(v_hat) + eps and its direction."""
 
     def update(g: Tensor, state: Any, x: Tensor, exchange: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - any optimiser's state
