@@ -14,8 +14,9 @@ Hypotheses  every f_i L-smooth, f >= f_inf; every W doubly stochastic, rho < 1 t
             <= zeta^2 at the mean models. Instead of eps and G' + eps any bounds on what clients divided by (`divisors`).
 Symbols     C_r, C = max C_r: `feedback_step.constants`; omega_r, chi_r, kappa_r, Lambda_r: `Turns`; G': `largest_root`.
 Source      derived here. The paper's own theorem has a rate, O(1 / sqrt(T B R)); its constants are not known to us.
-Tight       no: the notebook shows the slack of every line. With lr = c / sqrt(T B R) the bracket falls like 1 / sqrt(T B R)
-            down to a floor of zeta and sigma that no lr removes: each client divides by a second moment of its own.
+Tight       no: half of it in the nearest instance found (.4995); the notebook shows the slack of every line.
+            With lr = c / sqrt(T B R) the bracket falls like 1 / sqrt(T B R) down to a floor of zeta and sigma that no lr
+            removes: each client divides by a second moment of its own.
 Proof       theory/deca_descent.ipynb.
 """
 
