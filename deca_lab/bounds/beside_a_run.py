@@ -268,8 +268,9 @@ def _along(lab: Lab) -> dict[str, Verdict]:
     seen = along.walk(lab.plan, problem.batches(0) if data is None else data, setting.adam, t)
     rungs = along.ladder(seen, _known(lab, found, hy.largest_rho(lab.topology)), setting, t)
     words = f"{found.words()}. f on the data of the measurements. At the end of the run: {along.loosest(rungs)}"
+    last = list(rungs)[-1]
     return {
-        f"gradient, {name}": Verdict(one.name, one.verdict, one, words)
+        f"gradient, {name}": Verdict(one.name, one.verdict, one, words if name == last else "")
         for name, one in rungs.items()
     }
 

@@ -67,7 +67,7 @@ def test_beside_a_fit_the_theorems_own_left_side_is_measured():
     assert len(names) == 4
     assert all(verdicts[name].verdict == "holds" for name in names)
     assert len(verdicts[names[0]].bound.lhs) == 24  # every inner step
-    assert "divides it by" in verdicts[names[0]].rests_on
+    assert "divides it by" in verdicts[names[-1]].rests_on
     warm = beside(fit(problem(), replace(DECA, warmup_steps=3)), again=True)
     assert not any(name.startswith("gradient, ") for name in warm)
 
