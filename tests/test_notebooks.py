@@ -154,9 +154,7 @@ def test_a_guide_takes_public_names_alone(path):
 def test_every_claim_has_its_three_files_and_its_row():
     code = set(claims())
     pages = {p.stem for p in (HOUSE / "theory").glob("*.ipynb")}
-    tests = {
-        p.stem.removeprefix("test_") for p in (HOUSE / "tests" / "bounds").glob("test_*.py")
-    }
+    tests = {p.stem.removeprefix("test_") for p in (HOUSE / "tests" / "bounds").glob("test_*.py")}
     assert code == pages <= tests
     listed = (HOUSE / "theory" / "README.md").read_text()
     assert all(f"({name}.ipynb)" in listed for name in code)
