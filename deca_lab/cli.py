@@ -5,7 +5,7 @@ Heavy modules are imported inside the commands, so that help answers at once.
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import Field, asdict, fields
 from datetime import datetime
 from pathlib import Path
@@ -139,7 +139,11 @@ def run(
         Path | None, typer.Option(help="continue the run of this folder, bit for bit")
     ] = None,
     bounds: Annotated[
-        bool, typer.Option("--bounds", help="evaluate afterwards what theory says of such a run")
+        bool,
+        typer.Option(
+            "--bounds",
+            help="say afterwards what theory says of such a run; DECA is trained once more for it",
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="say what the run would need, and end")
@@ -259,7 +263,7 @@ def _write_bounds(folder: Path) -> None:
     from deca_lab.bounds.beside_a_run import beside
     from deca_lab.lab import history
 
-    verdicts = beside(history.load(folder))
+    verdicts = beside(history.load(folder), again=True)
     drawn = {
         name: one.bound
         for name, one in verdicts.items()
@@ -461,14 +465,36 @@ def bounds(
     names: Annotated[
         list[str] | None, typer.Argument(help="claims; all when none is named")
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the examples")] = 0,
+    seed: Annotated[int, typer.Option(help="of the examples, or of the attack")] = 0,
+    attack: Annotated[
+        float, typer.Option(help="seconds to search for instances that break the claims, instead")
+    ] = 0.0,
+    out: Annotated[Path | None, typer.Option(help="folder for the attack's witnesses")] = None,
 ) -> None:
-    """Evaluate the claims of theory/, both sides by number; exit code 1 if one fails, or cannot fail when it is broken."""
+    """Evaluate the claims of theory/, both sides by number; exit code 1 if one fails, or cannot fail when it is broken.
+
+    With --attack SECONDS, search random instances, then near the nearest, with loops of its own for the left sides: the
+    largest ratio of the sides found for each claim; exit code 1 if one is violated.
+    """
     from deca_lab.bounds import table
 
+    if attack:
+        raise typer.Exit(_attack(names or (), attack, seed, out))
+    check(out is None, "out", str(out), "left out without --attack: the table writes nothing")
     typer.echo(table.HEAD)
     rows = table.evaluate(names or (), seed, lambda row: typer.echo(row.line))
     raise typer.Exit(0 if all(row.right for row in rows) else 1)
+
+
+def _attack(names: Sequence[str], seconds: float, seed: int, out: Path | None) -> int:
+    """Attack claims, print what came nearest, and return the exit code."""
+    from deca_lab.bounds import attack as at
+
+    typer.echo(at.HEAD)
+    rows = at.attack(names, seconds, seed=seed, say=lambda row: typer.echo(row.line))
+    if out is not None:
+        typer.echo(f"witnesses: {at.write(rows, out)}")
+    return 0 if all(row.right for row in rows) else 1
 
 
 @app.command()
