@@ -249,7 +249,7 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
         typer.echo(f"note: {note}", err=True)
     typer.echo(
         f"sent {s['bytes_sent'] / 1e6:.1f} MB, predicted {s['bytes_predicted'] / 1e6:.1f} MB; "
-        f"{done.timings['seconds'].iloc[-1]:.0f} s\nreport: {page}\n{glance.outcome(s)}"
+        f"{glance.seconds(done.timings)}\nreport: {page}\n{glance.outcome(s)}"
     )
     return True
 

@@ -108,11 +108,13 @@ class Record:
     stopped: bool = False  # early, by a callback
     writing: float = 0.0  # seconds that the last checkpoint took
     written_at: float = 0.0  # when, on this process's clock
+    measuring: float = 0.0  # seconds of all measurements
+    all_writing: float = 0.0  # and of all checkpoints
     labels: list[str] = field(default_factory=list)  # of the corpus, in order: a head's outputs
 
     def lasting(self) -> dict[str, Any]:
         """Return what equal runs share to the bit, for the checkpoint: all but what was read from a clock."""
-        clocks = ("timings", "writing", "written_at")
+        clocks = ("timings", "writing", "written_at", "measuring", "all_writing")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in clocks}
 
     @property

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deca_lab.algorithm import blocks as bl
 from deca_lab.algorithm import moments, stacking
@@ -17,8 +17,10 @@ from deca_lab.algorithm.gradients import (
     Engine,
     Loss,
     Map,
+    in_model,
     in_parts,
     in_turn,
+    looped,
     map_of,
 )
 from deca_lab.algorithm.loop import Plan, Recipe, plan
@@ -125,7 +127,7 @@ def assembled(
     failing = faults_of(config, topo, len(cut))
     carrier, wraps = channel_of(config, failing, topo, world)
     laid = plan(problem, cut, topo, recipe(len(cut)), *wraps, carrier=carrier, site=world.site)
-    spread = None if shapes_alone else start_spread(laid, engine_of(config), world)
+    spread = None if shapes_alone else start_spread(laid, engine_of(config, model), world)
     return Lab(
         config=config,
         corpus=texts.corpus,
@@ -218,9 +220,16 @@ def _on_probe(
     return measure(loss, rows, tuple(x[at] for x in blocks), own, over)
 
 
-def engine_of(config: RunConfig) -> Engine:
-    """Return what computes the clients' gradients, a few examples at a time where the config says so."""
+def engine_of(config: RunConfig, model: nn.Module | None = None) -> Engine:
+    """Return what computes the clients' gradients: through the model itself, or a few examples at a time, if asked to."""
     engine = pick(ENGINES, config.engine, "engine")
+    if config.gradient_checkpointing:
+        loop = "loop with --gradient-checkpointing: torch.vmap cannot compute activations twice"
+        check(engine is looped, "engine", config.engine, loop)
+        # On a CPU the kernel is chosen once more when a layer is computed again, and may be another.
+        eager = "eager with --gradient-checkpointing"
+        check(config.attention == "eager", "attention", config.attention, eager)
+        engine = in_model(dict(model.named_parameters() if model else ()))
     return in_parts(engine, config.micro_batch) if config.micro_batch else engine
 
 

@@ -247,7 +247,7 @@ def _go(
 ) -> History | None:
     """Advance from `state` to the end; measure and save where the config says."""
     meter, began = ledger.Meter(), time.perf_counter() - record.seconds
-    steps = train(lab.plan, state, _metered(engine_of(lab.config), meter), donate=True)
+    steps = train(lab.plan, state, _metered(engine_of(lab.config, lab.model), meter), donate=True)
     seen = lab.world.rank == 0
     whole = gathered_state(lab.world, state) if state.step == 0 else state
     if state.step == 0 and seen:
@@ -350,6 +350,7 @@ def _keep(folder: Path, state: State, record: Record) -> None:
     checkpoint.save(folder / "checkpoint.safetensors", state, record.lasting())
     record.written_at = time.perf_counter()
     record.writing = record.written_at - began
+    record.all_writing += record.writing
 
 
 def _stop(lab: Lab, folder: Path | None, state: State, record: Record) -> None:
@@ -410,6 +411,7 @@ def _train_row(plan: Plan, state: State, losses: Tensor) -> dict[str, Any]:
 
 def _note(lab: Lab, state: State, record: Record, began: float) -> None:
     """Append one measurement to the record."""
+    started_at = time.perf_counter()
     found, here = _measured(lab, state)
     visit = lab.plan.visits[max(state.step - 1, 0) // lab.config.inner_steps]
     names = [block.name for block in lab.plan.blocks]
@@ -427,10 +429,14 @@ def _note(lab: Lab, state: State, record: Record, began: float) -> None:
     )
     record.metrics[-1].update(_own_metrics(lab, state, record))
     record.clients += _client_rows(state.step, found, here)
+    now = time.perf_counter()
+    record.measuring += now - started_at
     record.timings.append(
         {
             "step": state.step,
-            "seconds": time.perf_counter() - began,
+            "seconds": now - began,
+            "measuring": record.measuring,
+            "writing": record.all_writing,
             "process_bytes": process_bytes(),
             "gpu_bytes": torch.cuda.max_memory_allocated() if lab.device.type == "cuda" else 0,
         }
