@@ -532,17 +532,31 @@ def bench(
     parts: Annotated[
         list[str] | None,
         typer.Argument(
-            help="engine, step, memory, mixing, theory, start, network or others; all when none"
+            help="engine, step, memory, mixing, theory, growth, gpu, start, network or others; all when none"
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    picture: Annotated[
+        Path | None, typer.Option(help="draw the part growth to this file, such as growth.png")
+    ] = None,
 ) -> None:
     """Measure how fast this machine runs the lab, beside loops, copies and floors: medians of five, taken in turns."""
     from deca_lab.bench import bench as be
 
+    check(
+        picture is None or not parts or "growth" in parts,
+        "picture",
+        str(picture),
+        "left out without the part growth",
+    )
+    rows = []
+
     typer.echo(f"{be.machine(device)}\n{be.HEAD}")
     for row in be.bench(parts or (), device):
         typer.echo(row.line)
+        rows.append(row)
+    if picture is not None:
+        be.draw(rows, picture)
 
 
 @app.command()

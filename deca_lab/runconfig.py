@@ -296,7 +296,10 @@ class RunConfig:
     seed: int = knob(0, "Machine", "seed of everything random: shards, graph, batches, order", SEED)
     device: str = knob("auto", "Machine", "auto, cpu, cuda or mps")
     engine: str = knob(
-        "stacked", "Machine", "stacked (all clients in one call) or loop (one after another)"
+        "stacked",
+        "Machine",
+        "stacked (all clients in one call), compiled (that as fused graphs: slow to start), "
+        "auto (whichever of the two is expected to end first) or loop (one after another)",
     )
 
     def __post_init__(self) -> None:

@@ -56,7 +56,9 @@ def forecast_of(
 ) -> Forecast:
     """Return the forecast of a settled config, for this process's clients; no weight is read."""
     lab = assembled(config, objects, texts, world, shapes_alone=True)
-    return forecast(lab.plan, engine_of(config, lab.model), stored_bytes(lab.model).total)
+    return forecast(
+        lab.plan, engine_of(config, lab.model, once=True), stored_bytes(lab.model).total
+    )
 
 
 def require_room(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from deca_lab.algorithm import blocks as bl
 from deca_lab.algorithm import moments, stacking
 from deca_lab.algorithm.channel import Carrier, Wrap, gossip
+from deca_lab.algorithm.compiled import missing, require_compiler, worth
 from deca_lab.algorithm.gradients import (
     ENGINES,
     Batch,
@@ -28,6 +30,7 @@ from deca_lab.algorithm.optimisers import OPTIMISERS, Optimiser, OptimiserSpec
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.schedules import SCHEDULES, schedule
 from deca_lab.errors import BadInput, check, pick
+from deca_lab.lab.ledger import flops
 from deca_lab.lab.metrics import Measurement, Probe, each, measure, one_by_one
 from deca_lab.lab.objects import NOTHING, Objects, accepted, named
 from deca_lab.lab.sources import Texts, model_of, read_texts, words_of
@@ -49,6 +52,7 @@ from deca_lab.text.shards import Shards
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+AUTO = "auto"  # in place of an engine
 MIXINGS: dict[str, Carrier] = {"gossip": gossip, "decaf": decaf}
 
 
@@ -127,7 +131,10 @@ def assembled(
     failing = faults_of(config, topo, len(cut))
     carrier, wraps = channel_of(config, failing, topo, world)
     laid = plan(problem, cut, topo, recipe(len(cut)), *wraps, carrier=carrier, site=world.site)
-    spread = None if shapes_alone else start_spread(laid, engine_of(config, model), world)
+    spread = None
+    if not shapes_alone:
+        spread = start_spread(laid, engine_of(config, model, once=True), world)
+    config, told = with_engine(config, laid, model)
     return Lab(
         config=config,
         corpus=texts.corpus,
@@ -142,7 +149,7 @@ def assembled(
         measure=partial(_on_probe, problem.loss, probe, over),
         frozen=tuple(name for name, _ in model.named_parameters() if name not in trained),
         device=device,
-        notes=(*texts.notes, *task.notes),
+        notes=(*texts.notes, *task.notes, *told),
         world=world,
         failing=failing,
         objects=objects,
@@ -190,7 +197,9 @@ def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topolog
         config.dtype,
         "float32 or bfloat16 on Apple's GPU",
     )
-    engine_of(config)
+    pick({**ENGINES, AUTO: None}, config.engine, "engine")
+    if config.engine == "compiled":
+        require_compiler(device.type)
     topo = topology(
         objects.topology or config.topology,
         config.clients,
@@ -220,9 +229,17 @@ def _on_probe(
     return measure(loss, rows, tuple(x[at] for x in blocks), own, over)
 
 
-def engine_of(config: RunConfig, model: nn.Module | None = None) -> Engine:
-    """Return what computes the clients' gradients: through the model itself, or a few examples at a time, if asked to."""
-    engine = pick(ENGINES, config.engine, "engine")
+def at_once(engine: str) -> str:
+    """Return the engine for a single gradient, or before "auto" has chosen: no graph would pay back."""
+    return "stacked" if engine in (AUTO, "compiled") else engine
+
+
+def engine_of(config: RunConfig, model: nn.Module | None = None, once: bool = False) -> Engine:
+    """Return what computes the clients' gradients: through the model itself, or a few examples at a time, if asked to.
+
+    `once` is for a single gradient.
+    """
+    engine = pick(ENGINES, at_once(config.engine) if once else config.engine, "engine")
     if config.gradient_checkpointing:
         loop = "loop with --gradient-checkpointing: torch.vmap cannot compute activations twice"
         check(engine is looped, "engine", config.engine, loop)
@@ -231,6 +248,21 @@ def engine_of(config: RunConfig, model: nn.Module | None = None) -> Engine:
         check(config.attention == "eager", "attention", config.attention, eager)
         engine = in_model(dict(model.named_parameters() if model else ()))
     return in_parts(engine, config.micro_batch) if config.micro_batch else engine
+
+
+def with_engine(config: RunConfig, laid: Plan, model: nn.Module) -> tuple[RunConfig, list[str]]:
+    """Return the config with an engine in place of "auto", and the notes on what compiling costs and saves."""
+    if config.engine not in (AUTO, "compiled"):
+        return config, []
+    kind, tokens = laid.channel.like.device.type, config.clients * config.batch * config.context
+    layers = {causal_lm.layer_of(name) for name, _ in model.named_parameters()} - {None}
+    count = worth(len(laid.blocks), len(layers), flops(laid, model, tokens), kind)
+    if config.engine == "compiled":
+        return config, [f"engine compiled: {count.line}"]
+    lacking = missing(kind)
+    engine = "compiled" if count.pays and not lacking else "stacked"
+    why = f"{lacking} is not here" if lacking else count.line
+    return replace(config, engine=engine), [f"engine {engine}, chosen by auto: {why}"]
 
 
 def find_device(name: str) -> torch.device:

@@ -247,7 +247,7 @@ def _go(
 ) -> History | None:
     """Advance from `state` to the end; measure and save where the config says."""
     meter, began = ledger.Meter(), time.perf_counter() - record.seconds
-    steps = train(lab.plan, state, _metered(engine_of(lab.config, lab.model), meter), donate=True)
+    steps = train(lab.plan, state, _metered(lab, meter), donate=True)
     seen = lab.world.rank == 0
     whole = gathered_state(lab.world, state) if state.step == 0 else state
     if state.step == 0 and seen:
@@ -369,14 +369,23 @@ def _due(step: int, every: int, lab: Lab) -> bool:
     return step % (every or lab.config.inner_steps) == 0 or step == lab.plan.steps
 
 
-def _metered(engine: Engine, meter: ledger.Meter) -> Engine:
-    """Return the engine that lets the meter forget the activations of the gradient that it has just made."""
+def _engine(lab: Lab) -> Engine:
+    """Return the engine of the config, or the problem's closed form, which the loop alone does without."""
+    closed = lab.plan.problem.exact
+    if closed is not None and lab.config.engine != "loop":
+        return lambda loss: closed
+    return engine_of(lab.config, lab.model)
+
+
+def _metered(lab: Lab, meter: ledger.Meter) -> Engine:
+    """Return the lab's engine, after whose gradient the meter forgets the activations; it never sees a compiled graph."""
+    engine, unseen = _engine(lab), lab.config.engine == "compiled"
 
     def wrapped(loss: Loss) -> Gradients:
         inner = engine(loss)
 
         def gradients(*args: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - as the engine's
-            out = inner(*args)
+            out = meter.leave_out(inner, *args) if unseen else inner(*args)
             meter.forget()
             return out
 
