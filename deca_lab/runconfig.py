@@ -129,6 +129,13 @@ class RunConfig:
         AT_LEAST_0,
     )
 
+    gradient_checkpointing: bool = knob(
+        False, "Model", "compute activations twice to hold few of them; with --engine loop"
+    )
+    attention: str = knob(
+        "eager", "Model", "eager, or sdpa: torch's own kernels, where the model has them"
+    )
+
     adapter: str = knob(
         "none",
         "Adapters",

@@ -4,7 +4,7 @@ An engine differentiates one matrix X (N, D), the active block; the rest of the 
 backward pass stops where the block's own part of the graph ends.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -63,6 +63,38 @@ def looped(loss: Loss) -> Gradients:
         return torch.stack(losses), torch.cat(rows)
 
     return gradients
+
+
+def in_model(own: Mapping[str, Tensor]) -> Engine:
+    """Return the loop through a model's own parameters, which hold one client's values after another.
+
+    For losses whose backward pass calls the model again, as gradient checkpointing does: it must find the same values.
+    """
+
+    def engine(loss: Loss) -> Gradients:
+        def gradients(
+            x: Tensor, where: Layout, rest: Params, batch: Batch
+        ) -> tuple[Tensor, Tensor]:
+            before = {name: p.data for name, p in own.items()}
+            losses, rows = [], []
+            try:
+                for i in range(len(x)):
+                    values = {**client(rest, i), **client(unflatten(x[i : i + 1], where), 0)}
+                    for name, value in values.items():
+                        own[name].data = value.detach()
+                    leaves = [own[name] for name in where.names]
+                    value = loss({name: own[name] for name in values}, _of(batch, i))
+                    grads = torch.autograd.grad(value, leaves)
+                    losses.append(value.detach())
+                    rows.append(torch.cat([g.flatten() for g in grads]))
+            finally:
+                for name, data in before.items():
+                    own[name].data = data
+            return torch.stack(losses), torch.stack(rows)
+
+        return gradients
+
+    return engine
 
 
 def in_parts(engine: Engine, rows: int) -> Engine:

@@ -18,8 +18,9 @@ from deca_lab.files import new_folder
 from deca_lab.lab import checkpoint
 from deca_lab.lab.metrics import mean_model
 from deca_lab.lab.objects import Objects, accepted, named, on_problem, with_objects
-from deca_lab.lab.prepare import blocks_of, has_head, load_model, tokenizer_of
+from deca_lab.lab.prepare import blocks_of
 from deca_lab.lab.runs import read_config
+from deca_lab.lab.sources import has_head, load_model, tokenizer_of
 from deca_lab.methods import resolve
 from deca_lab.models import adapters, causal_lm
 from deca_lab.models.classifier import pad_of

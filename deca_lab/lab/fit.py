@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from deca_lab.algorithm import gradients as gr
 from deca_lab.algorithm import stacking
 from deca_lab.algorithm.blocks import Block
-from deca_lab.algorithm.loop import plan
+from deca_lab.algorithm.loop import Plan, plan
 from deca_lab.algorithm.problems import Problem
 from deca_lab.errors import BadInput, check
 from deca_lab.lab.history import History
@@ -22,19 +22,18 @@ from deca_lab.lab.objects import Objects, accepted, blocks_given, named, on_prob
 from deca_lab.lab.prepare import (
     AUTO,
     Lab,
-    at_once,
     blocks_of,
     channel_of,
+    engine_of,
     faults_of,
     laid_out,
     recipe_of,
-    start_gradients,
+    start_spread,
 )
 from deca_lab.lab.runs import Callback, Progress, continued, read_config, started
 from deca_lab.lab.snapshot import Snapshot
 from deca_lab.methods import Method, resolve
 from deca_lab.models.causal_lm import layer_of
-from deca_lab.network.processes import World
 from deca_lab.runconfig import RunConfig
 from deca_lab.text import heterogeneity
 from deca_lab.text.corpora import Corpus
@@ -124,7 +123,7 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
         model=cast(Any, nn.Module()),
         topology=topo,
         diagnosis=diagnosis,
-        heterogeneity=_unlike(problem, at_once(config.engine)),
+        heterogeneity=_unlike(plan_, engine_of(config, once=True)),
         plan=plan_,
         probe=Probe((), (), ()),
         measure=partial(measure, problem, evaluation, config.engine),
@@ -192,18 +191,10 @@ def _cut(config: RunConfig, problem: Problem) -> tuple[Block, ...]:
     )
 
 
-def _unlike(problem: Problem, engine: str) -> heterogeneity.Heterogeneity:
+def _unlike(laid: Plan, engine: gr.Engine) -> heterogeneity.Heterogeneity:
     """Return how unlike the clients are: by their gradients at the start, the labels of a text having no meaning here."""
-    g = start_gradients(problem, World(), engine)
-    return heterogeneity.Heterogeneity(
-        0.0,
-        0.0,
-        0.0,
-        0.0,
-        0.0,
-        heterogeneity.gradient_dissimilarity(g),
-        heterogeneity.relative_dissimilarity(g),
-    )
+    apart = start_spread(laid, engine)
+    return heterogeneity.Heterogeneity(0.0, 0.0, 0.0, 0.0, 0.0, apart.zeta2, apart.share)
 
 
 @torch.no_grad()

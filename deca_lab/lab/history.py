@@ -100,18 +100,21 @@ class Record:
     clients: list[dict[str, Any]] = field(default_factory=list)
     train: list[dict[str, Any]] = field(default_factory=list)
     timings: list[dict[str, Any]] = field(default_factory=list)
-    peak_bytes: int = 0
+    peak_bytes: int = 0  # of all tensors but activations
+    whole_bytes: int = 0  # with activations
     fingerprint: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     metric_names: list[str] = field(default_factory=list)  # the user's own
     stopped: bool = False  # early, by a callback
     writing: float = 0.0  # seconds that the last checkpoint took
     written_at: float = 0.0  # when, on this process's clock
+    measuring: float = 0.0  # seconds of all measurements
+    all_writing: float = 0.0  # and of all checkpoints
     labels: list[str] = field(default_factory=list)  # of the corpus, in order: a head's outputs
 
     def lasting(self) -> dict[str, Any]:
         """Return what equal runs share to the bit, for the checkpoint: all but what was read from a clock."""
-        clocks = ("timings", "writing", "written_at")
+        clocks = ("timings", "writing", "written_at", "measuring", "all_writing")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in clocks}
 
     @property
@@ -278,7 +281,12 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "consensus_end": last["consensus"],
         "bytes_sent": int(state.sent.sum()),
         "bytes_predicted": int(ledger.traffic(lab.plan, state.step).sum()),
-        "memory": {**memory._asdict(), "measured_peak": record.peak_bytes, "shared": _shared(lab)},
+        "memory": {
+            **memory._asdict(),
+            "measured_peak": record.peak_bytes,
+            "with_activations": record.whole_bytes,
+            "shared": _shared(lab),
+        },
         "faults": _faults(lab, state),
         "rho": lab.diagnosis.rho,
         "topology": lab.topology.name,

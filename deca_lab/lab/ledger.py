@@ -195,19 +195,23 @@ def height(name: str) -> float:
 class Meter(TorchDispatchMode):
     """Counts the bytes of living tensors while it is active: those in `watch`, and all that operations create since.
 
-    A tensor counts until its storage is freed. Set `most` to 0 to forget a peak, such as that of the activations.
+    A tensor counts until its storage is freed. `most` is the peak since the last `forget`, `ever` that since `watch`.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.most = 0
+        self.most = self.ever = 0
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def watch(self, tensors: list[Tensor]) -> None:
         """Count from here on, beginning with the storages of `tensors`."""
-        self.most, self._live = 0, {}
+        self.most, self.ever, self._live = 0, 0, {}
         for t in tensors:
             self._add(t, t.untyped_storage().nbytes())
+
+    def forget(self) -> None:
+        """Begin a new peak, such as that after the activations are freed."""
+        self.most = 0
 
     def leave_out(
         self, work: Callable[..., tuple[Tensor, Tensor]], *args: object
@@ -217,7 +221,6 @@ class Meter(TorchDispatchMode):
             out = work(*args)
         for t in out:
             self._add(t, t.untyped_storage().nbytes())
-        self.most = 0
         return out
 
     def _add(self, t: Tensor, size: int) -> None:
@@ -239,7 +242,8 @@ class Meter(TorchDispatchMode):
         for t in _tensors(out):
             self._add(t, t.untyped_storage().nbytes())
         self._live = {key: living for key, living in self._live.items() if not living[0].expired()}
-        self.most = max(self.most, sum(size for _, size in self._live.values()))
+        now = sum(size for _, size in self._live.values())
+        self.most, self.ever = max(self.most, now), max(self.ever, now)
         return out
 
 

@@ -90,6 +90,7 @@ def load(
     attention: str = "eager",
     revision: str = "",
     purpose: Purpose = CAUSAL,
+    shapes_alone: bool = False,
 ) -> "PreTrainedModel":
     """Return the causal LM that `name` means, in eval mode, which turns every dropout off.
 
@@ -99,7 +100,7 @@ def load(
     `attention`: "eager" equals "sdpa" in speed under vmap on a CPU, where sdpa's fused kernel has no batching rule and
     warns; "sdpa" is the better one on CUDA. In float64 the Llama and Qwen2 families still take norms, softmax and
     rotary angles in float32. `purpose` makes it another kind of model, whose weights that a checkpoint may lack are
-    drawn from `seed` too. Raises BadInput.
+    drawn from `seed` too. Of `shapes_alone` no weights are read: they are on device "meta", unless drawn. Raises BadInput.
     """
     least = "at least 3 tokens: pad, end and one more"
     check(vocabulary is None or vocabulary >= 3, "vocabulary", vocabulary, least)
@@ -114,11 +115,13 @@ def load(
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = pretrained.read(preset.source, dtype, attention, revision, purpose)
+            read = pretrained.outline if shapes_alone else pretrained.read
+            model = read(preset.source, dtype, attention, revision, purpose)
     make_stackable_(model)
     _check_vocabulary(model, vocabulary)
     check_context(model, 1 if context is None else context)
-    purpose.examine(model)
+    if not shapes_alone:
+        purpose.examine(model)
     return model
 
 

@@ -46,6 +46,23 @@ def read(
     return _loaded(source, dtype, attention, revision, purpose)
 
 
+def outline(
+    source: str, dtype: torch.dtype, attention: str, revision: str, purpose: Purpose
+) -> "PreTrainedModel":
+    """Return the same model as `read` on device "meta": nothing but its configuration is read."""
+    from transformers import AutoConfig
+
+    given = arguments(source, revision)
+    try:
+        with nullcontext() if Path(source).exists() else hub_or_offline("model", source):
+            config = AutoConfig.from_pretrained(**given)
+        with quiet(), torch.device("meta"):
+            return built(config, dtype, attention, purpose)
+    except Exception as error:
+        how = f"does not load as {purpose.words}"
+        raise refusal(f"model {source!r}", source, error, how) from error
+
+
 def config_of(source: str) -> "PretrainedConfig | None":
     """Return the configuration of a folder, a GGUF file or a hub name, or None where it cannot be read."""
     from transformers import AutoConfig
