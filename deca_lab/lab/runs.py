@@ -247,7 +247,8 @@ def _go(
 ) -> History | None:
     """Advance from `state` to the end; measure and save where the config says."""
     meter, began = ledger.Meter(), time.perf_counter() - record.seconds
-    steps = train(lab.plan, state, _metered(lab, meter), donate=True)
+    engine = _metered(_engine(lab), meter, unseen=lab.config.engine == "compiled")
+    steps = train(lab.plan, state, engine, donate=True)
     seen = lab.world.rank == 0
     whole = gathered_state(lab.world, state) if state.step == 0 else state
     if state.step == 0 and seen:
@@ -377,9 +378,8 @@ def _engine(lab: Lab) -> Engine:
     return engine_of(lab.config, lab.model)
 
 
-def _metered(lab: Lab, meter: ledger.Meter) -> Engine:
-    """Return the lab's engine, after whose gradient the meter forgets the activations; it never sees a compiled graph."""
-    engine, unseen = _engine(lab), lab.config.engine == "compiled"
+def _metered(engine: Engine, meter: ledger.Meter, unseen: bool = False) -> Engine:
+    """Return the engine after whose gradient the meter forgets the activations, or `unseen` by it, as graphs must be."""
 
     def wrapped(loss: Loss) -> Gradients:
         inner = engine(loss)
