@@ -24,7 +24,6 @@ from deca_lab.lab.prepare import (
     Lab,
     blocks_of,
     channel_of,
-    engine_of,
     faults_of,
     laid_out,
     recipe_of,
@@ -123,7 +122,7 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
         model=cast(Any, nn.Module()),
         topology=topo,
         diagnosis=diagnosis,
-        heterogeneity=_unlike(plan_, engine_of(config, once=True)),
+        heterogeneity=_unlike(plan_, config),
         plan=plan_,
         probe=Probe((), (), ()),
         measure=partial(measure, problem, evaluation, config.engine),
@@ -191,9 +190,9 @@ def _cut(config: RunConfig, problem: Problem) -> tuple[Block, ...]:
     )
 
 
-def _unlike(laid: Plan, engine: gr.Engine) -> heterogeneity.Heterogeneity:
+def _unlike(laid: Plan, config: RunConfig) -> heterogeneity.Heterogeneity:
     """Return how unlike the clients are: by their gradients at the start, the labels of a text having no meaning here."""
-    apart = start_spread(laid, engine)
+    apart = start_spread(laid, config)
     return heterogeneity.Heterogeneity(0.0, 0.0, 0.0, 0.0, 0.0, apart.zeta2, apart.share)
 
 

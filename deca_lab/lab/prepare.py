@@ -133,7 +133,7 @@ def assembled(
     laid = plan(problem, cut, topo, recipe(len(cut)), *wraps, carrier=carrier, site=world.site)
     spread = None
     if not shapes_alone:
-        spread = start_spread(laid, engine_of(config, model, once=True), world)
+        spread = start_spread(laid, config, model, world)
     config, told = with_engine(config, laid, model)
     return Lab(
         config=config,
@@ -421,7 +421,9 @@ def _require_short_messages(config: RunConfig, topo: Topology) -> None:
     check(not topo.served, "compress", config.compress, served)
 
 
-def start_spread(laid: Plan, engine: Engine, world: World = ALONE) -> heterogeneity.Spread:
+def start_spread(
+    laid: Plan, config: RunConfig, model: nn.Module | None = None, world: World = ALONE
+) -> heterogeneity.Spread:
     """Return how far the clients' gradients at the common start lie apart, on the batch of step 0, in every process.
 
     A few clients at a time, so that no more gradients are held than a step holds. Raises BadInput where the engine cannot
@@ -431,8 +433,8 @@ def start_spread(laid: Plan, engine: Engine, world: World = ALONE) -> heterogene
     where = stacking.layout(problem.start, list(problem.start))
     widest = max(block.width for block in laid.layouts)
     batch, n = problem.batches(0), problem.clients
-    rows = max(1, n * widest // where.width)
-    gradients = engine(problem.loss)
+    rows = max(2, n * widest // where.width)  # two, so that a model that cannot be stacked shows
+    gradients = engine_of(config, model, once=True)(problem.loss)
 
     def some(first: int) -> Tensor:
         part = slice(first, first + rows)
@@ -445,7 +447,8 @@ def start_spread(laid: Plan, engine: Engine, world: World = ALONE) -> heterogene
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # functorch's, or autograd's
-        raise BadInput(
-            f"model does not train with this engine: {first_line(error)}; try --engine loop"
-        ) from error
+        name = at_once(config.engine)
+        others = " or ".join(other for other in ENGINES if other not in (name, "compiled"))
+        line = f"model does not train with --engine {name}: {first_line(error)}; try {others}"
+        raise BadInput(line) from error
     return own.over(lambda x: summed(world, x))
