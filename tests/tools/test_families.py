@@ -29,7 +29,7 @@ def test_a_family_trains_to_the_same_numbers_by_either_engine(family):
 
 
 def test_the_table_has_a_row_for_each():
-    rows = [families.Row("llama", 2e-7), families.Row("other", refusal="no such model")]
+    rows = [families.Row("llama", 2e-7), families.Row("other", float("inf"), "no such model")]
     *_, yes, no = families.table(rows)
     assert yes == "| llama | yes | 2e-07 |"
     assert "no such model" in no
