@@ -307,7 +307,9 @@ def compare(
     table = cp.compare(asked, out, lambda line: typer.echo(line, err=True))
     score, higher = cp.score_of(asked.base.task)
     page = compare_report.write(asked, table, out, score, higher)
-    shown = [cp.summary(table, score), cp.paired(table, score, higher, margin)]
+    columns = ["first", "second", "seeds", "difference", "low", "high", "p_holm", "detectable"]
+    gaps = cp.paired(table, score, higher, margin)
+    shown = [cp.summary(table, score), gaps.reindex(columns=[*columns, "verdict"])]
     typer.echo("\n\n".join([*(part.to_string(index=False) for part in shown), f"page: {page}"]))
 
 

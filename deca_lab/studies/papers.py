@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from deca_lab.errors import BadInput, check, pick
@@ -302,7 +303,10 @@ def verdicts_on(table: pd.DataFrame, names: Sequence[str] = tuple(FINDINGS)) -> 
     parts = _protocols(table)
     judged = {name: rows for name in names if (rows := _rows_for(name, parts)) is not None}
     check(len(judged) > 0, "table", list(table.get("arm", ())), "runs of both arms of a finding")
-    cases = [_case(FINDINGS[name], rows) for name, rows in judged.items()]
+    cases = [
+        evidence.Case(_gains(finding, rows), finding.margin, finding.as_good)
+        for finding, rows in ((FINDINGS[name], rows) for name, rows in judged.items())
+    ]
     said = [_known(name, rows, judged) for name, rows in judged.items()]
     return pd.DataFrame([{**a, **b} for a, b in zip(said, evidence.weigh(cases), strict=True)])
 
@@ -320,11 +324,20 @@ def _rows_for(name: str, parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame | No
     return next(whole, None)
 
 
-def _case(finding: Finding, table: pd.DataFrame) -> evidence.Case:
+def gains(name: str, table: pd.DataFrame) -> np.ndarray:
+    """Return by how much a finding's first arm did better (seeds,), of a table of runs; raise BadInput without its arms."""
+    finding = pick(FINDINGS, name, "finding")
+    rows = _rows_for(name, _protocols(table))
+    return _gains(finding, table if rows is None else rows)
+
+
+def _gains(finding: Finding, table: pd.DataFrame) -> np.ndarray:
+    missing = sorted(finding.arms - set(table["arm"]))
+    check(not missing, "table", list(table["arm"].unique()), f"runs of {', '.join(missing)} too")
     score, higher = score_of(config_of(finding.first).task)
     both = [gaps_of(table, first, second, score) for first, second in finding.pairs]
-    gaps = pd.concat(both, axis=1).dropna().mean(axis=1) * (1 if higher else -1)
-    return evidence.Case(gaps.to_numpy(), finding.margin, finding.as_good)
+    mean = pd.concat(both, axis=1).dropna().mean(axis=1)
+    return mean.to_numpy() * (1 if higher else -1)
 
 
 def _known(name: str, table: pd.DataFrame, judged: Mapping[str, pd.DataFrame]) -> dict[str, Any]:

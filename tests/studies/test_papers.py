@@ -88,6 +88,16 @@ def test_a_question_asked_on_several_graphs_is_one_row_and_its_gain_their_mean()
     assert rows["p_holm"].item() == rows["p"].item()
 
 
+def test_gains_by_seed_are_of_the_protocol_that_has_all_arms():
+    now = table("methods-decaf", [0.1, 0.2]).assign(protocol="now")
+    old = table("methods-decaf", [0.5, 0.6]).assign(protocol="older")
+    both = pd.concat([now, old])
+    np.testing.assert_allclose(papers.gains("methods-decaf", both), [0.1, 0.2])
+    np.testing.assert_allclose(papers.gains("methods-decaf", old), [0.5, 0.6])
+    with pytest.raises(BadInput, match="it must be runs of decaf too"):
+        papers.gains("methods-decaf", old[old["arm"] == "deca"])
+
+
 def test_no_two_findings_ask_the_same_pair():
     pairs = [frozenset(pair) for finding in FINDINGS.values() for pair in finding.pairs]
     assert len(pairs) == len(set(pairs))
