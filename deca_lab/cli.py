@@ -4,9 +4,8 @@ Heavy modules are imported inside the commands, so that help answers at once.
 """
 
 import inspect
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import Field, asdict, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -140,7 +139,14 @@ def run(
         Path | None, typer.Option(help="continue the run of this folder, bit for bit")
     ] = None,
     bounds: Annotated[
-        bool, typer.Option("--bounds", help="evaluate afterwards what theory says of such a run")
+        bool,
+        typer.Option(
+            "--bounds",
+            help="say afterwards what theory says of such a run; DECA is trained once more for it",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what the run would need, and end")
     ] = False,
     **knobs: Any,  # noqa: ANN401 - each has its own knob's type
 ) -> None:
@@ -162,9 +168,29 @@ def run(
     else:
         config = RunConfig(**knobs)
         resolve(config)  # an unknown method is no part of a folder's name
+        if dry_run:
+            return _say_what_it_needs(config)
         folder = out or _fresh_folder(config.method)
     if _finish(folder, config) and bounds:
         _write_bounds(folder)
+
+
+def _say_what_it_needs(config: RunConfig) -> None:
+    """Print the forecast of a run, and what is free."""
+    from deca_lab.lab.forecast import forecast_of, require_room, room, size
+    from deca_lab.lab.objects import NOTHING
+    from deca_lab.lab.prepare import find_device, settled
+    from deca_lab.lab.sources import read_texts
+
+    whole, objects = settled(config, NOTHING)
+    texts, free = read_texts(whole, objects), room(find_device(whole.device))
+    known = forecast_of(whole, objects, texts)
+    for note in texts.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(known.words())
+    if free is not None:
+        typer.echo(f"{size(free)} of memory are free")
+    require_room(known, free, whole, objects, texts)
 
 
 def _was_given(ctx: typer.Context, name: str) -> bool:
@@ -195,13 +221,15 @@ def _fresh_folder(method: str) -> Path:
 
 def _finish(folder: Path, config: RunConfig | None) -> bool:
     """Run or resume, then write the report and say where it is; return whether this process has the history."""
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo("preparing text, shards and model ...", err=True)
-    from deca_lab.lab import progress, runs
+    from deca_lab.lab import glance, progress, runs
     from deca_lab.network import processes
     from deca_lab.pictures import report
 
     with processes.joined() as world, progress.bar() as shown, progress.interruptible() as asked:
+
+        def say(line: str) -> None:
+            if world.rank == 0:
+                typer.echo(line, err=True)
 
         def watch(done: int, total: int, known: dict[str, Any]) -> bool:
             if world.rank == 0:
@@ -211,7 +239,7 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
         done = (
             runs.resume_in(world, folder, watch)
             if config is None
-            else runs.run_in(world, config, folder, watch)
+            else runs.run_in(world, config, folder, watch, say=say)
         )
     if done is None:
         return False
@@ -220,9 +248,8 @@ def _finish(folder: Path, config: RunConfig | None) -> bool:
     for note in s["notes"]:  # what was guessed and dropped
         typer.echo(f"note: {note}", err=True)
     typer.echo(
-        f"perplexity of the mean model on the common test text: {s['test_perplexity_start']:.3f} -> "
-        f"{s['test_perplexity_end']:.3f}\nsent {s['bytes_sent'] / 1e6:.1f} MB, predicted "
-        f"{s['bytes_predicted'] / 1e6:.1f} MB; {done.timings['seconds'].iloc[-1]:.0f} s\nreport: {page}"
+        f"sent {s['bytes_sent'] / 1e6:.1f} MB, predicted {s['bytes_predicted'] / 1e6:.1f} MB; "
+        f"{glance.seconds(done.timings)}\nreport: {page}\n{glance.outcome(s)}"
     )
     return True
 
@@ -236,7 +263,7 @@ def _write_bounds(folder: Path) -> None:
     from deca_lab.bounds.beside_a_run import beside
     from deca_lab.lab import history
 
-    verdicts = beside(history.load(folder))
+    verdicts = beside(history.load(folder), again=True)
     drawn = {
         name: one.bound
         for name, one in verdicts.items()
@@ -457,14 +484,36 @@ def bounds(
     names: Annotated[
         list[str] | None, typer.Argument(help="claims; all when none is named")
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the examples")] = 0,
+    seed: Annotated[int, typer.Option(help="of the examples, or of the attack")] = 0,
+    attack: Annotated[
+        float, typer.Option(help="seconds to search for instances that break the claims, instead")
+    ] = 0.0,
+    out: Annotated[Path | None, typer.Option(help="folder for the attack's witnesses")] = None,
 ) -> None:
-    """Evaluate the claims of theory/, both sides by number; exit code 1 if one fails, or cannot fail when it is broken."""
+    """Evaluate the claims of theory/, both sides by number; exit code 1 if one fails, or cannot fail when it is broken.
+
+    With --attack SECONDS, search random instances, then near the nearest, with loops of its own for the left sides: the
+    largest ratio of the sides found for each claim; exit code 1 if one is violated.
+    """
     from deca_lab.bounds import table
 
+    if attack:
+        raise typer.Exit(_attack(names or (), attack, seed, out))
+    check(out is None, "out", str(out), "left out without --attack: the table writes nothing")
     typer.echo(table.HEAD)
     rows = table.evaluate(names or (), seed, lambda row: typer.echo(row.line))
     raise typer.Exit(0 if all(row.right for row in rows) else 1)
+
+
+def _attack(names: Sequence[str], seconds: float, seed: int, out: Path | None) -> int:
+    """Attack claims, print what came nearest, and return the exit code."""
+    from deca_lab.bounds import attack as at
+
+    typer.echo(at.HEAD)
+    rows = at.attack(names, seconds, seed=seed, say=lambda row: typer.echo(row.line))
+    if out is not None:
+        typer.echo(f"witnesses: {at.write(rows, out)}")
+    return 0 if all(row.right for row in rows) else 1
 
 
 @app.command()
@@ -502,17 +551,31 @@ def bench(
     parts: Annotated[
         list[str] | None,
         typer.Argument(
-            help="engine, step, memory, mixing, theory, start, network or others; all when none"
+            help="engine, step, memory, mixing, theory, growth, gpu, start, network or others; all when none"
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    picture: Annotated[
+        Path | None, typer.Option(help="draw the part growth to this file, such as growth.png")
+    ] = None,
 ) -> None:
     """Measure how fast this machine runs the lab, beside loops, copies and floors: medians of five, taken in turns."""
     from deca_lab.bench import bench as be
 
+    check(
+        picture is None or not parts or "growth" in parts,
+        "picture",
+        str(picture),
+        "left out without the part growth",
+    )
+    rows = []
+
     typer.echo(f"{be.machine(device)}\n{be.HEAD}")
     for row in be.bench(parts or (), device):
         typer.echo(row.line)
+        rows.append(row)
+    if picture is not None:
+        be.draw(rows, picture)
 
 
 @app.command()
@@ -527,7 +590,7 @@ def export(
         typer.Option("--format", help="model, for AutoModelForCausalLM; or peft: LoRA's factors"),
     ] = "model",
 ) -> None:
-    """Write a model of a run as a directory that transformers loads, or its adapter for PEFT."""
+    """Write a model of a run, with its head where one trained, for transformers; or its adapter for PEFT."""
     from deca_lab.lab import export as ex
 
     out = out or ex.default_out(folder, client, form)

@@ -42,6 +42,10 @@ METHODS: dict[str, Method] = {
         "DECA with second moments mixed as well, which repairs its bias; twice the traffic (of this lab)",
         {"optimiser": "adam-mixed"},
     ),
+    "deca-predictable": Method(
+        "block-wise Adam that divides by mixed second moments of the steps before; moments kept, twice the traffic (of this lab)",
+        {"optimiser": "adam-predictable", "feedback": "none", "moments": "keep"},
+    ),
     "d-sgd": Method("decentralised SGD, all parameters at once", {**WHOLE, "optimiser": "sgd"}),
     "d-adam": Method(
         "decentralised Adam, all parameters at once, moments kept", {**WHOLE, "optimiser": "adam"}

@@ -81,7 +81,11 @@ class RunConfig:
     validation_share: float = knob(
         0.1, "Data", "share of a client's own rows held out for validation", HELD_OUT
     )
-    tokenizer: str = knob("bytes", "Data", "'bytes', or the tokenizer of a path or hub name")
+    tokenizer: str = knob(
+        "auto",
+        "Data",
+        "auto (the model's own; bytes where it has none), bytes, or that of a path or hub name",
+    )
 
     clients: int = knob(8, "Clients", "number of clients N", COUNT)
     topology: str = knob(
@@ -102,6 +106,12 @@ class RunConfig:
     model_revision: str = knob(
         "", "Model", "branch, tag or commit of a hub model; its newest when empty"
     )
+    head: str = knob(
+        "auto",
+        "Model",
+        "with --task classify: words (a causal LM names the label), trained (a head for labels, "
+        "which trains too), or auto (trained for an encoder)",
+    )
     dtype: str = knob(
         "float32",
         "Model",
@@ -117,6 +127,13 @@ class RunConfig:
         "Model",
         "windows that a client reads at once: less memory, same result; 0 = all",
         AT_LEAST_0,
+    )
+
+    gradient_checkpointing: bool = knob(
+        False, "Model", "compute activations twice to hold few of them; with --engine loop"
+    )
+    attention: str = knob(
+        "eager", "Model", "eager, or sdpa: torch's own kernels, where the model has them"
     )
 
     adapter: str = knob(
@@ -279,7 +296,10 @@ class RunConfig:
     seed: int = knob(0, "Machine", "seed of everything random: shards, graph, batches, order", SEED)
     device: str = knob("auto", "Machine", "auto, cpu, cuda or mps")
     engine: str = knob(
-        "stacked", "Machine", "stacked (all clients in one call) or loop (one after another)"
+        "stacked",
+        "Machine",
+        "stacked (all clients in one call), compiled (that as fused graphs: slow to start), "
+        "auto (whichever of the two is expected to end first) or loop (one after another)",
     )
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from cases import cases
 
 import deca_lab
 from deca_lab import course
+from deca_lab.bounds.table import claims
 from deca_lab.course import running
 
 HOUSE = Path(__file__).parents[1]
@@ -151,20 +152,10 @@ def test_a_guide_takes_public_names_alone(path):
 
 
 def test_every_claim_has_its_three_files_and_its_row():
-    code = {p.stem for p in (HOUSE / "deca_lab" / "bounds").glob("*.py")} - {
-        "__init__",
-        "beside_a_run",
-        "bound",
-        "estimates",
-        "landscape",
-        "table",
-        "trace",
-    }
+    code = set(claims())
     pages = {p.stem for p in (HOUSE / "theory").glob("*.ipynb")}
-    tests = {
-        p.stem.removeprefix("test_") for p in (HOUSE / "tests" / "bounds").glob("test_*.py")
-    } - {"beside_a_run", "beside_objects", "table"}
-    assert code == pages == tests
+    tests = {p.stem.removeprefix("test_") for p in (HOUSE / "tests" / "bounds").glob("test_*.py")}
+    assert code == pages <= tests
     listed = (HOUSE / "theory" / "README.md").read_text()
     assert all(f"({name}.ipynb)" in listed for name in code)
 

@@ -260,6 +260,20 @@ def test_fit_trains_a_problem_and_its_figures_are_the_problems():
     assert "test_perplexity" not in got.metrics
 
 
+@pytest.mark.parametrize(("engine", "closed"), [("stacked", True), ("auto", True), ("loop", False)])
+def test_a_fit_uses_the_closed_form_but_in_the_loop(engine, closed):
+    A, b = quadratic().batches(0)
+    given = quadratics(A, b, torch.zeros(5, 3, dtype=torch.float64))
+    asked = []
+
+    def exact(*arguments):
+        asked.append(1)
+        return given.exact(*arguments)
+
+    fit(given._replace(exact=exact), replace(FIT, engine=engine))
+    assert len(asked) == closed * FIT.rounds * FIT.inner_steps
+
+
 def test_a_fit_goes_to_the_minimum():
     A, b = (part.numpy() for part in quadratic().batches(0))
     best = -b.mean(0) @ np.linalg.solve(A.mean(0), b.mean(0)) / 2

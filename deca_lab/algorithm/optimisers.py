@@ -151,6 +151,35 @@ def mixed_adam(decays: mo.Adam, feedback: mo.Feedback) -> Optimiser:
     return Optimiser(mo.start, update, partial(mo.feed_, feedback=feedback), mixed=1)
 
 
+def predictable_adam(decays: mo.Adam, floor: float = 0.01) -> Optimiser:
+    """Adam that divides by the mixed second moments of the steps before, and averages what it has divided.
+
+    No gradient is divided by a number that it has a part in, so noise stays unbiased; and clients divide by nearly the
+    same (theory/deca_predictable.ipynb). As in ADOPT (arXiv 2411.02853), which has one client, a block's first gradient is
+    only measured. A share `floor` of the block's mean second moment is added, so that no coordinate whose gradients
+    were zero so far leaps. For moments that are kept: each restart would cost a step.
+    """
+
+    def update(g: Tensor, state: mo.Moments, x: Tensor, exchange: Mix) -> tuple[Tensor, mo.Moments]:
+        if state.steps:
+            root = divisor(state, decays, floor)
+            m = state.m.lerp_(torch.div(g, root, out=root), 1 - decays.a1)
+            direction = root.copy_(m)
+        else:
+            m, direction = state.m, torch.zeros_like(g)
+        v = state.v.mul_(decays.a2).addcmul_(g, g, value=1 - decays.a2)
+        _take_positive(v, exchange(v))
+        return direction, mo.Moments(m, v, state.steps + 1)
+
+    return Optimiser(mo.start, update, mixed=1, scratch=3)
+
+
+def divisor(moments: mo.Moments, decays: mo.Adam, floor: float) -> Tensor:
+    """Return what `predictable_adam` divides by (N, D): sqrt(v_hat + floor mean(v_hat)) + eps, of a client's v so far."""
+    v_hat = moments.v / (1 - decays.a2**moments.steps)
+    return v_hat.add_(v_hat.mean(1, keepdim=True), alpha=floor).sqrt_().add_(decays.eps)
+
+
 def _take_positive(v: Tensor, mixed: Tensor) -> None:
     """Write the mixed second moments into v, where they are positive.
 
@@ -322,6 +351,11 @@ def _mixed(spec: OptimiserSpec) -> Optimiser:
     return mixed_adam(spec.adam, spec.feedback)
 
 
+def _predictable(spec: OptimiserSpec) -> Optimiser:
+    """Adam that divides by the mixed second moments of the steps before: twice the traffic."""
+    return predictable_adam(spec.adam)
+
+
 def _trivial(spec: OptimiserSpec) -> Optimiser:
     """Adam whose stored moments hold the feedback alone: DECA's "trivial" ablation."""
     return quasi_global_adam(spec.adam, spec.feedback)
@@ -355,6 +389,7 @@ def _local_amsgrad(spec: OptimiserSpec) -> Optimiser:
 OPTIMISERS: dict[str, Callable[[OptimiserSpec], Optimiser]] = {
     "adam": _adam,
     "adam-mixed": _mixed,
+    "adam-predictable": _predictable,
     "adam-trivial": _trivial,
     "qg-adam": _qg_adam,
     "sgd": _sgd,

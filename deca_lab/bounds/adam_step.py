@@ -3,6 +3,7 @@
 Claim       |m_hat_t| / (sqrt(v_hat_t) + eps) <= C_t in every coordinate, with q = a1^2 / a2 and
             C_t^2 = (1 - a1)^2 (1 - a2^t) / ((1 - a1^t)^2 (1 - a2)) * (1 + q + ... + q^(t-1)).
 Hypotheses  0 <= a1 < 1, 0 < a2 < 1, eps >= 0; moments start at zero and hold gradients only (no feedback).
+            With eps = 0 no second moment may be so small that float64 rounds it to nothing: a gradient of 0, or of 1e-158.
             If q < 1 too, C_t <= C_inf = (1 - a1) / sqrt((1 - a2) (1 - q)) for the t of interest and in the limit.
 Symbols     g_s (N, D): `gradients[s - 1]`; a1, a2, eps: `adam`; t = 1 .. len(gradients).
 Source      derived, by Cauchy and Schwarz. The often quoted (1 - a1) / sqrt(1 - a2) is no bound (`quoted`).
@@ -15,6 +16,7 @@ import torch
 
 from deca_lab.algorithm import moments as mo
 from deca_lab.bounds.bound import Bound
+from deca_lab.bounds.hypotheses import squarable
 from deca_lab.errors import check
 from deca_lab.mixing.graphs import Array
 
@@ -50,7 +52,13 @@ def adam_step(
     )
     _in_range(adam)
     lhs = steps_taken(gradients, adam, h, b1, b2)
-    return Bound(lhs, constants(len(gradients), adam), "Adam's step", SOURCE)
+    return Bound(
+        lhs,
+        constants(len(gradients), adam),
+        "Adam's step",
+        SOURCE,
+        broken=squarable(adam, gradients),
+    )
 
 
 def constants(steps: int, adam: mo.Adam = USUAL) -> Array:

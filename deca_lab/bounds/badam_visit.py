@@ -12,9 +12,12 @@ Tight       within a factor 2 where all gradients have one size; about 0.06 or l
 Proof       theory/badam_visit.ipynb.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from deca_lab.algorithm import moments as mo
+from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.landscape import Landscape, quadratics, tug_of_war, valleys
 from deca_lab.bounds.trace import Setting, Step, trace
@@ -36,7 +39,7 @@ def badam_visit(
     """Return the decrease that is guaranteed and the one that the library's run makes, a visit each.
 
     The landscape has one client. `paper`: the guarantee alpha K / (8 G). Raises BadInput for more clients or lambda = 0;
-    an alpha that is too large is let through, to see what breaks.
+    an alpha that is too large is let through, and named.
     """
     run = _run(landscape, alpha, steps, blocks, rounds, lam)
     G = steepest(run)
@@ -55,6 +58,7 @@ def badam_visit(
         SOURCE,
         axis="visit",
         rounding=4e-16 * size,
+        broken=_broken(landscape, alpha, G, steps, lam, papers_step if paper else largest_step),
     )
 
 
@@ -82,6 +86,25 @@ def badam_rate(
         "mean squared gradient of BAdam's blocks",
         SOURCE,
         axis="visit",
+        broken=_broken(landscape, alpha, steepest(run), steps, lam, largest_step),
+    )
+
+
+def _broken(
+    landscape: Landscape,
+    alpha: float,
+    G: float,
+    steps: int,
+    lam: float,
+    most: Callable[[float, float, int, float], float],
+) -> str:
+    """Return the hypothesis that such a run breaks, or nothing."""
+    if G == 0:  # at a stationary point any step is short enough
+        return ""
+    largest = most(landscape.smoothness, G, steps, lam) if landscape.smoothness > 0 else np.inf
+    rates = (alpha, alpha)
+    return hy.broken(
+        (hy.short_steps,), hy.Instance(topology("complete", 1), rates=rates, largest=largest)
     )
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from deca_lab.algorithm import moments as mo
 from deca_lab.algorithm import stacking
+from deca_lab.bounds import along_a_run as along
 from deca_lab.bounds import d_sgd, deca_descent, feedback_step
+from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.estimates import Estimates, estimate
 from deca_lab.bounds.gossip_contraction import second_singular_value
@@ -28,8 +30,6 @@ EPS = {
     torch.bfloat16: 2.0**-7,  # a whole spacing: visits end with stochastic rounding
     torch.float16: 2.0**-10,
 }
-APART = "the clients do not start with equal models"
-NEGATIVE = "a loss is below 0: how far it can still fall is not known"
 
 
 class Verdict(NamedTuple):
@@ -41,8 +41,10 @@ class Verdict(NamedTuple):
     rests_on: str = ""
 
 
-def beside(history: History, lab: Lab | None = None) -> dict[str, Verdict]:
+def beside(history: History, lab: Lab | None = None, again: bool = False) -> dict[str, Verdict]:
     """Return every claim that speaks of such a run, by name; the lab is prepared again from the run's config.
+
+    `again` trains a run of DECA once more, for the theorem's own left side and what was seen of the right (`along_a_run`).
 
     A run with objects in place of names, and a fit, need theirs: it is `history.lab` in memory; for a folder that was
     read, `lab` is that of an equal run, made with the same objects. Raises BadInput where it is missing or another
@@ -59,7 +61,10 @@ def beside(history: History, lab: Lab | None = None) -> dict[str, Verdict]:
         "gradient": gradient,
         **({"interference": _interference} if history.config.adapter == "lora" else {}),
     }
-    return {name: claim(history, lab) for name, claim in claims.items()}
+    verdicts = {name: claim(history, lab) for name, claim in claims.items()}
+    if again and kind == "adam" and verdicts["gradient"].bound is not None:
+        verdicts |= _along(lab)
+    return verdicts
 
 
 def _prepared(config: RunConfig) -> Lab:
@@ -122,8 +127,8 @@ def _interference(history: History, lab: Lab) -> Verdict:
 
 def _consensus(history: History, lab: Lab) -> Verdict:
     """Compare each measured disagreement of a block that just trained with what a bounded step can have made."""
-    name, reason = "disagreement of the active block", _adam_reason(lab)
-    if reason:
+    name = "disagreement of the active block"
+    if reason := hy.broken(deca_descent.BOUNDED_STEPS, instance(history, lab)):
         return Verdict(name, f"hypothesis broken: {reason}")
     rows = history.metrics[history.metrics["step"] > 0]
     allowed = _allowed(lab)
@@ -150,69 +155,63 @@ def _dtypes(start: Mapping[str, Tensor]) -> str:
     return " and ".join(sorted({str(x.dtype).removeprefix("torch.") for x in start.values()}))
 
 
-def _adam_reason(lab: Lab) -> str:
-    """Return the hypothesis of bounded steps that a run breaks, or nothing."""
-    config = lab.config
-    if config.optimiser != "adam":
-        who = (
-            "an optimiser of one's own" if config.optimiser.startswith(OBJECT) else config.optimiser
-        )
-        return f"the steps of {who} have no constant of their own"
-    if config.feedback != "none" and (config.b2 == 1) != (config.b1 == 1):
-        return "b2 = 1 with b1 < 1: a discrepancy counts in m and not in v"
-    if config.feedback != "none" and min(config.b1, config.b2) == 0:
-        return "b1 or b2 is 0"
-    if config.weight_decay:
-        return "weight decay adds to the step"
-    if config.mixing != "gossip":
-        return f"{config.mixing} is not a mixing with W"
-    if lab.failing.any:
-        return "there are faults: W is another one at every mixing, or messages are late or noisy"
-    if config.compress != "none":
-        return "messages are compressed: what is mixed is not the clients' models"
-    if _start_apart(lab):
-        return APART
-    if not all(
-        np.allclose(W.sum(0), 1) and np.allclose(W.sum(1), 1) for W in lab.topology.matrices
-    ):
-        return "W is not doubly stochastic"
-    return ""
-
-
-def _start_apart(lab: Lab) -> bool:
-    return any(not torch.equal(x, x[:1].expand_as(x)) for x in lab.plan.problem.start.values())
-
-
-def _constants(lab: Lab) -> np.ndarray:
-    config = lab.config
-    adam, fed = mo.Adam(config.a1, config.a2, config.eps), config.feedback != "none"
-    longest = lab.plan.steps if lab.plan.recipe.keep_moments else config.inner_steps
-    return feedback_step.constants(longest, adam, *((config.b1, config.b2) if fed else (1.0, 1.0)))
+def instance(history: History, lab: Lab) -> hy.Instance:
+    """Return what hypotheses ask about a run."""
+    config, recipe = lab.config, lab.plan.recipe
+    rates = [recipe.lr(s) for s in range(lab.plan.steps)]
+    own = config.optimiser.startswith(OBJECT)
+    return hy.Instance(
+        lab.topology,
+        "an optimiser of one's own" if own else config.optimiser,
+        mo.Adam(config.a1, config.a2, config.eps),
+        config.b1,
+        config.b2,
+        config.feedback != "none",
+        config.feedback in ("none", "zero") or config.feedback_scale == "raw",
+        (min(rates), max(rates)),
+        clip=recipe.clip,
+        weight_decay=recipe.weight_decay,
+        momentum=config.momentum,
+        blocks=len(lab.plan.blocks),
+        mix_every=recipe.mix_every,
+        combine_first=recipe.combine_first,
+        keep_moments=recipe.keep_moments,
+        carrier=config.mixing,
+        faults=lab.failing.any,
+        compressed=config.compress != "none",
+        apart=any(not torch.equal(x, x[:1].expand_as(x)) for x in lab.plan.problem.start.values()),
+        below_zero=_below_zero(history),
+    )
 
 
 def _allowed(lab: Lab) -> dict[int, dict[str, float]]:
-    """Return for every number of inner steps done what each block's || X - Xbar ||_F can be at most, from an equal start."""
-    recipe, C, n = lab.plan.recipe, _constants(lab), lab.config.clients
+    """Return for every number of inner steps done what each block's || X - Xbar ||_F can be at most, from an equal start.
+
+    Discrepancies enter the moments after those steps only that end in a mixing, so the constants are grown step by step.
+    """
+    recipe, config, plan = lab.plan.recipe, lab.config, lab.plan
+    adam = mo.Adam(config.a1, config.a2, config.eps)
+    decays = (config.b1, config.b2) if config.feedback != "none" else (1.0, 1.0)
     factors = [second_singular_value(W) for W in lab.topology.matrices]
-    most = [0.0] * len(lab.plan.blocks)
-    found, turns = {}, [0] * len(lab.plan.blocks)
-    for s in range(lab.plan.steps):
-        k = lab.plan.visits[s // recipe.inner_steps].block
-        turns[k] = turns[k] + 1 if recipe.keep_moments or s % recipe.inner_steps else 1
-        step = recipe.lr(s) * (n * lab.plan.layouts[k].width) ** 0.5 * float(C[turns[k] - 1])
+    (most, spreads), turns = np.zeros((2, len(plan.blocks))).tolist(), [0] * len(plan.blocks)
+    allowed = {}
+    for s in range(plan.steps):
+        k = plan.visits[s // recipe.inner_steps].block
+        if not recipe.keep_moments and s % recipe.inner_steps == 0:
+            spreads[k], turns[k] = 0.0, 0
+        spreads[k], turns[k] = feedback_step.entered(spreads[k], adam.a1, adam.a2), turns[k] + 1
+        C = feedback_step.constant(spreads[k], turns[k], adam)
+        step = recipe.lr(s) * (config.clients * plan.layouts[k].width) ** 0.5 * C
         turn, rest = divmod(s + 1, recipe.mix_every)
         rho = 1.0 if rest else factors[(turn - 1) % len(factors)]
+        if not rest:
+            spreads[k] = feedback_step.entered(spreads[k], *decays)
         before = most[k]
         if recipe.mix_all:
             most = [rho * b for b in most]
         most[k] = rho * before + step if recipe.combine_first else rho * (before + step)
-        found[s + 1] = {block.name: most[j] for j, block in enumerate(lab.plan.blocks)}
-    return found
-
-
-def _first(reasons: dict[str, bool]) -> str:
-    """Return the first reason that is true, or nothing."""
-    return next((words for words, broken in reasons.items() if broken), "")
+        allowed[s + 1] = {block.name: most[j] for j, block in enumerate(plan.blocks)}
+    return allowed
 
 
 def _below_zero(history: History) -> bool:
@@ -225,73 +224,64 @@ def _below_zero(history: History) -> bool:
     )
 
 
-def _rho(lab: Lab) -> float:
-    return max(second_singular_value(W) for W in lab.topology.matrices)
-
-
 def _deca_descent(history: History, lab: Lab) -> Verdict:
-    name, config, recipe = "mean squared gradient of DECA", lab.config, lab.plan.recipe
-    reason = _adam_reason(lab) or _first(
-        {
-            "moments are kept between visits": recipe.keep_moments,
-            "mixed less often than every step": recipe.mix_every > 1,
-            "combine then adapt": recipe.combine_first,
-            "feedback is not raw": config.feedback not in ("none", "zero")
-            and config.feedback_scale != "raw",
-            "the clients never come together (rho = 1)": _rho(lab) >= 1,
-            NEGATIVE: _below_zero(history),
-        }
-    )
-    if reason:
+    name = "mean squared gradient of DECA"
+    asked = instance(history, lab)
+    if reason := hy.broken(deca_descent.HYPOTHESES, asked):
         return Verdict(name, f"hypothesis broken: {reason}")
-    found, widths = estimate(lab.plan.problem), tuple(where.width for where in lab.plan.layouts)
-    known = deca_descent.Known(
-        found.smoothness,
-        found.loss,
-        found.steepest,
-        found.zeta,
-        found.sigma,
-        _rho(lab),
-        config.clients,
-        widths,
-    )
-    fed = mo.Feedback(mo.SIGNALS[config.feedback], mo.raw, config.b1, config.b2)
-    setting = Setting(
-        lab.topology,
-        len(widths),
-        config.rounds,
-        config.inner_steps,
-        config.lr,
-        mo.Adam(config.a1, config.a2, config.eps),
-        fed,
-    )
+    found = estimate(lab.plan.problem)
+    known, setting = _known(lab, found, asked.rho), _setting(lab)
     return _beside(
         history, name, deca_descent.right_side(known, setting), found, "theory/deca_descent.ipynb"
     )
 
 
+def _known(lab: Lab, found: Estimates, rho: float) -> deca_descent.Known:
+    return deca_descent.Known(
+        found.smoothness,
+        found.loss,
+        found.steepest,
+        found.zeta,
+        found.sigma,
+        rho,
+        lab.config.clients,
+        tuple(where.width for where in lab.plan.layouts),
+    )
+
+
+def _setting(lab: Lab) -> Setting:
+    """Return the run as the theorem's setting."""
+    config = lab.config
+    fed = mo.Feedback(mo.SIGNALS[config.feedback], mo.raw, config.b1, config.b2)
+    decays = mo.Adam(config.a1, config.a2, config.eps)
+    blocks = len(lab.plan.blocks)
+    return Setting(lab.topology, blocks, config.rounds, config.inner_steps, config.lr, decays, fed)
+
+
+def _along(lab: Lab) -> dict[str, Verdict]:
+    """Return the theorem with its own left side, and with more and more of its right side as it was seen."""
+    found, setting = estimate(lab.plan.problem), _setting(lab)
+    fed, problem = setting.feedback, lab.plan.problem
+    decays = (fed.b1, fed.b2) if fed.signal else (1.0, 1.0)
+    t = deca_descent.turns(setting.inner_steps, setting.adam, *decays)
+    data = lab.probe.train if len(lab.probe.train) else problem.evaluation
+    seen = along.walk(lab.plan, problem.batches(0) if data is None else data, setting.adam, t)
+    rungs = along.ladder(seen, _known(lab, found, hy.largest_rho(lab.topology)), setting, t)
+    words = f"{found.words()}. f on the data of the measurements. At the end of the run: {along.loosest(rungs)}"
+    last = list(rungs)[-1]
+    return {
+        f"gradient, {name}": Verdict(one.name, one.verdict, one, words if name == last else "")
+        for name, one in rungs.items()
+    }
+
+
 def _sgd_descent(history: History, lab: Lab) -> Verdict:
     name, config, recipe = "mean squared gradient of D-SGD", lab.config, lab.plan.recipe
-    found = estimate(lab.plan.problem)
-    reason = _first(
-        {
-            "momentum": config.momentum > 0,
-            "trained in blocks": len(lab.plan.blocks) > 1,
-            "mixed less often than every step": recipe.mix_every > 1,
-            "weight decay": config.weight_decay > 0,
-            f"{config.mixing} is not a mixing with W": config.mixing != "gossip",
-            "there are faults": lab.failing.any,
-            "messages are compressed": config.compress != "none",
-            "the clients never come together (rho = 1)": _rho(lab) >= 1,
-            APART: _start_apart(lab),
-            NEGATIVE: _below_zero(history),
-        }
-    )
-    if not reason and config.lr > (
-        most := d_sgd.largest_step(found.smoothness, _rho(lab), recipe.combine_first)
-    ):
-        reason = f"the learning rate is above {most:.3g}"
-    if reason:
+    found, asked = estimate(lab.plan.problem), instance(history, lab)
+    if asked.rho < 1 and found.smoothness > 0:
+        most = d_sgd.largest_step(found.smoothness, asked.rho, recipe.combine_first)
+        asked = asked._replace(largest=most)
+    if reason := hy.broken(d_sgd.HYPOTHESES, asked):
         return Verdict(name, f"hypothesis broken: {reason}", rests_on=found.words())
     case = d_sgd.Case(
         lambda seed: lab.plan.problem,

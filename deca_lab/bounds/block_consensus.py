@@ -4,6 +4,7 @@ Claim       After turn R of a visit of block k: || X'_R ||_F <= rho^R || X'_0 ||
             X' = X - Xbar on the block's columns, X'_0 at the visit's start. All other blocks keep their disagreement exactly.
 Hypotheses  W doubly stochastic; adapt then combine at every step; moments start from zero at the visit, and hold gradients
             and discrepancies of any kind: C_s is that of `feedback_step`, with b1 = b2 = 1 where there is no feedback.
+            W may be another matrix at each step: then each rho of its own, their products in place of powers.
 Symbols     rho = || W - J ||_2; lr, b1, b2, R: `setting`; N, d_k: from the landscape.
 Source      derived here: one mixing contracts, one step adds at most C_s in each of N d_k coordinates.
 Tight       attained at the first turn of the first visit where two clients pull apart with all their steps (`tug_of_war`).
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deca_lab.algorithm import moments as mo
+from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.feedback_step import constants
 from deca_lab.bounds.gossip_contraction import second_singular_value
@@ -23,6 +25,7 @@ from deca_lab.bounds.trace import Setting, trace
 from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "derived here"
+HYPOTHESES = (hy.doubly_stochastic, *hy.decays)
 
 
 def block_consensus(landscape: Landscape, setting: Setting) -> Bound:
@@ -34,11 +37,12 @@ def block_consensus(landscape: Landscape, setting: Setting) -> Bound:
     C = constants(
         setting.inner_steps, setting.adam, *((fed.b1, fed.b2) if fed.signal else (1.0, 1.0))
     )
-    rho, lhs, rhs, size = second_singular_value(setting.topology.at(0)), [], [], []
-    for step in trace(landscape, setting):
+    rhos = [second_singular_value(W) for W in setting.topology.matrices]
+    lhs, rhs, size = [], [], []
+    for s, step in enumerate(trace(landscape, setting)):
         if step.turn == 1:
             allowed = disagreement(step.before[:, step.columns])
-        allowed = rho * (
+        allowed = rhos[s % len(rhos)] * (
             allowed + setting.lr * step.direction.numel() ** 0.5 * float(C[step.turn - 1])
         )
         lhs.append(disagreement(step.after[:, step.columns]))
@@ -54,6 +58,7 @@ def block_consensus(landscape: Landscape, setting: Setting) -> Bound:
         SOURCE,
         axis="inner step",
         rounding=rounding,
+        broken=hy.broken(HYPOTHESES, setting.instance),
     )
 
 

@@ -13,6 +13,7 @@ class Bound(NamedTuple):
 
     `lhs`, `rhs`: float64 arrays along `axis` ("step", "mixing"), whose first entry is number `first`; or floats.
     `rounding`: what float64 may lose in either side, absolute, with the same shape or a float; 0 unless given.
+    `broken`: the hypothesis that this instance breaks, in words (`hypotheses`); then the claim does not speak of it.
     """
 
     lhs: Array | float
@@ -23,6 +24,7 @@ class Bound(NamedTuple):
     first: int = 1
     rounding: Array | float = 0.0
     equal: bool = False
+    broken: str = ""
 
     @property
     def at(self) -> NDArray[np.int64]:
@@ -76,7 +78,9 @@ class Bound(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Return "holds", "fails at step 3" (the first such entry), "not finite" or "nothing was compared"."""
+        """Return "holds", "fails at step 3" (the first), "hypothesis broken: " and which, or that nothing can be compared."""
+        if self.broken:
+            return f"hypothesis broken: {self.broken}"
         if np.size(self.lhs) == 0:
             return "nothing was compared"
         if not self.finite:

@@ -26,13 +26,18 @@ from deca_lab.algorithm import loop as tr
 from deca_lab.algorithm import optimisers, stacking
 from deca_lab.algorithm.blocks import whole
 from deca_lab.algorithm.problems import Problem, quadratics
+from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
-from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.errors import check
 from deca_lab.mixing.graphs import Array
 from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "derived, complete proof"
+HYPOTHESES = (
+    *(hy.no_momentum, hy.one_block, hy.every_step, hy.no_weight_decay, hy.no_clipping),
+    *(*hy.mixed_by_w, hy.together, hy.equal_start, hy.bounded_below),
+    *(hy.steady, hy.moving, hy.short_steps),
+)
 STEEPEST = 9 / (8 * 3**0.5)  # the largest slope of u^2 / (1 + u^2), at u^2 = 1/3
 
 
@@ -58,13 +63,15 @@ def d_sgd(
     """Return both sides at K = 1 .. `steps`, the left one from the library's own runs, as a mean over `seeds`.
 
     Where sigma = 0 one seed is exact; else the left side is a Monte-Carlo mean, whose error `runs` lets one measure.
-    Raises BadInput where W has rho >= 1 or a number is out of range; a `gamma` that is too large is let through.
+    Raises BadInput where W has rho >= 1 or a number is out of range; a `gamma` that is too large is let through, and named.
     """
     many = np.arange(1, steps + 1)
     squared = runs(case, W, gamma, steps, seeds, combine_first)[0]
     lhs = squared.mean(0).cumsum() / many
     first, second, third = terms(case, W, gamma, combine_first)
-    return Bound(lhs, first / many + second + third, "decentralised SGD", SOURCE)
+    reason = _broken(case, W, gamma, combine_first)
+    rhs = first / many + second + third
+    return Bound(lhs, rhs, "decentralised SGD", SOURCE, broken=reason)
 
 
 def disagreement(
@@ -87,7 +94,14 @@ def disagreement(
         "disagreement of decentralised SGD",
         SOURCE,
         rounding=2 * lost * rhs**0.5 + lost**2,
+        broken=_broken(case, W, gamma, combine_first),
     )
+
+
+def _broken(case: Case, W: Array | Topology, gamma: float, combine_first: bool) -> str:
+    """Return the hypothesis that such a run breaks, or nothing."""
+    most = largest_step(case.L, _rho(W), combine_first)
+    return hy.broken(HYPOTHESES, hy.Instance(_topology(W), rates=(gamma, gamma), largest=most))
 
 
 def terms(
@@ -215,7 +229,7 @@ def _topology(W: Array | Topology) -> Topology:
 
 def _rho(W: Array | Topology) -> float:
     """Return the largest rho of the matrices in turn."""
-    rho = max(second_singular_value(M) for M in _topology(W).matrices)
+    rho = hy.largest_rho(_topology(W))
     check(
         rho < 1, "W", rho, "a doubly stochastic matrix with rho below 1, or the clients never agree"
     )

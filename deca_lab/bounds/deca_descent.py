@@ -6,15 +6,17 @@ Claim       For every number S of inner steps, s-th step in block k(s) at turn r
             E_r = sqrt(theta) A_r + F_r / sqrt(eps),       theta = (1 / sqrt(eps) - 1 / sqrt(G' + eps))^2,
             A_r = omega_r (zeta + L K sqrt(d)) + 2 chi_r K sqrt(d_k) + sigma sqrt(kappa_r),         K = lr C rho / (1 - rho),
             F_r = omega_r L K sqrt(d) + lr sqrt(d_k) (L Lambda_r + chi_r C) + sigma sqrt(kappa_r / N).
-Hypotheses  every f_i L-smooth, f >= f_inf; W doubly stochastic with rho < 1, adapt then combine at every step; equal start;
-            blocks in any order, R steps a visit, moments from zero at each visit; decays as in `feedback_step`, eps > 0;
+Hypotheses  every f_i L-smooth, f >= f_inf; every W doubly stochastic, rho < 1 the largest of theirs; one lr; equal
+            start; adapt then combine at every step; blocks in any order, R steps a visit, moments from zero at each
+            visit; decays as in `feedback_step`, eps > 0;
             feedback off (b1 = b2 = 1), or raw, printed or downhill; |g_ij| <= G along the run; noise unbiased given the
             past, independent between clients, E || noise of a block ||^2 <= sigma^2; (1/N) sum_i || grad_k f_i - grad_k f ||^2
             <= zeta^2 at the mean models. Instead of eps and G' + eps any bounds on what clients divided by (`divisors`).
 Symbols     C_r, C = max C_r: `feedback_step.constants`; omega_r, chi_r, kappa_r, Lambda_r: `Turns`; G': `largest_root`.
 Source      derived here. The paper's own theorem has a rate, O(1 / sqrt(T B R)); its constants are not known to us.
-Tight       no: the notebook shows the slack of every line. With lr = c / sqrt(T B R) the bracket falls like 1 / sqrt(T B R)
-            down to a floor of zeta and sigma that no lr removes: each client divides by a second moment of its own.
+Tight       no: half of it in the nearest instance found (.4995); the notebook shows the slack of every line.
+            With lr = c / sqrt(T B R) the bracket falls like 1 / sqrt(T B R) down to a floor of zeta and sigma that no lr
+            removes: each client divides by a second moment of its own.
 Proof       theory/deca_descent.ipynb.
 """
 
@@ -25,9 +27,9 @@ import numpy as np
 import torch
 
 from deca_lab.algorithm import moments as mo
+from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.feedback_step import constants, weights
-from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, quadratics, valleys
 from deca_lab.bounds.trace import Setting, Step, trace
 from deca_lab.errors import check
@@ -35,6 +37,11 @@ from deca_lab.mixing.graphs import Array
 from deca_lab.mixing.topology import topology
 
 SOURCE = "derived here"
+BOUNDED_STEPS = (hy.adams, *hy.decays, hy.no_weight_decay, *hy.mixed_by_w, hy.equal_start)
+HYPOTHESES = (
+    *(*BOUNDED_STEPS, hy.no_clipping, hy.steady, hy.moving, hy.restarted, hy.every_step),
+    *(hy.adapt_first, hy.raw_feedback, hy.together, hy.bounded_below),
+)
 
 
 class Known(NamedTuple):
@@ -196,7 +203,7 @@ def known(landscape: Landscape, setting: Setting, steps: list[Step] | None = Non
         seen,
         landscape.zeta,
         setting.noise * max(widths) ** 0.5,
-        second_singular_value(setting.topology.at(0)),
+        hy.largest_rho(setting.topology),
         len(landscape.data),
         widths,
     )
@@ -217,7 +224,13 @@ def deca_descent(
         known(landscape, setting, steps), setting, divided_by(steps) if observed else None
     )
     return Bound(
-        lhs, rhs, "descent of DECA's mean model", SOURCE, axis="inner step", rounding=error
+        lhs,
+        rhs,
+        "descent of DECA's mean model",
+        SOURCE,
+        axis="inner step",
+        rounding=error,
+        broken=hy.broken(HYPOTHESES, setting.instance),
     )
 
 

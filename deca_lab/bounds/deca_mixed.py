@@ -5,7 +5,8 @@ Claim       As `deca_descent`, with C'_r in place of C_r and theta'_r in place o
             theta'_r = (1 / sqrt(eps) - 1 / sqrt(eps + min(G, sqrt(D_r))))^2,     D_r = G^2 sqrt(N / 2) S_r,
             S_r = sum_{j < r} beta_j rho^(j+1) / (1 - a2^r).
             For the clients' corrected second moments (`agreement`): in each coordinate || V - Vbar || <= G^2 sqrt(N) / 2 * S_r.
-Hypotheses  those of `deca_descent`, no feedback, W symmetric with positive shares on its diagonal (else C' is infinite); second
+Hypotheses  those of `deca_descent`, no feedback, one W for all mixings, symmetric, without a negative entry (a second moment
+            must stay a mean of squares) and with positive shares on its diagonal (else C' is infinite); second
             moments mixed with W at every step before they are divided by (method deca-mixed, optimiser adam-mixed).
 Symbols     alpha, beta: `feedback_step.weights`; D_r bounds the range of the clients' corrected second moments.
 Source      derived here.
@@ -19,10 +20,11 @@ import torch
 
 from deca_lab.algorithm import moments as mo
 from deca_lab.algorithm.optimisers import Optimiser, mixed_adam
+from deca_lab.bounds import deca_descent
+from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.deca_descent import Turns, assembled, known, lag, left_side, theta, turns
 from deca_lab.bounds.feedback_step import weights
-from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, quadratics, tug_of_war
 from deca_lab.bounds.trace import Setting, trace
 from deca_lab.errors import check
@@ -30,6 +32,10 @@ from deca_lab.mixing.graphs import Array
 from deca_lab.mixing.topology import topology
 
 SOURCE = "derived here"
+HYPOTHESES = (
+    *(*deca_descent.HYPOTHESES, hy.no_feedback),
+    *(hy.one_matrix, hy.non_negative, hy.symmetric, hy.heard),
+)
 
 
 def deca_mixed(
@@ -52,7 +58,13 @@ def deca_mixed(
     reach = np.minimum(G, np.sqrt(G**2 * (facts.clients / 2) ** 0.5 * shares(setting)))
     rhs = assembled(facts, setting, t, low, G + low, np.array([theta(low, low + r) for r in reach]))
     return Bound(
-        lhs, rhs, "descent with mixed second moments", SOURCE, axis="inner step", rounding=error
+        lhs,
+        rhs,
+        "descent with mixed second moments",
+        SOURCE,
+        axis="inner step",
+        rounding=error,
+        broken=hy.broken(HYPOTHESES, setting.instance),
     )
 
 
@@ -71,12 +83,13 @@ def agreement(landscape: Landscape, setting: Setting) -> Bound:
         SOURCE,
         axis="inner step",
         rounding=1e-14 * G**2 * len(v_hat[0]),
+        broken=hy.broken(HYPOTHESES, setting.instance),
     )
 
 
 def shares(setting: Setting) -> Array:
     """Return S_1 .. S_R: which part of a squared gradient's disagreement is left in v_hat."""
-    r, rho = np.arange(setting.inner_steps), second_singular_value(setting.topology.at(0))
+    r, rho = np.arange(setting.inner_steps), hy.largest_rho(setting.topology)
     w = weights(setting.inner_steps, setting.adam)
     left: Array = np.cumsum(w.beta * rho ** (r + 1)) / (1 - setting.adam.a2 ** (r + 1))
     return left

@@ -17,32 +17,47 @@ import torch
 
 from deca_lab.algorithm import loop as tr
 from deca_lab.algorithm import optimisers
+from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
-from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import Landscape, as_problem, quadratics, valleys
 from deca_lab.errors import check
 from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "Yuan, Ling and Yin 2016, arXiv 1310.7063"
+HYPOTHESES = (hy.one_matrix, hy.doubly_stochastic, hy.symmetric, hy.short_steps)
 
 
 def dgd_gradient(landscape: Landscape, topology: Topology, alpha: float, steps: int) -> Bound:
     """Return the stacked gradient's norm before step 1 .. `steps` of the library's run, and D.
 
-    Raises BadInput where W is not symmetric; an alpha that is too large is let through, to see what breaks.
+    Raises BadInput where W is not symmetric; an alpha that is too large is let through, and named.
     """
     X = run(landscape, topology, alpha, steps)
     lhs = np.array([float(landscape.gradients(x).norm()) for x in X[:-1]])
-    return Bound(lhs, np.full(steps, largest_gradient(landscape)), "gradients of DGD", SOURCE)
+    rhs = np.full(steps, largest_gradient(landscape))
+    reason = _broken(landscape, topology, alpha)
+    return Bound(lhs, rhs, "gradients of DGD", SOURCE, broken=reason)
+
+
+def _broken(landscape: Landscape, topology: Topology, alpha: float) -> str:
+    most = largest_step(landscape, topology)
+    return hy.broken(HYPOTHESES, hy.Instance(topology, rates=(alpha, alpha), largest=most))
 
 
 def disagreement(landscape: Landscape, topology: Topology, alpha: float, steps: int) -> Bound:
     """Return || X - Xbar ||_F after step 1 .. `steps`, and alpha D / (1 - rho)."""
-    X, rho = run(landscape, topology, alpha, steps), second_singular_value(topology.at(0))
+    X, rho = run(landscape, topology, alpha, steps), hy.largest_rho(topology)
     check(rho < 1, "topology", rho, "of a rho below 1: the clients must come together")
     lhs = np.array([float((x - x.mean(0)).norm()) for x in X[1:]])
     rhs = np.full(steps, alpha * largest_gradient(landscape) / (1 - rho))
-    return Bound(lhs, rhs, "disagreement of DGD", SOURCE, rounding=1e-14 * float(X[0].norm()))
+    return Bound(
+        lhs,
+        rhs,
+        "disagreement of DGD",
+        SOURCE,
+        rounding=1e-14 * float(X[0].norm()),
+        broken=_broken(landscape, topology, alpha),
+    )
 
 
 def largest_gradient(landscape: Landscape) -> float:

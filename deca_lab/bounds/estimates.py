@@ -13,11 +13,14 @@ from deca_lab.errors import check
 
 
 class Estimates(NamedTuple):
-    """L, sigma, zeta, G and f at the common start; every one a lower estimate of what a theorem asks of all x."""
+    """L, sigma, zeta, G and f at the common start: L and G from below, sigma^2 and zeta^2 without bias but for chance.
+
+    A theorem asks for them at all x, where they may be larger.
+    """
 
     smoothness: float  # largest curvature of a client's loss on one batch, by power iteration
     sigma: float  # root of the mean squared distance of a batch's gradient from a client's mean gradient
-    zeta: float  # root of the mean squared distance of the clients' gradients from their mean
+    zeta: float  # root of the mean squared distance of the clients' gradients from their mean, noise taken off
     steepest: float  # largest coordinate of any gradient seen
     loss: float  # mean loss of all clients
     batches: int
@@ -26,8 +29,9 @@ class Estimates(NamedTuple):
         """Say how each was found, and what it leaves out."""
         return (
             f"at the start, from {self.batches} batches a client: L = {self.smoothness:.3g} (curvature on one batch, by "
-            f"power iteration), sigma = {self.sigma:.3g}, zeta = {self.zeta:.3g}, G = {self.steepest:.3g}; a theorem asks "
-            "for them at all points of the run, where they may be larger"
+            f"power iteration: from below), sigma = {self.sigma:.3g}, zeta = {self.zeta:.3g} (what noise adds to it taken "
+            f"off: true but for chance), G = {self.steepest:.3g} (from below); a theorem asks for them at all points of the "
+            "run, where they may be larger"
         )
 
 
@@ -49,7 +53,10 @@ def estimate(problem: Problem, batches: int = 6, turns: int = 8, seed: int = 0) 
         steepest = max(steepest, float(g.abs().max()))
         losses.append(float(loss.double().mean()))
     mean = total / batches
-    noise = (squares - batches * mean.double().square().sum(1).cpu()).clamp(min=0) / (batches - 1)
+    noise = _noise(squares, mean, batches)
+    # the mean of b batches is still noisy: each client's by sigma^2 / b, of which the mean of N has taken 1 / N
+    left = float(noise.mean()) / batches * (1 - 1 / len(x))
+    apart = max(stacking.consensus_distance(mean) - left, 0.0)
     first = problem.batches(0)
 
     def gradient(at: Tensor) -> Tensor:
@@ -58,11 +65,17 @@ def estimate(problem: Problem, batches: int = 6, turns: int = 8, seed: int = 0) 
     return Estimates(
         curvature(gradient, x, turns, seed),
         float(noise.mean().sqrt()),
-        stacking.consensus_distance(mean) ** 0.5,
+        apart**0.5,
         steepest,
         sum(losses) / batches,
         batches,
     )
+
+
+def _noise(squares: Tensor, mean: Tensor, batches: int) -> Tensor:
+    """Return each client's mean squared distance (N,) of one batch's gradient from the expected one, without bias."""
+    own = mean.double().square().sum(1).cpu()
+    return (squares - batches * own).clamp(min=0) / (batches - 1)
 
 
 def curvature(gradient: Callable[[Tensor], Tensor], x: Tensor, turns: int, seed: int = 0) -> float:

@@ -43,7 +43,13 @@ def factor_averaging(A: Array, B: Array, W: Array) -> Bound:
     )  # [i, j]: neighbour j from i's mean
     spread = [np.einsum("ij,ijxy,ijxy->i", np.abs(W), f, f) for f in (dA, dB)]
     return Bound(
-        np.array(lhs), np.sqrt(spread[0] * spread[1]), "averaged factors", SOURCE, "client", 0
+        np.array(lhs),
+        np.sqrt(spread[0] * spread[1]),
+        "averaged factors",
+        SOURCE,
+        "client",
+        0,
+        np.linalg.norm(_cancelled(A, B, W), axis=(1, 2)),
     )
 
 
@@ -53,8 +59,6 @@ def identity(A: Array, B: Array, W: Array) -> Bound:
     products, mixed = B @ A, [_gossiped(f, W) for f in (B, A)]
     dA, dB = (f[None] - np.tensordot(W, f, 1)[:, None] for f in (A, B))
     rhs = np.einsum("ij,ijor,ijrk->iok", W, dB, dA)
-    size = np.tensordot(np.abs(W), np.abs(B), 1) @ np.tensordot(np.abs(W), np.abs(A), 1)
-    size = size + np.tensordot(np.abs(W), np.abs(B) @ np.abs(A), 1)  # the terms that cancel
     return Bound(
         (_gossiped(products, W) - mixed[0] @ mixed[1]).ravel(),
         rhs.ravel(),
@@ -62,7 +66,7 @@ def identity(A: Array, B: Array, W: Array) -> Bound:
         SOURCE,
         "entry",
         0,
-        rounding=EPS * (2 * len(W) + A.shape[1]) * size.ravel(),
+        rounding=_cancelled(A, B, W).ravel(),
         equal=True,
     )
 
@@ -170,6 +174,16 @@ def broken(seed: int = 0) -> Bound:
 def _gossiped(f: Array, W: Array) -> Array:
     x = torch.from_numpy(f.reshape(len(f), -1))
     return np.asarray(mixer(W, x)(x)).reshape(f.shape)
+
+
+def _cancelled(A: Array, B: Array, W: Array) -> Array:
+    """Return (N, out, in) what float64, and rows of W that sum to 1 nearly, may leave of terms that should cancel."""
+    share, units = np.abs(W), EPS * (2 * len(W) + A.shape[1])
+    product_of_means = np.tensordot(share, np.abs(B), 1) @ np.tensordot(share, np.abs(A), 1)
+    mean_of_products = np.tensordot(share, np.abs(B) @ np.abs(A), 1)
+    off = np.abs(W.sum(1) - 1)[:, None, None] + units
+    lost: Array = off * (product_of_means + mean_of_products)
+    return lost
 
 
 def _rounding(A: Array, B: Array, W: Array) -> Array:

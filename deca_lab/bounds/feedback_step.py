@@ -18,6 +18,7 @@ import numpy as np
 from deca_lab.algorithm import moments as mo
 from deca_lab.bounds.adam_step import steps_taken
 from deca_lab.bounds.bound import Bound
+from deca_lab.bounds.hypotheses import squarable
 from deca_lab.errors import check
 from deca_lab.mixing.graphs import Array
 
@@ -41,7 +42,8 @@ def feedback_step(
     )
     check(h.shape == gradients.shape, "h", h.shape, f"of the gradients' shape {gradients.shape}")
     rhs = constants(len(gradients), adam, b1, b2)
-    return Bound(steps_taken(gradients, adam, h, b1, b2), rhs, "DECA's step with feedback", SOURCE)
+    lhs = steps_taken(gradients, adam, h, b1, b2)
+    return Bound(lhs, rhs, "DECA's step with feedback", SOURCE, broken=squarable(adam, gradients))
 
 
 class Weights(NamedTuple):
@@ -77,14 +79,26 @@ def weights(steps: int, adam: mo.Adam = USUAL, b1: float = 1.0, b2: float = 1.0)
 
 
 def constants(steps: int, adam: mo.Adam = USUAL, b1: float = 0.9, b2: float = 0.999) -> Array:
-    """Return C_1 .. C_steps."""
-    w, t = weights(steps, adam, b1, b2), np.arange(1, steps + 1)
-    of_gradients = np.cumsum(w.alpha**2 / w.beta)
-    of_feedback = np.zeros(steps)
-    if b2 < 1:
-        of_feedback[1:] = np.cumsum(w.eta**2 / w.mu)[:-1]
-    C: Array = np.sqrt((1 - adam.a2**t) * (of_gradients + of_feedback)) / (1 - adam.a1**t)
+    """Return C_1 .. C_steps, a discrepancy being fed after each step."""
+    weights(steps, adam, b1, b2)  # for what it raises
+    spread, C = 0.0, np.empty(steps)
+    for t in range(1, steps + 1):
+        spread = entered(spread, adam.a1, adam.a2)
+        C[t - 1] = constant(spread, t, adam)
+        spread = entered(spread, b1, b2)
     return C
+
+
+def entered(spread: float, decay1: float, decay2: float) -> float:
+    """Return sum_e (weight of e in m)^2 / (weight of e in v) after one more entry, all older ones having decayed."""
+    if decay2 == 1:  # with decay1 = 1: nothing enters and nothing decays
+        return spread
+    return spread * decay1**2 / decay2 + (1 - decay1) ** 2 / (1 - decay2)
+
+
+def constant(spread: float, t: int, adam: mo.Adam) -> float:
+    """Return C_t of that sum after the t-th gradient, whenever discrepancies came: Cauchy and Schwarz."""
+    return float(np.sqrt((1 - adam.a2**t) * spread)) / (1 - adam.a1**t)
 
 
 def witness(

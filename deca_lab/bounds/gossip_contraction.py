@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
 from deca_lab.mixing.gossip import mixer
@@ -23,6 +24,7 @@ from deca_lab.mixing.spectrum import spectrum
 from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "Xiao and Boyd 2004, equations 6 to 10"
+HYPOTHESES = (hy.doubly_stochastic,)
 Factor = Callable[[Array], float]  # W (N, N) -> the factor of one mixing
 
 
@@ -53,6 +55,7 @@ def gossip_contraction(
         SOURCE,
         axis="mixing",
         rounding=np.finfo(float).eps * len(X) * k * np.linalg.norm(X),
+        broken=hy.broken(HYPOTHESES, hy.Instance(Topology("W", matrices))),
     )  # N products and sums a mixing, k times
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from deca_lab.algorithm import moments as mo
 from deca_lab.algorithm.loop import Recipe, plan, train
 from deca_lab.algorithm.optimisers import Optimiser, adam
+from deca_lab.bounds.hypotheses import Instance
 from deca_lab.bounds.landscape import Landscape, as_problem
 from deca_lab.mixing.gossip import Mix
 from deca_lab.mixing.topology import Topology
@@ -36,6 +37,21 @@ class Setting(NamedTuple):
         """S = T B R."""
         return self.rounds * self.blocks * self.inner_steps
 
+    @property
+    def instance(self) -> Instance:
+        """What hypotheses ask about."""
+        fed = self.feedback
+        return Instance(
+            self.topology,
+            adam=self.adam,
+            b1=fed.b1,
+            b2=fed.b2,
+            fed=fed.signal is not None,
+            raw=fed.scale is mo.raw,
+            rates=(self.lr, self.lr),
+            blocks=self.blocks,
+        )
+
 
 class Step(NamedTuple):
     """One inner step, all clients at once; matrices are of the active block (N, D_k) unless stated."""
@@ -54,12 +70,12 @@ def trace(landscape: Landscape, setting: Setting, optimiser: Optimiser | None = 
     """Return every inner step of the run; `optimiser` replaces DECA's Adam by another whose state has m, v and steps."""
     problem, blocks = as_problem(landscape, setting.blocks, setting.noise, setting.seed)
     inside: list[tuple[Tensor, ...]] = []
-    spied = _spied(optimiser or adam(setting.adam, setting.feedback), setting.adam, inside)
+    watched = spied(optimiser or adam(setting.adam, setting.feedback), setting.adam, inside)
     laid = plan(
         problem,
         blocks,
         setting.topology,
-        Recipe(setting.rounds, setting.inner_steps, lambda s: setting.lr, spied),
+        Recipe(setting.rounds, setting.inner_steps, lambda s: setting.lr, watched),
     )
     ends = torch.tensor([0, *(where.width for where in laid.layouts)]).cumsum(0).tolist()
     before, steps = torch.cat([problem.start[b.names[0]] for b in blocks], 1), []
@@ -74,7 +90,7 @@ def trace(landscape: Landscape, setting: Setting, optimiser: Optimiser | None = 
     return steps
 
 
-def _spied(optimiser: Optimiser, decays: mo.Adam, inside: list[tuple[Tensor, ...]]) -> Optimiser:
+def spied(optimiser: Optimiser, decays: mo.Adam, inside: list[tuple[Tensor, ...]]) -> Optimiser:
     """Return the optimiser that also writes down g, m_hat, sqrt(v_hat) + eps and its direction."""
 
     def update(g: Tensor, state: Any, x: Tensor, exchange: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - any optimiser's state

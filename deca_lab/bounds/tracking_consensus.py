@@ -19,7 +19,7 @@ from deca_lab.algorithm import optimisers
 from deca_lab.algorithm.blocks import whole
 from deca_lab.algorithm.optimisers import OptState
 from deca_lab.algorithm.problems import Problem
-from deca_lab.algorithm.stacking import flatten
+from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.gossip_contraction import witness as singular_vector
@@ -30,6 +30,7 @@ from deca_lab.mixing.graphs import Array
 from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "derived; usual with 2 in place of 1 + l^2"
+HYPOTHESES = (hy.one_matrix, hy.doubly_stochastic)
 
 
 def tracking_consensus(
@@ -53,21 +54,26 @@ def tracking_consensus(
         l2**0.5,
         "one matrix with a second singular value below 1",
     )
-    lhs, disagreement, pulled = run(problem, topo, alpha, steps, combine_first)
+    lhs, disagreement, pulled, size = run(problem, topo, alpha, steps, combine_first)
     kept = 1.0 if combine_first else l2
     rhs = (1 + l2) / 2 * disagreement + alpha**2 * kept * (2 if usual else 1 + l2) / (
         1 - l2
     ) * pulled
-    size = float(flatten(problem.start, list(problem.start)).square().sum())
+    lost = np.finfo(float).eps * (topo.n + 4) * size  # N products and sums of such numbers
     return Bound(
-        lhs, rhs, "disagreement of gradient tracking", SOURCE, rounding=1e-28 * max(size, 1.0)
+        lhs,
+        rhs,
+        "disagreement of gradient tracking",
+        SOURCE,
+        rounding=2 * lost * rhs**0.5 + lost**2,
+        broken=hy.broken(HYPOTHESES, hy.Instance(topo)),
     )
 
 
 def run(
     problem: Problem, topo: Topology, alpha: float, steps: int, combine_first: bool
-) -> tuple[Array, Array, Array]:
-    """Return || X'_{k+1} ||^2, || X'_k ||^2 and || Y'_k ||^2 (steps,) of a run of the library's gradient tracking."""
+) -> tuple[Array, Array, Array, Array]:
+    """Return || X'_{k+1} ||^2, || X'_k ||^2, || Y'_k ||^2 and || X_k || + alpha || Y_k || (steps,) of the library's run."""
     tracked, seen = optimisers.gradient_tracking(), []
 
     def update(g: Tensor, state: OptState, x: Tensor, exchange: Mix) -> tuple[Tensor, OptState]:
@@ -85,6 +91,7 @@ def run(
         distances[1:],
         distances[:-1],
         np.array([float((y - y.mean(0)).square().sum()) for y in seen]),
+        np.array([float(x.norm() + alpha * y.norm()) for x, y in zip(X[:-1], seen, strict=True)]),
     )
 
 
@@ -115,6 +122,6 @@ def broken(seed: int = 0) -> Bound:
     """Return a doubly stochastic W that is not normal, with its second eigenvalue in place of the singular value."""
     W = 0.5 * np.eye(6)[[1, 2, 0, 4, 3, 5]] + 0.3 * np.eye(6)[[3, 0, 5, 1, 2, 4]] + 0.2 * np.eye(6)
     l2 = float(np.sort(np.abs(np.linalg.eigvals(W)))[-2]) ** 2
-    lhs, disagreement, pulled = run(witness(W, 0.1), topology(W), 0.1, 1, False)
+    lhs, disagreement, pulled, _ = run(witness(W, 0.1), topology(W), 0.1, 1, False)
     rhs = (1 + l2) / 2 * disagreement + 0.01 * l2 * (1 + l2) / (1 - l2) * pulled
     return Bound(lhs, rhs, "disagreement of gradient tracking", SOURCE)

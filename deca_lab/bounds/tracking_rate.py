@@ -19,12 +19,14 @@ from deca_lab.algorithm import loop as tr
 from deca_lab.algorithm import optimisers
 from deca_lab.algorithm.blocks import whole
 from deca_lab.algorithm.problems import quadratics
+from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
 from deca_lab.mixing.graphs import Array
 from deca_lab.mixing.topology import topology
 
 SOURCE = "derived"
+HYPOTHESES = (hy.doubly_stochastic,)
 FIT = 1e-3  # what a rate read off a finite run may miss by
 
 
@@ -45,17 +47,30 @@ def tracking_rate(
     best, M = solution(A, b), matrix(W, A, alpha, combine_first) if claimed is None else claimed
     lhs = run(W, A, b, X0, alpha, steps, combine_first) - best
     z = np.concatenate([(X0 - best).ravel(), (np.einsum("nij,nj->ni", A, X0) - b).ravel()])
-    scale, rhs = float(np.abs(z).max()), []
+    rhs = []
     for _ in range(steps):
         z = M @ z
         rhs.append(float(np.linalg.norm(z[: X0.size])))
-    rounding = (
-        64 * np.finfo(float).eps * len(z) * scale
-    )  # sums of as many products, at every step, and they die out
-    lhs = np.linalg.norm(lhs, axis=(1, 2))
     return Bound(
-        lhs, np.array(rhs), "gradient tracking's error", SOURCE, rounding=rounding, equal=True
+        np.linalg.norm(lhs, axis=(1, 2)),
+        np.array(rhs),
+        "gradient tracking's error",
+        SOURCE,
+        rounding=_rounding(A, b, X0, best, steps),
+        equal=True,
+        broken=hy.broken(HYPOTHESES, hy.Instance(topology(W))),
     )
+
+
+def _rounding(A: Array, b: Array, X0: Array, best: Array, steps: int) -> Array:
+    """Return (steps,) what float64 may lose by step k: what y's mean lost stays there, and moves where x settles."""
+    n, d = b.shape
+    values = np.linalg.eigvalsh(A.mean(0))
+    size = float(np.linalg.norm(X0) + np.linalg.norm(best) * n**0.5)
+    slope = float(np.linalg.norm(A, 2, axis=(1, 2)).max()) * size + float(np.linalg.norm(b))
+    units = float(np.finfo(float).eps) * (n + d) * (size + slope / float(values[0]))
+    lost: Array = units * (2.0 + np.arange(1, steps + 1)) ** 0.5
+    return lost
 
 
 def decay(

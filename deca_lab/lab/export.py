@@ -1,4 +1,4 @@
-"""A finished or interrupted run becomes a directory that transformers or PEFT loads."""
+"""A finished or interrupted run becomes a directory that transformers or PEFT loads, a classifier with its head."""
 
 import shutil
 import tempfile
@@ -11,16 +11,19 @@ from torch import nn
 
 from deca_lab.algorithm import stacking
 from deca_lab.algorithm.blocks import Block
+from deca_lab.algorithm.loop import State
 from deca_lab.algorithm.stacking import Layout, Params
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.files import new_folder
 from deca_lab.lab import checkpoint
 from deca_lab.lab.metrics import mean_model
 from deca_lab.lab.objects import Objects, accepted, named, on_problem, with_objects
-from deca_lab.lab.prepare import blocks_of, load_model, read_tokenizer
+from deca_lab.lab.prepare import blocks_of
 from deca_lab.lab.runs import read_config
+from deca_lab.lab.sources import has_head, load_model, tokenizer_of
 from deca_lab.methods import resolve
 from deca_lab.models import adapters, causal_lm
+from deca_lab.models.classifier import pad_of
 from deca_lab.models.pretrained import quiet
 from deca_lab.runconfig import RunConfig, defaults
 
@@ -50,9 +53,12 @@ def export_model(
     """
     write = pick(FORMS, form, "form")
     config, given = _with_objects(read_config(folder), objects)
-    which = given.tokenizer or read_tokenizer(config)
-    model = load_model(config, len(which), given.model)
-    stacked = _stacked(config, model, Path(folder) / "checkpoint.safetensors")
+    which, _ = tokenizer_of(config, given.tokenizer)
+    path = Path(folder) / "checkpoint.safetensors"
+    state, record = checkpoint.load(path)
+    labels = record.get("labels", ()) if has_head(config, given.model) else ()
+    model = load_model(config, len(which), given.model, labels, pad_of(which))
+    stacked = _stacked(config, model, state, path)
     chosen = (
         mean_model(stacked)
         if client == "mean"
@@ -148,11 +154,10 @@ def plain_model(config: RunConfig, model: "PreTrainedModel", params: Params) -> 
     )
 
 
-def _stacked(config: RunConfig, model: "PreTrainedModel", path: Path) -> Params:
-    """Return all clients' parameters (N, ...) of a checkpoint, under the model's names."""
+def _stacked(config: RunConfig, model: "PreTrainedModel", state: State, path: Path) -> Params:
+    """Return all clients' parameters (N, ...) of a checkpoint's state, under the model's names."""
     values = causal_lm.trainable(model)
     cut = blocks_of(config, causal_lm.anatomy(model), {n: p.numel() for n, p in values.items()})
-    state, _ = checkpoint.load(path)
     try:
         parts = [
             stacking.unflatten(x, _layout(b, values))

@@ -1,7 +1,7 @@
 """Any differentiable problem of your own, trained by the same loop: history, pictures, ledger, faults, checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,26 +13,27 @@ from torch import Tensor, nn
 from deca_lab.algorithm import gradients as gr
 from deca_lab.algorithm import stacking
 from deca_lab.algorithm.blocks import Block
-from deca_lab.algorithm.loop import plan
+from deca_lab.algorithm.loop import Plan, plan
 from deca_lab.algorithm.problems import Problem
 from deca_lab.errors import BadInput, check
 from deca_lab.lab.history import History
 from deca_lab.lab.metrics import Measurement, Probe, mean_model
 from deca_lab.lab.objects import Objects, accepted, blocks_given, named, on_problem
 from deca_lab.lab.prepare import (
+    AUTO,
     Lab,
     blocks_of,
     channel_of,
+    engine_of,
     faults_of,
     laid_out,
     recipe_of,
-    start_gradients,
+    start_spread,
 )
 from deca_lab.lab.runs import Callback, Progress, continued, read_config, started
 from deca_lab.lab.snapshot import Snapshot
 from deca_lab.methods import Method, resolve
 from deca_lab.models.causal_lm import layer_of
-from deca_lab.network.processes import World
 from deca_lab.runconfig import RunConfig
 from deca_lab.text import heterogeneity
 from deca_lab.text.corpora import Corpus
@@ -101,6 +102,8 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
     objects = accepted(config, objects)
     config = resolve(named(config, objects._replace(problem=problem)), objects.method)
     device, topo, diagnosis = laid_out(config, objects)
+    auto = config.engine == AUTO
+    config = replace(config, engine="stacked") if auto else config
     problem = problem._replace(
         start={name: tensor.detach().to(device) for name, tensor in problem.start.items()}
     )
@@ -120,12 +123,13 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
         model=cast(Any, nn.Module()),
         topology=topo,
         diagnosis=diagnosis,
-        heterogeneity=_unlike(problem, config.engine),
+        heterogeneity=_unlike(plan_, engine_of(config, once=True)),
         plan=plan_,
         probe=Probe((), (), ()),
         measure=partial(measure, problem, evaluation, config.engine),
         frozen=(),
         device=device,
+        notes=("engine stacked, chosen by auto: there is no model to count from",) * auto,
         failing=failing,
         objects=objects._replace(problem=problem),
     )
@@ -187,18 +191,10 @@ def _cut(config: RunConfig, problem: Problem) -> tuple[Block, ...]:
     )
 
 
-def _unlike(problem: Problem, engine: str) -> heterogeneity.Heterogeneity:
+def _unlike(laid: Plan, engine: gr.Engine) -> heterogeneity.Heterogeneity:
     """Return how unlike the clients are: by their gradients at the start, the labels of a text having no meaning here."""
-    g = start_gradients(problem, World(), engine)
-    return heterogeneity.Heterogeneity(
-        0.0,
-        0.0,
-        0.0,
-        0.0,
-        0.0,
-        heterogeneity.gradient_dissimilarity(g),
-        heterogeneity.relative_dissimilarity(g),
-    )
+    apart = start_spread(laid, engine)
+    return heterogeneity.Heterogeneity(0.0, 0.0, 0.0, 0.0, 0.0, apart.zeta2, apart.share)
 
 
 @torch.no_grad()

@@ -5,13 +5,22 @@ as the engine, the model and the batch make them; all else is the ledger's formu
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
 from deca_lab.algorithm.gradients import Engine
 from deca_lab.algorithm.loop import Plan
+from deca_lab.errors import BadInput
 from deca_lab.lab import ledger
+from deca_lab.lab.objects import Objects
+from deca_lab.lab.prepare import assembled, engine_of
+from deca_lab.lab.sources import Texts
+from deca_lab.models.four_bit import stored_bytes
+from deca_lab.network.processes import ALONE, World
+from deca_lab.runconfig import RunConfig
 
 
 class Forecast(NamedTuple):
@@ -40,6 +49,64 @@ def size(count: float) -> str:
         if count >= 10 ** u[1] or not u[1]
     )
     return f"{count / 10**power:.3g} {unit}"
+
+
+def forecast_of(
+    config: RunConfig, objects: Objects, texts: Texts, world: World = ALONE
+) -> Forecast:
+    """Return the forecast of a settled config, for this process's clients; no weight is read."""
+    lab = assembled(config, objects, texts, world, shapes_alone=True)
+    return forecast(
+        lab.plan, engine_of(config, lab.model, once=True), stored_bytes(lab.model).total
+    )
+
+
+def require_room(
+    known: Forecast, free: int | None, config: RunConfig, objects: Objects, texts: Texts
+) -> None:
+    """Raise BadInput where a run needs more than the `free` bytes, with the three knobs that save most."""
+    if free is None or known.memory <= free:
+        return
+    needs = []
+    for words, knobs in _savings(config).items():
+        smaller = forecast_of(replace(config, **knobs), objects, texts)
+        needs.append(f"{size(smaller.memory)} with {words}")
+    raise BadInput(
+        f"this run needs {size(known.memory)} of memory, and {size(free)} are free; it would need "
+        f"{', '.join(needs) or 'less with fewer --clients or a shorter --context'}"
+    )
+
+
+def _savings(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Return what makes a run smaller on the same text: the words of the command line, and the knobs."""
+    knobs = {"micro_batch": 1, "engine": "loop", "dtype": "bfloat16"}
+    free = {name: value for name, value in knobs.items() if getattr(config, name) != value}
+    words = {name: f"--{name.replace('_', '-')} {value}" for name, value in free.items()}
+    alone: dict[str, dict[str, Any]] = {words[name]: {name: free[name]} for name in free}
+    return {**alone, " ".join(words.values()): free} if len(free) > 1 else alone
+
+
+def room(device: torch.device) -> int | None:
+    """Return the bytes that are free on a device, or None where it does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    limit, used = (
+        _number(Path("/sys/fs/cgroup") / f"memory.{name}") for name in ("max", "current")
+    )
+    return free if limit is None or used is None else min(free, limit - used)
+
+
+def _number(path: Path) -> int | None:
+    """Return the number in a file of the system, or None where there is none: no limit."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def forecast(plan: Plan, engine: Engine, model: int) -> Forecast:

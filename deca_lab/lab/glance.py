@@ -52,6 +52,35 @@ def table(summary: Summary, folder: Path | None) -> str:
     return f'<table style="border-collapse: collapse; color: inherit"><tbody>{rows}</tbody></table>'
 
 
+def outcome(summary: Summary) -> str:
+    """Return what a run on text came to, on one line: its scores where its task has some."""
+    scores = summary.get("scores") or {}
+    if not scores:
+        start, end = (summary[f"test_perplexity_{when}"] for when in ("start", "end"))
+        return f"perplexity of the mean model on the common test text: {start:.3f} -> {end:.3f}"
+    words = (f"{name_of(name)} {value:.3f}" for name, value in scores.items())
+    majority = summary.get("majority")
+    usual = "" if majority is None else f" (majority {majority:.3f})"
+    chance = majority is not None and scores["test_accuracy"] <= majority
+    return f"test {', '.join(words)}{usual}{': at chance' if chance else ''}"
+
+
+def seconds(timings: Any) -> str:  # noqa: ANN401 - a DataFrame, which is not imported here
+    """Return what a run took, and which shares of it went to measurements and checkpoints."""
+    last = dict(timings.iloc[-1])
+    whole = float(last["seconds"])
+    shares = [
+        f"{float(last.get(what, 0)) / max(whole, 1e-9):.0%} {what}"
+        for what in ("measuring", "writing")
+    ]
+    return f"{whole:.0f} s, {' and '.join(shares)}"
+
+
+def name_of(name: str) -> str:
+    """Return a score's name in words: test_macro_f1 as macro-F1."""
+    return name.removeprefix("test_").replace("_f1", "-F1").replace("_", " ")
+
+
 def _losses(summary: Summary) -> str:
     return f"{summary['test_loss_start']:.4f} -> {summary['test_loss_end']:.4f}"
 

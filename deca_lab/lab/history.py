@@ -100,17 +100,21 @@ class Record:
     clients: list[dict[str, Any]] = field(default_factory=list)
     train: list[dict[str, Any]] = field(default_factory=list)
     timings: list[dict[str, Any]] = field(default_factory=list)
-    peak_bytes: int = 0
+    peak_bytes: int = 0  # of all tensors but activations
+    whole_bytes: int = 0  # with activations
     fingerprint: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     metric_names: list[str] = field(default_factory=list)  # the user's own
     stopped: bool = False  # early, by a callback
     writing: float = 0.0  # seconds that the last checkpoint took
     written_at: float = 0.0  # when, on this process's clock
+    measuring: float = 0.0  # seconds of all measurements
+    all_writing: float = 0.0  # and of all checkpoints
+    labels: list[str] = field(default_factory=list)  # of the corpus, in order: a head's outputs
 
     def lasting(self) -> dict[str, Any]:
         """Return what equal runs share to the bit, for the checkpoint: all but what was read from a clock."""
-        clocks = ("timings", "writing", "written_at")
+        clocks = ("timings", "writing", "written_at", "measuring", "all_writing")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in clocks}
 
     @property
@@ -252,6 +256,11 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
     """Return the run in a few numbers, all of JSON's types."""
     unlike = lab.heterogeneity
     first, last, memory = record.metrics[0], record.metrics[-1], ledger.memory(lab.plan)
+    scores = {
+        name: last[name]
+        for name in last
+        if name.startswith("test_") and name not in ("test_loss", "test_perplexity")
+    }
     return {
         "method": lab.config.method,
         "clients": lab.config.clients,
@@ -266,16 +275,18 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "stopped_early": record.stopped,
         "own_metrics": {name: last[name] for name in record.metric_names},
         "task": lab.config.task if lab.objects.problem is None else "fit",
-        "scores": {
-            name: last[name]
-            for name in last
-            if name.startswith("test_") and name not in ("test_loss", "test_perplexity")
-        },
+        "scores": scores,
+        "majority": lab.majority,
         "client_test_loss_end": last["client_test_loss"],
         "consensus_end": last["consensus"],
         "bytes_sent": int(state.sent.sum()),
         "bytes_predicted": int(ledger.traffic(lab.plan, state.step).sum()),
-        "memory": {**memory._asdict(), "measured_peak": record.peak_bytes, "shared": _shared(lab)},
+        "memory": {
+            **memory._asdict(),
+            "measured_peak": record.peak_bytes,
+            "with_activations": record.whole_bytes,
+            "shared": _shared(lab),
+        },
         "faults": _faults(lab, state),
         "rho": lab.diagnosis.rho,
         "topology": lab.topology.name,
@@ -288,11 +299,19 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "entropy_floor": entropy_floor(lab.corpus),
         "corpus": lab.config.corpus,
         "fingerprint": lab.corpus.fingerprint,
-        "notes": list(lab.notes),
+        "notes": [*lab.notes, *_at_chance(scores.get("test_accuracy"), lab.majority)],
         "parameters": sum(w.width for w in lab.plan.layouts),
         "device": str(lab.device),
         "torch": torch.__version__,
     }
+
+
+def _at_chance(accuracy: float | None, majority: float | None) -> list[str]:
+    """Return the note about a run that learned no more than which label is the commonest."""
+    if accuracy is None or majority is None or accuracy > majority:
+        return []
+    usual = f"{majority:.3f}, that of always naming the commonest label of the test set"
+    return [f"at chance: the mean model's test accuracy {accuracy:.3f} is not above {usual}"]
 
 
 def _faults(lab: Lab, state: State) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The ledger: what a run must send and hold by the formulas, beside what was sent and held."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
@@ -29,9 +30,11 @@ if TYPE_CHECKING:  # torch's own have no types: what is used of them
 
         def __exit__(self, *_: object) -> None: ...
 
+    def _disable_current_modes() -> AbstractContextManager[None]: ...
+
 else:
     from torch.multiprocessing.reductions import StorageWeakRef
-    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 
 class Memory(NamedTuple):
@@ -192,19 +195,33 @@ def height(name: str) -> float:
 class Meter(TorchDispatchMode):
     """Counts the bytes of living tensors while it is active: those in `watch`, and all that operations create since.
 
-    A tensor counts until its storage is freed. Set `most` to 0 to forget a peak, such as that of the activations.
+    A tensor counts until its storage is freed. `most` is the peak since the last `forget`, `ever` that since `watch`.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.most = 0
+        self.most = self.ever = 0
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def watch(self, tensors: list[Tensor]) -> None:
         """Count from here on, beginning with the storages of `tensors`."""
-        self.most, self._live = 0, {}
+        self.most, self.ever, self._live = 0, 0, {}
         for t in tensors:
             self._add(t, t.untyped_storage().nbytes())
+
+    def forget(self) -> None:
+        """Begin a new peak, such as that after the activations are freed."""
+        self.most = 0
+
+    def leave_out(
+        self, work: Callable[..., tuple[Tensor, Tensor]], *args: object
+    ) -> tuple[Tensor, Tensor]:
+        """Return work(*args), counting its results but not what it holds: compiled graphs never run in sight of a meter."""
+        with _disable_current_modes():
+            out = work(*args)
+        for t in out:
+            self._add(t, t.untyped_storage().nbytes())
+        return out
 
     def _add(self, t: Tensor, size: int) -> None:
         key = t.untyped_storage()._cdata
@@ -225,7 +242,8 @@ class Meter(TorchDispatchMode):
         for t in _tensors(out):
             self._add(t, t.untyped_storage().nbytes())
         self._live = {key: living for key, living in self._live.items() if not living[0].expired()}
-        self.most = max(self.most, sum(size for _, size in self._live.values()))
+        now = sum(size for _, size in self._live.values())
+        self.most, self.ever = max(self.most, now), max(self.ever, now)
         return out
 
 

@@ -11,7 +11,7 @@ from deca_lab.algorithm import stacking
 from deca_lab.algorithm.gradients import Batch, Loss, Map, length, losses, pieces
 from deca_lab.algorithm.stacking import Params
 
-CHUNK = 8  # windows that a forward pass takes at once from each client
+ROWS = 8  # examples that a forward pass takes at once from each client
 
 
 Scores = Callable[[Params], dict[str, Tensor]]  # stacked parameters -> score (N,) of each name
@@ -25,6 +25,7 @@ class Probe(NamedTuple):
     train: Batch  # (N, n, ...) of each client's training data, for the mean model's gradient
     score: Scores = lambda params: {}  # on the common test set
     validation_score: Scores = lambda params: {}
+    rows: int = ROWS  # examples of a client that are read at once
 
 
 class Measurement(NamedTuple):
@@ -95,12 +96,12 @@ def measure(
     centre, pooled = mean_model(params), each(probe.own, lambda t: t.flatten(0, 1))
     alone = {name: p[None] for name, p in centre.items()}
     return Measurement(
-        mean_model=float(common_losses(loss, alone, probe.test, over)[0]),
-        validation=float(common_losses(loss, alone, pooled, over)[0]),
-        clients=common_losses(loss, params, probe.test, over).tolist(),
-        own=own_losses(loss, params, probe.own, over).tolist(),
+        mean_model=float(common_losses(loss, alone, probe.test, over, probe.rows)[0]),
+        validation=float(common_losses(loss, alone, pooled, over, probe.rows)[0]),
+        clients=common_losses(loss, params, probe.test, over, probe.rows).tolist(),
+        own=own_losses(loss, params, probe.own, over, probe.rows).tolist(),
         consensus=[stacking.consensus_distance(x) for x in blocks],
-        gradient_norm=gradient_norm(loss, centre, probe.train),
+        gradient_norm=gradient_norm(loss, centre, probe.train, probe.rows),
         scores=_scores(probe, params, alone),
     )
 
@@ -135,20 +136,24 @@ def mean_model(params: Params) -> Params:
     return {n: p.to(params[n].dtype) for n, p in stacking.mean(wide).items()}
 
 
-def common_losses(loss: Loss, params: Params, data: Batch, over: Map = torch.vmap) -> Tensor:
+def common_losses(
+    loss: Loss, params: Params, data: Batch, over: Map = torch.vmap, rows: int = ROWS
+) -> Tensor:
     """Return every client's mean loss (N,) on the same data (n, ...), float64."""
     parts = [
         losses(loss, params, chunk, True, over).double() * length(chunk)
-        for chunk in pieces(data, CHUNK)
+        for chunk in pieces(data, rows)
     ]
     return torch.stack(parts).sum(0) / length(data)
 
 
-def own_losses(loss: Loss, params: Params, data: Batch, over: Map = torch.vmap) -> Tensor:
+def own_losses(
+    loss: Loss, params: Params, data: Batch, over: Map = torch.vmap, rows: int = ROWS
+) -> Tensor:
     """Return every client's mean loss (N,) on its own data (N, n, ...), float64."""
     parts = [
         losses(loss, params, chunk, False, over).double() * length(chunk, 1)
-        for chunk in pieces(data, CHUNK, 1)
+        for chunk in pieces(data, rows, 1)
     ]
     return torch.stack(parts).sum(0) / length(data, 1)
 
@@ -158,12 +163,12 @@ def each(data: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     return tuple(each(part, change) for part in data) if isinstance(data, tuple) else change(data)
 
 
-def gradient_norm(loss: Loss, params: Params, data: Batch) -> float:
+def gradient_norm(loss: Loss, params: Params, data: Batch, rows: int = ROWS) -> float:
     """Return the norm of the gradient at one model of the mean loss over all clients' data (N, n, ...)."""
     leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
     pooled = each(data, lambda t: t.flatten(0, 1))
     total = [torch.zeros_like(p) for p in leaves.values()]
-    for chunk in pieces(pooled, 4 * CHUNK):
+    for chunk in pieces(pooled, 4 * rows):
         value = loss(leaves, chunk) * (length(chunk) / length(pooled))
         total = [
             t + g

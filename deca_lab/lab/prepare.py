@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,39 +12,52 @@ from torch import Tensor, nn
 from deca_lab.algorithm import blocks as bl
 from deca_lab.algorithm import moments, stacking
 from deca_lab.algorithm.channel import Carrier, Wrap, gossip
-from deca_lab.algorithm.gradients import ENGINES, Engine, Loss, Map, in_parts, in_turn, map_of
+from deca_lab.algorithm.compiled import missing, require_compiler, worth
+from deca_lab.algorithm.gradients import (
+    ENGINES,
+    Batch,
+    Engine,
+    Loss,
+    Map,
+    in_model,
+    in_parts,
+    in_turn,
+    looped,
+    map_of,
+)
 from deca_lab.algorithm.loop import Plan, Recipe, plan
 from deca_lab.algorithm.optimisers import OPTIMISERS, Optimiser, OptimiserSpec
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.schedules import SCHEDULES, schedule
 from deca_lab.errors import BadInput, check, pick
+from deca_lab.lab.ledger import flops
 from deca_lab.lab.metrics import Measurement, Probe, each, measure, one_by_one
-from deca_lab.lab.objects import NOTHING, Objects, accepted, columns_and_rows, named
+from deca_lab.lab.objects import NOTHING, Objects, accepted, named
+from deca_lab.lab.sources import Texts, model_of, read_texts, words_of
 from deca_lab.methods import resolve
 from deca_lab.mixing.doctor import Diagnosis, require_sound
 from deca_lab.mixing.topology import Topology, topology
+from deca_lab.models import causal_lm
 from deca_lab.models.factor_mixing import decaf
 from deca_lab.models.pretrained import first_line
 from deca_lab.network import compression, faults
 from deca_lab.network.faults import Faults
 from deca_lab.network.lossy_mixing import lossy
-from deca_lab.network.processes import ALONE, Halo, World, gathered, over, through_server
+from deca_lab.network.processes import ALONE, Halo, World, over, summed, through_server
 from deca_lab.runconfig import RunConfig
-from deca_lab.text import heterogeneity, shards, tasks
-from deca_lab.text.corpora import CORPORA, Corpus, load
+from deca_lab.text import heterogeneity, tasks
+from deca_lab.text.corpora import Corpus
 from deca_lab.text.shards import Shards
-from deca_lab.text.tokens import tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+AUTO = "auto"  # in place of an engine
 MIXINGS: dict[str, Carrier] = {"gossip": gossip, "decaf": decaf}
 
 
-Measure = Callable[
-    [stacking.Params, tuple[Tensor, ...], Tensor], Measurement
-]  # (params, blocks, who is there)
+# (params, blocks, who is there) -> what is measured of them
+Measure = Callable[[stacking.Params, tuple[Tensor, ...], Tensor], Measurement]
 
 
 class Lab(NamedTuple):
@@ -66,6 +80,7 @@ class Lab(NamedTuple):
     world: World = World()  # the processes that share the clients
     failing: Faults = Faults()  # what goes wrong on the way
     objects: Objects = NOTHING  # what was given in place of names
+    majority: float | None = None  # accuracy of always naming the test set's commonest label
 
 
 def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING) -> Lab:
@@ -74,28 +89,83 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     `objects` stand in for names of the config. In a `world` of several processes each holds the models of its own clients
     alone.
     """
-    from deca_lab.models import causal_lm
+    config, objects = settled(config, objects)
+    return assembled(config, objects, read_texts(config, objects), world)
 
+
+def settled(config: RunConfig, objects: Objects) -> tuple[RunConfig, Objects]:
+    """Return a config with its method's knobs and the objects' names, and the objects in the library's own types."""
     objects = accepted(config, objects)
-    config = resolve(named(config, objects), objects.method)
+    return resolve(named(config, objects), objects.method), objects
+
+
+def assembled(
+    config: RunConfig,
+    objects: Objects,
+    texts: Texts,
+    world: World = ALONE,
+    shapes_alone: bool = False,
+) -> Lab:
+    """Return the lab of a settled config and its texts; of `shapes_alone`, on device "meta", no number is computed."""
     device, topo, diagnosis = laid_out(config, objects)
+    if shapes_alone:  # the texts' own numbers are there, and are looked at
+        device = torch.device("cpu")
     world = world.of(config.clients)
-    recipe = recipe_of(config, objects.optimiser)
-    corpus = objects.dataset or read_corpus(config)
-    which = objects.tokenizer or read_tokenizer(config)
-    model = load_model(config, len(which), objects.model).to(device)
-    parts = split_of(config, corpus)
-    data = shards.build(corpus, parts, which, config.context)
-    cut = blocks_of(
-        config,
-        causal_lm.anatomy(model),
-        {n: p.numel() for n, p in causal_lm.trainable(model).items()},
+    recipe, over = recipe_of(config, objects.optimiser), map_of(config.engine)
+    model = model_of(config, objects, texts, shapes_alone)
+    model = model if shapes_alone else model.to(device)
+    values = causal_lm.trainable(model)
+    sizes = {name: value.numel() for name, value in values.items()}
+    cut = blocks_of(config, causal_lm.anatomy(model), sizes)
+    task = task_of(config, texts, model, device)
+    trained = {name: values[name] for block in cut for name in block.names}
+    mine = world.mine
+    batches = task.batches if world.size == 1 else _changed(task.batches, lambda t: t[mine])
+    if shapes_alone:
+        batches = _changed(batches, lambda t: t.to("meta"))
+    problem = Problem(stacking.replicate(trained, mine.stop - mine.start), task.loss, batches)
+    scores = (task.score, task.validation_score)
+    if over is in_turn:
+        scores = (one_by_one(task.score), one_by_one(task.validation_score))
+    probe = Probe(task.test, task.own, task.train, *scores, rows_at_once(config))
+    failing = faults_of(config, topo, len(cut))
+    carrier, wraps = channel_of(config, failing, topo, world)
+    laid = plan(problem, cut, topo, recipe(len(cut)), *wraps, carrier=carrier, site=world.site)
+    spread = None
+    if not shapes_alone:
+        spread = start_spread(laid, engine_of(config, model, once=True), world)
+    config, told = with_engine(config, laid, model)
+    return Lab(
+        config=config,
+        corpus=texts.corpus,
+        shards=texts.shards,
+        tokenizer=texts.tokenizer,
+        model=model,
+        topology=topo,
+        diagnosis=diagnosis,
+        heterogeneity=heterogeneity.measure(texts.shards, spread),
+        plan=laid,
+        probe=probe,
+        measure=partial(_on_probe, problem.loss, probe, over),
+        frozen=tuple(name for name, _ in model.named_parameters() if name not in trained),
+        device=device,
+        notes=(*texts.notes, *task.notes, *told),
+        world=world,
+        failing=failing,
+        objects=objects,
+        majority=task.majority,
     )
-    task = tasks.build(
+
+
+def task_of(
+    config: RunConfig, texts: Texts, model: "PreTrainedModel", device: torch.device
+) -> tasks.Task:
+    """Return what the model is trained and scored on."""
+    return tasks.build(
         config.task,
-        corpus,
-        parts,
-        which,
+        texts.corpus,
+        texts.split,
+        texts.tokenizer,
         model,
         config.context,
         config.batch,
@@ -103,57 +173,19 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
         device,
         config.eval_windows,
         words_of(config),
+        bool(texts.labels),
     )
-    values = causal_lm.trainable(model)
-    mine = world.mine
-    start = stacking.replicate(
-        {name: values[name] for block in cut for name in block.names}, mine.stop - mine.start
-    )
-    problem = Problem(
-        start,
-        task.loss,
-        task.batches
-        if world.size == 1
-        else lambda step: each(task.batches(step), lambda t: t[mine]),
-    )
-    over = map_of(config.engine)
-    scores = [task.score, task.validation_score]
-    if over is in_turn:
-        scores = list(map(one_by_one, scores))
-    probe = Probe(task.test, task.own, task.train, *scores)
-    failing = faults_of(config, topo, len(cut))
-    carrier, wraps = channel_of(config, failing, topo, world)
-    laid = plan(
-        problem,
-        cut,
-        topo,
-        recipe(len(cut)),
-        *wraps,
-        carrier=carrier,
-        site=world.site,
-    )
-    frozen = tuple(name for name, _ in model.named_parameters() if name not in problem.start)
-    apart = heterogeneity.measure(data, start_gradients(problem, world, config.engine))
-    notes = (*data.notes, *task.notes)
-    return Lab(
-        config,
-        corpus,
-        data,
-        which,
-        model,
-        topo,
-        diagnosis,
-        apart,
-        laid,
-        probe,
-        partial(_on_probe, problem.loss, probe, over),
-        frozen,
-        device,
-        notes,
-        world,
-        failing,
-        objects,
-    )
+
+
+def _changed(
+    batches: Callable[[int], Batch], change: Callable[[Tensor], Tensor]
+) -> Callable[[int], Batch]:
+    return lambda step: each(batches(step), change)
+
+
+def rows_at_once(config: RunConfig) -> int:
+    """Return how many examples of a client a measurement reads at once: it keeps no graph, so a few more than a step."""
+    return min(8, 2 * (config.micro_batch or config.batch))
 
 
 def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topology, Diagnosis]:
@@ -165,7 +197,9 @@ def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topolog
         config.dtype,
         "float32 or bfloat16 on Apple's GPU",
     )
-    engine_of(config)
+    pick({**ENGINES, AUTO: None}, config.engine, "engine")
+    if config.engine == "compiled":
+        require_compiler(device.type)
     topo = topology(
         objects.topology or config.topology,
         config.clients,
@@ -195,58 +229,40 @@ def _on_probe(
     return measure(loss, rows, tuple(x[at] for x in blocks), own, over)
 
 
-def engine_of(config: RunConfig) -> Engine:
-    """Return what computes the clients' gradients, a few examples at a time where the config says so."""
-    engine = pick(ENGINES, config.engine, "engine")
+def at_once(engine: str) -> str:
+    """Return the engine for a single gradient, or before "auto" has chosen: no graph would pay back."""
+    return "stacked" if engine in (AUTO, "compiled") else engine
+
+
+def engine_of(config: RunConfig, model: nn.Module | None = None, once: bool = False) -> Engine:
+    """Return what computes the clients' gradients: through the model itself, or a few examples at a time, if asked to.
+
+    `once` is for a single gradient.
+    """
+    engine = pick(ENGINES, at_once(config.engine) if once else config.engine, "engine")
+    if config.gradient_checkpointing:
+        loop = "loop with --gradient-checkpointing: torch.vmap cannot compute activations twice"
+        check(engine is looped, "engine", config.engine, loop)
+        # On a CPU the kernel is chosen once more when a layer is computed again, and may be another.
+        eager = "eager with --gradient-checkpointing"
+        check(config.attention == "eager", "attention", config.attention, eager)
+        engine = in_model(dict(model.named_parameters() if model else ()))
     return in_parts(engine, config.micro_batch) if config.micro_batch else engine
 
 
-def load_model(
-    config: RunConfig, vocabulary: int, given: nn.Module | None = None
-) -> "PreTrainedModel":
-    """Return the model of the config, or a copy of the one `given`, with a base in 4 bits and adapters where asked for."""
-    from deca_lab.models import adapters, causal_lm, four_bit, own_model
-
-    make = pick(
-        {"none": None, "lora": adapters.lora, "bottleneck": adapters.bottleneck},
-        config.adapter,
-        "adapter",
-    )
-    store = pick({"full": None, "nf4": four_bit.quantise_base}, config.base_weights, "base_weights")
-    check(
-        make is not None or store is None,
-        "base_weights",
-        config.base_weights,
-        "full without an adapter: all of it trains",
-    )
-    dtype, revision = pick(DTYPES, config.dtype, "dtype"), config.model_revision
-    check(given is None or not revision, "model_revision", revision, "left empty beside model=")
-    model: Any = (
-        causal_lm.load(
-            config.model,
-            seed=config.seed,
-            dtype=dtype,
-            vocabulary=vocabulary,
-            context=config.context,
-            revision=revision,
-        )
-        if given is None
-        else own_model.model_of(
-            given,
-            dtype=dtype,
-            vocabulary=vocabulary,
-            context=config.context,
-            over=map_of(config.engine),
-        )
-    )
-    base = model if store is None else store(model)
-    if make is None:
-        return base
-    if make is adapters.bottleneck:
-        return adapters.bottleneck(base, config.rank, config.seed)
-    return adapters.lora(
-        base, config.rank, config.lora_alpha, config.targets, config.seed, config.frozen_factor
-    )
+def with_engine(config: RunConfig, laid: Plan, model: nn.Module) -> tuple[RunConfig, list[str]]:
+    """Return the config with an engine in place of "auto", and the notes on what compiling costs and saves."""
+    if config.engine not in (AUTO, "compiled"):
+        return config, []
+    kind, tokens = laid.channel.like.device.type, config.clients * config.batch * config.context
+    layers = {causal_lm.layer_of(name) for name, _ in model.named_parameters()} - {None}
+    count = worth(len(laid.blocks), len(layers), flops(laid, model, tokens), kind)
+    if config.engine == "compiled":
+        return config, [f"engine compiled: {count.line}"]
+    lacking = missing(kind)
+    engine = "compiled" if count.pays and not lacking else "stacked"
+    why = f"{lacking} is not here" if lacking else count.line
+    return replace(config, engine=engine), [f"engine {engine}, chosen by auto: {why}"]
 
 
 def find_device(name: str) -> torch.device:
@@ -263,61 +279,6 @@ def find_device(name: str) -> torch.device:
             f"device = {name!r} is not there: torch sees {', '.join(n for n, ok in there.items() if ok)}"
         )
     return torch.device(name)
-
-
-def read_tokenizer(config: RunConfig) -> "PreTrainedTokenizerBase":
-    """Return the tokenizer that the config names: the model's own in the same revision."""
-    same = config.tokenizer == config.model
-    return tokenizer(config.tokenizer, config.model_revision if same else "")
-
-
-def read_corpus(config: RunConfig) -> Corpus:
-    """Return the corpus that the config's Data knobs name."""
-    asked = columns_and_rows(config)
-    if config.corpus in CORPORA:
-        asked["answer"] = None  # it brings its own
-    revision = config.hub_revision or None
-    return load(config.corpus, split=config.hub_split, revision=revision, **asked)
-
-
-def words_of(config: RunConfig) -> dict[str, str] | None:
-    """Return {label: word} of a text such as "good=G, bad=B", or None for an empty one."""
-    parts = [part.partition("=") for part in config.verbaliser.split(",") if part.strip()]
-    check(
-        all(mark and word.strip() for _, mark, word in parts),
-        "verbaliser",
-        config.verbaliser,
-        "'label=word, label=word'",
-    )
-    return {label.strip(): word.strip() for label, _, word in parts} or None
-
-
-def split_of(config: RunConfig, corpus: Corpus) -> shards.Split:
-    """Return the rows of each client and of the common test set."""
-    return shards.split(
-        corpus.labels,
-        config.clients,
-        how=config.split,
-        alpha=config.alpha,
-        test_share=config.test_share,
-        validation_share=config.validation_share,
-        shares=_share_table(config.shares),
-        seed=config.seed,
-    )
-
-
-def _share_table(text: str) -> list[list[float]] | None:
-    """Return the rows of a table such as "0.15,0.85; 0.85,0.15", or None for an empty text."""
-    try:
-        return (
-            [[float(cell) for cell in row.split(",")] for row in text.split(";")]
-            if text.strip()
-            else None
-        )
-    except ValueError:
-        raise BadInput(
-            f"shares = {text!r} cannot be used: it must be rows of numbers, '0.15,0.85; 0.85,0.15'"
-        ) from None
 
 
 def blocks_of(
@@ -460,21 +421,31 @@ def _require_short_messages(config: RunConfig, topo: Topology) -> None:
     check(not topo.served, "compress", config.compress, served)
 
 
-def start_gradients(problem: Problem, world: World, engine: str = "stacked") -> stacking.Params:
-    """Return every client's gradient at the common start, on the batch of step 0, stacked; on ranks but 0 its own alone.
+def start_spread(laid: Plan, engine: Engine, world: World = ALONE) -> heterogeneity.Spread:
+    """Return how far the clients' gradients at the common start lie apart, on the batch of step 0, in every process.
 
-    Raises BadInput where the engine cannot take it: the model's own operations refuse torch.vmap, or gradients.
+    A few clients at a time, so that no more gradients are held than a step holds. Raises BadInput where the engine cannot
+    take the model: its own operations refuse torch.vmap, or gradients.
     """
+    problem = laid.problem
     where = stacking.layout(problem.start, list(problem.start))
-    gradients = pick(ENGINES, engine, "engine")(problem.loss)
+    widest = max(block.width for block in laid.layouts)
+    batch, n = problem.batches(0), problem.clients
+    rows = max(1, n * widest // where.width)
+    gradients = engine(problem.loss)
+
+    def some(first: int) -> Tensor:
+        part = slice(first, first + rows)
+        start = {name: p[part] for name, p in problem.start.items()}
+        x = stacking.flatten(start, where.names)
+        return gradients(x, where, {}, each(batch, lambda t: t[part]))[1]
+
     try:
-        _, g = gradients(
-            stacking.flatten(problem.start, where.names), where, {}, problem.batches(0)
-        )
+        own = heterogeneity.spread(map(some, range(0, n, rows)))
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # functorch's, or autograd's
-        others = " or ".join(name for name in ENGINES if name != engine)
-        line = f"model does not train with --engine {engine}: {first_line(error)}; try {others}"
-        raise BadInput(line) from error
-    return stacking.unflatten(gathered(world, g), where)
+        raise BadInput(
+            f"model does not train with this engine: {first_line(error)}; try --engine loop"
+        ) from error
+    return own.over(lambda x: summed(world, x))

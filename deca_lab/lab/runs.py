@@ -18,20 +18,29 @@ from deca_lab.algorithm.optimisers import tensors
 from deca_lab.errors import BadInput, Diverged, Stopped, check
 from deca_lab.files import alone, new_folder, read_text, write_whole
 from deca_lab.lab import checkpoint, history, ledger
+from deca_lab.lab.forecast import forecast_of, require_room, room, size
 from deca_lab.lab.history import History, Record
 from deca_lab.lab.metrics import Measurement
 from deca_lab.lab.objects import NOTHING, Objects, named
-from deca_lab.lab.prepare import Lab, engine_of, find_device, prepare
+from deca_lab.lab.prepare import Lab, assembled, engine_of, find_device, prepare, settled
 from deca_lab.lab.snapshot import Snapshot
+from deca_lab.lab.sources import foreign, read_texts
 from deca_lab.methods import Method
 from deca_lab.models.factor_mixing import interference
 from deca_lab.network.processes import World, broadcast, gathered_state, scattered_state, summed
-from deca_lab.runconfig import RunConfig, from_json
+from deca_lab.runconfig import RunConfig, defaults, from_json
 
 CHEAP, WRITING = (
     1.0,
     0.05,
 )  # a checkpoint's seconds that nobody minds, and its share of a run's time
+
+Say = Callable[[str], None]  # takes a line about what goes on
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
+
 
 Callback = Callable[[Snapshot], bool | None]  # True ends the run
 Progress = Callable[
@@ -100,13 +109,30 @@ def run_in(
     out: Path | str | None = None,
     progress: Progress | None = None,
     objects: Objects = NOTHING,
+    say: Say = silent,
 ) -> History | None:
     """Run a config in one process of a world: `out` is rank 0's, which also returns the history; the others return None.
 
-    Any rank's `progress` may stop the run. Raises PeerLost where another process is gone, and what `run` raises.
+    Any rank's `progress` may stop the run; `say` is told what goes on before the first step. Raises PeerLost where
+    another process is gone, and what `run` raises.
     """
-    lab = prepare(config, world, objects)
+    lab = prepared(config, world, objects, say)
+    say("measuring the start ...")
     return started(lab, named(config, lab.objects), out, progress)
+
+
+def prepared(config: RunConfig, world: World, objects: Objects, say: Say) -> Lab:
+    """Return the lab of a config, as `prepare` does, but say what it needs, and refuse what does not fit, before it is held."""
+    whole, objects = settled(config, objects)
+    say("reading text ...")
+    texts = read_texts(whole, objects)
+    if say is not silent or foreign(whole):
+        known = forecast_of(whole, objects, texts, world.of(whole.clients))
+        free = room(find_device(whole.device))
+        say(known.words() + ("" if free is None else f"; {size(free)} of memory are free"))
+        require_room(known, free, whole, objects, texts)
+    say("loading the model ...")
+    return assembled(whole, objects, texts, world)
 
 
 def started(
@@ -186,15 +212,17 @@ def read_config(folder: Path | str) -> RunConfig:
 
 def _blank(lab: Lab) -> Record:
     own = sorted(lab.objects.metrics or {})
-    return Record(fingerprint=lab.corpus.fingerprint, config=asdict(lab.config), metric_names=own)
+    return Record(
+        fingerprint=lab.corpus.fingerprint,
+        config=asdict(lab.config),
+        metric_names=own,
+        labels=list(lab.corpus.label_names),
+    )
 
 
 def _require_same(lab: Lab, record: Record, folder: Path) -> None:
-    changed = [
-        f.name
-        for f in fields(RunConfig)
-        if record.config.get(f.name) != getattr(lab.config, f.name)
-    ]
+    stored = {**defaults(), **record.config}  # a knob that came later was at its default
+    changed = [f.name for f in fields(RunConfig) if stored[f.name] != getattr(lab.config, f.name)]
     if changed:
         raise BadInput(
             f"{folder}/config.json was changed since the checkpoint ({', '.join(changed)}): "
@@ -219,7 +247,8 @@ def _go(
 ) -> History | None:
     """Advance from `state` to the end; measure and save where the config says."""
     meter, began = ledger.Meter(), time.perf_counter() - record.seconds
-    steps = train(lab.plan, state, _metered(engine_of(lab.config), meter), donate=True)
+    engine = _metered(_engine(lab), meter, unseen=lab.config.engine == "compiled")
+    steps = train(lab.plan, state, engine, donate=True)
     seen = lab.world.rank == 0
     whole = gathered_state(lab.world, state) if state.step == 0 else state
     if state.step == 0 and seen:
@@ -231,7 +260,9 @@ def _go(
         meter.watch(_held(state))
         with meter if opening else nullcontext():
             state, own = next(steps)
-        record.peak_bytes = max(record.peak_bytes, _anybodys(lab, meter.most) if opening else 0)
+        if opening:
+            record.peak_bytes = max(record.peak_bytes, _anybodys(lab, meter.most))
+            record.whole_bytes = max(record.whole_bytes, _anybodys(lab, meter.ever))
         losses = _everybodys(lab, own)
         _require_finite(lab.plan, state, ~torch.isfinite(losses), "loss", folder)
         record.train.append(_train_row(lab.plan, state, losses))
@@ -320,6 +351,7 @@ def _keep(folder: Path, state: State, record: Record) -> None:
     checkpoint.save(folder / "checkpoint.safetensors", state, record.lasting())
     record.written_at = time.perf_counter()
     record.writing = record.written_at - began
+    record.all_writing += record.writing
 
 
 def _stop(lab: Lab, folder: Path | None, state: State, record: Record) -> None:
@@ -338,15 +370,23 @@ def _due(step: int, every: int, lab: Lab) -> bool:
     return step % (every or lab.config.inner_steps) == 0 or step == lab.plan.steps
 
 
-def _metered(engine: Engine, meter: ledger.Meter) -> Engine:
-    """Return the engine that lets the meter forget the activations of the gradient that it has just made."""
+def _engine(lab: Lab) -> Engine:
+    """Return the engine of the config, or the problem's closed form, which the loop alone does without."""
+    closed = lab.plan.problem.exact
+    if closed is not None and lab.config.engine != "loop":
+        return lambda loss: closed
+    return engine_of(lab.config, lab.model)
+
+
+def _metered(engine: Engine, meter: ledger.Meter, unseen: bool = False) -> Engine:
+    """Return the engine after whose gradient the meter forgets the activations, or `unseen` by it, as graphs must be."""
 
     def wrapped(loss: Loss) -> Gradients:
         inner = engine(loss)
 
         def gradients(*args: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - as the engine's
-            out = inner(*args)
-            meter.most = 0
+            out = meter.leave_out(inner, *args) if unseen else inner(*args)
+            meter.forget()
             return out
 
         return gradients
@@ -380,6 +420,7 @@ def _train_row(plan: Plan, state: State, losses: Tensor) -> dict[str, Any]:
 
 def _note(lab: Lab, state: State, record: Record, began: float) -> None:
     """Append one measurement to the record."""
+    started_at = time.perf_counter()
     found, here = _measured(lab, state)
     visit = lab.plan.visits[max(state.step - 1, 0) // lab.config.inner_steps]
     names = [block.name for block in lab.plan.blocks]
@@ -397,10 +438,14 @@ def _note(lab: Lab, state: State, record: Record, began: float) -> None:
     )
     record.metrics[-1].update(_own_metrics(lab, state, record))
     record.clients += _client_rows(state.step, found, here)
+    now = time.perf_counter()
+    record.measuring += now - started_at
     record.timings.append(
         {
             "step": state.step,
-            "seconds": time.perf_counter() - began,
+            "seconds": now - began,
+            "measuring": record.measuring,
+            "writing": record.all_writing,
             "process_bytes": process_bytes(),
             "gpu_bytes": torch.cuda.max_memory_allocated() if lab.device.type == "cuda" else 0,
         }

@@ -5,6 +5,7 @@ The base is held once by the model; clients differ in the adapters' names alone,
 
 import copy
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,6 +91,10 @@ FIRST_OF_ATTENTION = {
     "v_proj",
     "query",
     "value",
+    "q_lin",
+    "v_lin",
+    "query_proj",
+    "value_proj",
     "c_attn",
     "query_key_value",
     "qkv_proj",
@@ -130,8 +135,11 @@ def lora(
     targets: str = "query-value",
     seed: int = 0,
     freeze: str = "none",
+    head: Names = (),
 ) -> "PreTrainedModel":
     """Return a copy of the model in which only LoRA's factors on the target modules train; the argument is untouched.
+
+    So do the parameters named in `head`, in full, as what peft calls modules_to_save.
 
     `targets`: comma-separated endings of module names ("q_proj,v_proj", "attn.c_proj") or names of SHORTCUTS. GPT-2's
     fused c_attn (query, key and value) is one target with one pair of factors. `freeze="A"` keeps every A at its start,
@@ -144,7 +152,7 @@ def lora(
     check(fits, "rank", rank, f"1 to {smallest}, the smaller dimension of {where}")
     check(0 < alpha < float("inf"), "alpha", alpha, "a positive number")
     fixed = pick(FREEZES, freeze, "factor to freeze")
-    twin = _wrapped(model, names, lambda base, rng: LoRA(base, rank, alpha, rng), seed)
+    twin = _wrapped(model, names, lambda base, rng: LoRA(base, rank, alpha, rng), seed, head)
     for name, p in twin.named_parameters():
         p.requires_grad_(p.requires_grad and not name.endswith(fixed))
     return twin
@@ -156,8 +164,9 @@ def bottleneck(
     seed: int = 0,
     places: str = "both",
     activation: str = "gelu",
+    head: Names = (),
 ) -> "PreTrainedModel":
-    """Return a copy in which only bottleneck adapters of `width` train; the argument is untouched.
+    """Return a copy in which only bottleneck adapters of `width`, and the `head`, train; the argument is untouched.
 
     They follow the output projections of attention and MLP, before the residual sum, as in Houlsby et al.; with
     `places="mlp"` those of the MLP only. What DECA's baseline "Dec-Adapter" does is not published. Raises BadInput.
@@ -168,7 +177,7 @@ def bottleneck(
     fits = isinstance(width, int) and 1 <= width <= smallest
     check(fits, "width", width, f"1 to {smallest}, the model's own width")
     act = pick(ACTIVATIONS, activation, "activation")
-    return _wrapped(model, names, lambda base, rng: Bottleneck(base, width, act, rng), seed)
+    return _wrapped(model, names, lambda base, rng: Bottleneck(base, width, act, rng), seed, head)
 
 
 def targets_of(model: "PreTrainedModel", targets: str) -> list[str]:
@@ -243,11 +252,14 @@ def _wrapped(
     names: Names,
     wrap: Callable[[nn.Module, np.random.Generator], nn.Module],
     seed: int,
+    head: Names,
 ) -> "PreTrainedModel":
-    """A frozen copy with the named modules wrapped, each with its own generator."""
+    """A frozen copy with the named modules wrapped, each with its own generator; the head trains."""
     check(isinstance(seed, int) and seed >= 0, "seed", seed, "a whole number, 0 or more")
     places = {name: k for k, name in enumerate(_names(model))}
-    twin = copy.deepcopy(model).requires_grad_(False)
+    twin = copy.deepcopy(model)
+    for name, p in twin.named_parameters():
+        p.requires_grad_(p.requires_grad and name in head)
     for name in names:
         rng = np.random.default_rng([seed, places[name], 0x10A])
         twin.set_submodule(name, wrap(twin.get_submodule(name), rng).train(model.training))
@@ -280,8 +292,9 @@ def _meant(names: Names, target: str) -> list[str]:
 
 
 def _part(name: str) -> str:
-    """The attention or the MLP that holds a linear map."""
-    return name.rpartition(".")[0]
+    """The attention or the MLP that holds a linear map; BERT's have parts of their own."""
+    inside = re.match(r"(.*?\.\d+\.\w*att\w*)\.", name, re.IGNORECASE)
+    return inside[1] if inside else re.sub(r"(\.intermediate|\.output)?\.\w+$", "", name)
 
 
 def _last_parts(names: Names) -> set[str]:

@@ -6,6 +6,7 @@ becomes named tensors, a loss that is a function of them, and an anatomy that sa
 """
 
 import copy
+import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.models import pretrained
 from deca_lab.models.hub import is_a
+from deca_lab.models.pretrained import Purpose
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
 BYTES = 259  # ByT5Tokenizer(extra_ids=0): pad 0, end 1, unknown 2, then the 256 bytes
 POSITIONS = 512  # the longest context of a random preset
 Model = TypeVar("Model", bound=nn.Module)
-Logits = Callable[
-    [Mapping[str, Tensor], Tensor], Tensor
-]  # one client's parameters, tokens (B, T) -> (B, T, V)
+NOISE = 100  # rounding errors, relative to the largest logit, that may lie between equal results
+# one client's parameters, tokens (B, T) -> (B, T, V); further inputs by name, such as a mask (B, T)
+Logits = Callable[..., Tensor]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 BASE = Path(__file__).with_name("base")
 
@@ -56,6 +58,28 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+def require_causal(model: nn.Module, vocabulary: int | None = None) -> None:
+    """Raise BadInput where a later token changes an earlier logit, as it does in an encoder."""
+    if is_encoder(model) or _looks_ahead(model, (vocabulary or 3) - 1):
+        raise BadInput(
+            "model looks ahead: logits may depend on the tokens up to their position alone; "
+            "for an encoder take --task classify"
+        )
+
+
+@torch.no_grad()
+def _looks_ahead(model: nn.Module, last: int) -> bool:
+    """Whether the logits of the first of two tokens depend on the second, `last` or 0."""
+    out = logits_of(model)({}, torch.tensor([[last, 0], [last, last]]))  # (2, 2, V)
+    near = NOISE * torch.finfo(next(model.parameters()).dtype).eps * float(out.abs().max())
+    return float((out[0, 0] - out[1, 0]).abs().max()) > near
+
+
+CAUSAL = Purpose(
+    "a causal LM", "AutoModelForCausalLM", lambda config: config, lambda name: False, require_causal
+)
+
+
 def load(
     name: str,
     *,
@@ -65,6 +89,8 @@ def load(
     context: int | None = None,
     attention: str = "eager",
     revision: str = "",
+    purpose: Purpose = CAUSAL,
+    shapes_alone: bool = False,
 ) -> "PreTrainedModel":
     """Return the causal LM that `name` means, in eval mode, which turns every dropout off.
 
@@ -73,7 +99,8 @@ def load(
     preset; `vocabulary` (token ids) is its size, or what a pretrained model must hold; `context` (tokens) must fit.
     `attention`: "eager" equals "sdpa" in speed under vmap on a CPU, where sdpa's fused kernel has no batching rule and
     warns; "sdpa" is the better one on CUDA. In float64 the Llama and Qwen2 families still take norms, softmax and
-    rotary angles in float32. Raises BadInput.
+    rotary angles in float32. `purpose` makes it another kind of model, whose weights that a checkpoint may lack are
+    drawn from `seed` too. Of `shapes_alone` no weights are read: they are on device "meta", unless drawn. Raises BadInput.
     """
     least = "at least 3 tokens: pad, end and one more"
     check(vocabulary is None or vocabulary >= 3, "vocabulary", vocabulary, least)
@@ -81,14 +108,20 @@ def load(
     preset = _preset(name)
     if preset.family:
         check(not revision, "model_revision", revision, f"left empty: {name!r} is no hub name")
+        size = vocabulary or BYTES
         model = draw(
-            preset, seed=seed, dtype=dtype, attention=attention, vocabulary=vocabulary or BYTES
+            preset, seed=seed, dtype=dtype, attention=attention, vocabulary=size, purpose=purpose
         )
     else:
-        model = pretrained.read(preset.source, dtype, attention, revision)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            read = pretrained.outline if shapes_alone else pretrained.read
+            model = read(preset.source, dtype, attention, revision, purpose)
     make_stackable_(model)
     _check_vocabulary(model, vocabulary)
     check_context(model, 1 if context is None else context)
+    if not shapes_alone:
+        purpose.examine(model)
     return model
 
 
@@ -99,11 +132,12 @@ def draw(
     dtype: torch.dtype = torch.float32,
     attention: str = "eager",
     vocabulary: int = BYTES,
+    purpose: Purpose = CAUSAL,
 ) -> "PreTrainedModel":
     """Return a random model of the preset's shape, drawn in float32 from its own random state, then cast."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return pretrained.built(shape(preset, vocabulary), dtype, attention)
+        return pretrained.built(shape(preset, vocabulary), dtype, attention, purpose)
 
 
 def shape(preset: Preset, vocabulary: int = BYTES, heads: int = 4) -> "PretrainedConfig":
@@ -167,16 +201,19 @@ def client_loss(model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor], Te
     return loss
 
 
-def logits_of(model: nn.Module) -> Logits:
-    """Return logits(params, tokens (B, T)) -> (B, T, V), in float32 at least; `params` as in `client_loss`."""
+def logits_of(model: nn.Module, padded: bool = False) -> Logits:
+    """Return logits(params, tokens (B, T)) -> (B, T, V), in float32 at least; `params` as in `client_loss`.
+
+    Further inputs of the model, such as a mask (B, T), are given by name; with one, texts may be `padded`.
+    """
     parameters, configs = dict(model.named_parameters()), _configs(model)
 
-    def logits(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
+    def logits(params: Mapping[str, Tensor], tokens: Tensor, **inputs: Tensor) -> Tensor:
         # Now, and not once for all: the model may have changed device.
         own = {name: p.detach() for name, p in parameters.items()}
         _check_names(params, own)
-        with _batchable_attention(tokens.device), _plainly(configs):
-            given = functional_call(model, {**own, **params}, (tokens,))
+        with _batchable_attention(tokens.device), _plainly(configs, padded):
+            given = functional_call(model, {**own, **params}, (tokens,), inputs)
         out: Tensor = given if isinstance(given, Tensor) else given.logits
         return out.float() if out.dtype in (torch.float16, torch.bfloat16) else out
 
@@ -191,12 +228,12 @@ def _configs(model: nn.Module) -> list[Any]:
 
 
 @contextmanager
-def _plainly(configs: Iterable[Any]) -> Iterator[None]:
-    """No key-value cache, and no pad token: GPT-2 would look for it in the data, which vmap cannot follow.
+def _plainly(configs: Iterable[Any], padded: bool) -> Iterator[None]:
+    """No key-value cache, and no pad token unless texts are `padded`: GPT-2 would look for it in the data.
 
     A configuration is the user's own, and is exported: it is put back.
     """
-    plain = {"use_cache": False, "pad_token_id": None}
+    plain = {"use_cache": False, **({} if padded else {"pad_token_id": None})}
     before = [(c, {k: getattr(c, k) for k in plain if hasattr(c, k)}) for c in configs]
     try:
         for config, known in before:
@@ -217,6 +254,11 @@ def make_stackable_(model: nn.Module) -> None:
                 setattr(part, name, nn.GELU("tanh"))
 
 
+def takes(model: nn.Module, argument: str) -> bool:
+    """Say whether a model's forward names this argument."""
+    return argument in inspect.signature(model.forward).parameters
+
+
 def _batchable_attention(device: torch.device) -> AbstractContextManager[None]:
     """Torch's attention in plain operations where its fused kernel cannot be stacked over clients: on a CPU."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
@@ -228,14 +270,6 @@ def layer_of(name: str) -> int | None:
     Holds for "transformer.h.3...", "model.layers.3...", "gpt_neox.layers.3...", "model.decoder.layers.3...".
     """
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
-
-
-def depth(model: nn.Module) -> int:
-    """Return the number of transformer layers, counted from the names."""
-    return 1 + max(
-        (layer for name, _ in model.named_parameters() if (layer := layer_of(name)) is not None),
-        default=-1,
-    )
 
 
 def anatomy(model: nn.Module) -> dict[str, str | int]:
@@ -288,6 +322,31 @@ def _preset(name: str) -> Preset:
         raise BadInput(
             f"{error}; or a directory, or a hub name such as openai-community/gpt2"
         ) from None
+
+
+def is_encoder(model: str | nn.Module) -> bool:
+    """Say whether a model, or what a name means, is one of transformers that reads whole texts, such as BERT.
+
+    False too for what cannot be read: it is refused when it is loaded.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    config = (
+        _config_of(_preset(model)) if isinstance(model, str) else getattr(model, "config", None)
+    )
+    decodes = any(getattr(config, key, False) for key in ("is_decoder", "is_encoder_decoder"))
+    return getattr(config, "model_type", None) in MASKED and not decodes
+
+
+def source_of(name: str) -> str:
+    """Return the directory or hub name that a model's name means; "" for random presets and the lab's own base."""
+    source = _preset(name).source
+    return "" if source == str(BASE) else source
+
+
+def _config_of(preset: Preset) -> "PretrainedConfig | None":
+    """The configuration of a preset, or None where it cannot be read."""
+    return shape(preset) if preset.family else pretrained.config_of(preset.source)
 
 
 def _embedding_ids(model: nn.Module) -> set[int]:

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,16 +14,17 @@ from deca_lab.algorithm.gradients import Map
 from deca_lab.errors import BadInput, check
 from deca_lab.models.causal_lm import (
     DTYPES,
+    NOISE,
     check_context,
     from_transformers,
     logits_of,
     make_stackable_,
+    require_causal,
     trainable,
 )
 from deca_lab.models.pretrained import first_line
 
 FUSED = (nn.TransformerEncoderLayer, nn.MultiheadAttention)  # with a kernel for eval mode alone
-NOISE = 100  # rounding errors, relative to the largest logit, that may lie between equal results
 
 
 def model_of(
@@ -43,15 +44,21 @@ def model_of(
     `vocabulary` (token ids) and `context` (tokens) must fit; `attention` is for transformers. Two
     tokens and one whole context are tried, and clients as `over` maps them. Raises BadInput for a model that cannot train here.
     """
-    check(isinstance(model, nn.Module), "model", model, "a torch.nn.Module, or the name of a model")
-    check(dtype is None or dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
     check(vocabulary is None or vocabulary >= 3, "vocabulary", vocabulary, "at least 3 tokens")
-    _require_fixed_statistics(model)
-    twin = _plain_copy(model, dtype, attention)
-    _require_trainable(twin)
+    twin = ready_copy(model, dtype, attention)
     check_context(twin, 1 if context is None else context)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         _try_out(twin, vocabulary, 2 if context is None else context, over)
+    return twin
+
+
+def ready_copy(model: nn.Module, dtype: torch.dtype | None, attention: str) -> nn.Module:
+    """Return a copy on the CPU, in eval mode, without dropout; BadInput where it has nothing to train."""
+    check(isinstance(model, nn.Module), "model", model, "a torch.nn.Module, or the name of a model")
+    check(dtype is None or dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
+    _require_fixed_statistics(model)
+    twin = _plain_copy(model, dtype, attention)
+    _require_trainable(twin)
     return twin
 
 
@@ -128,37 +135,67 @@ def _try_out(model: nn.Module, vocabulary: int | None, context: int, over: Map) 
     """Refuse what is no function of parameters from tokens (B, T) to logits (B, T, V)."""
     last = (vocabulary or 3) - 1
     tokens = torch.tensor([[last, 0], [last, last]])
+    _logits(model, tokens, vocabulary)
+    read = logits_of(model)
+    require_function(model, read, (tokens,), read({}, tokens[:1]), over)
+    require_causal(model, vocabulary)
+    _logits(model, tokens[:1, :1].expand(1, context), vocabulary)
+
+
+def require_function(
+    model: nn.Module,
+    read: Callable[..., Tensor],
+    inputs: tuple[Tensor, ...],
+    alone: Tensor,
+    over: Map = torch.vmap,
+) -> None:
+    """Raise BadInput unless a model's logits, `read(params, *inputs)`, are fixed, finite and stack.
+
+    `alone` (1, ...) are the logits of the first of the rows by itself: they must be the same.
+    """
     buffers = {name: b.clone() for name, b in model.named_buffers()}
-    out = _logits(model, tokens, vocabulary)
+    out = read({}, *inputs)
     _require(bool(out.isfinite().all()), "returns logits that are not finite")
     _require_unchanged(model, buffers)
-    again = _logits(model, tokens, vocabulary)
-    _require(torch.equal(out, again), "is random in eval mode: the same tokens must give the same")
+    _require(
+        torch.equal(out, read({}, *inputs)),
+        "is random in eval mode: the same tokens must give the same",
+    )
     near = NOISE * torch.finfo(next(model.parameters()).dtype).eps * float(out.abs().max())
-    alone = _logits(model, tokens[:1], vocabulary)
     _require(_differ(out[:1], alone) <= near, "mixes the rows of a batch: each must stand alone")
-    ahead = _differ(out[0, 0], out[1, 0]) > near
-    _require(not ahead, "looks ahead: logits may depend on the tokens up to their position alone")
-    _logits(model, tokens[:1, :1].expand(1, context), vocabulary)
-    stacked = _stacked(model, tokens, over)
+    twice = {name: p.expand(2, *p.shape) for name, p in trainable(model).items()}
+    with _refused("cannot be stacked over clients (torch.vmap; --engine loop does not)"):
+        stacked = over(read)(twice, *(each.expand(2, *each.shape) for each in inputs))
     _require(_differ(stacked, out) <= near, "is another function under torch.vmap, which stacks it")
 
 
-def _logits(model: nn.Module, tokens: Tensor, vocabulary: int | None) -> Tensor:
-    """The model's logits of tokens (B, T), or BadInput where it returns something else."""
+def returned(
+    model: nn.Module, tokens: Tensor, wanted: Sequence[int | str], **inputs: Tensor
+) -> Tensor:
+    """Return the model's own logits of tokens (B, T); BadInput unless of the `wanted` shape.
+
+    A letter in `wanted` stands for any size.
+    """
     rows, width = tokens.shape
     with _refused(f"cannot read token ids of shape ({rows}, {width}) up to {int(tokens.max())}"):
-        given = model(tokens)
+        given = model(tokens, **inputs)
     out = getattr(given, "logits", given)
     got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-    fits = isinstance(out, Tensor) and out.is_floating_point() and out.shape[:-1] == tokens.shape
-    wanted = f"logits of shape ({rows}, {width}, V), as a tensor or as .logits"
-    check(fits, f"what the model returns of tokens ({rows}, {width})", got, wanted)
-    most = out.shape[-1]
-    check(
-        most >= (vocabulary or 1), "vocabulary", vocabulary, f"at most {most}, the model's logits"
+    fits = isinstance(out, Tensor) and out.is_floating_point() and len(out.shape) == len(wanted)
+    fits = fits and all(
+        isinstance(w, str) or g == w for g, w in zip(out.shape, wanted, strict=True)
     )
-    return logits_of(model)({}, tokens)
+    words = f"logits of shape ({', '.join(map(str, wanted))}), as a tensor or as .logits"
+    check(fits, f"what the model returns of tokens ({rows}, {width})", got, words)
+    logits: Tensor = out
+    return logits
+
+
+def _logits(model: nn.Module, tokens: Tensor, vocabulary: int | None) -> None:
+    """Raise BadInput unless the model has logits of tokens (B, T) for the whole vocabulary."""
+    most = returned(model, tokens, (*tokens.shape, "V")).shape[-1]
+    fits, allowed = most >= (vocabulary or 1), f"at most {most}, the model's logits"
+    check(fits, "vocabulary", vocabulary, allowed)
 
 
 def _require_unchanged(model: nn.Module, before: Mapping[str, Tensor]) -> None:
@@ -166,14 +203,6 @@ def _require_unchanged(model: nn.Module, before: Mapping[str, Tensor]) -> None:
     for name, b in model.named_buffers():
         same = name in before and torch.equal(b, before[name])
         _require(same, f"changes its buffer {name!r} in a forward, even in eval mode: it must not")
-
-
-def _stacked(model: nn.Module, tokens: Tensor, over: Map) -> Tensor:
-    """The logits (2, B, T, V) of two clients that hold the model, mapped by torch.vmap or `over`."""
-    logits = logits_of(model)
-    twice = {name: p.expand(2, *p.shape) for name, p in trainable(model).items()}
-    with _refused("cannot be stacked over clients (torch.vmap; --engine loop does not)"):
-        return over(lambda params: logits(params, tokens))(twice)
 
 
 def _differ(a: Tensor, b: Tensor) -> float:

@@ -3,13 +3,14 @@
 import copy
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import nn
 
 from deca_lab.errors import BadInput, check
 from deca_lab.models.hub import hub_or_offline
@@ -18,19 +19,59 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
-def read(source: str, dtype: torch.dtype, attention: str, revision: str = "") -> "PreTrainedModel":
-    """Return the causal LM of a folder, a GGUF file or a hub name, in eval mode.
+class Purpose(NamedTuple):
+    """What a model is loaded for: one of transformers' classes, and what is special about it."""
 
-    Weights come from safetensors or GGUF only, every one must be there, and no remote code runs.
-    Raises BadInput.
+    words: str  # in errors
+    auto: str  # the name of the class in transformers
+    configured: "Callable[[PretrainedConfig], PretrainedConfig]"
+    may_lack: Callable[[str], bool]  # whether a checkpoint may be without this weight
+    examine: Callable[[nn.Module], None]  # raises BadInput for a model that does not serve
+
+
+def read(
+    source: str, dtype: torch.dtype, attention: str, revision: str, purpose: Purpose
+) -> "PreTrainedModel":
+    """Return the model of a folder, a GGUF file or a hub name, in eval mode.
+
+    Weights come from safetensors or GGUF only, and no remote code runs. Every weight must be there, but for those that
+    the purpose may lack: they are drawn from torch's global generator. Raises BadInput.
     """
     if not Path(source).exists():
         with hub_or_offline("model", source):
-            return _loaded(source, dtype, attention, revision)
+            return _loaded(source, dtype, attention, revision, purpose)
     holds = (Path(source) / "config.json").is_file() and any(Path(source).glob("*.safetensors"))
     allowed = "one that holds config.json and *.safetensors weights, or one GGUF file"
     check(holds or gguf_file(source) is not None, "model directory", source, allowed)
-    return _loaded(source, dtype, attention, revision)
+    return _loaded(source, dtype, attention, revision, purpose)
+
+
+def outline(
+    source: str, dtype: torch.dtype, attention: str, revision: str, purpose: Purpose
+) -> "PreTrainedModel":
+    """Return the same model as `read` on device "meta": nothing but its configuration is read."""
+    from transformers import AutoConfig
+
+    given = arguments(source, revision)
+    try:
+        with nullcontext() if Path(source).exists() else hub_or_offline("model", source):
+            config = AutoConfig.from_pretrained(**given)
+        with quiet(), torch.device("meta"):
+            return built(config, dtype, attention, purpose)
+    except Exception as error:
+        how = f"does not load as {purpose.words}"
+        raise refusal(f"model {source!r}", source, error, how) from error
+
+
+def config_of(source: str) -> "PretrainedConfig | None":
+    """Return the configuration of a folder, a GGUF file or a hub name, or None where it cannot be read."""
+    from transformers import AutoConfig
+
+    try:
+        with nullcontext() if Path(source).exists() else hub_or_offline("model", source):
+            return AutoConfig.from_pretrained(**arguments(source))
+    except Exception:  # transformers raises a dozen kinds
+        return None
 
 
 def arguments(source: str, revision: str = "") -> dict[str, Any]:
@@ -64,49 +105,65 @@ def gguf_file(source: str) -> Path | None:
     return files[0] if files else None
 
 
-def built(config: "PretrainedConfig", dtype: torch.dtype, attention: str) -> "PreTrainedModel":
+def built(
+    config: "PretrainedConfig", dtype: torch.dtype, attention: str, purpose: Purpose
+) -> "PreTrainedModel":
     """Return a model of random weights in eval mode, drawn in float32 from torch's global generator, then cast."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(
-        copy.deepcopy(config), attn_implementation=attention
-    )
-    for (
-        p
-    ) in model.parameters():  # not model.to(dtype): rotary frequencies, a buffer, stay in float32
+    auto, config = getattr(transformers, purpose.auto), purpose.configured(copy.deepcopy(config))
+    model: PreTrainedModel = auto.from_config(config, attn_implementation=attention)
+    for p in model.parameters():  # not model.to(dtype): rotary angles, a buffer, stay in float32
         p.data = p.data.to(dtype)
     return model.eval()
 
 
-def _loaded(source: str, dtype: torch.dtype, attention: str, revision: str) -> "PreTrainedModel":
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _loaded(
+    source: str, dtype: torch.dtype, attention: str, revision: str, purpose: Purpose
+) -> "PreTrainedModel":
+    import transformers
 
     given = arguments(source, revision)
     weights = {} if "gguf_file" in given else {"use_safetensors": True}
     try:
-        config = AutoConfig.from_pretrained(**given)
+        config = transformers.AutoConfig.from_pretrained(**given)
         with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = getattr(transformers, purpose.auto).from_pretrained(
                 **given,
                 **weights,
-                config=copy.deepcopy(config),
+                config=purpose.configured(copy.deepcopy(config)),
                 dtype=dtype,
                 attn_implementation=attention,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # judged below, as missing weights are
             )
     except Exception as error:  # transformers, safetensors, gguf: a dozen kinds for a foreign model
-        raise refusal(f"model {source!r}", source, error, "does not load as a causal LM") from error
-    missing = ", ".join(sorted(info["missing_keys"])[:3])
+        how = f"does not load as {purpose.words}"
+        raise refusal(f"model {source!r}", source, error, how) from error
+    _require_whole(source, info, purpose)
+    if "gguf_file" in given:
+        model = _unquantised(model, config, dtype, attention, purpose)
+    return model.eval()
+
+
+def _require_whole(source: str, info: Mapping[str, Any], purpose: Purpose) -> None:
+    """Raise BadInput where weights are missing, or of another shape, that the purpose may not lack."""
+    others = {name for name, *_ in info["mismatched_keys"]}
+    lacking = sorted(n for n in {*info["missing_keys"], *others} if not purpose.may_lack(n))
+    missing = ", ".join(lacking[:3])
     check(not missing, f"model {source!r}", f"without weights for {missing}", "complete")
-    return (_unquantised(model, config, dtype, attention) if "gguf_file" in given else model).eval()
 
 
 def _unquantised(
-    model: "PreTrainedModel", config: "PretrainedConfig", dtype: torch.dtype, attention: str
+    model: "PreTrainedModel",
+    config: "PretrainedConfig",
+    dtype: torch.dtype,
+    attention: str,
+    purpose: Purpose,
 ) -> "PreTrainedModel":
     """A plain model with the weights of one from GGUF, which transformers would not save."""
     with torch.random.fork_rng(devices=[]):
-        plain = built(config, dtype, attention)
+        plain = built(config, dtype, attention, purpose)
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config
     return plain

@@ -8,6 +8,7 @@ from typing import Any
 from deca_lab import pictures
 from deca_lab.files import write_whole
 from deca_lab.lab.fit import FOREIGN
+from deca_lab.lab.glance import name_of
 from deca_lab.lab.history import History
 from deca_lab.lab.objects import on_problem
 from deca_lab.mixing.doctor import describe
@@ -73,15 +74,24 @@ def headline(history: History) -> str:
             f"model on the data of all of them {_went(s, 'test_loss')}."
         )
     model = _plain(c.model) if "model" in given(c) else repr(c.model)
+    score = next(iter(s["scores"]), None)
+    measure = "perplexity" if score is None else name_of(score)
+    went = _went(s, "test_perplexity") if score is None else _rose(history, score)
     return (
-        f"{who} fine-tuned {s['parameters']:,} parameters of {model} with {how}: the perplexity of their mean "
-        f"model on text that none of them trained on {_went(s, 'test_perplexity')}."
+        f"{who} fine-tuned {s['parameters']:,} parameters of {model} with {how}: the {measure} of their mean "
+        f"model on text that none of them trained on {went}."
     )
 
 
 def _went(summary: dict[str, Any], name: str) -> str:
     start, end = summary[f"{name}_start"], summary[f"{name}_end"]
     way = "fell" if end < start else "did not fall"
+    return f"{way}, {pictures.number(start)} to {pictures.number(end)}"
+
+
+def _rose(history: History, score: str) -> str:
+    start, end = history.metrics[score].iloc[[0, -1]]
+    way = "rose" if end > start else "did not rise"
     return f"{way}, {pictures.number(start)} to {pictures.number(end)}"
 
 
@@ -129,6 +139,8 @@ def facts(history: History) -> list[tuple[str, str]]:
 
 def _text_facts(history: History) -> list[tuple[str, str]]:
     s, last = history.summary, history.metrics.iloc[-1]
+    if s["scores"]:
+        return _scored_facts(s)
     floor = (
         []
         if s["entropy_floor"] is None
@@ -142,11 +154,19 @@ def _text_facts(history: History) -> list[tuple[str, str]]:
             pictures.number(float(last["client_test_perplexity"])),
         ),
         *floor,
-        *(
-            (f"{name.replace('_', ' ')} of the mean model", pictures.number(value))
-            for name, value in s["scores"].items()
-        ),
     ]
+
+
+def _scored_facts(s: dict[str, Any]) -> list[tuple[str, str]]:
+    facts = [
+        (f"test {name_of(score)} of the mean model", pictures.number(value))
+        for score, value in s["scores"].items()
+    ]
+    if s.get("majority") is not None:
+        usual = "accuracy of always naming the commonest label"
+        facts.append((usual, pictures.number(s["majority"])))
+    loss = f"{pictures.nats(s['test_loss_start'])} to {pictures.nats(s['test_loss_end'])}"
+    return [*facts, ("test loss of the mean model, start to end", loss)]
 
 
 def _problem_facts(history: History) -> list[tuple[str, str]]:

@@ -1,11 +1,12 @@
 """How non-IID a split is: label and token divergences of the shards, and how far the clients' gradients disagree."""
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from deca_lab.algorithm.stacking import Params, consensus_distance, flatten
 from deca_lab.errors import check
 from deca_lab.text.shards import Shards
 
@@ -47,8 +48,36 @@ class Heterogeneity(NamedTuple):
         return f"gradients spread by zeta^2 = {self.zeta2:.3g}, {self.zeta2_share:.2g} times the mean's square"
 
 
-def measure(shards: Shards, gradients: Params | None = None) -> Heterogeneity:
-    """Measure training shards; with stacked `gradients` {name: (N, ...)} at the start, zeta^2 too."""
+class Spread(NamedTuple):
+    """Some clients' gradients: how many they are, their mean g (D,), and the sum of their squared distances to it."""
+
+    clients: int
+    mean: Tensor
+    squares: float
+
+    @property
+    def zeta2(self) -> float:
+        """zeta^2 = (1/N) sum_i ||g_i - gbar||^2."""
+        return self.squares / self.clients
+
+    @property
+    def share(self) -> float:
+        """zeta^2 / ||gbar||^2; infinite where the mean gradient vanishes and the clients' do not."""
+        square = float(self.mean.double().square().sum())
+        return self.zeta2 / square if square > 0 else (float("inf") if self.zeta2 > 0 else 0.0)
+
+    def over(self, total: Callable[[Tensor], Tensor]) -> "Spread":
+        """Return the spread of the clients of all processes, by the `total` of a tensor over them."""
+        own = self.mean.new_tensor([self.clients, 0.0], dtype=torch.float64)
+        clients = round(float(total(own.clone())[0]))
+        mean = total(self.mean * (self.clients / clients))
+        moved = float((self.mean - mean).double().square().sum())
+        own[1] = self.squares + self.clients * moved
+        return Spread(clients, mean, float(total(own)[1]))
+
+
+def measure(shards: Shards, gradients: Spread | None = None) -> Heterogeneity:
+    """Measure training shards; with the spread of the clients' `gradients` at the start, zeta^2 too."""
     tokens = np.stack(
         [torch.bincount(s, minlength=shards.vocabulary).cpu().numpy() for s in shards.train]
     )
@@ -59,8 +88,8 @@ def measure(shards: Shards, gradients: Params | None = None) -> Heterogeneity:
         label_js_share=share_of_most(label_js, shards.label_counts.shape),
         token_js=token_js,
         token_js_share=share_of_most(token_js, tokens.shape),
-        zeta2=None if gradients is None else gradient_dissimilarity(gradients),
-        zeta2_share=None if gradients is None else relative_dissimilarity(gradients),
+        zeta2=gradients and gradients.zeta2,
+        zeta2_share=gradients and gradients.share,
     )
 
 
@@ -97,13 +126,16 @@ def share_of_most(divergence: float, shape: tuple[int, ...]) -> float:
     return float(divergence / most) if most > 0 else 0.0
 
 
-def gradient_dissimilarity(gradients: Params) -> float:
-    """zeta^2 = (1/N) sum_i ||g_i - gbar||^2 of stacked gradients {name: (N, ...)}."""
-    return consensus_distance(flatten(gradients, list(gradients)))
-
-
-def relative_dissimilarity(gradients: Params) -> float:
-    """zeta^2 / ||gbar||^2; infinite where the mean gradient vanishes and the clients' do not."""
-    square = float(flatten(gradients, list(gradients)).mean(0).double().square().sum())
-    spread = gradient_dissimilarity(gradients)
-    return spread / square if square > 0 else (float("inf") if spread > 0 else 0.0)
+def spread(parts: Iterable[Tensor]) -> Spread:
+    """Return the spread of gradients (n, D) that come a few clients at a time (Chan, Golub and LeVeque 1983)."""
+    count, mean, squares = 0, torch.zeros(0), 0.0
+    for rows in parts:
+        wide = rows.float() if rows.element_size() < 4 else rows
+        middle = wide.mean(0)
+        squares += float((wide - middle).square().sum(dtype=torch.float64))
+        apart = middle - mean if count else middle
+        both = count + len(rows)
+        squares += float(apart.double().square().sum()) * count * len(rows) / both
+        mean = mean + apart * (len(rows) / both) if count else middle
+        count = both
+    return Spread(count, mean, squares)

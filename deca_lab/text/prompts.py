@@ -190,8 +190,8 @@ def spread(labels: Tensor, limit: int) -> np.ndarray:
     return np.sort(chosen)
 
 
-def batch(clients: Sequence[Examples], batch_size: int, seed: int, step: int) -> CountedTokens:
-    """Random examples of each client's own, with replacement: tokens (N, B, T+1) and counted (N, B, T).
+def batch(clients: Sequence[Examples], batch_size: int, seed: int, step: int) -> Examples:
+    """Random examples of each client's own, with replacement, stacked: tokens (N, B, T+1) and so on.
 
     A pure function of (seed, step), so that a run can resume. The clients' examples must be equally wide (`widen`).
     """
@@ -203,6 +203,5 @@ def batch(clients: Sequence[Examples], batch_size: int, seed: int, step: int) ->
     check(len(widths) == 1, "widths of the examples", sorted(widths), "equal for all clients")
     draws = np.random.default_rng([seed, step]).random((len(clients), batch_size))
     rows = torch.from_numpy((draws * sizes[:, None]).astype(np.int64)).to(clients[0].tokens.device)
-    drawn = [(own.tokens[at], own.counted[at]) for own, at in zip(clients, rows, strict=True)]
-    tokens, counted = map(torch.stack, zip(*drawn, strict=True))
-    return tokens, counted
+    taken = [take(own, at) for own, at in zip(clients, rows, strict=True)]
+    return Examples(*map(torch.stack, zip(*taken, strict=True)))

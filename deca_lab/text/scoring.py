@@ -46,6 +46,15 @@ def classify(
     return _mapped(read, params, examples.tokens, examples.answer_at)
 
 
+def classify_by_head(logits: Callable[..., Tensor], params: Params, examples: Examples) -> Tensor:
+    """Return every client's label (N, n) of each example of `headed.labelled`: the largest logit's."""
+
+    def read(mine: Params, tokens: Tensor, mask: Tensor) -> Tensor:
+        return logits(mine, tokens, mask).argmax(-1)
+
+    return _mapped(read, params, examples.tokens, examples.counted)
+
+
 def accuracy(predictions: Tensor, truth: Tensor) -> Tensor:
     """Share (N,) of predictions (N, n) that are the truth (n,)."""
     return (predictions == truth).double().mean(1)

@@ -244,10 +244,19 @@ class Shards(NamedTuple):
     notes: tuple[str, ...]  # of the corpus and the split
 
 
-def build(corpus: Corpus, parts: Split, which: "PreTrainedTokenizerBase", context: int) -> Shards:
-    """Tokenize a corpus that was split; streams may be shorter than a window (see `require_windows`)."""
+def build(
+    corpus: Corpus,
+    parts: Split,
+    which: "PreTrainedTokenizerBase",
+    context: int,
+    whole: bool = False,
+) -> Shards:
+    """Tokenize a corpus that was split; streams may be shorter than a window (see `require_windows`).
+
+    Texts that are read `whole`, by a head, need no end token.
+    """
     check(context >= 1, "context", context, "at least 1 token")
-    rows, end = tokenize(corpus.texts, which), end_of_text(which)
+    rows, end = tokenize(corpus.texts, which), None if whole else end_of_text(which)
     train, validation = (
         tuple(stream([rows[i] for i in part], end) for part in each)
         for each in (parts.train, parts.validation)

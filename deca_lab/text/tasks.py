@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deca_lab.algorithm.gradients import Loss
+from deca_lab.algorithm.gradients import Batch, Loss
 from deca_lab.algorithm.stacking import Params
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.models.causal_lm import logits_of
-from deca_lab.text import shards
+from deca_lab.models.classifier import class_logits, pad_of
+from deca_lab.text import headed, shards
 from deca_lab.text.corpora import Corpus
 from deca_lab.text.prompts import (
     ANSWER_CUE,
@@ -28,7 +29,7 @@ from deca_lab.text.prompts import (
     verbaliser,
     widen,
 )
-from deca_lab.text.scoring import accuracy, classify, exact_match, macro_f1
+from deca_lab.text.scoring import accuracy, classify, classify_by_head, exact_match, macro_f1
 from deca_lab.text.shards import Split
 
 if TYPE_CHECKING:
@@ -85,20 +86,22 @@ class TaskRequest(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One task on one split: what a run trains on and measures. Pairs are (tokens, counted).
+    """One task on one split: what a run trains on and measures.
 
+    Batches are as the loss takes them: (tokens, counted), or (tokens, mask, labels) for a head.
     `score` reads the common test set and `validation_score` all clients' validation examples in one pool, both for any
     number of stacked models; a task without scores returns {}.
     """
 
     loss: Loss
-    batches: Callable[[int], CountedTokens]  # inner step -> (N, B, ...)
-    test: CountedTokens  # (n, ...) of the common test set
-    own: CountedTokens  # (N, n, ...) of each client's validation data, n the same for all, at most OWN
-    train: CountedTokens  # (N, n, ...) of each client's training data, at most TRAIN
+    batches: Callable[[int], Batch]  # inner step -> (N, B, ...)
+    test: Batch  # (n, ...) of the common test set
+    own: Batch  # (N, n, ...) of each client's validation data, n the same for all, at most OWN
+    train: Batch  # (N, n, ...) of each client's training data, at most TRAIN
     score: Scores
     validation_score: Scores
     notes: tuple[str, ...] = ()  # what was left out or dropped, in plain words
+    majority: float | None = None  # accuracy of always naming the test set's commonest label
 
 
 def lm(request: TaskRequest) -> Task:
@@ -146,13 +149,46 @@ def classify_task(request: TaskRequest) -> Task:
     require_tested(sets.test.labels, tuple(words))
 
     def score(params: Params, examples: Examples) -> dict[str, Tensor]:
-        predicted = classify(logits, params, examples, tuple(words.values()))
-        return {
-            "accuracy": accuracy(predicted, examples.labels),
-            "macro_f1": macro_f1(predicted, examples.labels),
-        }
+        return _hits(classify(logits, params, examples, tuple(words.values())), examples)
 
-    return _task(request, sets, score)
+    task = _task(request, sets, score, masked_loss(request.model), _pair)
+    return task._replace(majority=_majority(sets.test))
+
+
+def headed_task(request: TaskRequest) -> Task:
+    """Classification by a head of the model's own: the text alone; accuracy and macro F1."""
+    require_labels(request.corpus)
+    pad = pad_of(request.tokenizer, request.model)
+
+    def make(rows: np.ndarray) -> Examples:
+        return headed.labelled(request.corpus, rows, request.tokenizer, request.context, pad)
+
+    fill = partial(headed.filled, pad=pad)
+    sets = _sets(request, make)
+    sets = sets._replace(
+        train=list(map(fill, sets.train)),
+        validation=list(map(fill, sets.validation)),
+        test=fill(sets.test),
+    )
+    require_tested(sets.test.labels, request.corpus.label_names)
+    logits = class_logits(request.model)
+
+    def score(params: Params, examples: Examples) -> dict[str, Tensor]:
+        return _hits(classify_by_head(logits, params, examples), examples)
+
+    task = _task(request, sets, score, headed.head_loss(request.model), headed.triple)
+    return task._replace(majority=_majority(sets.test))
+
+
+def _hits(predicted: Tensor, examples: Examples) -> dict[str, Tensor]:
+    return {
+        "accuracy": accuracy(predicted, examples.labels),
+        "macro_f1": macro_f1(predicted, examples.labels),
+    }
+
+
+def _majority(test: Examples) -> float:
+    return int(test.labels.bincount().max()) / len(test.labels)
 
 
 def require_tested(labels: Tensor, names: Sequence[str]) -> None:
@@ -168,7 +204,11 @@ def generate_task(request: TaskRequest) -> Task:
     """Generation: after the prompt and "answer:" the answer and the end token count; exact match."""
     corpus, which, logits = request.corpus, request.tokenizer, logits_of(request.model)
     sets = _sets(request, lambda rows: generation(corpus, rows, which, request.context))
-    return _task(request, sets, lambda p, shown: {"exact_match": exact_match(logits, p, shown)})
+
+    def score(params: Params, examples: Examples) -> dict[str, Tensor]:
+        return {"exact_match": exact_match(logits, params, examples)}
+
+    return _task(request, sets, score, masked_loss(request.model), _pair)
 
 
 class TaskKind(NamedTuple):
@@ -180,12 +220,16 @@ class TaskKind(NamedTuple):
     about: str
     build: Callable[[TaskRequest], Task]
     scores: dict[str, bool]
+    headed: Callable[[TaskRequest], Task] | None = None  # the same by a head that trains
 
 
 TASKS: dict[str, TaskKind] = {
     "lm": TaskKind("predict every next token; measured by perplexity", lm, {}),
     "classify": TaskKind(
-        "name the label of a text", classify_task, {"accuracy": True, "macro_f1": True}
+        "name the label of a text",
+        classify_task,
+        {"accuracy": True, "macro_f1": True},
+        headed_task,
     ),
     "generate": TaskKind(
         "write the answer to an instruction", generate_task, {"exact_match": True}
@@ -205,19 +249,23 @@ def build(
     device: torch.device,
     test_limit: int,
     words: Mapping[str, str] | None = None,
+    head: bool = False,
 ) -> Task:
     """Return the task of a name in TASKS on a split corpus; raise BadInput where they do not fit one another.
 
     `test_limit` is the largest number of test examples (windows for "lm"), and of those pooled for validation. `words`
-    is for "classify": a word a label (see `verbaliser`).
+    is for "classify": a word a label (see `verbaliser`). With `head` the model is a classifier.
     """
     row = pick(TASKS, task, "task")
-    allowed = "left out: only the task 'classify' has a verbaliser"
-    check(words is None or row.build is classify_task, "words", words, allowed)
+    made = row.headed if head else row.build
+    check(made is not None, "task", task, "classify, with a head that trains")
+    assert made is not None
+    allowed = "left out: only the task 'classify' has a verbaliser, and no head that trains"
+    check(words is None or made is classify_task, "words", words, allowed)
     for name, count in (("batch_size", batch_size), ("test_limit", test_limit)):
         check(count >= 1, name, count, "at least 1")
     rest = (context, batch_size, seed, device, test_limit, words)
-    return row.build(TaskRequest(corpus, split, tokenizer, model, *rest))
+    return made(TaskRequest(corpus, split, tokenizer, model, *rest))
 
 
 class _Sets(NamedTuple):
@@ -303,24 +351,31 @@ def _without(examples: Examples, prompts: set[bytes]) -> Examples:
 
 
 def _task(
-    request: TaskRequest, sets: _Sets, score: Callable[[Params, Examples], dict[str, Tensor]]
+    request: TaskRequest,
+    sets: _Sets,
+    score: Callable[[Params, Examples], dict[str, Tensor]],
+    loss: Loss,
+    shown: Callable[[Examples], Batch],  # what the loss takes of examples
 ) -> Task:
     pool = Examples(*map(torch.cat, zip(*sets.validation, strict=True)))
     pool = take(pool, spread(pool.labels, request.test_limit))
     return Task(
-        loss=masked_loss(request.model),
-        batches=lambda step: batch(sets.train, request.batch_size, request.seed, step),
-        test=(sets.test.tokens, sets.test.counted),
-        own=_probe(sets.validation, OWN),
-        train=_probe(sets.train, TRAIN),
+        loss=loss,
+        batches=lambda step: shown(batch(sets.train, request.batch_size, request.seed, step)),
+        test=shown(sets.test),
+        own=shown(_probe(sets.validation, OWN)),
+        train=shown(_probe(sets.train, TRAIN)),
         score=lambda params: score(params, sets.test),
         validation_score=lambda params: score(params, pool),
         notes=sets.notes,
     )
 
 
-def _probe(parts: Sequence[Examples], most: int) -> CountedTokens:
+def _pair(examples: Examples) -> CountedTokens:
+    return examples.tokens, examples.counted
+
+
+def _probe(parts: Sequence[Examples], most: int) -> Examples:
     count = min(most, *(len(examples.tokens) for examples in parts))
     chosen = [take(examples, spread(examples.labels, count)) for examples in parts]
-    tokens, counted, *_ = map(torch.stack, zip(*chosen, strict=True))
-    return tokens, counted
+    return Examples(*map(torch.stack, zip(*chosen, strict=True)))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,28 @@ def tokenizer(name: str = "bytes", revision: str = "") -> "PreTrainedTokenizerBa
         return _auto(here, "")
     with hub_or_offline("model", name):
         return _auto(name, revision)
+
+
+OWN_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+
+
+def tokenizer_for(
+    name: str, source: str, revision: str = ""
+) -> tuple["PreTrainedTokenizerBase", tuple[str, ...]]:
+    """Return the tokenizer of a config and notes: of "auto" that of the model in `source`, of the same `revision`.
+
+    `source` is a directory, a GGUF file or a hub name, or "" for a model that comes from none of them. Bytes stand in
+    where there is none of its own.
+    """
+    if name != "auto":
+        return tokenizer(name, revision if name == source else ""), ()
+    folder = Path(source).expanduser()
+    own = bool(source)
+    if folder.is_dir():
+        own = any((folder / f).is_file() for f in OWN_FILES) or gguf_file(str(folder)) is not None
+    which = tokenizer(source, revision) if own else tokenizer("bytes")
+    kind = f"the model's own, {len(which)} tokens" if own else "bytes, for the model has none"
+    return which, (f"tokenizer: {kind}",) if source else ()
 
 
 def _auto(name: str, revision: str) -> "PreTrainedTokenizerBase":
@@ -69,16 +92,18 @@ def tokenize(texts: Sequence[str], which: "PreTrainedTokenizerBase") -> list[np.
 
 
 def end_of_text(which: "PreTrainedTokenizerBase") -> int:
-    """The id of the end token that closes a row; BadInput where the tokenizer has none."""
-    if which.eos_token_id is None:
+    """The id of the end token that closes a row, or of what stands for it in BERT's; else BadInput."""
+    end = which.eos_token_id
+    end = getattr(which, "sep_token_id", None) if end is None else end
+    if end is None:
         whose = f"tokenizer {which.name_or_path!r}"
         raise BadInput(f"{whose} has no end-of-text token (eos_token): give one that has")
-    return int(which.eos_token_id)
+    return int(end)
 
 
-def stream(rows: Sequence[np.ndarray], eos_id: int) -> Tensor:
-    """Join rows of token ids, each closed by `eos_id`, to one stream (tokens,) int64."""
-    end = np.array([eos_id], dtype=np.int64)
+def stream(rows: Sequence[np.ndarray], eos_id: int | None) -> Tensor:
+    """Join rows of token ids, each closed by `eos_id` if there is one, to one stream (tokens,) int64."""
+    end = np.array([] if eos_id is None else [eos_id], dtype=np.int64)
     return torch.from_numpy(
         np.concatenate([np.zeros(0, np.int64), *(part for row in rows for part in (row, end))])
     )

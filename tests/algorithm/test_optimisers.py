@@ -118,6 +118,20 @@ def test_mixed_second_moments(signal, mixing):
 
 
 @pytest.mark.parametrize("mixing", [W, SKEW], ids=["ring", "skew"])
+@pytest.mark.parametrize("floor", [0.0, 0.01])
+def test_predictable_second_moments(floor, mixing):
+    x, m, v = problem()[2], np.zeros((N, D)), np.zeros((N, D))
+    for t in range(STEPS):
+        g = gradients(x)
+        if t:  # the first gradient is only measured
+            v_hat = v / (1 - 0.99**t)
+            m = 0.9 * m + 0.1 * g / (np.sqrt(v_hat + floor * v_hat.mean(1)[:, None]) + 1e-8)
+        v = mixed(mixing, 0.99 * v + 0.01 * g**2)
+        x = mixed(mixing, x - LR * m)
+    agree(ours(opt.predictable_adam(ADAM, floor), mixing), x)
+
+
+@pytest.mark.parametrize("mixing", [W, SKEW], ids=["ring", "skew"])
 def test_gradient_tracking_and_its_invariant(mixing):
     x = problem()[2]
     y = g = gradients(x)
@@ -219,6 +233,11 @@ def test_mixed_second_moments_go_to_the_minimum_where_deca_stops_short(signal):
     whole = where_it_ends(opt.mixed_adam(decays, fed), 0.01, 6000)
     assert abs(short - 1 / 3) > 0.1
     assert whole == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_predictable_second_moments_go_to_the_minimum():
+    end = where_it_ends(opt.predictable_adam(Adam(0.9, 0.99, 1e-8)), 0.01, 3000)
+    assert end == pytest.approx(1 / 3, abs=1e-3)
 
 
 @pytest.mark.parametrize("late", [True, False])

@@ -15,7 +15,8 @@ from deca_lab.errors import BadInput
 @pytest.mark.parametrize("alpha", [0.5, 0.31, 0.2, 0.05])
 def test_both_ends_are_exact_for_any_step(alpha):
     stuck, tracked = ac.adam_counterexample([alpha]), ac.repaired([alpha])
-    assert (stuck.finite, stuck.verdict, tracked.verdict) == (True, "holds", "holds")
+    assert (stuck.finite, stuck.verdict, tracked.holds()) == (True, "holds", True)
+    assert (tracked.verdict == "holds") == (alpha <= ac.MONOTONE)
     assert stuck.lhs[0] == pytest.approx(0.5, abs=1e-9)
 
 
@@ -60,6 +61,8 @@ def test_the_problem_is_the_papers():
 
 def test_broken_clients_of_one_size_and_a_shared_second_moment():
     assert ac.broken().verdict == "fails at alpha 1"
+    assert ac.repaired((0.395,)).verdict == "holds"
+    assert ac.repaired((0.4,)).verdict == "hypothesis broken: alpha is above 0.395"
     assert ac.slope(
         ac.end(ac.two_clients(scales=(1.0, 1.0)), optimisers.local_amsgrad(ac.STILL), 0.2),
         scales=(1.0, 1.0),

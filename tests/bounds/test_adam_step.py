@@ -111,7 +111,9 @@ def test_edge_sizes(shape):
 
 def test_zeros():
     assert adam_step(np.zeros((3, 1, 2))).holds()
-    assert adam_step(np.zeros((3, 1, 2)), Adam(eps=0.0)).verdict == "not finite"
+    assert adam_step(np.zeros((3, 1, 2)), Adam(eps=0.0)).verdict.startswith(
+        "hypothesis broken: eps = 0"
+    )
 
 
 @pytest.mark.parametrize(("a1", "a2"), DECAYS[:4])

@@ -44,16 +44,12 @@ def line(lengths, exponent, floor=0.0, seeds=4, noise=0.0, seed=0):
 
 
 @cases("seed", range(10))
-def test_random_lines_give_their_slope_and_the_verdict_that_follows(seed):
+def test_random_lines_give_their_slope(seed):
     exponent = np.random.default_rng([seed, 1]).uniform(-1.2, 0.5)
     found = fit(line([10, 50, 200, 3000], exponent, seed=seed))
     assert found.slope == pytest.approx(exponent, abs=1e-12)
     assert found.last == pytest.approx(exponent, abs=1e-12)
     assert found.low - 1e-12 <= found.slope <= found.high + 1e-12
-    bound = ra.bound_of({"rounds": found})
-    assert bound.finite
-    assert bound.holds() == (exponent < -0.5)
-    assert bound.verdict == ("holds" if exponent < -0.5 else "fails at knob 1")
 
 
 def test_the_interval_is_students_and_covers_as_often_as_it_says():
@@ -86,27 +82,98 @@ def test_the_floor_and_where_the_line_ends():
     assert (without.floor_low <= 0 <= without.floor_high, without.ends) == (True, math.inf)
 
 
+# the law, against laws that are known
+
+
+def planted(power, floor=0.0, noise=0.03, seed=0, start=400.0, left=2.0):
+    """Points of (start / c away + left c) length^-power + floor, far away and from the solution, of six seeds."""
+    rng, lengths = np.random.default_rng([seed, 8]), np.array([128.0, 512, 2048])
+
+    def of(away, c):
+        values = (start / c * away + left * c) * lengths**-power + floor
+        values = values[:, None] * np.exp(noise * rng.standard_normal((3, 6)))
+        return Points(lengths, Squares(values, values, values), c)
+
+    return ra.together(of(1.0, 3.0), of(0.0, 3.0))
+
+
+def test_the_laws_terms_are_found_where_there_is_no_chance():
+    found = ra.law(planted(0.5, floor=0.7, noise=0.0))
+    assert (found.start, found.noise, found.floor) == pytest.approx((400.0, 2.0, 0.7))
+    assert found.power < 0.45  # a floor looks like a flatter exponent: that is why both are asked
+    exact = ra.law(planted(0.8, noise=0.0))
+    assert exact.power == pytest.approx(0.8, abs=1e-4)
+    assert exact.level == pytest.approx(6.0 * 2048**-0.8)
+
+
+@cases(("power", "floor", "stands"), [
+    (0.5, 0.0, True), (0.6, 0.0, True), (1.0, 0.0, True),
+    (0.4, 0.0, False), (1 / 3, 0.0, False), (0.0, 0.0, False), (0.5, 0.2, False), (0.5, 1.3, False),
+])  # fmt: skip
+def test_a_wrong_exponent_and_a_floor_are_refused(power, floor, stands):
+    laws = [ra.law(planted(power, floor, seed=seed)) for seed in range(30)]
+    held = np.mean([ra.bound_of({"rounds": one}).holds() for one in laws])
+    if power < 0.45 or floor > 1:  # either entry alone finds these
+        assert not any(ra.bound_of({"rounds": one}).within()[:2].any() for one in laws)
+    assert held > 0.85 if stands else held == 0.0  # two ends of intervals of 95 %
+
+
+def test_a_sweep_that_cannot_tell_is_no_evidence():
+    bound = ra.bound_of({"rounds": ra.law(planted(0.5, noise=1.5))})
+    assert bound.lhs[2] > 0.15
+    assert not bound.holds()
+
+
+def test_one_slope_had_no_power_where_the_start_is_all_that_is_seen():
+    """The reason for the law: with a floor of 1 a start far away still gives a slope near -1/2."""
+    far = planted(0.5, floor=1.0, noise=0.0, start=40000.0)
+    alone = Points(far.lengths[:3], Squares(*(side[:3] for side in far.squares)))
+    assert fit(alone, "full").slope == pytest.approx(-0.5, abs=0.01)
+    assert not ra.bound_of({"rounds": ra.law(far)}).holds()
+
+
 # the claim
+
+
+@pytest.mark.slow
+def test_a_method_that_stalls_does_not_hold_and_its_repair_does():
+    """zeta = 8: DECA ends at a median; from far away alone its slope is near -1/2 and told nothing."""
+    short = RateSetting(blocks=2, inner_steps=8)
+    cases_ = ra.pair(4, 8.0)
+    found = ra.law(ra.together(*(sweep(case, "rounds", (4, 16, 64), short) for case in cases_)))
+    assert found.power_high < 0.4
+    assert found.floor_low > 0.5
+    assert ra.bound_of({"rounds": found}).verdict == "fails at entry 1"
+    assert fit(sweep(cases_[0], "rounds", (4, 16, 64), short), "full").slope < -0.4
+    once = RateSetting(blocks=1, inner_steps=1, c=1.0)
+    repaired = ra.rates(cases_, {"rounds": (64, 256, 1024)}, once, ra.amsgrad)
+    assert repaired.verdict == "holds"
+
+
+@pytest.mark.slow
+def test_what_noise_leaves_falls_like_one_over_n():
+    times, bound = ra.speed_up()
+    assert bound.holds()
+    assert times.max() / times.min() < 1.25
+    assert not bound._replace(rhs=-0.5).holds()
 
 
 @pytest.mark.slow
 def test_the_examples_hold_and_the_broken_one_does_not():
     found = ra.examples()
     assert {name: bound.verdict for name, bound in found.items()} == dict.fromkeys(found, "holds")
-    assert found["DECA, one Hessian"].lhs.shape == (3,)
-    assert (
-        found["DECA, one Hessian"].lhs > -0.62
-    ).all()  # pinned slack: the exponents are near -1/2, not far below
+    assert found["DECA, one Hessian"].lhs.shape == (6,)
+    assert (found["DECA, one Hessian"].lhs[::3] > -0.62).all()  # pinned slack: near -1/2
     broken = ra.broken()
-    assert broken.verdict == "fails at knob 1"
+    assert broken.verdict == "fails at entry 1"
     assert broken.lhs[0] > -0.4
+    assert broken.lhs[1] > 0.5  # the floor
 
 
 def test_broken_all_coordinates_gradient_rises_with_the_number_of_blocks():
     found = sweep(quadratic(4, sigma=0.5), "blocks", (1, 8), SHORT)
     assert fit(found, "block").high < -0.5
     assert fit(found, "full").low > 0.3
-    assert ra.bound_of({"blocks": fit(found, "full")}, end="low").verdict == "fails at knob 1"
 
 
 def test_no_coordinate_goes_farther_than_its_steps():
@@ -153,9 +220,8 @@ def test_one_client_one_coordinate_one_step(make):
     assert all(side.shape == (1,) and np.isfinite(side).all() for side in found)
     assert found.full == found.block == found.late
     points = sweep(make(2, clients=1, d=1), "rounds", (1, 2), RateSetting(1, 1, 1))
-    assert np.isfinite(
-        ra.rates(make(2, clients=1, d=1), {"rounds": (1, 2)}, RateSetting(1, 1, 1)).lhs
-    ).all()
+    tiny = [make(2, clients=1, d=1)] * 2
+    assert np.isfinite(ra.rates(tiny, {"rounds": (1, 2)}, RateSetting(1, 1, 1)).lhs).all()
     assert points.lengths.tolist() == [1, 2]
     one = dec_lora(factorised(1, size=1, rank=1, clients=1), RateSetting(1, 1, 1))
     assert one.full.shape == (1,)
@@ -349,7 +415,8 @@ def test_zeta_and_skew_are_what_they_say():
     (lambda: fit(line([1, 4], -1), "mean"), "unknown measure 'mean'"),
     (lambda: fit(line([1, 4], -1, seeds=1)), "seeds = 1 cannot be used: it must be 2 or more"),
     (lambda: fit(line([1, 4], -1), level=1.0), "level = 1.0 cannot be used: it must be between 0 and 1"),
-    (lambda: ra.bound_of({}, "middle"), "unknown end 'middle'"),
+    (lambda: ra.law(line([4, 4], -1)), r"lengths = \[.*\] cannot be used: it must be two different or more"),
+    (lambda: ra.rates([quadratic(2)], {"blocks": (1, 2)}), "knob = 'blocks' cannot be used: it must be rounds or inner_steps"),
     (lambda: quadratic(0), "seeds = 0 cannot be used: it must be a whole number from 1 up"),
     (lambda: logistic(2, skew=1.5), "skew = 1.5 cannot be used"),
     (lambda: dec_lora(factorised(1), RateSetting()),

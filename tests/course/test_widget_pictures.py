@@ -13,6 +13,8 @@ from deca_lab import RunConfig
 from deca_lab.course.widgets import (
     block_scheduler,
     dealing,
+    majority,
+    majority_rule,
     microscope,
     moment_microscope,
     panel,
@@ -74,6 +76,11 @@ PICTURES = {
             "inner_steps": 12,
             "apart": 2.0,
         },
+    ),
+    "majority": (
+        majority.scene,
+        majority.CONTROLS,
+        {"clients": 10, "power": -1.0, "inner_steps": 4, "feedback": "printed"},
     ),
     "paths": (
         paths.scene,
@@ -153,6 +160,7 @@ def test_no_setting_breaks_a_picture(name):
     [
         lambda: shard_picture(CORPUS),
         block_scheduler,
+        majority_rule,
         moment_microscope,
         quadratic_paths,
         lambda: training_dashboard(RunConfig(**SMALL)),
@@ -177,6 +185,8 @@ def test_elsewhere_it_is_a_picture_with_words(make, monkeypatch):
         (lambda: shard_picture(CORPUS, split="shares"), "split = 'shares'"),
         (lambda: block_scheduler(model="huge"), "model = 'huge'"),
         (lambda: block_scheduler(model="tiny", fineness=5), "granularity = 5"),
+        (lambda: majority_rule(eps=0.0), "eps = 0.0"),
+        (lambda: majority_rule(clients=2), "clients = 2"),
         (lambda: moment_microscope(b1=1.5), "b1 = 1.5"),
         (lambda: moment_microscope(feedback="up"), "feedback = 'up'"),
         (lambda: quadratic_paths(method="adam"), "method = 'adam'"),
@@ -249,6 +259,21 @@ def test_what_is_fed_is_the_step_that_was_taken():
         found.direction,
         rtol=1e-9,
     )
+
+
+def test_what_the_majority_descends_lies_between_absolute_values_and_the_mean_loss():
+    made, ends, path = majority.went(10, -4.0, 1, "none")
+    x = np.linspace(-0.4, 1.4, 19)
+    absolute = np.abs(x - made.c).mean(0)
+    np.testing.assert_allclose(majority.descended(made, 1e-9, x), absolute, atol=1e-6)
+    loss = ((x - made.c) ** 2).mean(0) / 2
+    np.testing.assert_allclose(majority.descended(made, 1e6, x), loss, rtol=1e-4, atol=1e-9)
+    for eps in (1e-3, 0.1, 2.0):  # its slope, over 1 + eps, is the mean of y / (|y| + eps)
+        slope = np.diff(majority.descended(made, eps, np.array([0.3 - 1e-6, 0.3 + 1e-6])))[0] / 2e-6
+        y = 0.3 - made.c
+        assert slope / (1 + eps) == pytest.approx((y / (np.abs(y) + eps)).mean(), rel=1e-5)
+    assert ends < 1e-3 < 0.4 == pytest.approx(path[0])
+    assert abs(path[-1]) < majority.LR
 
 
 def test_decentralised_sgds_path_is_a_matrix_recursion():

@@ -52,6 +52,7 @@ CASES = {  # optimiser, graph, recipe's knobs
     "sgd, before": ("sgd", "path", {"combine_first": True}),
     "tracking": ("gradient-tracking", "ring", {"keep_moments": True, "mix_all": True}),
     "deca-mixed": ("adam-mixed", "erdos-renyi", {}),
+    "deca-predictable": ("adam-predictable", "ring", {"keep_moments": True}),
     "one peer at a time": ("adam", "random-matchings", {}),
     "a server": ("adam", "server", {}),
     "top-k": ("adam", "erdos-renyi", {"compress": "top-k"}),

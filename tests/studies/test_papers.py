@@ -11,7 +11,8 @@ from command import SMALL, deca_lab, options
 
 from deca_lab import pictures
 from deca_lab.errors import BadInput
-from deca_lab.lab.prepare import blocks_of, load_model
+from deca_lab.lab.prepare import blocks_of
+from deca_lab.lab.sources import load_model
 from deca_lab.methods import resolve
 from deca_lab.models import causal_lm
 from deca_lab.runconfig import RunConfig

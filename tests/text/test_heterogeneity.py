@@ -62,28 +62,31 @@ def test_bad_counts(counts):
         heterogeneity.total_variation(counts)
 
 
-def test_gradient_dissimilarity_is_a_loop():
-    rng = np.random.default_rng(0)
-    grads = {
-        "a": torch.from_numpy(rng.normal(size=(5, 2, 3))),
-        "b": torch.from_numpy(rng.normal(size=(5, 4))),
-    }
-    flat = [
-        np.concatenate([grads["a"][i].numpy().ravel(), grads["b"][i].numpy()]) for i in range(5)
-    ]
-    mean = sum(flat) / 5
-    zeta2 = sum(((g - mean) ** 2).sum() for g in flat) / 5
-    assert heterogeneity.gradient_dissimilarity(grads) == pytest.approx(zeta2, rel=1e-12)
-    assert heterogeneity.relative_dissimilarity(grads) == pytest.approx(
-        zeta2 / (mean**2).sum(), rel=1e-12
-    )
+@pytest.mark.parametrize("cuts", [[5], [1, 1, 1, 1, 1], [2, 3], [4, 1]])
+@pytest.mark.parametrize("ranks", [[5], [2, 3], [1, 3, 1]])
+def test_the_spread_of_gradients_is_a_loop_however_they_come(cuts, ranks):
+    """A few clients at a time, and over processes; far from zero, where sums of squares would cancel."""
+    g = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 10))) + 1e3
+    mean = g.numpy().mean(0)
+    zeta2 = sum(((row - mean) ** 2).sum() for row in g.numpy()) / 5
+    whole = heterogeneity.spread(g.split(cuts))
+    assert whole.zeta2 == pytest.approx(zeta2, rel=1e-9)
+    assert whole.share == pytest.approx(zeta2 / (mean**2).sum(), rel=1e-9)
+    parts = [heterogeneity.spread(rows.split(1)) for rows in g.split(ranks)]
+    wide = sum(part.mean * (part.clients / 5) for part in parts)
+    counts = torch.tensor([5.0, 0.0]).double()
+    squares = sum(p.squares + p.clients * float((p.mean - wide).square().sum()) for p in parts)
+    totals = iter([counts, wide, torch.tensor([5.0, squares], dtype=torch.float64)])
+    among = parts[0].over(lambda x: next(totals))
+    assert among.zeta2 == pytest.approx(zeta2, rel=1e-9)
+    np.testing.assert_allclose(among.mean.numpy(), mean, rtol=1e-12)
 
 
-def test_gradient_dissimilarity_at_the_edges():
-    opposite = {"x": torch.tensor([[1.0], [-1.0]])}
-    assert heterogeneity.gradient_dissimilarity(opposite) == 1.0
-    assert heterogeneity.relative_dissimilarity(opposite) == float("inf")
-    assert heterogeneity.relative_dissimilarity({"x": torch.zeros(2, 3)}) == 0.0
+def test_the_spread_at_the_edges():
+    opposite = heterogeneity.spread([torch.tensor([[1.0], [-1.0]])])
+    assert opposite.zeta2 == 1.0
+    assert opposite.share == float("inf")
+    assert heterogeneity.spread([torch.zeros(2, 3)]).share == 0.0
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +127,9 @@ def test_words(meter):
     )
     assert meter("dirichlet", 1e9).words().startswith("IID in effect")
     assert "zeta" not in meter("by-label").words()
-    whole = meter("by-label", gradients={"x": torch.tensor([[3.0], [1.0], [1.0], [3.0]])})
+    whole = meter(
+        "by-label", gradients=heterogeneity.spread([torch.tensor([[3.0], [1.0], [1.0], [3.0]])])
+    )
     assert (whole.zeta2, whole.zeta2_share) == (1.0, 0.25)
     assert whole.words().endswith("zeta^2 = 1, 0.25 times the mean's square")
 

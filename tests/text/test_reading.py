@@ -10,7 +10,7 @@ from cases import cases
 from deca_lab.errors import BadInput
 from deca_lab.lab import history
 from deca_lab.lab.objects import Objects, accepted
-from deca_lab.lab.prepare import read_corpus
+from deca_lab.lab.sources import read_corpus
 from deca_lab.runconfig import RunConfig
 from deca_lab.text import delimited
 from deca_lab.text.corpora import corpus_of, load

@@ -218,7 +218,7 @@ def test_both_engines_take_the_pairs(model, which, told):
         examples_.generation(told, np.arange(20 * i, 20 * i + 20), which, CONTEXT) for i in range(N)
     ]
     wide = [examples_.widen(part, 35) for part in parts]
-    pair, params = examples_.batch(wide, 2, 0, 0), clients(model, noise=0.02)
+    pair, params = examples_.batch(wide, 2, 0, 0)[:2], clients(model, noise=0.02)
     where, x = stacking.layout(params, list(params)), stacking.flatten(params, list(params))
     (l1, g1), (l2, g2) = (
         ENGINES[name](tasks.masked_loss(model))(x, where, {}, pair) for name in ("stacked", "loop")
@@ -250,7 +250,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(which, told):
     parts = [
         examples_.widen(examples_.generation(told, chosen, which, CONTEXT), 36) for chosen in rows
     ]
-    tokens, counted = examples_.batch(parts, 7, 3, 11)
+    tokens, counted, *_ = examples_.batch(parts, 7, 3, 11)
     assert tokens.shape == (N, 7, 36)
     assert counted.shape == (N, 7, 35)
     assert counted.dtype == torch.bool

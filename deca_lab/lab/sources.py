@@ -1,0 +1,191 @@
+"""The text and the model that a config means, read before anything is laid out."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from deca_lab.algorithm.gradients import map_of
+from deca_lab.errors import BadInput, check, pick
+from deca_lab.lab.objects import Objects, columns_and_rows
+from deca_lab.runconfig import OBJECT, RunConfig
+from deca_lab.text import shards, tasks
+from deca_lab.text.corpora import CORPORA, Corpus, load
+from deca_lab.text.shards import Shards, Split
+from deca_lab.text.tokens import tokenizer_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+class Texts(NamedTuple):
+    """The data of a run, before there is a model."""
+
+    corpus: Corpus
+    tokenizer: "PreTrainedTokenizerBase"
+    split: Split
+    shards: Shards
+    labels: Sequence[str]  # of a head that trains; none where no head does
+    notes: tuple[str, ...]
+
+
+def read_texts(config: RunConfig, objects: Objects) -> Texts:
+    """Return the data of a run; raise BadInput where it cannot be read or does not fit."""
+    head = has_head(config, objects.model)
+    corpus = objects.dataset or read_corpus(config)
+    which, noted = tokenizer_of(config, objects.tokenizer)
+    parts = split_of(config, corpus)
+    data = shards.build(corpus, parts, which, config.context, whole=head)
+    labels = corpus.label_names if head else ()
+    return Texts(corpus, which, parts, data, labels, (*data.notes, *noted))
+
+
+def read_corpus(config: RunConfig) -> Corpus:
+    """Return the corpus that the config's Data knobs name."""
+    asked = columns_and_rows(config)
+    if config.corpus in CORPORA:
+        asked["answer"] = None  # it brings its own
+    revision = config.hub_revision or None
+    return load(config.corpus, split=config.hub_split, revision=revision, **asked)
+
+
+def words_of(config: RunConfig) -> dict[str, str] | None:
+    """Return {label: word} of a text such as "good=G, bad=B", or None for an empty one."""
+    parts = [part.partition("=") for part in config.verbaliser.split(",") if part.strip()]
+    check(
+        all(mark and word.strip() for _, mark, word in parts),
+        "verbaliser",
+        config.verbaliser,
+        "'label=word, label=word'",
+    )
+    return {label.strip(): word.strip() for label, _, word in parts} or None
+
+
+def split_of(config: RunConfig, corpus: Corpus) -> shards.Split:
+    """Return the rows of each client and of the common test set."""
+    return shards.split(
+        corpus.labels,
+        config.clients,
+        how=config.split,
+        alpha=config.alpha,
+        test_share=config.test_share,
+        validation_share=config.validation_share,
+        shares=_share_table(config.shares),
+        seed=config.seed,
+    )
+
+
+def _share_table(text: str) -> list[list[float]] | None:
+    """Return the rows of a table such as "0.15,0.85; 0.85,0.15", or None for an empty text."""
+    try:
+        return (
+            [[float(cell) for cell in row.split(",")] for row in text.split(";")]
+            if text.strip()
+            else None
+        )
+    except ValueError:
+        raise BadInput(
+            f"shares = {text!r} cannot be used: it must be rows of numbers, '0.15,0.85; 0.85,0.15'"
+        ) from None
+
+
+def tokenizer_of(
+    config: RunConfig, given: "PreTrainedTokenizerBase | None" = None
+) -> tuple["PreTrainedTokenizerBase", tuple[str, ...]]:
+    """Return the tokenizer of the config, or the one `given`, and a note where it was chosen."""
+    from deca_lab.models.causal_lm import source_of
+
+    if given is not None:
+        return given, ()
+    by_name = not config.model.startswith(OBJECT)
+    source = source_of(config.model) if by_name else ""
+    return tokenizer_for(config.tokenizer, source, config.model_revision)
+
+
+def has_head(config: RunConfig, given: nn.Module | None = None) -> bool:
+    """Say whether a head for labels trains; raise BadInput where head, model and task do not fit."""
+    from deca_lab.models.classifier import trains_head
+
+    headed = pick(tasks.TASKS, config.task, "task").headed is not None
+    model = config.model if given is None else given
+    return trains_head(config.head, model, config.task, headed)
+
+
+def foreign(config: RunConfig) -> bool:
+    """Say whether the model comes from outside the lab: a file, a folder, the hub or an object, of any size."""
+    from deca_lab.models.causal_lm import source_of
+
+    return config.model.startswith(OBJECT) or bool(source_of(config.model))
+
+
+def model_of(
+    config: RunConfig, objects: Objects, texts: Texts, shapes_alone: bool = False
+) -> "PreTrainedModel":
+    """Return the model of a run; of `shapes_alone` none of its numbers is read or held."""
+    from deca_lab.models.classifier import pad_of
+
+    sizes = (len(texts.tokenizer), objects.model, texts.labels, pad_of(texts.tokenizer))
+    return load_model(config, *sizes, shapes_alone=shapes_alone)
+
+
+def load_model(
+    config: RunConfig,
+    vocabulary: int,
+    given: nn.Module | None = None,
+    labels: Sequence[str] = (),
+    pad: int | None = None,
+    shapes_alone: bool = False,
+) -> "PreTrainedModel":
+    """Return the model of the config, or a copy of the one `given`, with a base in 4 bits and adapters where asked for.
+
+    With `labels` it is a classifier whose head trains, of texts that the id `pad` fills up. Of `shapes_alone` it is on
+    device "meta".
+    """
+    from deca_lab.models import adapters, causal_lm, classifier, four_bit, own_model
+    from deca_lab.models.checkpointing import checkpoint_
+    from deca_lab.models.shapes import without_numbers
+
+    make = pick(
+        {"none": None, "lora": adapters.lora, "bottleneck": adapters.bottleneck},
+        config.adapter,
+        "adapter",
+    )
+    store = pick({"full": None, "nf4": four_bit.quantise_base}, config.base_weights, "base_weights")
+    check(
+        make is not None or store is None,
+        "base_weights",
+        config.base_weights,
+        "full without an adapter: all of it trains",
+    )
+    dtype, revision = pick(DTYPES, config.dtype, "dtype"), config.model_revision
+    check(given is None or not revision, "model_revision", revision, "left empty beside model=")
+    attention = pick({"eager": "eager", "sdpa": "sdpa"}, config.attention, "attention")
+    sizes: dict[str, Any] = {"dtype": dtype, "vocabulary": vocabulary, "context": config.context}
+    sizes["attention"] = attention
+    if labels:
+        sizes |= {"labels": labels, "pad": pad}
+    by_name, of_object = (
+        (classifier.load, classifier.classifier_of)
+        if labels
+        else (causal_lm.load, own_model.model_of)
+    )
+    if given is None:
+        sizes |= {"seed": config.seed, "revision": revision, "shapes_alone": shapes_alone}
+        model: Any = by_name(config.model, **sizes)
+    else:
+        model = of_object(given, over=map_of(config.engine), **sizes)
+    if shapes_alone:
+        model = without_numbers(model)
+    if config.gradient_checkpointing:
+        checkpoint_(model)
+    head = classifier.head_names(model) if labels else ()
+    base = model if store is None else store(model)
+    if make is None:
+        return base
+    if make is adapters.bottleneck:
+        return adapters.bottleneck(base, config.rank, config.seed, head=head)
+    factors = config.rank, config.lora_alpha, config.targets, config.seed, config.frozen_factor
+    return adapters.lora(base, *factors, head)

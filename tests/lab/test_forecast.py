@@ -1,0 +1,140 @@
+"""The forecast: what a run then really holds, for models that are only shapes; too little room is said with what helps."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import cases
+from command import SMALL
+from typer.testing import CliRunner
+
+from deca_lab.cli import app
+from deca_lab.errors import BadInput
+from deca_lab.lab import forecast as fc
+from deca_lab.lab import runs
+from deca_lab.lab.objects import NOTHING
+from deca_lab.lab.prepare import settled
+from deca_lab.lab.sources import read_texts
+from deca_lab.models import adapters, causal_lm, four_bit
+from deca_lab.models.shapes import without_numbers
+from deca_lab.runconfig import RunConfig
+
+CONFIG = RunConfig(
+    **{**SMALL, "clients": 4, "rounds": 1, "inner_steps": 2, "context": 32, "batch": 4}
+)
+KINDS = {
+    "deca": {},
+    "loop": {"engine": "loop"},
+    "checkpointing": {"engine": "loop", "gradient_checkpointing": True, "model": "llama-tiny"},
+    "micro-batch": {"micro_batch": 1},
+    "moments kept": {"method": "d-adam"},
+    "half": {"dtype": "bfloat16"},
+    "lora": {"method": "dec-lora"},
+    "4 bits": {"method": "dec-lora", "base_weights": "nf4"},
+    "classify": {"task": "classify", "corpus": "topics", "context": 128, "eval_windows": 64},
+    "head": {
+        "task": "classify",
+        "corpus": "topics",
+        "head": "trained",
+        "context": 64,
+        "eval_windows": 64,
+    },
+    "llama": {"model": "llama-tiny", "batch": 2},
+}
+
+
+def forecast(config):
+    whole, objects = settled(config, NOTHING)
+    return fc.forecast_of(whole, objects, read_texts(whole, objects))
+
+
+@cases("kind", KINDS)
+def test_what_is_forecast_is_what_is_then_held(kind):
+    config = replace(CONFIG, **KINDS[kind])
+    known, done = forecast(config), runs.run(config)
+    held = done.summary["memory"]["with_activations"]
+    assert known.memory - known.model == pytest.approx(held, rel=0.05)
+    assert known.sent == done.summary["bytes_sent"]
+
+
+def test_the_checkpoint_is_as_large_as_forecast(tmp_path):
+    runs.run(CONFIG, tmp_path / "run")
+    size = (tmp_path / "run" / "checkpoint.safetensors").stat().st_size
+    assert forecast(CONFIG).checkpoint == pytest.approx(size, rel=0.05)
+
+
+def test_each_saving_saves():
+    usual = forecast(replace(CONFIG, clients=8))
+    for knobs in ({"micro_batch": 1}, {"engine": "loop"}, {"clients": 4}, {"context": 16}):
+        assert forecast(replace(CONFIG, **{"clients": 8, **knobs})).memory < usual.memory
+
+
+def test_too_little_room_is_one_line_with_the_three_knobs_that_save_most():
+    whole, objects = settled(CONFIG, NOTHING)
+    texts = read_texts(whole, objects)
+    known = fc.forecast_of(whole, objects, texts)
+    fc.require_room(known, known.memory, whole, objects, texts)
+    fc.require_room(known, None, whole, objects, texts)
+    with pytest.raises(BadInput, match="this run needs") as refusal:
+        fc.require_room(known, known.memory - 1, whole, objects, texts)
+    line = str(refusal.value)
+    for knob in ("with --micro-batch 1,", "with --engine loop,", "with --dtype bfloat16,"):
+        assert knob in line
+    assert line.endswith("with --micro-batch 1 --engine loop --dtype bfloat16")
+    assert "\n" not in line
+
+
+def test_a_model_from_outside_that_does_not_fit_is_refused_before_it_is_loaded(
+    tmp_path, monkeypatch
+):
+    causal_lm.load("tiny").save_pretrained(tmp_path / "model")
+    config = replace(CONFIG, model=str(tmp_path / "model"), tokenizer="bytes")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")  # reading it would fail
+    monkeypatch.setattr(runs, "room", lambda device: 1000)
+    with pytest.raises(BadInput, match=r"this run needs .* and 1 kB are free"):
+        runs.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_says_what_it_needs_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["run", "--dry-run", "--clients", "3"])
+    assert done.exit_code == 0, done.output
+    assert "of memory at its peak" in done.output
+    assert "are sent" in done.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "make", [lambda m: m, adapters.lora, lambda m: adapters.lora(four_bit.quantise_base(m))]
+)
+def test_without_numbers_shapes_names_and_ties_stay(make):
+    model = make(causal_lm.load("tiny"))
+    twin = without_numbers(model)
+    assert all(t.is_meta for t in (*twin.parameters(), *twin.buffers()))
+    for (name, one), (other, two) in zip(
+        model.named_parameters(), twin.named_parameters(), strict=True
+    ):
+        assert (name, one.shape, one.dtype, one.requires_grad) == (
+            other,
+            two.shape,
+            two.dtype,
+            two.requires_grad,
+        )
+    assert not any(t.is_meta for t in model.parameters())
+    assert (twin.get_input_embeddings().weight is twin.get_output_embeddings().weight) == (
+        model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (1e13, "1e+04 GB")],
+)
+def test_sizes_in_words(count, words):
+    assert fc.size(count) == words
+
+
+def test_the_machine_says_what_is_free():
+    assert fc.room(torch.device("cpu")) > 10**6
+    assert fc.room(torch.device("meta")) is None
