@@ -376,6 +376,7 @@ def findings(
     import pandas as pd
 
     from deca_lab import pictures
+    from deca_lab.studies import findings_page
     from deca_lab.studies import papers as pp
 
     chosen = [name.strip() for name in only.split(",") if name.strip()] or list(pp.FINDINGS)
@@ -393,7 +394,7 @@ def findings(
     )
     parts = pp.feedback_parts(pd.read_csv(out / "runs.csv"))
     write_whole(out / "findings.png", pictures.png(pictures.draw_findings(verdicts)))
-    write_whole(out / "findings.md", pp.page(verdicts, parts, base, steps))
+    write_whole(out / "findings.md", findings_page.page(verdicts, parts, base, steps))
     for row in verdicts.itertuples():
         typer.echo(
             f"{row.verdict:<11} {row.gain:+.4f} ({row.low:+.4f} to {row.high:+.4f})  {row.says}"

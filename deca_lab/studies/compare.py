@@ -81,7 +81,7 @@ def run_arms(
     """Run named configs and return one row a run: arm, seed, lr, whether that rate was chosen, and the last measurement.
 
     On every seed each arm's rate is tuned by validation loss, as `tuning.tried` does: the grid grows
-    until its best rate is not at its edge. `seeds` 0 is as many as `seeds_for` gives. Each run has a
+    until its best rate is not at its edge. `seeds` 0 is as many as `seeds_for` gives for the first arm. Each run has a
     folder under `out`/arms, which `folder_of` names and `deca_lab.load` reads: finished ones are kept,
     a broken one is resumed. Seeds are the outer loop, so that a study broken off has whole pairs.
     `objects` are those of `runs.run` and go to every run. Raises BadInput for a number out of range,
@@ -89,7 +89,7 @@ def run_arms(
     """
     check(seeds >= 0, "seeds", seeds, "1 or more, or 0 for as many as a run's cost allows")
     tuning.check_rates(rates)
-    many = seeds or seeds_for(list(arms.values()), say, **objects)
+    many = seeds or seeds_for(next(iter(arms.values())), say, **objects)
     files.folder(out)
     rows: list[dict[str, Any]] = []
     for i in range(many):
@@ -116,11 +116,11 @@ def _tuned(
 SHORT = ((1e13, 10), (1e16, 5))  # floating-point operations of a run -> seeds; 3 beyond
 
 
-def seeds_for(configs: Sequence[RunConfig], say: Say, **objects: Any) -> int:  # noqa: ANN401
-    """Return how many seeds the dearest of the runs allows: 10 where it is short, 5, or 3; and say it."""
-    cost = max(_flops(config, objects) for config in configs)
+def seeds_for(config: RunConfig, say: Say, **objects: Any) -> int:  # noqa: ANN401
+    """Return how many seeds the cost of a run allows: 10 where it is short, 5, or 3; and say it."""
+    cost = _flops(config, objects)
     many = next((seeds for most, seeds in SHORT if cost <= most), 3)
-    say(f"{many} seeds, for a run takes up to {cost:.1e} floating-point operations (--seeds)")
+    say(f"{many} seeds, for a run takes {cost:.1e} floating-point operations (--seeds)")
     return many
 
 

@@ -205,8 +205,8 @@ def test_seeds_by_cost(monkeypatch):
     said = []
     for flops, many in ((1e12, 10), (2e13, 5), (1e17, 3)):
         monkeypatch.setattr(compare, "_flops", lambda config, objects, f=flops: f)
-        assert compare.seeds_for([BASE], said.append) == many
-    assert said[0] == "10 seeds, for a run takes up to 1.0e+12 floating-point operations (--seeds)"
+        assert compare.seeds_for(BASE, said.append) == many
+    assert said[0] == "10 seeds, for a run takes 1.0e+12 floating-point operations (--seeds)"
     monkeypatch.undo()
     one, two = (compare._flops(replace(BASE, rounds=rounds), {}) for rounds in (1, 2))
     assert two == 2 * one > 0

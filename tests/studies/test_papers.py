@@ -16,7 +16,7 @@ from deca_lab.lab.sources import load_model
 from deca_lab.methods import resolve
 from deca_lab.models import causal_lm
 from deca_lab.runconfig import RunConfig
-from deca_lab.studies import papers
+from deca_lab.studies import findings_page, papers
 from deca_lab.studies.papers import ARMS, FEEDBACKS, FINDINGS, config_of, examine, verdicts_on
 
 TINY = RunConfig(**{**SMALL, "inner_steps": 2})
@@ -33,6 +33,10 @@ def table(name, *gaps, score="test_loss"):
     ]
     others = [{**row, "lr": lr, "chosen": False, score: -99} for row in rows for lr in (0.1, 9.0)]
     return pd.DataFrame([*rows, *others]).assign(validation_loss=1.0)
+
+
+def page_of(verdicts, parts):
+    return findings_page.page(verdicts, parts, papers.BASE, 96)
 
 
 def verdict(name, *gaps):
@@ -115,7 +119,7 @@ def test_findings_that_share_runs_say_so():
     rows = verdicts_on(runs).set_index("finding")
     assert rows["shares"].to_dict() == {"feedback": "h", "h": "feedback", "quantised": ""}
     assert rows.loc["h", "p_holm"] == pytest.approx(3 * rows["p"].min())
-    assert "- deca: feedback, h\n" in papers.page(rows.reset_index(), papers.feedback_parts(runs))
+    assert "- deca: feedback, h\n" in page_of(rows.reset_index(), papers.feedback_parts(runs))
 
 
 def test_what_spoils_a_mean_is_said():
@@ -155,7 +159,10 @@ def test_older_runs_speak_where_there_are_no_present_ones():
     rows = verdicts_on(pd.concat([now, old.assign(protocol="older")])).set_index("finding")
     assert rows["protocol"].to_dict() == {"methods-decaf": "now", "rank": "older"}
     assert rows.loc["methods-decaf", "gain"] == pytest.approx(0.11)
-    text = papers.page(rows.reset_index(), papers.feedback_parts(now))
+    text = page_of(rows.reset_index(), papers.feedback_parts(now))
+    assert text.splitlines()[2].startswith(
+        "Written by `deca-lab findings --only methods-decaf --seeds 3 --steps 96 --context 128 --out"
+    )
     before, after = text.split("## Measured by an older protocol")
     assert "`methods-decaf`" in before
     assert "`rank`" in after
@@ -248,7 +255,7 @@ def test_an_examination_runs_the_arms_that_its_findings_need(done):
 @pytest.mark.slow
 def test_page_and_picture_say_the_same(done):
     verdicts, out = done
-    text = papers.page(verdicts, pd.read_csv(out / "feedback.csv"))
+    text = page_of(verdicts, pd.read_csv(out / "feedback.csv"))
     figure = pictures.draw_findings(verdicts)
     for row in verdicts.itertuples():
         assert f"| {row.says} (`{row.finding}`) |" in text
@@ -310,4 +317,4 @@ def test_the_committed_verdicts_follow_from_the_committed_runs():
     assert set(runs["step"].dropna()) <= {48, 96}
     page = (theory / "findings.md").read_text()
     base = replace(papers.BASE, context=64)
-    assert page == papers.page(stored, papers.feedback_parts(runs), base, 48)
+    assert page == findings_page.page(stored, papers.feedback_parts(runs), base, 48)
