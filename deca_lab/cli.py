@@ -6,7 +6,7 @@ Heavy modules are imported inside the commands, so that help answers at once.
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import Field, asdict, fields
+from dataclasses import Field, asdict, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -293,16 +293,21 @@ def _bounds_row(one: "Verdict") -> dict[str, Any]:
     return {"claim": one.claim, "verdict": one.verdict, **ends, "rests on": one.rests_on}
 
 
+SEEDS = "runs of each arm, its rate tuned on each; 0 = 10 where a run is short, else 5 or 3"
+GRID = "learning rates to begin with; two or more grow until the best is not at the edge"
+
+
 @app.command()
 @with_knobs(rounds=1, eval_every=32)
 def compare(
+    ctx: typer.Context,
     out: Annotated[
         Path, typer.Option(help="folder of the comparison; an interrupted one goes on there")
     ],
     methods: Annotated[
         str, typer.Option(help="separated by commas (deca-lab list methods)")
     ] = "deca,dec-lora,decaf,d-adam",
-    seeds: Annotated[int, typer.Option(help="runs of each method at its learning rate")] = 3,
+    seeds: Annotated[int, typer.Option(help=SEEDS)] = 0,
     budget: Annotated[
         str,
         typer.Option(help="what all methods get equally much of: rounds, steps, bytes or flops"),
@@ -310,31 +315,29 @@ def compare(
     amount: Annotated[
         float, typer.Option(help="of the budget; 0 = what --rounds of the first method cost")
     ] = 0.0,
-    rates: Annotated[
-        str, typer.Option(help="grid of learning rates")
-    ] = "0.0003,0.001,0.003,0.01,0.03",
+    rates: Annotated[str, typer.Option(help=GRID)] = "0.001,0.003,0.01",
+    margin: Annotated[
+        float, typer.Option(help="differences of the score below this do not matter; 0 = all do")
+    ] = 0.0,
     **knobs: Any,  # noqa: ANN401 - each has its own knob's type
 ) -> None:
     """Run several methods with equal budgets on the same seeds, and write a table, curves and a page."""
     from deca_lab.pictures import compare_report
     from deca_lab.studies import compare as cp
 
+    for name, better in (("lr", "left out: --rates is the grid"), ("method", "given as --methods")):
+        check(not _was_given(ctx, name), name, knobs[name], better)
     grid = tuple(dict.fromkeys(numbers(rates, "rates")))
     asked = cp.Comparison(
-        RunConfig(**knobs), cp.check_methods(methods), seeds, grid, budget, amount
+        RunConfig(**knobs), cp.check_methods(methods), seeds, grid, budget, amount, margin
     )
     table = cp.compare(asked, out, lambda line: typer.echo(line, err=True))
     score, higher = cp.score_of(asked.base.task)
     page = compare_report.write(asked, table, out, score, higher)
-    shown = [cp.summary(table, score), cp.paired(table, score, higher)]
-    edge = (
-        [f"chosen at the edge of the grid, so perhaps not best: {', '.join(cp.at_edge(table))}"]
-        if cp.at_edge(table)
-        else []
-    )
-    typer.echo(
-        "\n\n".join([*(part.to_string(index=False) for part in shown), *edge, f"page: {page}"])
-    )
+    columns = ["first", "second", "seeds", "difference", "low", "high", "p_holm", "detectable"]
+    gaps = cp.paired(table, score, higher, margin)
+    shown = [cp.summary(table, score), gaps.reindex(columns=[*columns, "verdict"])]
+    typer.echo("\n\n".join([*(part.to_string(index=False) for part in shown), f"page: {page}"]))
 
 
 def numbers(text: str, argument: str) -> list[float]:
@@ -356,28 +359,45 @@ def findings(
         str,
         typer.Option(help="findings separated by commas (deca-lab list findings); all when empty"),
     ] = "",
-    seeds: Annotated[
-        int, typer.Option(help="runs of each arm at its learning rate, at least 2")
-    ] = 5,
-    rates: Annotated[
-        str, typer.Option(help="grid of learning rates")
-    ] = "0.001,0.003,0.01,0.03,0.1",
+    seeds: Annotated[int, typer.Option(help=SEEDS)] = 0,
+    rates: Annotated[str, typer.Option(help=GRID)] = "0.001,0.002,0.004",
+    steps: Annotated[int, typer.Option(help="inner steps of each arm, a multiple of 12")] = 96,
+    context: Annotated[int, typer.Option(help="tokens of context; 0 = 128")] = 0,
+    older: Annotated[
+        Path | None,
+        typer.Option(help="runs.csv of an earlier examination, for findings not examined now"),
+    ] = None,
 ) -> None:
     """Examine the papers' findings on small models, each with an interval and a verdict, and write a page.
 
-    All of them take an hour or two on a laptop; finished runs are kept, so that it may be broken off.
+    All of them take most of a day on a laptop, the feedback's an hour or two; finished runs are kept, so that it may be
+    broken off.
     """
+    import pandas as pd
+
     from deca_lab import pictures
+    from deca_lab.studies import findings_page
     from deca_lab.studies import papers as pp
 
     chosen = [name.strip() for name in only.split(",") if name.strip()] or list(pp.FINDINGS)
     grid = tuple(dict.fromkeys(numbers(rates, "rates")))
-    verdicts = pp.examine(out, chosen, seeds, grid, say=lambda line: typer.echo(line, err=True))
+    base = replace(pp.BASE, context=context or pp.BASE.context)
+    verdicts = pp.examine(
+        out,
+        chosen,
+        seeds,
+        grid,
+        base,
+        lambda line: typer.echo(line, err=True),
+        steps=steps,
+        older=None if older is None else pp.read_runs(older),
+    )
+    parts = pp.feedback_parts(pd.read_csv(out / "runs.csv"))
     write_whole(out / "findings.png", pictures.png(pictures.draw_findings(verdicts)))
-    write_whole(out / "findings.md", pp.page(verdicts))
+    write_whole(out / "findings.md", findings_page.page(verdicts, parts, base, steps))
     for row in verdicts.itertuples():
         typer.echo(
-            f"{row.verdict:<10} {row.gain:+.4f} ({row.low:+.4f} to {row.high:+.4f})  {row.says}"
+            f"{row.verdict:<11} {row.gain:+.4f} ({row.low:+.4f} to {row.high:+.4f})  {row.says}"
         )
     typer.echo(f"page: {out / 'findings.md'}")
 
