@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deca_lab.algorithm import optimisers as op
-from deca_lab.algorithm.loop import Plan, State
+from deca_lab.algorithm.loop import Plan, State, mixes
 from deca_lab.errors import BadInput
 from deca_lab.lab.history import Record
 
@@ -51,6 +51,9 @@ def require_kept(path: Path, state: State, plan: Plan) -> None:
     half = bool(rest) and state.blocks[blocks[-1]].dtype in (torch.bfloat16, torch.float16)
     if (state.master is not None) != half:
         raise refused(path, "it holds no master copy in float32, or one where none is due")
+    mixed = any(mixes(plan, s) for s in range(state.step - rest, state.step))
+    if mixed and plan.channel.copies and not state.wire.letters:
+        raise refused(path, "it holds no replicas of what the clients last said")
     masters = [] if state.master is None else [(blocks[-1], state.master)]
     letters = [(_block(name, len(widths)), x) for name, x in state.wire.letters.items()]
     for k, x in [*masters, *letters]:
