@@ -1,14 +1,16 @@
 """Files are written whole or not at all, and only inside the folder that the user named."""
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from deca_lab.errors import BadInput
 
 LOCK, HALF = ".lock", ".half-"  # names in a run folder: the lock, and files that are being written
+SUMS = "SHA256SUMS"  # `sha256sum -c SHA256SUMS` checks a run folder too
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
@@ -92,7 +94,8 @@ def alone(path: Path) -> Iterator[None]:
         ) from None
     try:
         for left in path.glob(f".*{HALF}*"):
-            left.unlink()
+            if not left.is_dir():  # a folder of this name is nobody's half-written file
+                left.unlink()
         yield
     finally:
         lock.release()
@@ -106,3 +109,15 @@ def read_text(path: Path, what: str) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise BadInput(f"{what} {str(path)!r} cannot be read: {error}") from None
+
+
+def sums(texts: Mapping[str, str]) -> str:
+    """Return the SHA-256 of texts by the names of their files, in the form of `sha256sum`."""
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+
+
+def differing(texts: Mapping[str, str], written: str) -> list[str]:
+    """Return the names of the texts whose line in a SHA256SUMS is missing or another."""
+    lines = set(written.splitlines())
+    return [name for name in texts if not lines.issuperset(sums({name: texts[name]}).splitlines())]

@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -40,9 +40,9 @@ def bar(label: str = "inner steps") -> Iterator[Progress]:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C (SIGINT) or SIGTERM has come, so that a run can end its step and checkpoint.
+    """Yield a function that says whether Ctrl-C (SIGINT), SIGTERM or SIGHUP has come, so that a run can checkpoint and end.
 
-    A second signal stops at once, as without this.
+    A second signal stops at once, as without this. SIGHUP stays ignored where nohup said so.
     """
     came: list[int] = []
 
@@ -50,9 +50,13 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         if came:
             raise KeyboardInterrupt
         came.append(number)
-        sys.stderr.write("stopping after this inner step; once more to stop at once\n")
+        with suppress(OSError):  # the terminal that hung up cannot be written to
+            sys.stderr.write("stopping after this inner step; once more to stop at once\n")
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield lambda: bool(came)
     finally:

@@ -23,6 +23,7 @@ from deca_lab.lab.history import History, Record
 from deca_lab.lab.metrics import Measurement
 from deca_lab.lab.objects import NOTHING, Objects, named
 from deca_lab.lab.prepare import Lab, assembled, engine_of, find_device, prepare, settled
+from deca_lab.lab.restored import require_kept, require_record
 from deca_lab.lab.snapshot import Snapshot
 from deca_lab.lab.sources import foreign, read_texts
 from deca_lab.methods import Method
@@ -188,20 +189,27 @@ def _anybodys(lab: Lab, number: int) -> int:
 
 def _kept(lab: Lab, folder: Path) -> tuple[State, Record]:
     """Return state and record of the folder's checkpoint, or of the start where there is none yet."""
-    if not (folder / "checkpoint.safetensors").exists():
+    path, optimisers = folder / "checkpoint.safetensors", lab.plan.optimisers
+    if not path.exists():
         return begin(lab.plan), _blank(lab)
-    optimisers = lab.plan.optimisers
-    state, noted = checkpoint.load(
-        folder / "checkpoint.safetensors", lambda k, x: optimisers[k].init(working(x)), lab.device
-    )
+    state, noted = checkpoint.load(path, lambda k, x: optimisers[k].init(working(x)), lab.device)
     try:
-        record = Record(**noted, timings=history.read_timings(folder, state.step))
+        record = Record(**noted)
     except TypeError as error:
         raise BadInput(
             f"the checkpoint in {str(folder)!r} holds no record of a run: {error}"
         ) from None
     _require_same(lab, record, folder)
+    require_kept(path, state, lab.plan)
+    require_record(path, record, state.step, _present(lab, state.step, record.stopped))
+    record.timings = history.read_timings(folder, [row["step"] for row in record.metrics])
     return state, record
+
+
+def _present(lab: Lab, step: int, stopped: bool) -> dict[int, int]:
+    """Return how many clients are there at each inner step up to `step` that is measured, the last where a callback ended."""
+    due = [s for s in range(step + 1) if _due(s, lab.config.eval_every, lab) or s == step * stopped]
+    return {s: int(lab.failing.members(max(s - 1, 0)).sum()) for s in due}
 
 
 def read_config(folder: Path | str) -> RunConfig:
@@ -279,7 +287,7 @@ def _go(
         )
         asked = progress is not None and bool(progress(state.step, lab.plan.steps, known))
         if _anybodys(lab, int(asked)) and state.step < lab.plan.steps:
-            _stop(lab, folder, gathered_state(lab.world, state), record)
+            _stop(lab, folder, _finite(lab, state, folder), record)
     if not seen:
         return None
     done = history.gather(lab, whole, record, folder)
@@ -304,7 +312,7 @@ def _stopped_early(
 ) -> State:
     """Measure and keep the state at which a callback ended the run; return that of all clients."""
     record.stopped = state.step < lab.plan.steps
-    whole = gathered_state(lab.world, state)
+    whole = _finite(lab, state, folder)
     if lab.world.rank == 0 and record.metrics[-1]["step"] < state.step:
         _note(lab, whole, record, began)
     if folder is not None:
@@ -326,8 +334,7 @@ def _written_down(
     kept = _due(state.step, lab.config.checkpoint_every, lab) and _worth_writing(lab, state, record)
     if not (measured or kept):
         return None
-    _require_finite(lab.plan, state, _everybodys(lab, _wild(state)) > 0, "model", folder)
-    whole = gathered_state(lab.world, state)
+    whole = _finite(lab, state, folder)
     if measured and lab.world.rank == 0:
         _note(lab, whole, record, began)
     if kept and folder is not None:
@@ -405,6 +412,12 @@ def _require_finite(plan: Plan, state: State, wild: Tensor, what: str, folder: P
         f"the {what} is no longer finite for client {clients} at inner step {state.step - 1} in block {block!r}: "
         f"try a smaller --lr, or --max-grad-norm 1{kept}"
     )
+
+
+def _finite(lab: Lab, state: State, folder: Path | None) -> State:
+    """Return the state of all clients, or raise Diverged: what is not finite is never kept."""
+    _require_finite(lab.plan, state, _everybodys(lab, _wild(state)) > 0, "model", folder)
+    return gathered_state(lab.world, state)
 
 
 def _wild(state: State) -> Tensor:

@@ -116,7 +116,9 @@ def built(
     import transformers
 
     auto, config = getattr(transformers, purpose.auto), purpose.configured(copy.deepcopy(config))
-    model: PreTrainedModel = auto.from_config(config, attn_implementation=attention)
+    model: PreTrainedModel = auto.from_config(
+        config, attn_implementation=attention, trust_remote_code=False
+    )
     for p in model.parameters():  # not model.to(dtype): rotary angles, a buffer, stay in float32
         p.data = p.data.to(dtype)
     return model.eval()

@@ -128,7 +128,7 @@ def drawn(family: str) -> "PreTrainedModel":
     config = AutoConfig.for_model(family, **SHAPE, **FAMILIES[family])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     return model
 
 
