@@ -92,3 +92,16 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile") / "whole"
     runs.run(CONFIG, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def laid(whole):
+    """What CONFIG is made of, prepared once."""
+    return runs.prepare(CONFIG)
+
+
+@pytest.fixture
+def swift(laid, monkeypatch):
+    """Let every life of a run of CONFIG begin with what is prepared, where many lives are tried."""
+    monkeypatch.setattr(runs, "prepare", lambda config, world, objects: laid)
+    monkeypatch.setattr(runs, "prepared", lambda config, world, objects, say: laid)
