@@ -689,18 +689,19 @@ def students(
 
 
 @app.command()
-def book(folder: Annotated[Path, typer.Argument(help="folder of the pages")]) -> None:
-    """Write the course as HTML pages, from the outputs that the notebooks hold, and check their links."""
-    from deca_lab import course
+def book(
+    out: Annotated[Path, typer.Option(help="folder of the site; one of before is replaced")],
+    teachers: Annotated[bool, typer.Option("--teachers", help="with the solutions")] = False,
+) -> None:
+    """Write the course, theory, how-to pages and reference as one site, from the outputs that the notebooks hold."""
+    from deca_lab.course import build
 
-    pages = course.html(folder)
-    broken = course.broken_links(folder)
+    built = build(out, teachers)
+    size = f"{built.size / 1e6:.1f} MB, {len(built.warnings)} warnings"
     typer.echo(
-        "\n".join(
-            [*broken, f"{len(pages)} pages, {len(broken)} broken links: {folder / 'index.html'}"]
-        )
+        "\n".join([*built.warnings, f"{len(built.pages)} pages, {size}: {out / 'index.html'}"])
     )
-    raise typer.Exit(1 if broken else 0)
+    raise typer.Exit(1 if built.warnings else 0)
 
 
 @app.command("list")
