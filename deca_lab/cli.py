@@ -189,7 +189,7 @@ def _say_what_it_needs(config: RunConfig) -> None:
         typer.echo(f"note: {note}", err=True)
     typer.echo(known.words())
     if free is not None:
-        typer.echo(f"{size(free)} of memory are free")
+        typer.echo(f"{size(free)} are free for tensors")
     require_room(known, free, whole, objects, texts)
 
 

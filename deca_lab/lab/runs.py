@@ -130,7 +130,7 @@ def prepared(config: RunConfig, world: World, objects: Objects, say: Say) -> Lab
     if say is not silent or foreign(whole):
         known = forecast_of(whole, objects, texts, world.of(whole.clients))
         free = room(find_device(whole.device))
-        say(known.words() + ("" if free is None else f"; {size(free)} of memory are free"))
+        say(known.words() + ("" if free is None else f"; {size(free)} are free for tensors"))
         require_room(known, free, whole, objects, texts)
     say("loading the model ...")
     return assembled(whole, objects, texts, world)
