@@ -64,7 +64,8 @@ def _mine(wanted: Function | str, folder: Path) -> Function | None:
     """Return the learner's own function where there is one and it is right."""
     exercise = _exercise(wanted)
     if not isinstance(wanted, str):
-        return wanted if _right(exercise, wanted) else None
+        learned = wanted is not exercise.solution and _right(exercise, wanted)
+        return wanted if learned else None
     path = folder / f"{exercise.name}.py"
     yours = _defined(path.read_text(), exercise.name) if path.is_file() else None
     return yours if _right(exercise, yours) else None

@@ -43,6 +43,8 @@ def test_a_right_piece_is_kept_and_used_and_the_others_are_the_library_s(tmp_pat
 
 def test_a_function_stands_for_itself():
     assert mine_or_ours(mix) == (mix, "Yours: mix.")
+    ours = EXERCISES["mix"].solution  # handed over once more, when a cell is run twice
+    assert mine_or_ours(ours) == (ours, "The library's: mix.")
     assert mine_or_ours(rho) == (EXERCISES["rho"].solution, "The library's: rho.")
 
 
