@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deca_lab.algorithm import moments as mo
 from deca_lab.course.exercises.exercise import Exercise, Mistake
-from deca_lab.course.exercises.lesson_02 import KITE, metropolis, rho
+from deca_lab.course.exercises.lesson_02 import metropolis, rho
 from deca_lab.course.exercises.lesson_03 import HESSIANS, SLOPES
 from deca_lab.course.exercises.lesson_06 import FIVE, PATH, G, X
 from deca_lab.course.exercises.pieces import FOUR
@@ -70,15 +70,19 @@ def best_edge(adjacency: Array) -> tuple[int, int]:
     return min(_missing(adjacency), key=lambda edge: rho(metropolis(_with(adjacency, *edge))))
 
 
-SEVEN = nx.to_numpy_array(
-    nx.Graph([(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (1, 6)]), range(7), dtype=int
-)
+def _graph(*edges: tuple[int, int]) -> Array:
+    """Return the adjacency matrix of a graph in which one missing edge is better than all others."""
+    return np.asarray(nx.to_numpy_array(nx.Graph(edges), range(6), dtype=int))
+
+
+TAILS = _graph((0, 1), (1, 2), (2, 0), (0, 3), (3, 4), (1, 5))
+TAILED = _graph((0, 1), (1, 2), (2, 3), (3, 0), (3, 4), (4, 5))
 BEST_EDGE = Exercise(
     name="best_edge",
     kind="design",
     about="best edge",
     solution=best_edge,
-    cases={"a triangle with a tail": (KITE,), "a tree of seven": (SEVEN,)},
+    cases={"a triangle with two tails": (TAILS,), "a ring of four with a tail": (TAILED,)},
     mistakes=(
         Mistake(
             lambda a: max(_missing(a), key=lambda e: rho(metropolis(_with(a, *e)))),
