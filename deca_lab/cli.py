@@ -678,11 +678,14 @@ def lab(
 @app.command()
 def students(
     folder: Annotated[Path, typer.Argument(help="folder of the copies; nothing is overwritten")],
+    instructor: Annotated[
+        bool, typer.Option("--instructor", help="solved lessons, too; needs a checkout")
+    ] = False,
 ) -> None:
-    """Write the lessons as students get them: no outputs, no answers, cells marked for nbgrader."""
+    """Write lessons to read, assignments for nbgrader with its configuration, and for an instructor the answers."""
     from deca_lab import course
 
-    copied = course.students(folder)
+    copied = course.students(folder, instructor=instructor)
     typer.echo(
         f"{folder}: {len(copied.written)} files written, {len(copied.kept)} were there and stay as they are"
     )

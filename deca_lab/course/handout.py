@@ -1,192 +1,165 @@
-"""Copies for students that nbgrader takes: answers stripped, outputs cleared, checks as autograded cells.
+"""What a teacher hands out: lessons to read, assignments that nbgrader takes, and lessons with their answers.
 
-The cell metadata are nbgrader's, schema version 3. An exercise is a function that a cell defines and a `check...(NAME)` of
-the same notebook looks at.
+An exercise is a function that a cell leaves open and a `check(NAME)` of the same cell looks at. The cells' metadata are
+nbgrader's, schema version 3.
 """
 
 import ast
+import json
 import re
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
+from deca_lab.course.blank import Cell, blank, cleared, is_code, text, written
 from deca_lab.course.place import Copied, files, home, write_new
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
+from deca_lab.errors import BadInput
 
 STUB = "raise NotImplementedError"
 POINTS = 1
+ANSWERS = Path("tests", "course", "answers.py")  # in a checkout; an installed package has none
+CONFIG = '''"""nbgrader's configuration: `nbgrader generate_assignment NAME`, then `nbgrader autograde NAME`, in this folder."""
+
+c = get_config()  # noqa: F821
+c.CourseDirectory.course_id = "deca_lab"
+c.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}
+c.ExecutePreprocessor.timeout = 300  # seconds a cell; the first one imports torch
+c.ExecutePreprocessor.startup_timeout = 180
+c.ExecutePreprocessor.iopub_timeout = 60
+'''
+IMPORTS = """import math
+import numpy as np
+import torch
+from itertools import combinations
+from deca_lab.course.exercises import check"""
+TEST = """import sys
+for module in [name for name in sys.modules if name.split(".")[0] == "deca_lab"]:
+    del sys.modules[module]
+from deca_lab.course.exercises import check as judge
+verdict = judge({name})
+print(verdict)
+assert verdict.startswith("Right"), verdict
+### BEGIN HIDDEN TESTS
+from deca_lab.course.grading import borrowed
+assert not borrowed({name}), "the answer is the library's: " + borrowed({name})
+### END HIDDEN TESTS"""
 
 
-class Part(NamedTuple):
-    """A piece of a code cell: its source, and the exercise that it solves or checks ("" for neither)."""
+def students(folder: Path | str, place: Path | None = None, instructor: bool = False) -> Copied:
+    """Write a course folder for nbgrader; existing files stay and are named.
 
-    source: str
-    solves: str = ""
-    checks: str = ""
-
-
-def students(folder: Path | str, place: Path | None = None) -> Copied:
-    """Write student copies of the lessons into a folder, with their pictures; existing files stay and are named.
-
-    The folder can stand as nbgrader's source/ASSIGNMENT: `nbgrader generate_assignment` adds its checksums.
+    lessons/ holds the lessons to read, without outputs; source/NAME/ the exercises of a lesson as an assignment, with
+    solution regions; nbgrader_config.py the time limits. For an instructor solved/ holds the lessons with answers, which
+    only a checkout has: raises BadInput without one.
     """
-    course = files(place or home())
+    place = place or home()
+    if instructor and not (place / ANSWERS).is_file():
+        raise BadInput(
+            f"instructor = True needs {ANSWERS}, which an installed package does not have: give a checkout"
+        )
+    answers = answers_of(place)
     lessons = {
-        Path(name.name): data
-        for name, data in course.items()
+        name.name: data
+        for name, data in files(place).items()
         if name.parts[0] == "notebooks" and name.suffix != ".md"
     }
-    return write_new(
-        Path(folder),
-        {
-            name: handed_out(data, name.stem) if name.suffix == ".ipynb" else data
-            for name, data in lessons.items()
-        },
-    )
+    contents = {Path("nbgrader_config.py"): CONFIG.encode()}
+    for name, data in lessons.items():
+        contents |= _of_lesson(name, data, answers, instructor)
+    return write_new(Path(folder), contents)
 
 
-def handed_out(data: bytes, stem: str) -> bytes:
-    """Return a notebook as students get it; `stem` begins the grade ids."""
-    import nbformat
+def _of_lesson(
+    name: str, data: bytes, answers: dict[str, str], instructor: bool
+) -> dict[Path, bytes]:
+    """Return the files that one lesson, or a picture beside it, becomes."""
+    if not name.endswith(".ipynb"):
+        return {Path("lessons", name): data}
+    stem, contents = name.removesuffix(".ipynb"), {Path("lessons", name): blank(data)}
+    if exercises_of(data):
+        contents[Path("source", stem, name)] = assignment(data, stem, answers)
+        if instructor:
+            contents[Path("solved", name)] = solved(data, answers)
+    return contents
 
-    nb = nbformat.reads(data.decode(), as_version=4)
-    exercises, used = exercises_of(nb), Counter[str]()
-    nb.cells = [new for cell in nb.cells for new in _cells(cell, exercises, stem, used)]
-    text: str = nbformat.writes(nb)
-    return (text + "\n").encode()
 
-
-def exercises_of(nb: "NotebookNode") -> set[str]:
-    """Return the names of the functions that the notebook both defines and checks."""
-    trees = [tree for cell in nb.cells if cell.cell_type == "code" and (tree := _tree(cell.source))]
-    defined = {
-        node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)
+def answers_of(place: Path) -> dict[str, str]:
+    """Return the text of each answer by its function's name, the signature left off; none without a checkout."""
+    if not (place / ANSWERS).is_file():
+        return {}
+    source = (place / ANSWERS).read_text()
+    defined = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    lines = source.splitlines()
+    return {
+        node.name: "\n".join(lines[node.body[0].lineno - 1 : node.end_lineno]) for node in defined
     }
-    return defined & {
-        call[1] for tree in trees for statement in tree.body for call in _checked(statement)
-    }
 
 
-def _tree(source: str) -> ast.Module | None:
-    try:
-        return ast.parse(source)
-    except SyntaxError:  # a magic: no exercise of ours
-        return None
+def exercise_in(source: str) -> str:
+    """Return the name of the function that a code cell leaves open and checks, or nothing."""
+    match = re.search(rf"^def (\w+)\(.*?^ +{STUB}\b", source, re.M | re.S)
+    return match[1] if match and f"check({match[1]})" in source else ""
 
 
-def _checked(statement: ast.stmt) -> list[tuple[str, str]]:
-    """Return (checking function, checked name) of each check(NAME) in a statement that is no definition."""
-    if isinstance(statement, ast.FunctionDef):
-        return []
-    return [pair for node in ast.walk(statement) if (pair := _check_of(node))]
+def exercises_of(data: bytes) -> list[str]:
+    """Return the names of a notebook's exercises."""
+    cells = json.loads(data)["cells"]
+    return [name for cell in cells if is_code(cell) and (name := exercise_in(text(cell)))]
 
 
-def _check_of(node: ast.AST) -> tuple[str, str] | None:
-    """Return (checking function, checked name) of a node that is check(NAME), else None."""
-    match node:
-        case ast.Call(func=ast.Name(id=function), args=[ast.Name(id=name), *_]) if re.fullmatch(
-            r"check(_\w+)?", function
-        ):
-            return function, name
-    return None
+def solved(data: bytes, answers: dict[str, str]) -> bytes:
+    """Return a notebook with the answers in the place of what it leaves open, without outputs."""
+    nb = json.loads(data)
+    nb["cells"] = [_solved(cleared(cell), answers) for cell in nb["cells"]]
+    return written(nb)
 
 
-def _cells(
-    cell: "NotebookNode", exercises: set[str], stem: str, used: Counter[str]
-) -> "list[NotebookNode]":
-    """Return the cells that take the place of one: an exercise's stub and its check get cells of their own."""
-    if cell.cell_type != "code":
-        return [cell]
-    new = []
-    for k, part in enumerate(_parts(cell.source, exercises)):
-        made = type(cell)(
-            {
-                **cell,
-                "metadata": dict(cell.metadata),
-                "source": part.source,
-                "outputs": [],
-                "execution_count": None,
-                **({"id": f"{cell.id[:56]}-{k}"} if k and "id" in cell else {}),
-            }
-        )
-        if part.solves or part.checks:
-            made.metadata["nbgrader"] = _graded(part, stem, used)
-        if part.checks:
-            made.metadata["tags"] = [
-                *made.metadata.get("tags", []),
-                "raises-exception",
-            ]  # Run All goes on past a wrong one
-        new.append(made)
-    return new
+def _solved(cell: Cell, answers: dict[str, str]) -> Cell:
+    name = exercise_in(text(cell)) if is_code(cell) else ""
+    if not name:
+        return cell
+    return {**cell, "source": text(cell).replace(f"    {STUB}", answer(name, cell, answers), 1)}
 
 
-def _graded(part: Part, stem: str, used: Counter[str]) -> dict[str, Any]:
-    """Return nbgrader's metadata of a stub or of a check; grade ids occur once in a notebook."""
-    name = f"{stem}_{part.solves}" if part.solves else f"{stem}_{part.checks}_check"
-    used[name] += 1
-    row = {
-        "schema_version": 3,
-        "task": False,
-        "solution": bool(part.solves),
-        "grade": bool(part.checks),
-        "locked": bool(part.checks),
-        "grade_id": name + (f"_{used[name]}" if used[name] > 1 else ""),
-    }
-    return row | ({"points": POINTS} if part.checks else {})
+def answer(name: str, cell: Cell, answers: dict[str, str]) -> str:
+    """Return the body that solves an exercise: the written answer, else a call of the library's own function."""
+    if name in answers:
+        return answers[name]
+    (function,) = [n for n in ast.parse(text(cell)).body if isinstance(n, ast.FunctionDef)]
+    given = ", ".join(argument.arg for argument in function.args.args)
+    library = "from deca_lab.course.exercises import EXERCISES"
+    return f'    {library}\n    return EXERCISES["{name}"].solution({given})'
 
 
-def _parts(source: str, exercises: set[str]) -> list[Part]:
-    """Split a cell at the definitions and the checks of exercises; what lies between keeps its text."""
-    tree = _tree(source)
-    parts, lines, start = [], source.splitlines(), 0
-    for node in tree.body if tree else []:
-        first, last = _first_line(node), node.end_lineno or 0
-        made = _of(node, lines, exercises)
-        if made:
-            parts += [Part(text) for text in [_text(lines[start:first])] if text] + made
-            start = last
-    rest = _text(lines[start:])
-    return parts + ([Part(rest)] if rest or not parts else [])
+def assignment(data: bytes, stem: str, answers: dict[str, str]) -> bytes:
+    """Return the exercises of a lesson alone, each with its text, a solution region and a locked test."""
+    nb, cells = json.loads(data), [_code(f"{stem}_imports", IMPORTS, locked=True)]
+    for before, cell, after in zip(nb["cells"], nb["cells"][1:], nb["cells"][2:], strict=False):
+        if name := exercise_in(text(cell)) if is_code(cell) else "":
+            hints = [after] if text(after).startswith("<details") else []
+            cells += [before, *_graded(name, stem, cell, answers), *hints]
+    head = {"cell_type": "markdown", "id": "head", "metadata": {}, "source": f"# Exercises: {stem}"}
+    return written({**nb, "cells": [head, *cells]})
 
 
-def _of(node: ast.stmt, lines: list[str], exercises: set[str]) -> list[Part]:
-    """Return the cells that a top-level statement becomes; none where it is of no exercise."""
-    if isinstance(node, ast.FunctionDef):
-        return [Part(stub(node, lines), solves=node.name)] if node.name in exercises else []
-    return [
-        Part(
-            f'verdict = {call}({name})\nprint(verdict)\nassert str(verdict).startswith("Right"), "not yet right"',
-            checks=name,
-        )
-        for call, name in _checked(node)
-        if name in exercises
-    ]
+def _graded(name: str, stem: str, cell: Cell, answers: dict[str, str]) -> list[Cell]:
+    """Return the cell to fill in, with its answer in a region that students do not get, and the test of it."""
+    opened = text(cell).split(f"    {STUB}")[0].rstrip()
+    region = f"    ### BEGIN SOLUTION\n{answer(name, cell, answers)}\n    ### END SOLUTION"
+    fill = _code(f"{stem}_{name}", f"{opened}\n{region}", solution=True)
+    test = _code(f"{stem}_{name}_test", TEST.format(name=name), grade=True, locked=True)
+    return [fill, test]
 
 
-def _first_line(node: ast.stmt) -> int:
-    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(d.lineno for d in decorators)]) - 1
-
-
-def _text(lines: list[str]) -> str:
-    return "\n".join(lines).strip("\n")
-
-
-def stub(node: ast.FunctionDef, lines: list[str]) -> str:
-    """Return a function as its signature and docstring over `raise NotImplementedError`, unless it is that already."""
-    start, end = _first_line(node), node.end_lineno
-    documented = ast.get_docstring(node) is not None
-    answer = node.body[1:] if documented else node.body
-    if [ast.unparse(s).removesuffix("()") for s in answer] == [STUB]:
-        return _text(lines[start:end])
-    if documented:
-        kept = lines[start : node.body[0].end_lineno]
-    else:
-        first = node.body[0]
-        before = lines[first.lineno - 1].encode()[: first.col_offset].decode()
-        kept = [*lines[start : first.lineno - 1], *([before.rstrip()] if before.strip() else [])]
-        while kept[-1].lstrip().startswith("#"):
-            kept = kept[:-1]
-    return _text([*kept, f"    {STUB}"])
+def _code(
+    name: str, source: str, solution: bool = False, grade: bool = False, locked: bool = False
+) -> Cell:
+    """Return a code cell with nbgrader's marks."""
+    marks: dict[str, Any] = {"schema_version": 3, "task": False, "grade_id": name}
+    marks |= {"solution": solution, "grade": grade, "locked": locked}
+    metadata: dict[str, Any] = {"nbgrader": marks | ({"points": POINTS} if grade else {})}
+    if grade:
+        metadata["tags"] = ["raises-exception"]  # Run All goes on past a wrong one
+    return {
+        "cell_type": "code", "id": name[-64:], "metadata": metadata, "source": source,
+        "outputs": [], "execution_count": None,
+    }  # fmt: skip

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from deca_lab.course.blank import blank
 from deca_lab.errors import BadInput
 
 PACKAGE = Path(__file__).parents[1]
@@ -51,8 +52,15 @@ def files(place: Path) -> dict[Path, bytes]:
 
 
 def copy_to(folder: Path | str) -> Copied:
-    """Copy the course into a folder of the user's; a file that exists already stays, and is named in `kept`."""
-    return write_new(Path(folder), files(home()))
+    """Copy the course into a folder of the user's, its notebooks without outputs and with reveals folded.
+
+    A file that exists already stays, and is named in `kept`.
+    """
+    course = files(home())
+    return write_new(
+        Path(folder),
+        {name: blank(data) if name.suffix == ".ipynb" else data for name, data in course.items()},
+    )
 
 
 def write_new(folder: Path, contents: dict[Path, bytes]) -> Copied:

@@ -11,16 +11,14 @@ from pathlib import Path
 from types import FrameType
 
 from deca_lab.course.kernel import checkout_first
-from deca_lab.course.place import FIRST, Copied, copy_to, home, installed
+from deca_lab.course.place import FIRST, Copied, copy_to
 from deca_lab.errors import BadInput, check
 
 COPY = "deca_lab_course"
 
 
 def folder_of(folder: Path | None) -> Copied:
-    """Return the course to open: in a checkout the course itself, else a copy (./deca_lab_course when not named)."""
-    if folder is None and not installed():
-        return Copied(home(), [], [])
+    """Return a copy of the course to open, without outputs: ./deca_lab_course when not named."""
     return copy_to(folder or Path(COPY))
 
 

@@ -22,7 +22,6 @@ from deca_lab.models.four_bit import stored_bytes
 from deca_lab.network.processes import ALONE, World
 from deca_lab.runconfig import RunConfig
 
-
 SLACK = 1.5  # memory of a process for each byte of its tensors on a CPU: what the allocator keeps, and big pages
 
 

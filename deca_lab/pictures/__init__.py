@@ -19,6 +19,7 @@ from deca_lab.pictures.of_consensus import consensus, draw_consensus
 from deca_lab.pictures.of_findings import draw_findings
 from deca_lab.pictures.of_heterogeneity import draw_heterogeneity, heterogeneity
 from deca_lab.pictures.of_ledger import draw_ledger, ledger, sent_by, served
+from deca_lab.pictures.of_lines import draw_lines
 from deca_lab.pictures.of_losses import draw_losses, losses
 from deca_lab.pictures.of_rates import draw_rates
 from deca_lab.pictures.of_sweep import draw_sweep
@@ -36,6 +37,7 @@ __all__ = [
     "draw_findings",
     "draw_heterogeneity",
     "draw_ledger",
+    "draw_lines",
     "draw_losses",
     "draw_rates",
     "draw_sweep",

@@ -1,11 +1,14 @@
 """The exercises' checks: solutions pass, each usual mistake is recognised, and no answer makes a check fall over."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 from cases import cases
 
 from deca_lab.course import exercises as ex
+from deca_lab.course.exercises import harder, pieces
 from deca_lab.course.exercises import lesson_06 as l6
 from deca_lab.course.exercises.exercise import Exercise, Mistake, gap, verdict
 from deca_lab.course.exercises.lesson_00 import DIRECTED
@@ -361,7 +364,10 @@ def test_every_lesson_has_its_exercises():
         for name in ex.LESSONS
     ]
     assert counts == [1] + [2] * 11
-    assert sum(counts) == len(ex.EXERCISES), "two exercises have one name"
+    more = len(pieces.EXERCISES) + len(harder.EXERCISES)
+    assert sum(counts) + more == len(ex.EXERCISES), "two exercises have one name"
+    kinds = Counter(exercise.kind for exercise in ex.EXERCISES.values())
+    assert kinds == {"write": 28, "derive": 7, "debug": 3, "design": 3}
 
 
 # ---- the solutions against formulas and against one another

@@ -225,6 +225,15 @@ def test_many_labels_and_rows_are_gathered():
     assert names[-1] == "5 others"
 
 
+def test_small_labels_are_gathered_after_the_dealing_so_that_a_figure_of_it_agrees():
+    labels = tuple(np.repeat(np.arange(12), 20 + 10 * np.arange(12)).tolist())
+    parts = split(np.array(labels), 5, how="dirichlet", alpha=10**-0.5, seed=3).train
+    counts = dealing.dealt(labels, "dirichlet", -0.5, 5, 3).counts
+    assert counts.shape == (5, 8)
+    assert counts.sum(1).tolist() == [len(part) for part in parts]
+    assert counts[:, 0].tolist() == [sum(labels[row] == 11 for row in part) for part in parts]
+
+
 def test_the_schedule_and_its_costs_by_hand():
     found = scheduler.costs("tiny", "layers", 1, "sequence", 2, 4, 4, "float32")
     widths = [where.width for where in found.plan.layouts]

@@ -1,4 +1,4 @@
-"""The pages of reference that are made from the code: public names, knobs, the names that knobs take, and the exercises' solutions."""
+"""Reference pages that are made from the code: public names, knobs and the names that they take, the exercises' solutions."""
 
 import inspect
 import subprocess

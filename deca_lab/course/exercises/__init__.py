@@ -14,21 +14,21 @@ LESSONS = tuple(
 )
 EXERCISES: dict[str, Exercise] = {
     made.name: made
-    for lesson in LESSONS
+    for lesson in (*LESSONS, "pieces", "harder")
     for made in import_module(f"{__name__}.{lesson}").EXERCISES
 }
 
-__all__ = ["EXERCISES", "LESSONS", "Exercise", "Mistake", "check", "hint"]
+__all__ = ["EXERCISES", "LESSONS", "Exercise", "Mistake", "check", "hint", "named"]
 
 
 def check(yours: Callable[..., Any]) -> str:
     """Return a verdict in words that begins with "Right" or "Not yet"; raise BadInput where no exercise has that name."""
-    return verdict(_named(yours), yours)
+    return verdict(named(yours), yours)
 
 
 def hint(yours: Callable[..., Any], number: int = 1) -> str:
     """Return a hint: the first says least. Raise BadInput for a name or number that there is not."""
-    hints = _named(yours).hints
+    hints = named(yours).hints
     require(
         number in range(1, len(hints) + 1),
         "number",
@@ -38,7 +38,8 @@ def hint(yours: Callable[..., Any], number: int = 1) -> str:
     return f"Hint {number} of {len(hints)}: {hints[number - 1]}"
 
 
-def _named(yours: Callable[..., Any]) -> Exercise:
+def named(yours: Callable[..., Any]) -> Exercise:
+    """Return the exercise that has a function's name; raise BadInput where there is none."""
     name = getattr(yours, "__name__", None)
     if not (callable(yours) and isinstance(name, str)):
         raise BadInput(

@@ -25,7 +25,10 @@ class Mistake(NamedTuple):
 
 
 class Exercise(NamedTuple):
-    """A function to write: `about` names what it computes, `cases` maps words to arguments, `hints` reveal more and more."""
+    """A function to write: `about` names what it computes, `cases` maps words to arguments, `hints` reveal more and more.
+
+    `kind` is what is asked for: to write a formula down, to derive one, to debug given code, to design an experiment.
+    """
 
     name: str
     about: str
@@ -33,6 +36,7 @@ class Exercise(NamedTuple):
     cases: Mapping[str, Arguments]
     mistakes: tuple[Mistake, ...]
     hints: tuple[str, ...]
+    kind: str = "write"
 
 
 class Gap(NamedTuple):
@@ -66,7 +70,7 @@ def _verdict(exercise: Exercise, answers: Sequence[Any]) -> str:
     for (where, arguments), answer in zip(exercise.cases.items(), answers, strict=True):
         difference = _read(answer, exercise.solution(*deepcopy(arguments)))
         if difference.size:
-            known = "" if difference.size == inf else _known(exercise, answers)
+            known = _known(exercise, answers)
             return f"Not yet, on {where}: {known or difference.words}"
     cases = (
         " and on ".join(exercise.cases)
@@ -114,7 +118,7 @@ def _changed(exercise: Exercise, given: Arguments, arguments: Arguments) -> str:
     return " and ".join(
         n
         for n, new, old in zip(names, given, arguments, strict=False)
-        if gap(new, old, exact=True).size
+        if not callable(old) and gap(new, old, exact=True).size
     )
 
 
@@ -138,7 +142,11 @@ def gap(got: object, wanted: object, at: str = "", exact: bool = False) -> Gap:
         return Gap(inf, f"{here} is {_thing(got, array)}; it must be {_kind(wanted)}.")
     if array.shape != asked.shape:
         return Gap(inf, f"{here} has shape {array.shape}; it must be {_kind(wanted)}.")
-    if not (exact or np.isfinite(array).all()):
+    finite, due = np.isfinite(array), np.isfinite(asked)
+    if not exact and not (finite.all() and due.all()):
+        if (finite == due).all():  # beside a usual mistake that gives no numbers either
+            array, asked = np.where(finite, array, 0), np.where(finite, asked, 0)
+            return _gap_of_numbers(array, asked, here, exact)
         return Gap(
             inf,
             f"some entries of {here} are not finite numbers."

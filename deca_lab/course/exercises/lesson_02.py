@@ -56,6 +56,11 @@ METROPOLIS = Exercise(
     cases={"a triangle with a tail": (KITE,), "a star of four clients": (STAR,)},
     mistakes=(
         Mistake(
+            lambda a: np.eye(len(a)),
+            "nobody shares anything. An array made with zeros_like(adjacency) holds whole numbers, as the "
+            "adjacency matrix does, and cuts 1/3 down to 0. Make it of floats.",
+        ),
+        Mistake(
             lambda a: _off(metropolis(a)),
             "the diagonal is missing: what a row leaves of one, a client keeps for itself.",
         ),

@@ -70,6 +70,14 @@ ADAM_DIRECTION = Exercise(
             "you divided by 1 - a; after t gradients it is 1 - a^t.",
         ),
         Mistake(
+            lambda m, v, t, a1, a2, eps: _ratio(m, v, (1 - a1) ** t, (1 - a2) ** t, eps),
+            "(1 - a)**t is the power of a difference; the correction is 1 - a**t.",
+        ),
+        Mistake(
+            lambda m, v, t, a1, a2, eps: _ratio(v, m, 1 - a2**t, 1 - a1**t, eps),
+            "m and v are exchanged: the root is taken of v, which holds squares.",
+        ),
+        Mistake(
             lambda m, v, t, a1, a2, eps: _ratio(m, v, 1 - a2**t, 1 - a1**t, eps),
             "a1 and a2 are exchanged: a1 belongs to m, a2 to v.",
         ),
@@ -141,6 +149,10 @@ FEED_BACK = Exercise(
         Mistake(
             lambda m, v, h, b1, b2: (b1 * m + (1 - b1) * h, b2 * v + ((1 - b2) * h) ** 2),
             "you squared the weight too: it is (1 - b2) h * h.",
+        ),
+        Mistake(
+            lambda m, v, h, b1, b2: feed_back(m, v, h, b1, b2)[::-1],
+            "m and v are exchanged in the return: m comes first.",
         ),
         Mistake(
             lambda m, v, h, b1, b2: (m, v), "nothing was fed: these are the moments as they were."

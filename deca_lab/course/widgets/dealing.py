@@ -63,26 +63,37 @@ def shard_picture(
 
 
 def _few(corpus: Corpus) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return labels of at most MANY rows, the largest labels first, and their names."""
+    """Return labels of at most MANY rows, and the names of those that are drawn, the largest first."""
     rows = np.random.default_rng(0x5A).permutation(len(corpus.labels))[:MANY]
     labels = np.asarray(corpus.labels)[np.sort(rows)]
-    kinds, counts = np.unique(labels, return_counts=True)
-    order = kinds[np.argsort(-counts, kind="stable")]
-    place = {int(kind): min(k, LABELS - 1) for k, kind in enumerate(order)}
+    order = _largest_first(labels)
     names = [str(corpus.label_names[kind]) for kind in order[:LABELS]]
     if len(order) > LABELS:
         names[-1] = f"{len(order) - LABELS + 1} others"
-    return tuple(place[int(label)] for label in labels), tuple(names)
+    return tuple(map(int, labels)), tuple(names)
+
+
+def _largest_first(labels: np.ndarray) -> np.ndarray:
+    kinds, counts = np.unique(labels, return_counts=True)
+    return np.asarray(kinds[np.argsort(-counts, kind="stable")])
 
 
 @lru_cache(256)
 def dealt(labels: tuple[int, ...], how: str, power: float, clients: int, seed: int) -> Dealt:
-    """Return what `shards.split` gives to each client, and the divergences of `heterogeneity`."""
+    """Return what `shards.split` gives to each client, and the divergences of `heterogeneity`.
+
+    The rows are dealt, and compared, by their own labels; only for the picture are small labels gathered into one.
+    """
     rows = np.array(labels)
     parts = shards.split(rows, clients, how=how, alpha=10**power, seed=seed).train
     counts = np.stack([np.bincount(rows[part], minlength=rows.max() + 1) for part in parts])
+    order = _largest_first(rows)
+    drawn = np.c_[counts[:, order[: LABELS - 1]], counts[:, order[LABELS - 1 :]].sum(1)]
+    present = counts[:, order]
     return Dealt(
-        counts, share_of_most(jensen_shannon(counts), counts.shape), total_variation(counts)
+        drawn if len(order) > LABELS else present,
+        share_of_most(jensen_shannon(present), present.shape),
+        total_variation(present),
     )
 
 
