@@ -1,4 +1,4 @@
-"""Every family of causal LMs that the README names trains, stacked as one after another; those that do not are one line."""
+"""Every family of causal LMs that the docs name trains, stacked as one after another; those that do not are one line."""
 
 import re
 from pathlib import Path
@@ -35,8 +35,8 @@ def test_the_table_has_a_row_for_each():
     assert "no such model" in no
 
 
-def test_the_readme_names_them():
-    page = Path(__file__).parents[2].joinpath("README.md").read_text()
+def test_the_docs_name_them():
+    page = Path(__file__).parents[2].joinpath("deca_lab/course/docs/models.md").read_text()
     named = re.search(r"(?s)Families that train: (.*?)\.", page)
     assert set(named[1].replace("\n", " ").split(", ")) == set(families.FAMILIES)
 

@@ -22,8 +22,10 @@ REFERENCE = {
 LESSON = re.compile(r"notebooks/\d")
 HOW_TO = (  # in the sidebar's order
     *("bring_data", "bring_a_model", "bring_an_optimiser", "bring_a_topology", "bring_a_metric"),
-    *("read_a_report", "several_machines", "reproduce_a_finding", "write_a_bound"),
+    *("bring_objects", "read_a_report", "several_machines", "reproduce_a_finding", "write_a_bound"),
+    "extend",
 )
+MEASURED = ("measured", "faults", "speed", "models", "house")
 
 
 def write_sources(folder: Path, place: Path, teachers: bool) -> None:
@@ -67,6 +69,7 @@ def _contents(pages: Mapping[Path, str | bytes], place: Path) -> str:
     parts = {
         "Lessons": ["notebooks/README", *(name for name in names if LESSON.match(name))],
         "How to": [f"howto/{name}" for name in HOW_TO] + [n for n in names if "/bring_your" in n],
+        "Measured": [f"howto/{name}" for name in MEASURED],
         "Theory": ["theory/README", *theory, "theory/findings", "theory/attack"],
         "Reference": [*REFERENCE, "notebooks/glossary"],
         "For teachers": ["teachers/class", "teachers/solutions"],
