@@ -313,6 +313,8 @@ def test_a_rate_at_the_edge_of_the_grid_is_said():
         }
     )
     assert compare.at_edge(table) == ["b"]
+    wider = table.assign(seed=1, lr=table["lr"] - 1)  # another seed's grid goes further down
+    assert compare.at_edge(pd.concat([table, wider])) == ["b"]
     assert compare.at_edge(table[table["lr"] == 3]) == []  # a single rate has no edge
 
 
