@@ -97,9 +97,11 @@ def arguments(source: str, revision: str = "") -> dict[str, Any]:
 def gguf_file(source: str) -> Path | None:
     """Return the GGUF file that a path means: itself, or the only one of a folder without safetensors."""
     path = Path(source)
-    if source.endswith(".gguf") and path.is_file():
+    if source.endswith(".gguf") and os.path.isfile(path):
         return path
-    files = [] if not path.is_dir() or any(path.glob("*.safetensors")) else [*path.glob("*.gguf")]
+    files = (
+        [] if not os.path.isdir(path) or any(path.glob("*.safetensors")) else [*path.glob("*.gguf")]
+    )
     names = [file.name for file in files]
     check(len(files) < 2, "model directory", source, f"one of its files {', '.join(sorted(names))}")
     return files[0] if files else None

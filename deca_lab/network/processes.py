@@ -21,7 +21,7 @@ from deca_lab.algorithm.channel import Carrier, Rows, Site, Wire, gossip, silenc
 from deca_lab.algorithm.loop import Plan, State, working
 from deca_lab.algorithm.optimisers import OptState, leaves, numbers, tensors, with_leaves
 from deca_lab.algorithm.stacking import Layout
-from deca_lab.errors import PeerLost, check
+from deca_lab.errors import BadInput, PeerLost, check, out_of_memory
 from deca_lab.mixing.topology import Topology
 
 WAIT = timedelta(
@@ -72,12 +72,13 @@ def joined() -> Iterator[World]:
 
     Gloo on CPUs, NCCL where there are GPUs. Peers meet at torchrun's MASTER_ADDR.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not dist.is_available():
+    if _number("WORLD_SIZE", 1, 1) == 1 or not dist.is_available():
         yield World()
         return
+    _require_torchrun()
     gpus = torch.cuda.device_count()
     if gpus:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+        torch.cuda.set_device(_number("LOCAL_RANK", 0, 0) % gpus)
     dist.init_process_group("nccl" if gpus else "gloo", timeout=WAIT)
     world = World(dist.get_rank(), dist.get_world_size())
     yield world
@@ -86,13 +87,38 @@ def joined() -> Iterator[World]:
     dist.destroy_process_group()
 
 
+def _require_torchrun() -> None:
+    """Raise BadInput unless the environment says which process this is, and where the others are met."""
+    missing = [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(n)]
+    set_by = "set beside WORLD_SIZE; torchrun sets them all"
+    check(not missing, ", ".join(missing), "", set_by)
+    size, rank, port = (
+        _number("WORLD_SIZE", 1, 1),
+        _number("RANK", 0, 0),
+        _number("MASTER_PORT", 0, 1),
+    )
+    check(rank < size, "RANK", rank, f"from 0 to {size - 1}, below WORLD_SIZE")
+    check(port < 2**16, "MASTER_PORT", port, "from 1 to 65535")
+
+
+def _number(name: str, usual: int, least: int) -> int:
+    """Return the whole number in a variable of the environment, or raise BadInput."""
+    text = os.environ.get(name, str(usual))
+    good = text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least
+    if not good:
+        raise BadInput(
+            f"{name} = {text!r} cannot be used: it must be a whole number from {least} up"
+        )
+    return int(text)
+
+
 @contextmanager
 def answering(world: World) -> Iterator[None]:
     """Raise PeerLost where another rank is gone in the middle of an exchange."""
     try:
         yield
     except RuntimeError as error:
-        if world.size == 1 or isinstance(error, PeerLost):
+        if world.size == 1 or isinstance(error, PeerLost) or out_of_memory(error):
             raise
         raise PeerLost(
             f"rank {world.rank} of {world.size}: another rank is gone, or the network is "
