@@ -55,22 +55,29 @@ def folder(path: Path) -> Path:
     return path
 
 
-def new_folder(path: Path) -> Path:
-    """Create the folder, or accept one whose run was killed before it began; raise BadInput if it holds anything."""
-    occupant = next(
-        (file for file in folder(path).iterdir() if file.name != LOCK and HALF not in file.name),
-        None,
-    )
-    if occupant is not None:
-        another = (
-            "holds another run"
-            if (path / "config.json").exists()
-            else f"is not empty ({occupant.name} is there)"
-        )
-        raise BadInput(
-            f"out = {str(path)!r} {another}: name a new folder, or continue a run with --resume {path}"
-        )
+def new_folder(path: Path, run: bool = True) -> Path:
+    """Create the folder, or accept one whose run was killed before it began; raise BadInput if it holds anything.
+
+    `run` says whether it is for a run, which could be continued instead.
+    """
+    require_new(folder(path), run)
     return path
+
+
+def require_new(path: Path, run: bool = True) -> None:
+    """Raise BadInput if a folder holds anything; nothing is created."""
+    try:
+        files = list(path.iterdir()) if path.exists() else []
+    except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
+        why = getattr(error, "strerror", None) or error
+        raise BadInput(f"out = {str(path)!r} cannot be used as a folder: {why}") from None
+    occupant = next((f for f in files if f.name != LOCK and HALF not in f.name), None)
+    if occupant is None:
+        return
+    begun = run and (path / "config.json").exists()
+    why = "holds another run" if begun else f"is not empty ({occupant.name} is there)"
+    instead = f", or continue that run with --resume {path}" if begun else ""
+    raise BadInput(f"out = {str(path)!r} {why}: name a new folder{instead}")
 
 
 @contextmanager

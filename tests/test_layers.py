@@ -21,7 +21,7 @@ LAYERS = [
     *("errors", "files", "runconfig", "registry", "methods", "recipes"),
     *("mixing", "algorithm", "network", "models", "text", "lab"),
     *("bounds", "studies", "pictures", "bench", "course", "tools"),
-    *("names", "cli", "__main__"),
+    *("cli", "__main__"),
 ]
 HEAVY = {
     *("transformers", "datasets", "matplotlib", "peft", "papermill", "pandas"),

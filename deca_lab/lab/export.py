@@ -14,7 +14,7 @@ from deca_lab.algorithm.blocks import ORDERS, Block, visits
 from deca_lab.algorithm.loop import State
 from deca_lab.algorithm.stacking import Layout, Params
 from deca_lab.errors import BadInput, check, pick
-from deca_lab.files import new_folder
+from deca_lab.files import new_folder, require_new
 from deca_lab.lab import checkpoint
 from deca_lab.lab.metrics import mean_model
 from deca_lab.lab.objects import Objects, accepted, named, on_problem, with_objects
@@ -53,6 +53,7 @@ def export_model(
     does not suit the run.
     """
     write = pick(FORMS, form, "form")
+    require_new(Path(out), run=False)
     config, given = _with_objects(read_config(folder), objects)
     which, _ = tokenizer_of(config, given.tokenizer)
     path = Path(folder) / "checkpoint.safetensors"
@@ -66,7 +67,7 @@ def export_model(
         if client == "mean"
         else stacking.client(stacked, _index(client, config.clients))
     )
-    target = new_folder(Path(out))
+    target = new_folder(Path(out), run=False)
     with tempfile.TemporaryDirectory(
         dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True
     ) as written:

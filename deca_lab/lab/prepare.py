@@ -29,7 +29,7 @@ from deca_lab.algorithm.loop import Plan, Recipe, plan
 from deca_lab.algorithm.optimisers import OPTIMISERS, Optimiser, OptimiserSpec
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.schedules import SCHEDULES, schedule
-from deca_lab.errors import BadInput, check, pick
+from deca_lab.errors import BadInput, check, out_of_memory, pick
 from deca_lab.lab.ledger import flops
 from deca_lab.lab.metrics import Measurement, Probe, each, measure, one_by_one
 from deca_lab.lab.objects import NOTHING, Objects, accepted, named
@@ -274,7 +274,7 @@ def find_device(name: str) -> torch.device:
     }
     if name == "auto":
         return torch.device(next(n for n in ("cuda", "mps", "cpu") if there[n]))
-    if not pick(there, name, "device"):
+    if not pick({"auto": True, **there}, name, "device"):
         raise BadInput(
             f"device = {name!r} is not there: torch sees {', '.join(n for n, ok in there.items() if ok)}"
         )
@@ -444,9 +444,9 @@ def start_spread(
 
     try:
         own = heterogeneity.spread(map(some, range(0, n, rows)))
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:  # functorch's, or autograd's
+        if out_of_memory(error):
+            raise
         name = at_once(config.engine)
         others = " or ".join(other for other in ENGINES if other not in (name, "compiled"))
         line = f"model does not train with --engine {name}: {first_line(error)}; try {others}"

@@ -16,7 +16,7 @@ from deca_lab.algorithm.gradients import Engine, Gradients, Loss
 from deca_lab.algorithm.loop import Plan, State, begin, params_of, train, working
 from deca_lab.algorithm.optimisers import tensors
 from deca_lab.errors import BadInput, Diverged, Stopped, check
-from deca_lab.files import alone, new_folder, read_text, write_whole
+from deca_lab.files import alone, new_folder, read_text, require_new, write_whole
 from deca_lab.lab import checkpoint, history, ledger
 from deca_lab.lab.forecast import forecast_of, require_room, room, size
 from deca_lab.lab.history import History, Record
@@ -117,6 +117,8 @@ def run_in(
     Any rank's `progress` may stop the run; `say` is told what goes on before the first step. Raises PeerLost where
     another process is gone, and what `run` raises.
     """
+    if out is not None and not world.rank:
+        require_new(Path(out))
     lab = prepared(config, world, objects, say)
     say("measuring the start ...")
     return started(lab, named(config, lab.objects), out, progress)

@@ -97,12 +97,10 @@ def arguments(source: str, revision: str = "") -> dict[str, Any]:
 def gguf_file(source: str) -> Path | None:
     """Return the GGUF file that a path means: itself, or the only one of a folder without safetensors."""
     path = Path(source)
-    if source.endswith(".gguf") and os.path.isfile(source):
+    if source.endswith(".gguf") and os.path.isfile(path):
         return path
     files = (
-        []
-        if not os.path.isdir(source) or any(path.glob("*.safetensors"))
-        else [*path.glob("*.gguf")]
+        [] if not os.path.isdir(path) or any(path.glob("*.safetensors")) else [*path.glob("*.gguf")]
     )
     names = [file.name for file in files]
     check(len(files) < 2, "model directory", source, f"one of its files {', '.join(sorted(names))}")

@@ -20,7 +20,7 @@ from deca_lab.algorithm.channel import Carrier, Rows, Site, Wire, gossip, silenc
 from deca_lab.algorithm.loop import Plan, State, working
 from deca_lab.algorithm.optimisers import OptState, leaves, numbers, tensors, with_leaves
 from deca_lab.algorithm.stacking import Layout
-from deca_lab.errors import PeerLost, check
+from deca_lab.errors import PeerLost, check, out_of_memory
 from deca_lab.mixing.topology import Topology
 from deca_lab.network.meeting import number_of, require_place, require_secret
 
@@ -104,7 +104,7 @@ def answering(world: World) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if world.size == 1 or isinstance(error, PeerLost):
+        if world.size == 1 or isinstance(error, PeerLost) or out_of_memory(error):
             raise
         raise PeerLost(
             f"rank {world.rank} of {world.size}: another rank is gone, or the network is "
