@@ -171,6 +171,7 @@ WRONG = {  # a page's content, and what is wrong with it
     '<p style="width: 3000px">x</p>': "<p> ends at",
     '<pre style="overflow: hidden; width: 50px">x = 1111111111111111111</pre>': "clipped code",
     '<span class="math">\\(x\\)</span>': "not set",
+    '<mjx-container><svg><text fill="red">x</text></svg></mjx-container>': "bad formula",
     '<img src="none.png" alt="x">': "no picture",
     '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">': "no words for a picture",
 }
