@@ -19,7 +19,9 @@
       wrong.push(`clipped code: ${code.textContent.slice(0, 60)}`);
   for (const formula of article.querySelectorAll(".math"))
     if (!formula.querySelector("mjx-container svg")) wrong.push(`not set: ${formula.textContent.slice(0, 60)}`);
-  for (const error of article.querySelectorAll('[data-mml-node="merror"]')) wrong.push(`bad formula: ${error.textContent}`);
+  // An unknown command is no error to MathJax: it sets its name in red.
+  for (const error of article.querySelectorAll('[data-mml-node="merror"], mjx-container [fill="red"]'))
+    wrong.push(`bad formula: ${error.closest("mjx-container").parentElement.textContent.slice(0, 60)}`);
   const texts = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) {
     const text = texts.currentNode;

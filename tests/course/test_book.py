@@ -38,8 +38,9 @@ def small_course(place, text):
     cells = [new_markdown_cell("# 0 · Start: a lesson\n\n" + text), new_code_cell("1 + 1")]
     for folder, name in (("notebooks", "00_start_here"), ("theory", "one")):
         (place / folder).mkdir(parents=True)
-        (place / folder / "README.md").write_text(f"# {folder}\n\n## For teachers\n\nonly them\n")
+        (place / folder / "README.md").write_text(f"# {folder}\n")
         nbformat.write(new_notebook(cells=cells), place / folder / f"{name}.ipynb")
+    (place / "notebooks" / "README.md").write_text("# Lessons\n\n## For teachers\n\nonly them\n")
     return place
 
 
@@ -94,6 +95,17 @@ def test_a_page_asks_no_network(site):
         assert not re.search(r"url\(['\"]?(https?:)?//|@import ['\"]http", style.read_text()), style
 
 
+def at_one_place(kept, at):
+    """Stills whose knobs have a single value each."""
+    pairs = zip(kept.knobs.items(), at, strict=True)
+    return kept._replace(knobs={name: (about, (v[k],)) for (name, (about, v)), k in pairs})
+
+
+def words_at(kept, at):
+    """What the widget itself says there."""
+    return stills.frames_of(at_one_place(kept, at))[1][0][1]
+
+
 def looked_at(browser, path, width):
     """What a page does wrong at a width: the words of book_page.js, errors of scripts, requests that leave the folder."""
     page, wrong = browser.new_page(viewport={"width": width, "height": 900}), []
@@ -113,33 +125,43 @@ def test_in_a_browser_nothing_is_raw_clipped_or_too_wide(site, browser, width):
     assert wrong == []
 
 
-def turn(knob):
-    """Move a slider by its keys, or choose another radio button; return what undoes it."""
+def move(knob, before, after):
+    """Move a slider by its keys from one place to the one beside it, or choose a radio button."""
     inputs = knob.locator("input")
     if inputs.first.get_attribute("type") == "range":
-        there, back = ("Left", "Right") if inputs.input_value() == "2" else ("Right", "Left")
-        inputs.press(f"Arrow{there}")
-        return lambda: inputs.press(f"Arrow{back}")
-    at = [button.is_checked() for button in inputs.all()].index(True)
-    inputs.nth(1 if at == 0 else 0).check()
-    return lambda: inputs.nth(at).check()
+        inputs.press("ArrowRight" if after > before else "ArrowLeft")
+    else:
+        inputs.nth(after).check()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", stills.STILLS)
-def test_each_knob_changes_the_picture_and_back(site, browser, name):
+def test_each_knob_shows_what_the_widget_draws_there(site, browser, name):
     lesson = next(page for page in site.pages if f'data-widget="{name}"' in page.read_text())
-    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page, kept = browser.new_page(viewport={"width": 390, "height": 844}), stills.STILLS[name]
     page.goto(lesson.as_uri())
     figure = page.locator(f"figure[data-widget={name}]")
     image, words = figure.locator("img"), figure.locator("figcaption")
-    first = image.get_attribute("src"), words.inner_text()
-    for knob in figure.locator("fieldset").all():
-        back = turn(knob)
-        assert (image.get_attribute("src"), words.inner_text()) != first
+    assert words.inner_text() == words_at(kept, kept.first)
+    for i, knob in enumerate(figure.locator("fieldset").all()):
+        at = list(kept.first)
+        at[i] = 1 if at[i] == 0 else at[i] - 1
+        first = image.get_attribute("src")
+        move(knob, kept.first[i], at[i])
+        assert words.inner_text() == image.get_attribute("alt") == words_at(kept, at)
         page.wait_for_function("i => i.naturalWidth > 500", arg=image.element_handle())
-        back()
-        assert (image.get_attribute("src"), words.inner_text()) == first
+        move(knob, at[i], kept.first[i])
+        assert image.get_attribute("src") == first
+        assert words.inner_text() == words_at(kept, kept.first)
+    page.close()
+
+
+@pytest.mark.slow
+def test_the_search_answers_without_a_server(site, browser):
+    page = browser.new_page()
+    page.goto((site.pages[0].parent / "search.html").as_uri() + "?q=perplexity")
+    page.locator("#search-results li a").first.wait_for(timeout=60_000)
+    assert "Text and shards" in page.locator("#search-results").inner_text()
     page.close()
 
 
@@ -149,6 +171,7 @@ WRONG = {  # a page's content, and what is wrong with it
     '<p style="width: 3000px">x</p>': "<p> ends at",
     '<pre style="overflow: hidden; width: 50px">x = 1111111111111111111</pre>': "clipped code",
     '<span class="math">\\(x\\)</span>': "not set",
+    '<mjx-container><svg><text fill="red">x</text></svg></mjx-container>': "bad formula",
     '<img src="none.png" alt="x">': "no picture",
     '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">': "no words for a picture",
 }
@@ -198,15 +221,6 @@ def test_the_reference_has_every_public_name_and_every_knob():
     assert sorted(re.findall(r"^\| `(\w+)`", knobs(), re.M)) == sorted(RunConfig().__dict__)
 
 
-def only_first(kept):
-    """Stills with the first value of each knob alone."""
-    knobs = {
-        name: (about, (values[at],))
-        for (name, (about, values)), at in zip(kept.knobs.items(), kept.first, strict=True)
-    }
-    return kept._replace(knobs=knobs, first=(0,) * len(knobs))
-
-
 DEFAULTS = {
     "topology_editor": widgets.topology_editor,
     "block_scheduler": widgets.block_scheduler,
@@ -219,7 +233,9 @@ DEFAULTS = {
 @cases("name", DEFAULTS)
 def test_the_first_picture_says_what_the_widget_says(name, monkeypatch):
     monkeypatch.setenv("DECA_LAB_WIDGETS", "off")
-    pictures, [(file, words)] = stills.frames_of(only_first(stills.STILLS[name]))
+    pictures, [(file, words)] = stills.frames_of(
+        at_one_place(stills.STILLS[name], stills.STILLS[name].first)
+    )
     assert words == DEFAULTS[name]().alt
     assert list(pictures) == [file]
     assert pictures[file][8:12] == b"WEBP"

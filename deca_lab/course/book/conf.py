@@ -31,6 +31,7 @@ mathjax3_config = {
     },
 }
 
+autodoc_preserve_defaults = True  # RunConfig(), and not its seventy knobs
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 add_module_names = False

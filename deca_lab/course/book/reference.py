@@ -1,4 +1,4 @@
-"""Reference pages that are made from the code: public names, knobs and the names that they take, the exercises' solutions."""
+"""Pages of reference that are made from the code: public names, knobs, their names, and the exercises' solutions."""
 
 import inspect
 import subprocess
@@ -71,7 +71,16 @@ def solutions() -> str:
     lines = ["# Solutions of the exercises", ""]
     for name, exercise in EXERCISES.items():
         source = inspect.getsource(exercise.solution).rstrip()
-        lines += [f"## {name}", "", f"{exercise.about}.", "", "```python", source, "```", ""]
+        lines += [
+            f"## {name}",
+            "",
+            f"{exercise.about[0].upper()}{exercise.about[1:]}.",
+            "",
+            "```python",
+            source,
+            "```",
+            "",
+        ]
         lines += ["Usual mistakes:", "", *(f"- {mistake.words}" for mistake in exercise.mistakes)]
         lines.append("")
     return "\n".join(lines)
