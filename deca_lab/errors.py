@@ -50,3 +50,12 @@ def quoted(value: object) -> str:
         return " ".join(line.strip() for line in repr(value).splitlines())
     except ValueError:  # Python does not write a number of thousands of digits
         return f"a {type(value).__name__} too long to write"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether Python, torch's allocator on the processor, or a GPU found no memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
+        or "can't allocate memory" in str(error)
+    )

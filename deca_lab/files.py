@@ -1,14 +1,16 @@
 """Files are written whole or not at all, and only inside the folder that the user named."""
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from deca_lab.errors import BadInput
 
 LOCK, HALF = ".lock", ".half-"  # names in a run folder: the lock, and files that are being written
+SUMS = "SHA256SUMS"  # `sha256sum -c SHA256SUMS` checks a run folder too
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
@@ -53,22 +55,29 @@ def folder(path: Path) -> Path:
     return path
 
 
-def new_folder(path: Path) -> Path:
-    """Create the folder, or accept one whose run was killed before it began; raise BadInput if it holds anything."""
-    occupant = next(
-        (file for file in folder(path).iterdir() if file.name != LOCK and HALF not in file.name),
-        None,
-    )
-    if occupant is not None:
-        another = (
-            "holds another run"
-            if (path / "config.json").exists()
-            else f"is not empty ({occupant.name} is there)"
-        )
-        raise BadInput(
-            f"out = {str(path)!r} {another}: name a new folder, or continue a run with --resume {path}"
-        )
+def new_folder(path: Path, run: bool = True) -> Path:
+    """Create the folder, or accept one whose run was killed before it began; raise BadInput if it holds anything.
+
+    `run` says whether it is for a run, which could be continued instead.
+    """
+    require_new(folder(path), run)
     return path
+
+
+def require_new(path: Path, run: bool = True) -> None:
+    """Raise BadInput if a folder holds anything; nothing is created."""
+    try:
+        files = list(path.iterdir()) if path.exists() else []
+    except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
+        why = getattr(error, "strerror", None) or error
+        raise BadInput(f"out = {str(path)!r} cannot be used as a folder: {why}") from None
+    occupant = next((f for f in files if f.name != LOCK and HALF not in f.name), None)
+    if occupant is None:
+        return
+    begun = run and (path / "config.json").exists()
+    why = "holds another run" if begun else f"is not empty ({occupant.name} is there)"
+    instead = f", or continue that run with --resume {path}" if begun else ""
+    raise BadInput(f"out = {str(path)!r} {why}: name a new folder{instead}")
 
 
 @contextmanager
@@ -92,7 +101,8 @@ def alone(path: Path) -> Iterator[None]:
         ) from None
     try:
         for left in path.glob(f".*{HALF}*"):
-            left.unlink()
+            if not left.is_dir():  # a folder of this name is nobody's half-written file
+                left.unlink()
         yield
     finally:
         lock.release()
@@ -106,3 +116,15 @@ def read_text(path: Path, what: str) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise BadInput(f"{what} {str(path)!r} cannot be read: {error}") from None
+
+
+def sums(texts: Mapping[str, str]) -> str:
+    """Return the SHA-256 of texts by the names of their files, in the form of `sha256sum`."""
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+
+
+def differing(texts: Mapping[str, str], written: str) -> list[str]:
+    """Return the names of the texts whose line in a SHA256SUMS is missing or another."""
+    lines = set(written.splitlines())
+    return [name for name in texts if not lines.issuperset(sums({name: texts[name]}).splitlines())]

@@ -15,9 +15,11 @@ OBJECT = "object:"  # begins a knob in whose place an object was given
 
 Allowed = tuple[Callable[[Any], bool], str]  # a test of the value, and the same in words
 
-POSITIVE: Allowed = (lambda v: v > 0, "greater than 0")
-AT_LEAST_0: Allowed = (lambda v: v >= 0, "0 or more")
-COUNT: Allowed = (lambda v: v >= 1, "1 or more")
+POSITIVE: Allowed = (lambda v: 0 < v <= 3e38, "greater than 0, at most 3e38")
+LARGEST = 10**6  # of what is counted: larger numbers are slips, which would fill the memory unseen
+COUNT: Allowed = (lambda v: 1 <= v <= LARGEST, f"1 or more, at most {LARGEST:,}")
+STEPS: Allowed = (lambda v: 0 <= v < 10**12, "0 or more, below 10**12")
+RATE: Allowed = (lambda v: 0 <= v <= 3e38, "0 or more, at most 3e38, as large as float32 goes")
 BETA: Allowed = (lambda v: 0 <= v < 1, "at least 0 and below 1")
 SEED: Allowed = (lambda v: 0 <= v < 2**63, "at least 0 and below 2**63")
 SHARE: Allowed = (lambda v: 0 <= v <= 1, "between 0 and 1")
@@ -67,7 +69,7 @@ class RunConfig:
         "with --task classify: a word per label, 'good=yes, bad=no'; letters when empty",
     )
     labels: str = knob("", "Data", "keep only these labels, separated by commas; all when empty")
-    max_rows: int = knob(0, "Data", "rows kept at most, drawn at random; 0 = all", AT_LEAST_0)
+    max_rows: int = knob(0, "Data", "rows kept at most, drawn at random; 0 = all", STEPS)
     split: str = knob("dirichlet", "Data", "how rows reach the clients (`deca-lab list splits`)")
     alpha: float = knob(
         0.25, "Data", "Dirichlet concentration: small = each client sees few labels", POSITIVE
@@ -126,7 +128,14 @@ class RunConfig:
         0,
         "Model",
         "windows that a client reads at once: less memory, same result; 0 = all",
-        AT_LEAST_0,
+        STEPS,
+    )
+
+    gradient_checkpointing: bool = knob(
+        False, "Model", "compute activations twice to hold few of them; with --engine loop"
+    )
+    attention: str = knob(
+        "eager", "Model", "eager, or sdpa: torch's own kernels, where the model has them"
     )
 
     adapter: str = knob(
@@ -171,7 +180,7 @@ class RunConfig:
         "adam", "Algorithm", "what turns gradients into directions (`deca-lab list optimisers`)"
     )
     momentum: float = knob(0.0, "Algorithm", "momentum of sgd and qg-sgd", BETA)
-    lr: float = knob(3e-3, "Algorithm", "peak learning rate", AT_LEAST_0)
+    lr: float = knob(3e-3, "Algorithm", "peak learning rate", RATE)
     a1: float = knob(0.9, "Algorithm", "Adam's decay of the first moment", BETA)
     a2: float = knob(0.999, "Algorithm", "Adam's decay of the second moment", BETA)
     eps: float = knob(1e-8, "Algorithm", "Adam's guard against division by zero", POSITIVE)
@@ -213,12 +222,12 @@ class RunConfig:
     lr_scheduler_type: str = knob(
         "constant", "Algorithm", "constant, linear or cosine, over all inner steps"
     )
-    warmup_steps: int = knob(0, "Algorithm", "inner steps of linear warm-up", AT_LEAST_0)
+    warmup_steps: int = knob(0, "Algorithm", "inner steps of linear warm-up", STEPS)
     weight_decay: float = knob(
-        0.0, "Algorithm", "decoupled weight decay, on tensors with two axes or more", AT_LEAST_0
+        0.0, "Algorithm", "decoupled weight decay, on tensors with two axes or more", RATE
     )
     max_grad_norm: float = knob(
-        0.0, "Algorithm", "clip a client's gradient of the active block; 0 = off", AT_LEAST_0
+        0.0, "Algorithm", "clip a client's gradient of the active block; 0 = off", RATE
     )
 
     drop: float = knob(
@@ -257,7 +266,7 @@ class RunConfig:
         0.0,
         "Faults",
         "Gaussian error of messages, as a share of their root mean square",
-        AT_LEAST_0,
+        RATE,
     )
 
     compress: str = knob(
@@ -274,7 +283,7 @@ class RunConfig:
     )
 
     eval_every: int = knob(
-        0, "Measuring", "inner steps between measurements; 0 = at the end of each visit", AT_LEAST_0
+        0, "Measuring", "inner steps between measurements; 0 = at the end of each visit", STEPS
     )
     eval_windows: int = knob(
         32, "Measuring", "how many windows or examples of the common test set to read", COUNT
@@ -283,13 +292,16 @@ class RunConfig:
         0,
         "Measuring",
         "inner steps between checkpoints; 0 = at ends of visits, as often as is worth its time",
-        AT_LEAST_0,
+        STEPS,
     )
 
     seed: int = knob(0, "Machine", "seed of everything random: shards, graph, batches, order", SEED)
     device: str = knob("auto", "Machine", "auto, cpu, cuda or mps")
     engine: str = knob(
-        "stacked", "Machine", "stacked (all clients in one call) or loop (one after another)"
+        "stacked",
+        "Machine",
+        "stacked (all clients in one call), compiled (that as fused graphs: slow to start), "
+        "auto (whichever of the two is expected to end first) or loop (one after another)",
     )
 
     def __post_init__(self) -> None:

@@ -12,3 +12,12 @@ os.environ["MPLBACKEND"] = "Agg"
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--hostile-seconds",
+        type=float,
+        default=0.0,
+        help="of random inputs for each half of tests/hostile/test_sequences.py; a few when 0",
+    )

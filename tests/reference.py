@@ -9,6 +9,8 @@ ROUNDING = 1e-13
 LONG_ROUNDING = 1e-12
 # The same for float32, eps = 1.2e-7: logits, losses and gradients of a small model.
 SINGLE = 1e-5
+# The engines that need no compiler; the compiled one is slow to start and has a file of its own.
+EAGER = ("stacked", "loop")
 
 
 def deca_on_quadratics(

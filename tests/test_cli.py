@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -182,26 +180,9 @@ def test_list_shows_every_table_and_refuses_others(capsys):
     assert all(
         word in said.out for word in ("deca", "ring", "metropolis", "dirichlet", "stdlib", "base")
     )
-    rows = [line for line in said.out.splitlines() if line.startswith("  ")]
+    rows = [line for line in said.out.splitlines() if re.match("  [^ ]", line)]
     assert all(len(row.split()) > 1 for row in rows), "a name without a word on it"
     assert deca_lab(capsys, "list", "topologie").code == 2
-
-
-def test_help_names_every_knob_and_loads_no_torch():
-    code = (
-        "import sys; sys.argv = ['deca-lab', 'run', '--help']\ntry:\n from deca_lab.cli import main; main()\n"
-        "finally:\n sys.stderr.write(str('torch' in sys.modules))"
-    )
-    said = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={"COLUMNS": "200", "PATH": ""},
-        check=True,
-    )
-    assert said.stderr == "False"
-    for name in RunConfig.__dataclass_fields__:
-        assert f"--{name.replace('_', '-')}" in said.stdout
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """The way through the house: imports go down only, none in a circle, and heavy ones wait.
 
-`python tests/test_layers.py` writes the map of the packages, from their docstrings, into README.md.
+`python tests/test_layers.py` writes the map, from docstrings: packages into README.md, modules too into course/docs/house.md.
 """
 
 import ast
@@ -21,7 +21,7 @@ LAYERS = [
     *("errors", "files", "runconfig", "registry", "methods", "recipes"),
     *("mixing", "algorithm", "network", "models", "text", "lab"),
     *("bounds", "studies", "pictures", "bench", "course", "tools"),
-    *("names", "cli", "__main__"),
+    *("cli", "__main__"),
 ]
 HEAVY = {
     *("transformers", "datasets", "matplotlib", "peft", "papermill", "pandas"),
@@ -226,8 +226,8 @@ def rooms(folder, indent):
             yield f"{indent + file.name:<28}{first_line(file)}"
 
 
-def house(folder):
-    """Return the map of the packages in `folder`, each with the first line of its docstring."""
+def house(folder, modules=True):
+    """Return the map of the packages in `folder`, each with the first line of its docstring; of their modules too."""
     lines = [f"{'deca_lab/':<28}{first_line(folder / '__init__.py')}"]
     for layer in [name for name in LAYERS if name != "__main__"]:
         inside = folder / layer
@@ -235,19 +235,21 @@ def house(folder):
         name = f"{layer}/" if inside.is_dir() else own.name
         lines += [
             f"{'  ' + name:<28}{first_line(own)}",
-            *(rooms(inside, "    ") if inside.is_dir() else ()),
+            *(rooms(inside, "    ") if modules and inside.is_dir() else ()),
         ]
     return "\n".join([*lines, *(f"{name:<28}{about}" for name, about in BESIDE.items())])
 
 
-def parts(readme):
-    """Return README's text before the map, the map, and what follows it."""
-    before, heading, rest = readme.partition("## The house\n\n```\n")
+def parts(page):
+    """Return a page's text before the map, the map, and what follows it."""
+    before, heading, rest = page.partition("\n\n```\ndeca_lab/")
     block, fence, after = rest.partition("\n```\n")
-    return before + heading, block, fence + after
+    start = "deca_lab/"
+    return before + heading.removesuffix(start), start + block, fence + after
 
 
 FOUND, KNOWN = read(HOUSE)
+MAPS = [("README.md", False), ("deca_lab/course/docs/house.md", True)]  # page, with modules?
 
 
 def test_every_module_has_its_layer():
@@ -287,9 +289,10 @@ def test_only_pictures_load_the_library_for_pictures(module):
     assert not held, [ways[name] for name in held]
 
 
-def test_the_readme_shows_the_house_as_it_is():
-    _, block, _ = parts((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert block.split("\n") == house(HOUSE).split("\n"), (
+@pytest.mark.parametrize(("page", "modules"), MAPS)
+def test_the_pages_show_the_house_as_it_is(page, modules):
+    _, block, _ = parts((ROOT / page).read_text(encoding="utf-8"))
+    assert block.split("\n") == house(HOUSE, modules).split("\n"), (
         "write the map anew: python tests/test_layers.py"
     )
 
@@ -429,6 +432,7 @@ def test_the_map_names_packages_modules_and_what_they_are_for(wrong, monkeypatch
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    before, _, after = parts(readme.read_text(encoding="utf-8"))
-    readme.write_text(before + house(ROOT / "deca_lab") + after, encoding="utf-8")
+    for page, modules in MAPS:
+        path = ROOT / page
+        before, _, after = parts(path.read_text(encoding="utf-8"))
+        path.write_text(before + house(ROOT / "deca_lab", modules) + after, encoding="utf-8")

@@ -260,6 +260,20 @@ def test_fit_trains_a_problem_and_its_figures_are_the_problems():
     assert "test_perplexity" not in got.metrics
 
 
+@pytest.mark.parametrize(("engine", "closed"), [("stacked", True), ("auto", True), ("loop", False)])
+def test_a_fit_uses_the_closed_form_but_in_the_loop(engine, closed):
+    A, b = quadratic().batches(0)
+    given = quadratics(A, b, torch.zeros(5, 3, dtype=torch.float64))
+    asked = []
+
+    def exact(*arguments):
+        asked.append(1)
+        return given.exact(*arguments)
+
+    fit(given._replace(exact=exact), replace(FIT, engine=engine))
+    assert len(asked) == closed * FIT.rounds * FIT.inner_steps
+
+
 def test_a_fit_goes_to_the_minimum():
     A, b = (part.numpy() for part in quadratic().batches(0))
     best = -b.mean(0) @ np.linalg.solve(A.mean(0), b.mean(0)) / 2
@@ -395,12 +409,12 @@ def test_a_problem_that_blows_up_says_where():
         )
 
 
-def test_the_script_in_the_readme_runs_as_it_stands(capsys):
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+def test_the_script_in_the_docs_runs_as_it_stands(capsys):
+    text = (Path(__file__).parents[1] / "deca_lab/course/docs/bring_objects.md").read_text()
     (script,) = [
         block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "fit(problem" in block
     ]
     lines = [line for line in script.splitlines() if line.strip()]
     assert len(lines) <= 30
-    exec(compile(script, "README.md", "exec"), {})
+    exec(compile(script, "bring_objects.md", "exec"), {})
     assert capsys.readouterr().out.count("test_loss") == 2

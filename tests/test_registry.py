@@ -15,12 +15,12 @@ import torch
 from command import SMALL, deca_lab, options
 
 from deca_lab import RunConfig, register, registry, run
+from deca_lab.cli.names import tables
 from deca_lab.errors import BadInput
 from deca_lab.methods import Method
 from deca_lab.mixing.graphs import ring
 from deca_lab.mixing.topology import topology
 from deca_lab.models.causal_lm import Preset
-from deca_lab.names import tables
 from deca_lab.registry import KINDS, resolved
 from deca_lab.text.tasks import TASKS, TaskKind
 

@@ -1,17 +1,18 @@
-"""N clients' losses and gradients in one call: stacked on axis 0 under vmap, or a plain loop, the oracle.
+"""N clients' losses and gradients in one call: stacked on axis 0 under vmap, that as one graph, or a plain loop, the oracle.
 
 An engine differentiates one matrix X (N, D), the active block; the rest of the parameters is constant, so the
 backward pass stops where the block's own part of the graph ends.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from deca_lab.algorithm.stacking import Layout, Params, client, unflatten
+from deca_lab.algorithm.compiled import one_graph
+from deca_lab.algorithm.stacking import Layout, Params, client, flatten, unflatten
 
 Batch = Any  # tensors, or tuples of them, with axis 0 = N
 Loss = Callable[[Params, Batch], Tensor]  # one client's parameters and batch -> scalar
@@ -29,12 +30,22 @@ def stacked(loss: Loss) -> Gradients:
     def gradients(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         if len(x) == 1:
             return alone(x, where, rest, batch)  # nothing to stack: plain autograd is quicker
-        leaf = x.detach().requires_grad_()
-        losses = mapped({**rest, **unflatten(leaf, where)}, batch)  # (N,)
-        (g,) = torch.autograd.grad(
-            losses.sum(), leaf
-        )  # clients share no parameter: rows stay apart
+        leaves = {n: p.detach().requires_grad_() for n, p in unflatten(x, where).items()}
+        losses = mapped({**rest, **leaves}, batch)  # (N,); clients share no parameter
+        # a leaf for each tensor: with the matrix as the only one, large models take a third longer
+        parts = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
+        g = flatten(dict(zip(leaves, parts, strict=True)), where.names)
         return losses.detach(), g
+
+    return gradients
+
+
+def compiled(loss: Loss) -> Gradients:
+    """Return the engine that is the stacked one as graphs of fused operations: `one_graph` says when it raises."""
+    fused, alone = one_graph(torch.vmap(loss)), looped(loss)
+
+    def gradients(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        return (fused if len(x) > 1 else alone)(x, where, rest, batch)
 
     return gradients
 
@@ -52,6 +63,38 @@ def looped(loss: Loss) -> Gradients:
         return torch.stack(losses), torch.cat(rows)
 
     return gradients
+
+
+def in_model(own: Mapping[str, Tensor]) -> Engine:
+    """Return the loop through a model's own parameters, which hold one client's values after another.
+
+    For losses whose backward pass calls the model again, as gradient checkpointing does: it must find the same values.
+    """
+
+    def engine(loss: Loss) -> Gradients:
+        def gradients(
+            x: Tensor, where: Layout, rest: Params, batch: Batch
+        ) -> tuple[Tensor, Tensor]:
+            before = {name: p.data for name, p in own.items()}
+            losses, rows = [], []
+            try:
+                for i in range(len(x)):
+                    values = {**client(rest, i), **client(unflatten(x[i : i + 1], where), 0)}
+                    for name, value in values.items():
+                        own[name].data = value.detach()
+                    leaves = [own[name] for name in where.names]
+                    value = loss({name: own[name] for name in values}, _of(batch, i))
+                    grads = torch.autograd.grad(value, leaves)
+                    losses.append(value.detach())
+                    rows.append(torch.cat([g.flatten() for g in grads]))
+            finally:
+                for name, data in before.items():
+                    own[name].data = data
+            return torch.stack(losses), torch.stack(rows)
+
+        return gradients
+
+    return engine
 
 
 def in_parts(engine: Engine, rows: int) -> Engine:
@@ -112,7 +155,7 @@ def _of(batch: Batch, i: int) -> Batch:
     return tree_map(lambda t: t[i], batch)
 
 
-ENGINES: dict[str, Engine] = {"stacked": stacked, "loop": looped}
+ENGINES: dict[str, Engine] = {"stacked": stacked, "compiled": compiled, "loop": looped}
 MAPS: dict[str, Map] = {"loop": in_turn}  # engine -> how losses are taken without a gradient
 
 

@@ -211,9 +211,8 @@ def mixes(plan: Plan, s: int) -> bool:
 
 def training(plan: Plan, visit: Visit, s: int) -> Optimiser:
     """Return the optimiser of the active block, under which clients that are absent at this inner step stand still."""
-    return op.attending(
-        plan.optimisers[visit.block], plan.channel.site.local(plan.channel.absent(s))
-    )
+    optimiser, away = plan.optimisers[visit.block], plan.channel.absent(s)
+    return op.attending(optimiser, plan.channel.site.local(away)) if len(away) else optimiser
 
 
 def mixing(plan: Plan, k: int, s: int, wire: Wire) -> Mix:
@@ -241,7 +240,9 @@ def closed(
     """Return the state after an inner step; where the visit ends, moments, master and letters end with it, unless kept."""
     k, over = visit.block, s == visit.last
     master = None if over or x_new.dtype == state.blocks[k].dtype else x_new
-    blocks = [stored(plan, x, j, k, s, wire) for j, x in enumerate(state.blocks)]
+    blocks = list(state.blocks)
+    if plan.recipe.mix_all and mixes(plan, s):
+        blocks = [x if j == k else mixed(plan, x, j, s, wire) for j, x in enumerate(blocks)]
     blocks[k] = (
         x_new.to(blocks[k].dtype) if master is x_new else halved(plan, blocks[k], k, x_new, s)
     )
@@ -251,10 +252,8 @@ def closed(
     return State(s + 1, tuple(blocks), master, held, ch.ended(wire) if over else wire)
 
 
-def stored(plan: Plan, block: Tensor, j: int, k: int, s: int, wire: Wire) -> Tensor:
-    """Return block j after an inner step on block k: mixed as well, where all blocks are."""
-    if j == k or not plan.recipe.mix_all or not mixes(plan, s):
-        return block
+def mixed(plan: Plan, block: Tensor, j: int, s: int, wire: Wire) -> Tensor:
+    """Return block j mixed after an inner step on another, in its storage precision."""
     return halved(plan, block, j, mixing(plan, j, s, wire)(working(block)), s)
 
 
@@ -297,4 +296,5 @@ def _dressed(recipe: Recipe, layouts: Sequence[Layout], like: Tensor) -> tuple[O
 def _decay(where: Layout, rate: float, like: Tensor) -> Tensor:
     """Return the weight decay of each column (D,)."""
     rates = like.new_tensor([rate if len(shape) > 1 else 0.0 for shape in where.shapes])
-    return rates.repeat_interleave(torch.tensor(where.sizes, device=like.device))
+    sizes = torch.tensor(where.sizes, device=like.device)
+    return rates.repeat_interleave(sizes, output_size=where.width)  # else the sum would be read

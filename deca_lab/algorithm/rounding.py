@@ -18,7 +18,7 @@ def rounded(x: Tensor, dtype: torch.dtype, rng: np.random.Generator) -> Tensor:
     What `dtype` can hold stays as it is. float16 below 6.1e-5 and float64 are rounded to nearest.
     """
     low = 2 ** round(23 + np.log2(torch.finfo(dtype).eps)) if x.dtype == torch.float32 else 1
-    if low == 1 or bool(x.isnan().any()):  # noise could carry a NaN over into a number
+    if low == 1:
         return x.to(dtype)
     out = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
     size = max(scratch(x.numel()) // 8, 1)
@@ -28,6 +28,7 @@ def rounded(x: Tensor, dtype: torch.dtype, rng: np.random.Generator) -> Tensor:
         for row, place in zip(columns, places, strict=True):
             bits = row.contiguous().view(torch.int32) + added  # of the magnitude: the sign is a bit
             place.copy_(bits.bitwise_and_(-low).view(torch.float32))
+            place.masked_fill_(row.isnan(), torch.nan)  # noise could carry it over into a number
     return out
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,11 +23,13 @@ from torch import Tensor
 
 from deca_lab.algorithm import optimisers as op
 from deca_lab.algorithm.blocks import whole
-from deca_lab.algorithm.gradients import stacked
-from deca_lab.algorithm.loop import Recipe, begin, params_of, plan, train
+from deca_lab.algorithm.compiled import missing, one_graph
+from deca_lab.algorithm.gradients import compiled, stacked
+from deca_lab.algorithm.loop import Plan, Recipe, begin, params_of, plan, train
 from deca_lab.algorithm.moments import Adam, Feedback, printed, raw
 from deca_lab.algorithm.problems import quadratics
-from deca_lab.algorithm.stacking import flatten, layout
+from deca_lab.algorithm.stacking import client, flatten, layout, replicate
+from deca_lab.bench import growth
 from deca_lab.bench.other_packages import beside_badam, beside_decent_dp
 from deca_lab.bench.shaped_links import measured, possible
 from deca_lab.errors import pick
@@ -53,6 +56,10 @@ SIZES = (
     (8, 256, 8, 1, 128),
     (8, 256, 32, 1, 64),
 )  # layers and width of a GPT-2, clients, batch, context
+FLOORS = (
+    ("floor", "one model, the same tokens", "1.00 at most"),
+    ("fused floor", "one compiled model, the same tokens", "1.25 at most"),
+)
 WIRES = (("ring", 20.0), ("ring", 50.0), ("star", 20.0), ("star", 50.0))  # graph, megabits a second
 NUMBERS = 2**22  # in the matrix that is mixed, for any number of clients: 16 MiB
 
@@ -139,12 +146,16 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def engines(device: torch.device) -> Iterator[Benchmark]:
-    """Gradients of N clients, all parameters: stacked, a loop over N transformers models, vmap(grad), and one model alone."""
+def engines(device: torch.device) -> Iterator[Benchmark | Skipped]:
+    """Gradients of N clients, all parameters: stacked, compiled, N models in a loop, vmap(grad), and one model alone."""
+    lacking = missing(device.type)
+    if lacking:
+        yield Skipped("engine", f"compiled: {lacking} is not here")
     for layers, width, clients, batch, context in SIZES:
         case = f"{layers} x {width}, {clients} clients, batch {batch} x {context}"
         with pretrained.quiet():
-            took = medians(_gradients(layers, width, clients, batch, context, device), device)
+            works = _gradients(layers, width, clients, batch, context, device, not lacking)
+            took = medians(works, device)
         best = min(took["loop"], took["vmap"])
         yield Benchmark(
             "engine",
@@ -164,19 +175,35 @@ def engines(device: torch.device) -> Iterator[Benchmark]:
             "one model, the same tokens",
             "1.15 at most",
         )
+        for floor, against, aim in FLOORS if not lacking else ():
+            yield Benchmark(
+                "engine",
+                f"compiled, {case}",
+                1e3 * took["compiled"],
+                1e3 * took[floor],
+                "ms",
+                against,
+                aim,
+            )
         gc.collect()
 
 
 def _gradients(
-    layers: int, width: int, clients: int, batch: int, context: int, device: torch.device
+    layers: int,
+    width: int,
+    clients: int,
+    batch: int,
+    context: int,
+    device: torch.device,
+    graphs: bool,
 ) -> dict[str, Work]:
-    """Return the four ways to the gradients of all parameters on the same tokens."""
+    """Return the ways to the gradients of all parameters on the same tokens; with `graphs` the compiled ones too."""
     model = causal_lm.draw(
         causal_lm.Preset("of the bench", family="gpt2", layers=layers, width=width)
     ).to(device)
     tokens = torch.randint(3, causal_lm.BYTES, (clients, batch, context + 1), device=device)
     loss, values = causal_lm.client_loss(model), causal_lm.trainable(model)
-    start = {n: p.detach().expand(clients, *p.shape).clone() for n, p in values.items()}
+    start = replicate(values, clients)
     where = layout(start, list(start))
     x, gradients = flatten(start, where.names), stacked(loss)
     own, mapped = (
@@ -195,7 +222,14 @@ def _gradients(
         for one, mine in zip(own, tokens, strict=True):
             of_model(one, mine)
 
+    fused, pooled = compiled(loss), tokens.flatten(0, 1)[None]
+    alone = one_graph(lambda params, batch: loss(client(params, 0), batch[0])[None])
+    with_graphs: dict[str, Work] = {
+        "compiled": lambda: fused(x, where, {}, tokens),
+        "fused floor": lambda: alone(x[:1], where, {}, pooled),
+    }
     return {
+        **(with_graphs if graphs else {}),
         "stacked": lambda: gradients(x, where, {}, tokens),
         "vmap": lambda: mapped(start, tokens),
         "loop": loop,
@@ -221,9 +255,9 @@ def _lab(device: torch.device, **knobs: Any) -> Lab:  # noqa: ANN401 - each has 
 def steps(device: torch.device) -> Iterator[Benchmark]:
     """An inner step of DECA, averaged over blocks, beside one that trains all parameters; and what is not the gradient."""
     blocks, full = _lab(device), _lab(device, blocks="whole", rounds=6)
-    each = _by_step(blocks, device)
+    each = _by_step(blocks.plan, device)
     per_visit = [median(each[k + 1 : k + REPEATS + 1]) for k in range(0, len(each), REPEATS + 1)]
-    at_once = median(_by_step(full, device)[1:])
+    at_once = median(_by_step(full.plan, device)[1:])
     yield Benchmark(
         "step",
         "DECA, mean over blocks (small, 8)",
@@ -264,10 +298,10 @@ def steps(device: torch.device) -> Iterator[Benchmark]:
     )
 
 
-def _by_step(lab: Lab, device: torch.device) -> list[float]:
+def _by_step(plan: Plan, device: torch.device) -> list[float]:
     """Return the seconds of each inner step of a plan."""
-    taken, going = [], train(lab.plan, donate=True)
-    for _ in range(lab.plan.steps):
+    taken, going = [], train(plan, donate=True)
+    for _ in range(plan.steps):
         _wait(device)
         began = time.perf_counter()
         next(going)
@@ -371,6 +405,42 @@ def theory(device: torch.device) -> Iterator[Benchmark]:
         )
 
 
+def grown(device: torch.device) -> Iterator[Benchmark]:
+    """An inner step of DECA on ever more clients, parameters and neighbours, beside the smallest in proportion."""
+    first: dict[str, float] = {}
+    for what, at, laid in growth.sizes(device, 2 * REPEATS):
+        took = 1e3 * median(_by_step(laid, device)[1:])
+        each = first.setdefault(what, took / at)
+        yield Benchmark(
+            "growth", f"{what} {at}", took, each * at, "ms", "the smallest, in proportion", "1"
+        )
+
+
+def gpu(device: torch.device) -> Iterator[Benchmark | Skipped]:
+    """Gradients of ever more clients on a GPU, beside those of one: equal until the card is full."""
+    alone = 0.0
+    for name, n, work in growth.crowds(device) if device.type == "cuda" else ():
+        took = medians({"all": work}, device)["all"]
+        alone = took if n == 1 else alone
+        yield Benchmark(
+            "gpu", f"{name}, {n} clients", 1e3 * took, 1e3 * alone, "ms", "one client", "near 1"
+        )
+    if device.type != "cuda":
+        yield Skipped("gpu", "torch sees no CUDA device, or --device names another")
+
+
+def draw(rows: Iterable[Benchmark | Skipped], path: Path) -> None:
+    """Draw the rows of the part `growth` to a file; raise BadInput where there are none."""
+    from deca_lab.pictures.of_growth import draw_growth
+
+    series: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        if isinstance(row, Benchmark) and row.part == "growth":
+            what, at = row.case.split()
+            series.setdefault(what, []).append((int(at), row.ours))
+    draw_growth(series).savefig(path)
+
+
 def startup(device: torch.device) -> Iterator[Benchmark]:
     """Seconds until the package is there, beside torch alone; and until the help is."""
     cpu = torch.device("cpu")
@@ -447,6 +517,8 @@ PARTS: dict[str, Callable[[torch.device], Iterator[Benchmark | Skipped]]] = {
     "memory": memory,
     "mixing": mixings,
     "theory": theory,
+    "growth": grown,
+    "gpu": gpu,
     "start": startup,
     "network": wires,
     "others": others,

@@ -1,8 +1,7 @@
 """The course: where its notebooks are, running them, copies for users and students, HTML pages, and JupyterLab at it."""
 
+from deca_lab.course.book import Built, build
 from deca_lab.course.handout import students
-from deca_lab.course.links import broken_links
-from deca_lab.course.pages import html
 from deca_lab.course.place import Copied, copy_to, home, installed, notebooks
 from deca_lab.course.running import (
     PROFILES,
@@ -17,15 +16,15 @@ from deca_lab.course.server import command, folder_of, serve
 
 __all__ = [
     "PROFILES",
+    "Built",
     "Copied",
     "Result",
-    "broken_links",
+    "build",
     "command",
     "copy_to",
     "execute",
     "folder_of",
     "home",
-    "html",
     "installed",
     "notebooks",
     "parameters_of",

@@ -18,7 +18,10 @@ from deca_lab.errors import check
 
 PYTHON = (3, 11)
 MEMORY, DISK = 2.0, 1.0  # GB free: two kernels with a small model each; run folders of a course
-MODULES = {"pillow": "PIL"}  # where the name to import is another than the name to install
+MODULES = {
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+}  # where the name to import is another than the name to install
 
 
 class Check(NamedTuple):

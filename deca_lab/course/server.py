@@ -1,10 +1,14 @@
 """JupyterLab at the course: on this machine only, with its token left on."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 
 from deca_lab.course.kernel import checkout_first
 from deca_lab.course.place import FIRST, Copied, copy_to
@@ -45,14 +49,51 @@ def server_environment() -> dict[str, str]:
 
 
 def serve(place: Path, port: int = 8888, browser: bool = True) -> int:
-    """Run JupyterLab at the course in `place` until it is stopped, and return its exit code."""
-    with subprocess.Popen(
-        command(place.resolve(), port, browser), env=server_environment()
-    ) as server:
-        while True:
+    """Run JupyterLab at the course in `place` until it is stopped, and return its exit code.
+
+    SIGTERM, and SIGHUP of a terminal that is closed, end the server and its kernels with it: 128 and the signal's number.
+    """
+    with (
+        ended_by_signals() as asked,
+        subprocess.Popen(
+            command(place.resolve(), port, browser), env=server_environment()
+        ) as server,
+    ):
+        while not asked:
             try:
-                return server.wait()
+                return server.wait(0.2)  # a signal is looked for between two waits
             except (
-                KeyboardInterrupt
-            ):  # JupyterLab got it too, and asks whether to stop: the answer is its own
+                KeyboardInterrupt,  # JupyterLab got it too, and asks whether to stop: the answer is its own
+                subprocess.TimeoutExpired,
+            ):
                 continue
+        return _ended(server, asked[0])
+
+
+def _ended(server: "subprocess.Popen[bytes]", number: int) -> int:
+    """End the server, which then ends its kernels, and return the exit code of a signal."""
+    server.terminate()
+    try:
+        server.wait(20)
+    except subprocess.TimeoutExpired:
+        server.kill()
+    return 128 + number
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[list[int]]:
+    """Yield a list that takes the numbers of SIGTERM and SIGHUP in place of this process's end; not of an ignored one."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -68,7 +68,7 @@ def load(
     except (
         OSError,
         SafetensorError,
-        KeyError,
+        LookupError,
         ValueError,
         RuntimeError,
         TypeError,
@@ -126,17 +126,15 @@ def _state(known: Mapping[str, Any], tensors: Mapping[str, Tensor], init: Init |
 def _moments(
     template: op.OptState, numbers: list[Any], k: str, tensors: Mapping[str, Tensor]
 ) -> op.OptState:
-    """Return an optimiser's state in the shape of a fresh one."""
+    """Return an optimiser's state in the shape of a fresh one; raise ValueError where a tensor has another."""
     parts, rest = (tensors[f"moments.{k}.{i}"] for i in count()), iter(numbers)
-    return op.with_leaves(
-        template,
-        iter(
-            [
-                next(parts) if isinstance(leaf, Tensor) else next(rest)
-                for leaf in op.leaves(template)
-            ]
-        ),
-    )
+    fresh = op.leaves(template)
+    read = [next(parts) if isinstance(leaf, Tensor) else next(rest) for leaf in fresh]
+    for leaf, part in zip(fresh, read, strict=True):
+        like = (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else type(leaf)
+        if like != ((part.shape, part.dtype) if isinstance(part, Tensor) else type(part)):
+            raise ValueError(f"moments of block {k} are not those of this run's optimiser")
+    return op.with_leaves(template, iter(read))
 
 
 def _beginning(start: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

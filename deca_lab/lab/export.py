@@ -3,29 +3,30 @@
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
 from deca_lab.algorithm import stacking
-from deca_lab.algorithm.blocks import Block
+from deca_lab.algorithm.blocks import ORDERS, Block, visits
 from deca_lab.algorithm.loop import State
 from deca_lab.algorithm.stacking import Layout, Params
 from deca_lab.errors import BadInput, check, pick
-from deca_lab.files import new_folder
+from deca_lab.files import new_folder, require_new
 from deca_lab.lab import checkpoint
 from deca_lab.lab.metrics import mean_model
 from deca_lab.lab.objects import Objects, accepted, named, on_problem, with_objects
 from deca_lab.lab.prepare import blocks_of
+from deca_lab.lab.restored import require_state
 from deca_lab.lab.runs import read_config
 from deca_lab.lab.sources import has_head, load_model, tokenizer_of
 from deca_lab.methods import resolve
 from deca_lab.models import adapters, causal_lm
 from deca_lab.models.classifier import pad_of
 from deca_lab.models.pretrained import quiet
-from deca_lab.runconfig import RunConfig, defaults
+from deca_lab.runconfig import OBJECT, RunConfig, defaults
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,10 +53,12 @@ def export_model(
     does not suit the run.
     """
     write = pick(FORMS, form, "form")
+    require_new(Path(out), run=False)
     config, given = _with_objects(read_config(folder), objects)
     which, _ = tokenizer_of(config, given.tokenizer)
     path = Path(folder) / "checkpoint.safetensors"
     state, record = checkpoint.load(path)
+    _require_written_with(config, record, path)
     labels = record.get("labels", ()) if has_head(config, given.model) else ()
     model = load_model(config, len(which), given.model, labels, pad_of(which))
     stacked = _stacked(config, model, state, path)
@@ -64,14 +67,17 @@ def export_model(
         if client == "mean"
         else stacking.client(stacked, _index(client, config.clients))
     )
-    target = new_folder(Path(out))
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as written:
+    target = new_folder(Path(out), run=False)
+    with tempfile.TemporaryDirectory(
+        dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True
+    ) as written:
         with quiet():
             write(Trained(config, model, chosen, given.model, len(which)), Path(written))
             if hasattr(which, "save_pretrained"):
                 which.save_pretrained(written)
-        for file in Path(written).iterdir():
-            shutil.move(file, target / file.name)
+        mode = target.stat().st_mode
+        shutil.rmtree(target)  # empty, but for what a killed process left
+        Path(written).rename(target).chmod(mode)  # whole or not at all
     return target
 
 
@@ -158,16 +164,25 @@ def _stacked(config: RunConfig, model: "PreTrainedModel", state: State, path: Pa
     """Return all clients' parameters (N, ...) of a checkpoint's state, under the model's names."""
     values = causal_lm.trainable(model)
     cut = blocks_of(config, causal_lm.anatomy(model), {n: p.numel() for n, p in values.items()})
-    try:
-        parts = [
-            stacking.unflatten(x, _layout(b, values))
-            for x, b in zip(state.blocks, cut, strict=True)
-        ]
-    except (ValueError, RuntimeError):
-        raise BadInput(
-            f"checkpoint {str(path)!r} does not fit config.json beside it: one of them is of another run"
-        ) from None
+    layouts = [_layout(block, values) for block in cut]
+    visited = visits(len(cut), config.rounds, config.inner_steps, ORDERS[config.order], config.seed)
+    steps = len(visited) * config.inner_steps
+    require_state(path, state, config.clients, [where.width for where in layouts], steps)
+    parts = [stacking.unflatten(x, where) for x, where in zip(state.blocks, layouts, strict=True)]
     return {name: tensor for part in parts for name, tensor in part.items()}
+
+
+def _require_written_with(config: RunConfig, record: dict[str, Any], path: Path) -> None:
+    """Raise BadInput where config.json, but for objects that stand beside the model, is another than the checkpoint's."""
+    stored = {**defaults(), **record.get("config", {})}
+    mine = [f.name for f in fields(RunConfig) if f.name not in with_objects(config)]
+    beside = {name for name, value in stored.items() if str(value).startswith(OBJECT)}
+    changed = [n for n in mine if n not in beside and stored[n] != getattr(config, n)]
+    if changed:
+        raise BadInput(
+            f"config.json beside checkpoint {str(path)!r} was changed since ({', '.join(changed)}): "
+            "export needs the same config"
+        )
 
 
 def _layout(block: Block, values: Params) -> Layout:

@@ -1,7 +1,7 @@
 """Any differentiable problem of your own, trained by the same loop: history, pictures, ledger, faults, checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,10 +20,10 @@ from deca_lab.lab.history import History
 from deca_lab.lab.metrics import Measurement, Probe, mean_model
 from deca_lab.lab.objects import Objects, accepted, blocks_given, named, on_problem
 from deca_lab.lab.prepare import (
+    AUTO,
     Lab,
     blocks_of,
     channel_of,
-    engine_of,
     faults_of,
     laid_out,
     recipe_of,
@@ -101,6 +101,8 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
     objects = accepted(config, objects)
     config = resolve(named(config, objects._replace(problem=problem)), objects.method)
     device, topo, diagnosis = laid_out(config, objects)
+    auto = config.engine == AUTO
+    config = replace(config, engine="stacked") if auto else config
     problem = problem._replace(
         start={name: tensor.detach().to(device) for name, tensor in problem.start.items()}
     )
@@ -120,12 +122,13 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
         model=cast(Any, nn.Module()),
         topology=topo,
         diagnosis=diagnosis,
-        heterogeneity=_unlike(plan_, engine_of(config)),
+        heterogeneity=_unlike(plan_, config),
         plan=plan_,
         probe=Probe((), (), ()),
         measure=partial(measure, problem, evaluation, config.engine),
         frozen=(),
         device=device,
+        notes=("engine stacked, chosen by auto: there is no model to count from",) * auto,
         failing=failing,
         objects=objects._replace(problem=problem),
     )
@@ -187,9 +190,9 @@ def _cut(config: RunConfig, problem: Problem) -> tuple[Block, ...]:
     )
 
 
-def _unlike(laid: Plan, engine: gr.Engine) -> heterogeneity.Heterogeneity:
+def _unlike(laid: Plan, config: RunConfig) -> heterogeneity.Heterogeneity:
     """Return how unlike the clients are: by their gradients at the start, the labels of a text having no meaning here."""
-    apart = start_spread(laid, engine)
+    apart = start_spread(laid, config)
     return heterogeneity.Heterogeneity(0.0, 0.0, 0.0, 0.0, 0.0, apart.zeta2, apart.share)
 
 

@@ -22,6 +22,8 @@ from deca_lab.models.four_bit import stored_bytes
 from deca_lab.network.processes import ALONE, World
 from deca_lab.runconfig import RunConfig
 
+SLACK = 1.5  # memory of a process for each byte of its tensors on a CPU: what the allocator keeps, and big pages
+
 
 class Forecast(NamedTuple):
     """Bytes that a run takes at most; `memory` is all of it together, as the process holds it beside its libraries."""
@@ -56,7 +58,9 @@ def forecast_of(
 ) -> Forecast:
     """Return the forecast of a settled config, for this process's clients; no weight is read."""
     lab = assembled(config, objects, texts, world, shapes_alone=True)
-    return forecast(lab.plan, engine_of(config), stored_bytes(lab.model).total)
+    return forecast(
+        lab.plan, engine_of(config, lab.model, once=True), stored_bytes(lab.model).total
+    )
 
 
 def require_room(
@@ -85,7 +89,7 @@ def _savings(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 
 def room(device: torch.device) -> int | None:
-    """Return the bytes that are free on a device, or None where it does not tell."""
+    """Return the bytes that are free for tensors on a device, or None where it does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
@@ -96,7 +100,8 @@ def room(device: torch.device) -> int | None:
     limit, used = (
         _number(Path("/sys/fs/cgroup") / f"memory.{name}") for name in ("max", "current")
     )
-    return free if limit is None or used is None else min(free, limit - used)
+    free = free if limit is None or used is None else min(free, limit - used)
+    return int(free / SLACK)
 
 
 def _number(path: Path) -> int | None:

@@ -65,6 +65,17 @@ def outcome(summary: Summary) -> str:
     return f"test {', '.join(words)}{usual}{': at chance' if chance else ''}"
 
 
+def seconds(timings: Any) -> str:  # noqa: ANN401 - a DataFrame, which is not imported here
+    """Return what a run took, and which shares of it went to measurements and checkpoints."""
+    last = dict(timings.iloc[-1])
+    whole = float(last["seconds"])
+    shares = [
+        f"{float(last.get(what, 0)) / max(whole, 1e-9):.0%} {what}"
+        for what in ("measuring", "writing")
+    ]
+    return f"{whole:.0f} s, {' and '.join(shares)}"
+
+
 def name_of(name: str) -> str:
     """Return a score's name in words: test_macro_f1 as macro-F1."""
     return name.removeprefix("test_").replace("_f1", "-F1").replace("_", " ")

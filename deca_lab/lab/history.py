@@ -13,7 +13,7 @@ import torch
 
 from deca_lab.algorithm.loop import State
 from deca_lab.errors import BadInput
-from deca_lab.files import read_text, write_whole
+from deca_lab.files import SUMS, differing, read_text, sums, write_whole
 from deca_lab.lab import glance, ledger
 from deca_lab.lab.objects import with_objects
 from deca_lab.lab.prepare import Lab
@@ -38,6 +38,10 @@ COLUMNS = {  # of each table, those that no run is without
     "timings": {"step", "seconds"},
 }
 TABLES = tuple(COLUMNS)
+FILES = ("config.json", *(f"{name}.csv" for name in TABLES), "topology.csv", "summary.json")
+UNSEALED = (
+    "the folder has no SHA256SUMS (an older version wrote it): damage to a table may show nowhere"
+)
 # Named as text and imported when it is called, as the registry's tables are: pictures stand on a later layer, for they
 # know histories, and a run that is never drawn loads no library for pictures.
 PLOT = "deca_lab.pictures.jupyter:plot"
@@ -108,11 +112,13 @@ class Record:
     stopped: bool = False  # early, by a callback
     writing: float = 0.0  # seconds that the last checkpoint took
     written_at: float = 0.0  # when, on this process's clock
+    measuring: float = 0.0  # seconds of all measurements
+    all_writing: float = 0.0  # and of all checkpoints
     labels: list[str] = field(default_factory=list)  # of the corpus, in order: a head's outputs
 
     def lasting(self) -> dict[str, Any]:
         """Return what equal runs share to the bit, for the checkpoint: all but what was read from a clock."""
-        clocks = ("timings", "writing", "written_at")
+        clocks = ("timings", "writing", "written_at", "measuring", "all_writing")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in clocks}
 
     @property
@@ -122,28 +128,45 @@ class Record:
 
 
 def save(history: History, folder: Path) -> None:
-    """Write every table of the history into the run folder."""
-    for name in TABLES:
-        write_whole(folder / f"{name}.csv", getattr(history, name).to_csv(index=name == "shards"))
-    write_whole(folder / "topology.csv", "\n".join(matrix_text(W) for W in history.W))
-    write_whole(folder / "summary.json", json.dumps(history.summary, indent=1) + "\n")
+    """Write every table into the run folder, with checksums; summary.json comes last, and says that all is there."""
+    texts = {
+        f"{name}.csv": getattr(history, name).to_csv(index=name == "shards", lineterminator="\n")
+        for name in TABLES
+    }
+    texts["topology.csv"] = "\n".join(matrix_text(W) for W in history.W)
+    summary = json.dumps(history.summary, indent=1) + "\n"
+    config = read_text(folder / "config.json", "the run folder's")
+    texts[SUMS] = sums({"config.json": config, **texts, "summary.json": summary})
+    for name, text in {**texts, "summary.json": summary}.items():
+        write_whole(folder / name, text)
 
 
 def save_timings(folder: Path, record: Record) -> None:
     """Write the timings noted so far."""
-    write_whole(folder / "timings.csv", pd.DataFrame(record.timings).to_csv(index=False))
+    text = pd.DataFrame(record.timings).to_csv(index=False, lineterminator="\n")
+    write_whole(folder / "timings.csv", text)
 
 
-def read_timings(folder: Path, step: int) -> list[dict[str, Any]]:
-    """Return the timings noted up to an inner step; none where there is no such file."""
-    try:
-        table = _table(folder / "timings.csv").astype({"step": int, "seconds": float})
-    except (OSError, ValueError, KeyError, OverflowError):
+def read_timings(folder: Path, measured: list[int]) -> list[dict[str, Any]]:
+    """Return the timings noted at these inner steps; none where there is no such file.
+
+    Raises BadInput where the file is damaged: no checksum is there before a run ends.
+    """
+    path = folder / "timings.csv"
+    text = read_text(path, "the run folder's") if path.exists() else "\n"
+    if text == "\n":  # an earlier part of the run went on without the file
         return []
-    return [
-        {str(k): v for k, v in row.items()}
-        for row in table[table["step"] <= step].to_dict("records")
-    ]
+    try:
+        table = _table(text).astype({"step": int, "seconds": float})
+        rows = table[table["step"] <= measured[-1]].to_dict("records")
+        steps = [row["step"] for row in rows]
+        if not text.endswith("\n") or steps != measured[len(measured) - len(steps) :]:
+            raise ValueError("rows are missing")
+    except (ValueError, KeyError, IndexError, OverflowError) as error:
+        raise BadInput(
+            f"{str(path)!r} is damaged: {error}; without it the run goes on, and its clock starts again"
+        ) from None
+    return [{str(k): v for k, v in row.items()} for row in rows]
 
 
 def matrix_text(W: np.ndarray) -> str:
@@ -161,14 +184,15 @@ def load(folder: Path | str) -> History:
         stored if stored.method.startswith(OBJECT) else resolve(stored)
     )  # no file holds what an own method fixes
     try:
-        tables = {
-            name: _table(folder / f"{name}.csv", 0 if name == "shards" else None) for name in TABLES
-        }
-        rows = read_text(folder / "topology.csv", "the run folder's").splitlines()
+        texts = {name: read_text(folder / name, "the run folder's") for name in FILES}
+        sealed = (folder / SUMS).exists()
+        _require_sealed(folder, texts if sealed else {})
+        tables = {name: _table(texts[f"{name}.csv"], name == "shards") for name in TABLES}
+        rows = texts["topology.csv"].splitlines()
         W = np.array([[float(share) for share in row.split(",")] for row in rows]).reshape(
             -1, config.clients, config.clients
         )
-        summary = json.loads(read_text(folder / "summary.json", "the run folder's"))
+        summary = json.loads(texts["summary.json"])
         lacking = [
             f"{name}.csv" for name, table in tables.items() if not set(table) >= COLUMNS[name]
         ]
@@ -176,11 +200,24 @@ def load(folder: Path | str) -> History:
             raise ValueError(f"{' and '.join(lacking) or 'summary.json'} is damaged")
     except (OSError, ValueError, RecursionError, OverflowError) as error:
         raise BadInput(f"{str(folder)!r} does not hold a finished run: {error}") from None
+    if not sealed:
+        summary["notes"] = [*summary.get("notes", []), UNSEALED]
     return History(config=config, W=W, summary=summary, folder=folder, lab=None, **tables)
 
 
-def _table(path: Path, index: int | None = None) -> pd.DataFrame:
-    text = read_text(path, "the run folder's")
+def _require_sealed(folder: Path, texts: dict[str, str]) -> None:
+    """Raise ValueError unless these texts of a folder's files are as they were written."""
+    changed = differing(texts, read_text(folder / SUMS, "the run folder's")) if texts else []
+    if changed:
+        raise ValueError(
+            f"{', '.join(changed)} differs from its checksum in {SUMS}; where the checkpoint is "
+            "there, deca-lab run --resume writes all tables again"
+        )
+
+
+def _table(text: str, indexed: bool = False) -> pd.DataFrame:
+    """Return a table; the first column of an `indexed` one names its rows."""
+    index = 0 if indexed else None
     table = pd.read_csv(StringIO(text), index_col=index)
     if index is None:
         return table

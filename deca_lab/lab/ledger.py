@@ -1,6 +1,7 @@
 """The ledger: what a run must send and hold by the formulas, beside what was sent and held."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
@@ -29,9 +30,11 @@ if TYPE_CHECKING:  # torch's own have no types: what is used of them
 
         def __exit__(self, *_: object) -> None: ...
 
+    def _disable_current_modes() -> AbstractContextManager[None]: ...
+
 else:
     from torch.multiprocessing.reductions import StorageWeakRef
-    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 
 class Memory(NamedTuple):
@@ -209,6 +212,16 @@ class Meter(TorchDispatchMode):
     def forget(self) -> None:
         """Begin a new peak, such as that after the activations are freed."""
         self.most = 0
+
+    def leave_out(
+        self, work: Callable[..., tuple[Tensor, Tensor]], *args: object
+    ) -> tuple[Tensor, Tensor]:
+        """Return work(*args), counting its results but not what it holds: compiled graphs never run in sight of a meter."""
+        with _disable_current_modes():
+            out = work(*args)
+        for t in out:
+            self._add(t, t.untyped_storage().nbytes())
+        return out
 
     def _add(self, t: Tensor, size: int) -> None:
         key = t.untyped_storage()._cdata

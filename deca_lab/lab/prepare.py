@@ -2,30 +2,35 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deca_lab.algorithm import blocks as bl
 from deca_lab.algorithm import moments, stacking
 from deca_lab.algorithm.channel import Carrier, Wrap, gossip
+from deca_lab.algorithm.compiled import missing, require_compiler, worth
 from deca_lab.algorithm.gradients import (
     ENGINES,
     Batch,
     Engine,
     Loss,
     Map,
+    in_model,
     in_parts,
     in_turn,
+    looped,
     map_of,
 )
 from deca_lab.algorithm.loop import Plan, Recipe, plan
 from deca_lab.algorithm.optimisers import OPTIMISERS, Optimiser, OptimiserSpec
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.schedules import SCHEDULES, schedule
-from deca_lab.errors import BadInput, check, pick
+from deca_lab.errors import BadInput, check, out_of_memory, pick
+from deca_lab.lab.ledger import flops
 from deca_lab.lab.metrics import Measurement, Probe, each, measure, one_by_one
 from deca_lab.lab.objects import NOTHING, Objects, accepted, named
 from deca_lab.lab.sources import Texts, model_of, read_texts, words_of
@@ -47,6 +52,7 @@ from deca_lab.text.shards import Shards
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+AUTO = "auto"  # in place of an engine
 MIXINGS: dict[str, Carrier] = {"gossip": gossip, "decaf": decaf}
 
 
@@ -125,7 +131,10 @@ def assembled(
     failing = faults_of(config, topo, len(cut))
     carrier, wraps = channel_of(config, failing, topo, world)
     laid = plan(problem, cut, topo, recipe(len(cut)), *wraps, carrier=carrier, site=world.site)
-    spread = None if shapes_alone else start_spread(laid, engine_of(config), world)
+    spread = None
+    if not shapes_alone:
+        spread = start_spread(laid, config, model, world)
+    config, told = with_engine(config, laid, model)
     return Lab(
         config=config,
         corpus=texts.corpus,
@@ -140,7 +149,7 @@ def assembled(
         measure=partial(_on_probe, problem.loss, probe, over),
         frozen=tuple(name for name, _ in model.named_parameters() if name not in trained),
         device=device,
-        notes=(*texts.notes, *task.notes),
+        notes=(*texts.notes, *task.notes, *told),
         world=world,
         failing=failing,
         objects=objects,
@@ -188,7 +197,9 @@ def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topolog
         config.dtype,
         "float32 or bfloat16 on Apple's GPU",
     )
-    engine_of(config)
+    pick({**ENGINES, AUTO: None}, config.engine, "engine")
+    if config.engine == "compiled":
+        require_compiler(device.type)
     topo = topology(
         objects.topology or config.topology,
         config.clients,
@@ -218,10 +229,40 @@ def _on_probe(
     return measure(loss, rows, tuple(x[at] for x in blocks), own, over)
 
 
-def engine_of(config: RunConfig) -> Engine:
-    """Return what computes the clients' gradients, a few examples at a time where the config says so."""
-    engine = pick(ENGINES, config.engine, "engine")
+def at_once(engine: str) -> str:
+    """Return the engine for a single gradient, or before "auto" has chosen: no graph would pay back."""
+    return "stacked" if engine in (AUTO, "compiled") else engine
+
+
+def engine_of(config: RunConfig, model: nn.Module | None = None, once: bool = False) -> Engine:
+    """Return what computes the clients' gradients: through the model itself, or a few examples at a time, if asked to.
+
+    `once` is for a single gradient.
+    """
+    engine = pick(ENGINES, at_once(config.engine) if once else config.engine, "engine")
+    if config.gradient_checkpointing:
+        loop = "loop with --gradient-checkpointing: torch.vmap cannot compute activations twice"
+        check(engine is looped, "engine", config.engine, loop)
+        # On a CPU the kernel is chosen once more when a layer is computed again, and may be another.
+        eager = "eager with --gradient-checkpointing"
+        check(config.attention == "eager", "attention", config.attention, eager)
+        engine = in_model(dict(model.named_parameters() if model else ()))
     return in_parts(engine, config.micro_batch) if config.micro_batch else engine
+
+
+def with_engine(config: RunConfig, laid: Plan, model: nn.Module) -> tuple[RunConfig, list[str]]:
+    """Return the config with an engine in place of "auto", and the notes on what compiling costs and saves."""
+    if config.engine not in (AUTO, "compiled"):
+        return config, []
+    kind, tokens = laid.channel.like.device.type, config.clients * config.batch * config.context
+    layers = {causal_lm.layer_of(name) for name, _ in model.named_parameters()} - {None}
+    count = worth(len(laid.blocks), len(layers), flops(laid, model, tokens), kind)
+    if config.engine == "compiled":
+        return config, [f"engine compiled: {count.line}"]
+    lacking = missing(kind)
+    engine = "compiled" if count.pays and not lacking else "stacked"
+    why = f"{lacking} is not here" if lacking else count.line
+    return replace(config, engine=engine), [f"engine {engine}, chosen by auto: {why}"]
 
 
 def find_device(name: str) -> torch.device:
@@ -233,7 +274,7 @@ def find_device(name: str) -> torch.device:
     }
     if name == "auto":
         return torch.device(next(n for n in ("cuda", "mps", "cpu") if there[n]))
-    if not pick(there, name, "device"):
+    if not pick({"auto": True, **there}, name, "device"):
         raise BadInput(
             f"device = {name!r} is not there: torch sees {', '.join(n for n, ok in there.items() if ok)}"
         )
@@ -380,7 +421,9 @@ def _require_short_messages(config: RunConfig, topo: Topology) -> None:
     check(not topo.served, "compress", config.compress, served)
 
 
-def start_spread(laid: Plan, engine: Engine, world: World = ALONE) -> heterogeneity.Spread:
+def start_spread(
+    laid: Plan, config: RunConfig, model: nn.Module | None = None, world: World = ALONE
+) -> heterogeneity.Spread:
     """Return how far the clients' gradients at the common start lie apart, on the batch of step 0, in every process.
 
     A few clients at a time, so that no more gradients are held than a step holds. Raises BadInput where the engine cannot
@@ -390,8 +433,8 @@ def start_spread(laid: Plan, engine: Engine, world: World = ALONE) -> heterogene
     where = stacking.layout(problem.start, list(problem.start))
     widest = max(block.width for block in laid.layouts)
     batch, n = problem.batches(0), problem.clients
-    rows = max(1, n * widest // where.width)
-    gradients = engine(problem.loss)
+    rows = max(2, n * widest // where.width)  # two, so that a model that cannot be stacked shows
+    gradients = engine_of(config, model, once=True)(problem.loss)
 
     def some(first: int) -> Tensor:
         part = slice(first, first + rows)
@@ -401,10 +444,11 @@ def start_spread(laid: Plan, engine: Engine, world: World = ALONE) -> heterogene
 
     try:
         own = heterogeneity.spread(map(some, range(0, n, rows)))
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:  # functorch's, or autograd's
-        raise BadInput(
-            f"model does not train with this engine: {first_line(error)}; try --engine loop"
-        ) from error
+        if out_of_memory(error):
+            raise
+        name = at_once(config.engine)
+        others = " or ".join(other for other in ENGINES if other not in (name, "compiled"))
+        line = f"model does not train with --engine {name}: {first_line(error)}; try {others}"
+        raise BadInput(line) from error
     return own.over(lambda x: summed(world, x))

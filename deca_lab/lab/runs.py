@@ -16,13 +16,14 @@ from deca_lab.algorithm.gradients import Engine, Gradients, Loss
 from deca_lab.algorithm.loop import Plan, State, begin, params_of, train, working
 from deca_lab.algorithm.optimisers import tensors
 from deca_lab.errors import BadInput, Diverged, Stopped, check
-from deca_lab.files import alone, new_folder, read_text, write_whole
+from deca_lab.files import alone, new_folder, read_text, require_new, write_whole
 from deca_lab.lab import checkpoint, history, ledger
 from deca_lab.lab.forecast import forecast_of, require_room, room, size
 from deca_lab.lab.history import History, Record
 from deca_lab.lab.metrics import Measurement
 from deca_lab.lab.objects import NOTHING, Objects, named
 from deca_lab.lab.prepare import Lab, assembled, engine_of, find_device, prepare, settled
+from deca_lab.lab.restored import require_kept, require_record
 from deca_lab.lab.snapshot import Snapshot
 from deca_lab.lab.sources import foreign, read_texts
 from deca_lab.methods import Method
@@ -116,6 +117,8 @@ def run_in(
     Any rank's `progress` may stop the run; `say` is told what goes on before the first step. Raises PeerLost where
     another process is gone, and what `run` raises.
     """
+    if out is not None and not world.rank:
+        require_new(Path(out))
     lab = prepared(config, world, objects, say)
     say("measuring the start ...")
     return started(lab, named(config, lab.objects), out, progress)
@@ -129,7 +132,7 @@ def prepared(config: RunConfig, world: World, objects: Objects, say: Say) -> Lab
     if say is not silent or foreign(whole):
         known = forecast_of(whole, objects, texts, world.of(whole.clients))
         free = room(find_device(whole.device))
-        say(known.words() + ("" if free is None else f"; {size(free)} of memory are free"))
+        say(known.words() + ("" if free is None else f"; {size(free)} are free for tensors"))
         require_room(known, free, whole, objects, texts)
     say("loading the model ...")
     return assembled(whole, objects, texts, world)
@@ -188,20 +191,27 @@ def _anybodys(lab: Lab, number: int) -> int:
 
 def _kept(lab: Lab, folder: Path) -> tuple[State, Record]:
     """Return state and record of the folder's checkpoint, or of the start where there is none yet."""
-    if not (folder / "checkpoint.safetensors").exists():
+    path, optimisers = folder / "checkpoint.safetensors", lab.plan.optimisers
+    if not path.exists():
         return begin(lab.plan), _blank(lab)
-    optimisers = lab.plan.optimisers
-    state, noted = checkpoint.load(
-        folder / "checkpoint.safetensors", lambda k, x: optimisers[k].init(working(x)), lab.device
-    )
+    state, noted = checkpoint.load(path, lambda k, x: optimisers[k].init(working(x)), lab.device)
     try:
-        record = Record(**noted, timings=history.read_timings(folder, state.step))
+        record = Record(**noted)
     except TypeError as error:
         raise BadInput(
             f"the checkpoint in {str(folder)!r} holds no record of a run: {error}"
         ) from None
     _require_same(lab, record, folder)
+    require_kept(path, state, lab.plan)
+    require_record(path, record, state.step, _present(lab, state.step, record.stopped))
+    record.timings = history.read_timings(folder, [row["step"] for row in record.metrics])
     return state, record
+
+
+def _present(lab: Lab, step: int, stopped: bool) -> dict[int, int]:
+    """Return how many clients are there at each inner step up to `step` that is measured, the last where a callback ended."""
+    due = [s for s in range(step + 1) if _due(s, lab.config.eval_every, lab) or s == step * stopped]
+    return {s: int(lab.failing.members(max(s - 1, 0)).sum()) for s in due}
 
 
 def read_config(folder: Path | str) -> RunConfig:
@@ -247,7 +257,8 @@ def _go(
 ) -> History | None:
     """Advance from `state` to the end; measure and save where the config says."""
     meter, began = ledger.Meter(), time.perf_counter() - record.seconds
-    steps = train(lab.plan, state, _metered(engine_of(lab.config), meter), donate=True)
+    engine = _metered(_engine(lab), meter, unseen=lab.config.engine == "compiled")
+    steps = train(lab.plan, state, engine, donate=True)
     seen = lab.world.rank == 0
     whole = gathered_state(lab.world, state) if state.step == 0 else state
     if state.step == 0 and seen:
@@ -278,7 +289,7 @@ def _go(
         )
         asked = progress is not None and bool(progress(state.step, lab.plan.steps, known))
         if _anybodys(lab, int(asked)) and state.step < lab.plan.steps:
-            _stop(lab, folder, gathered_state(lab.world, state), record)
+            _stop(lab, folder, _finite(lab, state, folder), record)
     if not seen:
         return None
     done = history.gather(lab, whole, record, folder)
@@ -303,7 +314,7 @@ def _stopped_early(
 ) -> State:
     """Measure and keep the state at which a callback ended the run; return that of all clients."""
     record.stopped = state.step < lab.plan.steps
-    whole = gathered_state(lab.world, state)
+    whole = _finite(lab, state, folder)
     if lab.world.rank == 0 and record.metrics[-1]["step"] < state.step:
         _note(lab, whole, record, began)
     if folder is not None:
@@ -325,8 +336,7 @@ def _written_down(
     kept = _due(state.step, lab.config.checkpoint_every, lab) and _worth_writing(lab, state, record)
     if not (measured or kept):
         return None
-    _require_finite(lab.plan, state, _everybodys(lab, _wild(state)) > 0, "model", folder)
-    whole = gathered_state(lab.world, state)
+    whole = _finite(lab, state, folder)
     if measured and lab.world.rank == 0:
         _note(lab, whole, record, began)
     if kept and folder is not None:
@@ -350,6 +360,7 @@ def _keep(folder: Path, state: State, record: Record) -> None:
     checkpoint.save(folder / "checkpoint.safetensors", state, record.lasting())
     record.written_at = time.perf_counter()
     record.writing = record.written_at - began
+    record.all_writing += record.writing
 
 
 def _stop(lab: Lab, folder: Path | None, state: State, record: Record) -> None:
@@ -368,14 +379,22 @@ def _due(step: int, every: int, lab: Lab) -> bool:
     return step % (every or lab.config.inner_steps) == 0 or step == lab.plan.steps
 
 
-def _metered(engine: Engine, meter: ledger.Meter) -> Engine:
-    """Return the engine that lets the meter forget the activations of the gradient that it has just made."""
+def _engine(lab: Lab) -> Engine:
+    """Return the engine of the config, or the problem's closed form, which the loop alone does without."""
+    closed = lab.plan.problem.exact
+    if closed is not None and lab.config.engine != "loop":
+        return lambda loss: closed
+    return engine_of(lab.config, lab.model)
+
+
+def _metered(engine: Engine, meter: ledger.Meter, unseen: bool = False) -> Engine:
+    """Return the engine after whose gradient the meter forgets the activations, or `unseen` by it, as graphs must be."""
 
     def wrapped(loss: Loss) -> Gradients:
         inner = engine(loss)
 
         def gradients(*args: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - as the engine's
-            out = inner(*args)
+            out = meter.leave_out(inner, *args) if unseen else inner(*args)
             meter.forget()
             return out
 
@@ -397,6 +416,12 @@ def _require_finite(plan: Plan, state: State, wild: Tensor, what: str, folder: P
     )
 
 
+def _finite(lab: Lab, state: State, folder: Path | None) -> State:
+    """Return the state of all clients, or raise Diverged: what is not finite is never kept."""
+    _require_finite(lab.plan, state, _everybodys(lab, _wild(state)) > 0, "model", folder)
+    return gathered_state(lab.world, state)
+
+
 def _wild(state: State) -> Tensor:
     """Return (n,) bool: whose parameters are not finite."""
     return torch.stack([~torch.isfinite(x).all(1) for x in state.blocks]).any(0)
@@ -410,6 +435,7 @@ def _train_row(plan: Plan, state: State, losses: Tensor) -> dict[str, Any]:
 
 def _note(lab: Lab, state: State, record: Record, began: float) -> None:
     """Append one measurement to the record."""
+    started_at = time.perf_counter()
     found, here = _measured(lab, state)
     visit = lab.plan.visits[max(state.step - 1, 0) // lab.config.inner_steps]
     names = [block.name for block in lab.plan.blocks]
@@ -427,10 +453,14 @@ def _note(lab: Lab, state: State, record: Record, began: float) -> None:
     )
     record.metrics[-1].update(_own_metrics(lab, state, record))
     record.clients += _client_rows(state.step, found, here)
+    now = time.perf_counter()
+    record.measuring += now - started_at
     record.timings.append(
         {
             "step": state.step,
-            "seconds": time.perf_counter() - began,
+            "seconds": now - began,
+            "measuring": record.measuring,
+            "writing": record.all_writing,
             "process_bytes": process_bytes(),
             "gpu_bytes": torch.cuda.max_memory_allocated() if lab.device.type == "cuda" else 0,
         }

@@ -145,6 +145,7 @@ def load_model(
     device "meta".
     """
     from deca_lab.models import adapters, causal_lm, classifier, four_bit, own_model
+    from deca_lab.models.checkpointing import checkpoint_
     from deca_lab.models.shapes import without_numbers
 
     make = pick(
@@ -161,7 +162,9 @@ def load_model(
     )
     dtype, revision = pick(DTYPES, config.dtype, "dtype"), config.model_revision
     check(given is None or not revision, "model_revision", revision, "left empty beside model=")
+    attention = pick({"eager": "eager", "sdpa": "sdpa"}, config.attention, "attention")
     sizes: dict[str, Any] = {"dtype": dtype, "vocabulary": vocabulary, "context": config.context}
+    sizes["attention"] = attention
     if labels:
         sizes |= {"labels": labels, "pad": pad}
     by_name, of_object = (
@@ -176,6 +179,8 @@ def load_model(
         model = of_object(given, over=map_of(config.engine), **sizes)
     if shapes_alone:
         model = without_numbers(model)
+    if config.gradient_checkpointing:
+        checkpoint_(model)
     head = classifier.head_names(model) if labels else ()
     base = model if store is None else store(model)
     if make is None:

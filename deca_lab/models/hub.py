@@ -106,7 +106,7 @@ def is_cached(kind: str, name: str) -> bool:
     places = [hub / f"{kind}s--{name.replace('/', '--')}"] + [
         prepared / name.replace("/", "___")
     ] * (kind == "dataset")
-    return any(place.is_dir() for place in places)
+    return any(os.path.isdir(place) for place in places)  # False too for a name that is too long
 
 
 def is_a(value: object, module: str, kind: str) -> bool:

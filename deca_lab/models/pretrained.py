@@ -37,7 +37,7 @@ def read(
     Weights come from safetensors or GGUF only, and no remote code runs. Every weight must be there, but for those that
     the purpose may lack: they are drawn from torch's global generator. Raises BadInput.
     """
-    if not Path(source).exists():
+    if not os.path.exists(source):
         with hub_or_offline("model", source):
             return _loaded(source, dtype, attention, revision, purpose)
     holds = (Path(source) / "config.json").is_file() and any(Path(source).glob("*.safetensors"))
@@ -54,7 +54,7 @@ def outline(
 
     given = arguments(source, revision)
     try:
-        with nullcontext() if Path(source).exists() else hub_or_offline("model", source):
+        with nullcontext() if os.path.exists(source) else hub_or_offline("model", source):
             config = AutoConfig.from_pretrained(**given)
         with quiet(), torch.device("meta"):
             return built(config, dtype, attention, purpose)
@@ -68,7 +68,7 @@ def config_of(source: str) -> "PretrainedConfig | None":
     from transformers import AutoConfig
 
     try:
-        with nullcontext() if Path(source).exists() else hub_or_offline("model", source):
+        with nullcontext() if os.path.exists(source) else hub_or_offline("model", source):
             return AutoConfig.from_pretrained(**arguments(source))
     except Exception:  # transformers raises a dozen kinds
         return None
@@ -97,9 +97,11 @@ def arguments(source: str, revision: str = "") -> dict[str, Any]:
 def gguf_file(source: str) -> Path | None:
     """Return the GGUF file that a path means: itself, or the only one of a folder without safetensors."""
     path = Path(source)
-    if source.endswith(".gguf") and path.is_file():
+    if source.endswith(".gguf") and os.path.isfile(path):
         return path
-    files = [] if not path.is_dir() or any(path.glob("*.safetensors")) else [*path.glob("*.gguf")]
+    files = (
+        [] if not os.path.isdir(path) or any(path.glob("*.safetensors")) else [*path.glob("*.gguf")]
+    )
     names = [file.name for file in files]
     check(len(files) < 2, "model directory", source, f"one of its files {', '.join(sorted(names))}")
     return files[0] if files else None
@@ -112,7 +114,9 @@ def built(
     import transformers
 
     auto, config = getattr(transformers, purpose.auto), purpose.configured(copy.deepcopy(config))
-    model: PreTrainedModel = auto.from_config(config, attn_implementation=attention)
+    model: PreTrainedModel = auto.from_config(
+        config, attn_implementation=attention, trust_remote_code=False
+    )
     for p in model.parameters():  # not model.to(dtype): rotary angles, a buffer, stay in float32
         p.data = p.data.to(dtype)
     return model.eval()

@@ -6,7 +6,6 @@ for nothing else, it gathers all rows. Only tensors travel, never pickled object
 """
 
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,8 +20,9 @@ from deca_lab.algorithm.channel import Carrier, Rows, Site, Wire, gossip, silenc
 from deca_lab.algorithm.loop import Plan, State, working
 from deca_lab.algorithm.optimisers import OptState, leaves, numbers, tensors, with_leaves
 from deca_lab.algorithm.stacking import Layout
-from deca_lab.errors import PeerLost, check
+from deca_lab.errors import PeerLost, check, out_of_memory
 from deca_lab.mixing.topology import Topology
+from deca_lab.network.meeting import number_of, require_place, require_secret
 
 WAIT = timedelta(
     minutes=10
@@ -70,16 +70,28 @@ ALONE = World()  # one process
 def joined() -> Iterator[World]:
     """Join the world that torchrun started this process in, and leave it when all are done; one process where there is none.
 
-    Gloo on CPUs, NCCL where there are GPUs. Peers meet at torchrun's MASTER_ADDR.
+    Gloo on CPUs, NCCL where there are GPUs. Peers meet at torchrun's MASTER_ADDR, and show that they know DECA_LAB_SECRET.
+    Raises BadInput where the environment does not fit, or a peer does not know the secret; PeerLost where none comes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not dist.is_available():
+    if number_of("WORLD_SIZE", 1, "1") == 1 or not dist.is_available():
         yield World()
         return
+    require_place()
     gpus = torch.cuda.device_count()
     if gpus:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
-    dist.init_process_group("nccl" if gpus else "gloo", timeout=WAIT)
+        torch.cuda.set_device(number_of("LOCAL_RANK", 0, "0") % gpus)
+    try:
+        dist.init_process_group("nccl" if gpus else "gloo", timeout=WAIT)
+    except (
+        RuntimeError,
+        ValueError,
+        OSError,
+    ) as error:  # of a port that is taken, a host that is none
+        words = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise PeerLost(f"the processes did not meet at MASTER_ADDR ({words})") from None
     world = World(dist.get_rank(), dist.get_world_size())
+    with answering(world):
+        require_secret(world.rank, world.size, "cuda" if gpus else "cpu")
     yield world
     with answering(world):
         dist.barrier()  # who leaves early breaks the others' connections
@@ -92,7 +104,7 @@ def answering(world: World) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if world.size == 1 or isinstance(error, PeerLost):
+        if world.size == 1 or isinstance(error, PeerLost) or out_of_memory(error):
             raise
         raise PeerLost(
             f"rank {world.rank} of {world.size}: another rank is gone, or the network is "

@@ -34,7 +34,7 @@ def write(
     higher: bool = False,
 ) -> Path:
     """Write table.csv, differences.csv, curves.png and compare.html into `out`; return the page."""
-    means, gaps = cp.summary(table, score), cp.paired(table, score, higher)
+    means, gaps = cp.summary(table, score), cp.paired(table, score, higher, asked.margin)
     write_whole(out / "table.csv", means.to_csv(index=False))
     write_whole(out / "differences.csv", gaps.to_csv(index=False))
     picture = pictures.png(draw_curves(cp.curves(out, table), score))
@@ -109,21 +109,22 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    grid = table[table["seed"] == asked.base.seed].pivot_table(
-        index="arm", columns="lr", values="validation_loss", sort=False
+    finite = table[np.isfinite(table["validation_loss"].astype(float))]
+    grid = finite.pivot_table(index="arm", columns="lr", values="validation_loss").reindex(
+        table["arm"].unique()
     )
     return environment.get_template("compare.html.j2").render(
         asked=asked,
         score=score.replace("_", " "),
         means=means.to_dict("records"),
         gaps=gaps.to_dict("records"),
+        notes=cp.notes(table),
         scores=cp.all_scores(table).to_dict("records"),
         grid=[
             (method, list(row))
             for method, row in zip(grid.index, grid.to_numpy().tolist(), strict=True)
         ],
         rates=[f"{rate:g}" for rate in grid.columns],
-        edge=cp.at_edge(table),
         number=pictures.number,
         size=pictures.size,
         picture=base64.b64encode(BytesIO(picture).getvalue()).decode(),

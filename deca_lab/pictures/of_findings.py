@@ -7,14 +7,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deca_lab.pictures.style import BLUE, GREY, RED, WIDTH, styled
+from deca_lab.pictures.style import BLUE, GREEN, GREY, RED, WIDTH, styled
 
-LOOKS = {"agree": (BLUE, "o"), "undecided": (GREY, "D"), "disagree": (RED, "X")}
+LOOKS = {
+    "agree": (BLUE, "o"),
+    "disagree": (RED, "X"),
+    "equal": (GREEN, "s"),
+    "undecided": (GREY, "D"),
+    "undecidable": (GREY, "d"),
+}
 
 
 @styled
 def draw_findings(verdicts: pd.DataFrame) -> Figure:
-    """Return gain and 95 % interval of each finding, a row a finding, with a tick at minus its margin; a panel a score."""
+    """Return gain and 95 % interval of each finding, a row a finding; a panel a score.
+
+    A band is the margin on both sides of zero. A tick is where agreement begins: at zero, or at minus
+    the margin of an "as good as".
+    """
     scores = list(dict.fromkeys(verdicts["score"]))
     parts = [verdicts[verdicts["score"] == score] for score in scores]
     figure = Figure(
@@ -36,12 +46,14 @@ def draw_findings(verdicts: pd.DataFrame) -> Figure:
 
 def _interval(axes: Axes, k: int, row: Mapping[Hashable, Any]) -> None:
     colour, marker = LOOKS[row["verdict"]]
+    line = -row["margin"] if row["kind"] == "as good" else 0.0
+    axes.fill_betweenx([k - 0.4, k + 0.4], -row["margin"], row["margin"], color=GREY, alpha=0.15)
     axes.plot([row["low"], row["high"]], [k, k], color=colour, linewidth=1.8)
     axes.plot(row["gain"], k, color=colour, marker=marker, markersize=6)
-    axes.plot(-row["margin"], k, color="black", marker="|", markersize=12)
+    axes.plot(line, k, color="black", marker="|", markersize=12)
     axes.annotate(
         row["verdict"],
-        (max(row["high"], -row["margin"]), k),
+        (max(row["high"], row["margin"]), k),
         xytext=(6, 0),
         textcoords="offset points",
         va="center",

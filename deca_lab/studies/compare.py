@@ -1,11 +1,13 @@
-"""Methods side by side: the same start, shards, budget and seeds, each at the learning rate that validation chose."""
+"""Methods side by side: the same start, shards, budget and seeds, each at the rate that validation chose on that seed."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from deca_lab import files
@@ -17,6 +19,7 @@ from deca_lab.lab.prepare import Lab, prepare
 from deca_lab.methods import METHODS
 from deca_lab.registry import load_plugins
 from deca_lab.runconfig import RunConfig, defaults
+from deca_lab.studies import evidence, tuning
 from deca_lab.text.tasks import TASKS
 
 Say = Callable[[str], None]
@@ -33,14 +36,19 @@ BUDGETS: dict[str, Callable[[Lab], float]] = {  # what one round of an arm costs
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared: `base` holds all knobs that the methods share; `amount` 0 is what the first method's rounds cost."""
+    """What is compared: `base` holds all knobs that the methods share.
+
+    `seeds` 0 is as many as `seeds_for` gives; `amount` 0 is what the first method's rounds cost; a
+    difference below `margin`, in the unit of the task's score, does not matter.
+    """
 
     base: RunConfig
     methods: tuple[str, ...]
-    seeds: int = 3
-    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    seeds: int = 0
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     budget: str = "steps"
     amount: float = 0.0
+    margin: float = 0.0
 
 
 def compare(
@@ -54,6 +62,7 @@ def compare(
     `objects` are those of `runs.run`, such as `model=` and `dataset=`; every arm gets them. Raises
     BadInput where no arm can meet the budget or a name is unknown.
     """
+    check(asked.margin >= 0, "margin", asked.margin, "0 or more")
     rounds = rounds_of(asked, **objects)
     arms = {
         method: replace(arm(asked.base, method), rounds=many) for method, many in rounds.items()
@@ -71,23 +80,53 @@ def run_arms(
 ) -> pd.DataFrame:
     """Run named configs and return one row a run: arm, seed, lr, whether that rate was chosen, and the last measurement.
 
-    Every rate is tried on the first seed; the one with the lowest validation loss is then run on the other seeds. Each
-    run has a folder under `out`/arms, which `folder_of` names and `deca_lab.load` reads: finished ones are kept, a broken
-    one is resumed. `objects` are those of `runs.run` and go to every run. Raises BadInput for a number out of range, and
-    where a folder holds another run.
+    On every seed each arm's rate is tuned by validation loss, as `tuning.tried` does: the grid grows
+    until its best rate is not at its edge. `seeds` 0 is as many as `seeds_for` gives for the first arm. Each run has a
+    folder under `out`/arms, which `folder_of` names and `deca_lab.load` reads: finished ones are kept,
+    a broken one is resumed. Seeds are the outer loop, so that a study broken off has whole pairs.
+    `objects` are those of `runs.run` and go to every run. Raises BadInput for a number out of range,
+    and where a folder holds another run.
     """
-    check(seeds >= 1, "seeds", seeds, "1 or more")
-    check(len(rates) > 0, "rates", rates, "one learning rate or more")
+    check(seeds >= 0, "seeds", seeds, "1 or more, or 0 for as many as a run's cost allows")
+    tuning.check_rates(rates)
+    many = seeds or seeds_for(next(iter(arms.values())), say, **objects)
     files.folder(out)
     rows: list[dict[str, Any]] = []
-    for name, config in arms.items():
-        tried = [_row(name, replace(config, lr=rate), out, say, objects) for rate in rates]
-        best = min(tried, key=lambda row: float(row["validation_loss"]))["lr"]
-        again = [replace(config, lr=best, seed=config.seed + i) for i in range(1, seeds)]
-        others = [_row(name, other, out, say, objects) for other in again]
-        rows += [{**row, "chosen": row["lr"] == best} for row in [*tried, *others]]
-        write_whole(out / "runs.csv", pd.DataFrame(rows).to_csv(index=False))
+    for i in range(many):
+        for name, config in arms.items():
+            rows += _tuned(name, replace(config, seed=config.seed + i), rates, out, say, objects)
+            write_whole(out / "runs.csv", pd.DataFrame(rows).to_csv(index=False))
     return pd.DataFrame(rows)
+
+
+def _tuned(
+    name: str, config: RunConfig, rates: Sequence[float], out: Path, say: Say, objects: Given
+) -> list[dict[str, Any]]:
+    """Return the rows of an arm on one seed, by rate."""
+    rows: dict[float, dict[str, Any]] = {}
+
+    def loss_at(rate: float) -> float:
+        rows[rate] = _row(name, replace(config, lr=rate), out, say, objects)
+        return float(rows[rate]["validation_loss"])
+
+    chosen = tuning.best(tuning.tried(loss_at, rates))
+    return [{**rows[rate], "chosen": rate == chosen} for rate in sorted(rows)]
+
+
+SHORT = ((1e13, 10), (1e16, 5))  # floating-point operations of a run -> seeds; 3 beyond
+
+
+def seeds_for(config: RunConfig, say: Say, **objects: Any) -> int:  # noqa: ANN401
+    """Return how many seeds the cost of a run allows: 10 where it is short, 5, or 3; and say it."""
+    cost = _flops(config, objects)
+    many = next((seeds for most, seeds in SHORT if cost <= most), 3)
+    say(f"{many} seeds, for a run takes {cost:.1e} floating-point operations (--seeds)")
+    return many
+
+
+def _flops(config: RunConfig, objects: Given) -> float:
+    one = prepare(replace(config, rounds=1), objects=Objects(**objects))
+    return config.rounds * BUDGETS["flops"](one)
 
 
 def arm(base: RunConfig, method: str) -> RunConfig:
@@ -138,6 +177,8 @@ def _row(name: str, config: RunConfig, out: Path, say: Say, objects: Given) -> d
     say(f"{folder.name}: validation loss {done.metrics['validation_loss'].iloc[-1]:.4f}")
     last = done.metrics.iloc[-1].drop(["round", "block"])
     measured = {str(name): value for name, value in last.items()}
+    majority = done.summary.get("majority")  # accuracy of naming the commonest label
+    measured |= {} if majority is None else {"majority": majority}
     return {
         **known,
         **measured,
@@ -183,7 +224,9 @@ def finished(config: RunConfig, folder: Path, objects: Given) -> history.History
         ).exists():  # an arm that was broken off before its first checkpoint
             shutil.rmtree(folder)
         done = runs.run(config, folder, **objects)
-    (folder / "checkpoint.safetensors").unlink()  # a comparison keeps tables, not models
+    (folder / "checkpoint.safetensors").unlink(
+        missing_ok=True
+    )  # a comparison keeps tables, not models
     return done
 
 
@@ -194,41 +237,96 @@ def score_of(task: str) -> tuple[str, bool]:
 
 
 def summary(table: pd.DataFrame, score: str) -> pd.DataFrame:
-    """Return mean and standard deviation over seeds of each arm at its chosen rate, in the order given."""
+    """Return a row an arm, in the order given: means over seeds at the rates that were chosen on each.
+
+    `sd` is of the score; the other scores on the test data follow it, then the costs; lr_low and
+    lr_high are the chosen rates; `notes` says what spoils a mean.
+    """
     chosen = table[table["chosen"]]
+    others = [name for name in _scores(table) if name != score]
+    costs = ["bytes_sent", "seconds", "memory", "parameters", "step"]
     grouped = chosen.groupby("arm", sort=False)
-    means = grouped[[score, "bytes_sent", "seconds", "memory", "parameters", "lr", "step"]].mean()
-    return means.assign(sd=grouped[score].std(), seeds=grouped.size()).reset_index()
+    means = grouped[[score, *others, *costs]].mean()
+    means.insert(1, "sd", grouped[score].std())
+    rates = {"lr_low": grouped["lr"].min(), "lr_high": grouped["lr"].max()}
+    remarks = notes(table)
+    said = {"notes": [remarks.get(name, "") for name in means.index]}
+    return means.assign(**rates, seeds=grouped.size(), **said).reset_index()
+
+
+def _scores(table: pd.DataFrame) -> list[str]:
+    """Return the columns of a table that are scores on the test data, and the majority where it is known."""
+    known = [str(name) for name in table if str(name).startswith("test_")]
+    voted = "majority" in table and bool(table["majority"].notna().any())
+    return known + ["majority"] * voted
+
+
+def notes(table: pd.DataFrame) -> dict[str, str]:
+    """Return what spoils an arm's mean, by its name: a rate at the edge, runs at chance, runs that diverged."""
+    chosen = table[table["chosen"]]
+    diverged = ~np.isfinite(chosen["validation_loss"].astype(float))
+    remarks = {
+        "rate at the edge of its grid": _on_edge(table),
+        "no better than the majority": chosen[_at_chance(chosen)],
+        "diverged at every rate": chosen[diverged],
+    }
+    seeds = Counter(chosen["arm"])
+    lines: dict[str, list[str]] = {}
+    for words, rows in remarks.items():
+        for name, many in Counter(rows["arm"]).items():
+            lines.setdefault(name, []).append(f"{words} on {many} of {seeds[name]} seeds")
+    return {name: "; ".join(said) for name, said in lines.items()}
+
+
+def _at_chance(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Say of each row whether its accuracy is no more than naming the commonest label gives."""
+    if not {"test_accuracy", "majority"} <= set(rows):
+        return pd.Series(False, index=rows.index)
+    return rows["test_accuracy"].astype(float) <= rows["majority"].astype(float)
+
+
+def _on_edge(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the chosen rows whose rate is the smallest or largest that was tried on that seed."""
+    grid = table.groupby(["arm", "seed"])["lr"]
+    outer = (table["lr"] == grid.transform("min")) | (table["lr"] == grid.transform("max"))
+    return table[table["chosen"] & outer & (grid.transform("nunique") > 1)]
+
+
+def at_edge(table: pd.DataFrame) -> list[str]:
+    """Return the arms whose best rate may lie beyond those that were tried, on one seed or more."""
+    return list(dict.fromkeys(_on_edge(table)["arm"]))
 
 
 def all_scores(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and standard deviation over seeds of every score on the test data, a row an arm and score."""
     chosen = table[table["chosen"]]
-    names = [str(name) for name in chosen if str(name).startswith("test_")]
-    long = chosen.melt("arm", names, var_name="score", value_name="value").dropna()
+    long = chosen.melt("arm", _scores(table), var_name="score", value_name="value")
+    long = long.assign(value=long["value"].astype(float)).dropna()
     return long.groupby(["arm", "score"], sort=False)["value"].agg(["mean", "std"]).reset_index()
 
 
-def paired(table: pd.DataFrame, score: str, higher: bool = False) -> pd.DataFrame:
-    """Return the differences of each pair of arms on the same seeds: mean, t interval, and what it says."""
+def paired(
+    table: pd.DataFrame, score: str, higher: bool = False, margin: float = 0.0
+) -> pd.DataFrame:
+    """Return the differences of each pair of arms on the same seeds, as `evidence.weigh` weighs the family of all pairs."""
     names = list(dict.fromkeys(table["arm"]))
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    return pd.DataFrame([_pair(table, a, b, score, higher) for a, b in pairs])
+    if not pairs:
+        return pd.DataFrame(columns=["first", "second", "difference", "verdict"])
+    cases = [evidence.Case(gaps_of(table, a, b, score).to_numpy(), margin) for a, b in pairs]
+    rows = [
+        {"first": a, "second": b, **row, "verdict": _words(a, b, row, higher)}
+        for (a, b), row in zip(pairs, evidence.weigh(cases), strict=True)
+    ]
+    return pd.DataFrame(rows).rename(columns={"gain": "difference"})
 
 
-def _pair(table: pd.DataFrame, a: str, b: str, score: str, higher: bool) -> dict[str, object]:
-    gap = difference(table, a, b, score)
-    decided = gap.low > 0 or gap.high < 0
-    better = a if (gap.mean > 0) == higher else b
-    return {
-        "first": a,
-        "second": b,
-        "seeds": gap.seeds,
-        "difference": gap.mean,
-        "low": gap.low,
-        "high": gap.high,
-        "verdict": f"{better} is better" if decided else "undecided",
-    }
+def _words(a: str, b: str, row: Mapping[Any, Any], higher: bool) -> str:
+    if row["verdict"] in ("agree", "disagree"):
+        return f"{a if (row['gain'] > 0) == higher else b} is better"
+    if row["verdict"] == "undecidable":
+        return f"undecided, and could not be: needs {row['needed']:.0f} seeds"
+    return "equal within the margin" if row["verdict"] == "equal" else str(row["verdict"])
 
 
 class Difference(NamedTuple):
@@ -240,28 +338,21 @@ class Difference(NamedTuple):
     seeds: int
 
 
+def gaps_of(table: pd.DataFrame, first: str, second: str, score: str) -> "pd.Series[float]":
+    """Return first minus second by seed, at their chosen rates, where both have a finite score."""
+    by_seed = table[table["chosen"]].pivot_table(
+        index="seed", columns="arm", values=score, sort=False
+    )
+    gaps = (by_seed[first] - by_seed[second]).astype(float)
+    return gaps[np.isfinite(gaps)]
+
+
 def difference(
     table: pd.DataFrame, first: str, second: str, score: str, confidence: float = 0.95
 ) -> Difference:
     """Return the paired difference of two arms at their chosen rates; NaN for its ends with fewer than two seeds."""
-    from scipy.stats import t
-
-    by_seed = table[table["chosen"]].pivot_table(
-        index="seed", columns="arm", values=score, sort=False
-    )
-    gaps = (by_seed[first] - by_seed[second]).dropna()
-    n, mean = len(gaps), float(gaps.mean())
-    half = (
-        float(t.ppf(0.5 + confidence / 2, n - 1) * gaps.std() / n**0.5) if n > 1 else float("nan")
-    )
-    return Difference(mean, mean - half, mean + half, n)
-
-
-def at_edge(table: pd.DataFrame) -> list[str]:
-    """Return the arms whose chosen rate is the smallest or largest of the grid: theirs may lie beyond it."""
-    rates = sorted(set(table["lr"]))
-    chosen = table[table["chosen"] & table["lr"].isin([rates[0], rates[-1]])]
-    return list(dict.fromkeys(chosen["arm"])) if len(rates) > 2 else []
+    gaps = gaps_of(table, first, second, score).to_numpy()
+    return Difference(evidence.mean(gaps), *evidence.interval(gaps, confidence), len(gaps))
 
 
 def compare_runs(

@@ -76,7 +76,9 @@ def from_file(path: Path, named: Collection[str] = ()) -> tuple["Dataset", tuple
 
 def is_saved(path: Path) -> bool:
     """Say whether a folder holds what `save_to_disk` of datasets writes."""
-    return any((path / name).is_file() for name in SAVED)
+    return any(
+        os.path.isfile(path / name) for name in SAVED
+    )  # False for a name that no file can have
 
 
 def from_folder(path: Path, split: str) -> "Dataset":

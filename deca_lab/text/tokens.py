@@ -52,7 +52,7 @@ def tokenizer_for(
         return tokenizer(name, revision if name == source else ""), ()
     folder = Path(source).expanduser()
     own = bool(source)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         own = any((folder / f).is_file() for f in OWN_FILES) or gguf_file(str(folder)) is not None
     which = tokenizer(source, revision) if own else tokenizer("bytes")
     kind = f"the model's own, {len(which)} tokens" if own else "bytes, for the model has none"

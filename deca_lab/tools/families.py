@@ -128,7 +128,7 @@ def drawn(family: str) -> "PreTrainedModel":
     config = AutoConfig.for_model(family, **SHAPE, **FAMILIES[family])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     return model
 
 
@@ -155,7 +155,7 @@ def tried(family: str) -> Row:
     with tempfile.TemporaryDirectory() as folder, quiet():
         model.save_pretrained(folder)
         try:
-            results = [trained(folder, engine) for engine in ENGINES]
+            results = [trained(folder, engine) for engine in ("stacked", "loop")]
         except BadInput as error:
             return Row(family, float("inf"), first_line(error).replace(folder, family))
     return Row(family, float((results[0] - results[1]).abs().max()))

@@ -19,6 +19,8 @@ def small(monkeypatch):
     monkeypatch.setattr(be, "SIZES", ((1, 16, 2, 1, 8),))
     monkeypatch.setattr(be, "NUMBERS", 2**13)
     monkeypatch.setattr(be, "REPEATS", 1)
+    for name, few in {"CLIENTS": (4, 8), "PARAMETERS": (4, 8), "DEGREES": (2, 4)}.items():
+        monkeypatch.setattr(be.growth, name, few)
     monkeypatch.setattr(
         be,
         "prepare",
@@ -26,7 +28,8 @@ def small(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("part", quick(["engine", "step", "mixing", "theory"], 2))
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of compiling, torch's own
+@pytest.mark.parametrize("part", quick(["step", "mixing", "growth", "engine", "theory"], 3))
 def test_every_part_gives_rows_that_compare(part, small):
     rows = list(be.bench([part], "cpu"))
     assert rows
@@ -34,6 +37,45 @@ def test_every_part_gives_rows_that_compare(part, small):
     assert all(math.isfinite(row.ratio) and row.ratio > 0 for row in rows)
     assert all(row.against and row.goal for row in rows)
     assert all(str(row.case) in row.line for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_the_compiled_engine_has_rows_beside_one_model(small):
+    rows = [row for row in be.bench(["engine"], "cpu") if row.case.startswith("compiled, ")]
+    assert [row.against for row in rows] == [
+        "one model, the same tokens",
+        "one compiled model, the same tokens",
+    ]
+
+
+def test_what_cannot_be_compiled_is_left_out(small, monkeypatch):
+    monkeypatch.setattr(be, "missing", lambda device: "a C++ compiler")
+    first, *rest = be.bench(["engine"], "cpu")
+    assert first.line == "engine    left out: compiled: a C++ compiler is not here"
+    assert [row.case.startswith("compiled") for row in rest] == [False, False]
+
+
+def test_growth_is_beside_proportion_and_drawn(small, capsys, tmp_path):
+    rows = list(be.bench(["growth"], "cpu"))
+    assert [row.case for row in rows] == [
+        f"{what} {at}"
+        for what, sizes in (("clients", (4, 8)), ("parameters", (4, 8)), ("degree", (2, 4)))
+        for at in sizes
+    ]
+    assert [row.ratio for row in rows[::2]] == pytest.approx([1.0] * 3)
+    assert rows[1].theirs == pytest.approx(2 * rows[0].ours)
+    said = deca_lab(capsys, "bench", "growth", "--picture", tmp_path / "growth.png")
+    assert said.code == 0
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+    refused = deca_lab(capsys, "bench", "start", "--picture", tmp_path / "other.png")
+    assert (refused.code, "part growth" in refused.err) == (2, True)
+    assert not (tmp_path / "other.png").exists()
+
+
+def test_without_a_gpu_its_table_is_left_out():
+    (row,) = be.bench(["gpu"], "cpu")
+    assert "no CUDA device" in row.line
 
 
 def test_works_are_taken_in_turns_and_the_first_round_does_not_count():

@@ -4,9 +4,7 @@ Set-up: `pip install playwright`, and a Chromium: Debian's (`apt-get install chr
 chromium`. DECA_LAB_BROWSER names the program where it lies elsewhere. Skipped, with the reason, where there is none.
 """
 
-import os
 import secrets
-import shutil
 import socket
 import subprocess
 import time
@@ -18,24 +16,7 @@ from deca_lab.course.place import copy_to
 from deca_lab.course.server import command, server_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SETTINGS = '{"windowingMode": "none"}'  # all cells are in the page, also those out of sight
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
-    found = os.environ.get("DECA_LAB_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
-    with api.sync_playwright() as driver:
-        if found is None and not os.path.exists(driver.chromium.executable_path):
-            pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
-        started = driver.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

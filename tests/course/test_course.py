@@ -1,4 +1,4 @@
-"""The course's machinery: running notebooks, failures told, copies that overwrite nothing, student copies, pages and links."""
+"""The course's machinery: running notebooks, failures told, copies that overwrite nothing, student copies."""
 
 import json
 
@@ -87,20 +87,6 @@ def test_a_copy_holds_no_outputs(tmp_path):
         cells = json.loads(path.read_text())["cells"]
         assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
         nbformat.validate(nbformat.read(path, 4))
-
-
-@pytest.mark.slow
-def test_the_pages_hold_the_course_and_their_links_lead_somewhere(tmp_path):
-    pages = course.html(tmp_path / "pages")
-    assert len(pages) == len(course.notebooks()) + 1
-    assert course.broken_links(tmp_path / "pages") == []
-    index = (tmp_path / "pages" / "index.html").read_text()
-    assert "Start here" in index
-    text = (tmp_path / "pages" / "theory" / "adam_step.html").read_text()
-    assert "<math" in text  # formulae without a script
-    assert "cdnjs" not in text
-    (tmp_path / "pages" / "index.html").write_text('<a href="nowhere.html">x</a>')
-    assert "nowhere.html" in course.broken_links(tmp_path / "pages")[0]
 
 
 def test_the_server_is_local_and_keeps_its_token():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -36,8 +37,6 @@ VERSIONED = ("transformers_version", "dtype", "torch_dtype")
 
 
 def with_(config=SHORT, **knobs):
-    from dataclasses import replace
-
     return replace(config, **knobs)
 
 
@@ -57,7 +56,9 @@ def untrained(config, folder):
     lab = prepare(config)
     folder.mkdir()
     (folder / "config.json").write_text(config.to_json())
-    checkpoint.save(folder / "checkpoint.safetensors", begin(lab.plan), {})
+    checkpoint.save(
+        folder / "checkpoint.safetensors", begin(lab.plan), {"config": asdict(lab.config)}
+    )
     return folder
 
 

@@ -25,6 +25,7 @@ CONFIG = RunConfig(
 KINDS = {
     "deca": {},
     "loop": {"engine": "loop"},
+    "checkpointing": {"engine": "loop", "gradient_checkpointing": True, "model": "llama-tiny"},
     "micro-batch": {"micro_batch": 1},
     "moments kept": {"method": "d-adam"},
     "half": {"dtype": "bfloat16"},

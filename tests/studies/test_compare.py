@@ -21,7 +21,7 @@ from deca_lab.studies import compare
 from deca_lab.studies.compare import Comparison
 
 BASE = RunConfig(**{**SMALL, "inner_steps": 2})
-ASKED = Comparison(BASE, ("deca", "dec-lora", "badam"), seeds=2, rates=(1e-3, 1e-2))
+ASKED = Comparison(BASE, ("deca", "dec-lora", "badam"), seeds=2, rates=(1e-3,))
 
 
 @pytest.fixture(scope="module")
@@ -62,37 +62,54 @@ def test_flops_by_hand():
     assert ledger.flops(lab.plan, lab.model, 10) == 2 * 2 * 10 * (first + second)
 
 
-def test_the_rate_is_chosen_by_validation_never_by_test(monkeypatch, tmp_path):
-    def row(name, config, out, say, objects):
-        return {
-            "arm": name,
-            "seed": config.seed,
-            "lr": config.lr,
-            "step": 1,
-            "validation_loss": config.lr,
-            "test_loss": -config.lr,
-        }
+def faked(loss_at):
+    """Return a stand-in for a run, whose validation loss is `loss_at(lr, seed)`; its test loss says the opposite."""
 
-    monkeypatch.setattr(compare, "_row", row)
-    table = compare.compare(replace(ASKED, budget="rounds"), tmp_path)
-    assert set(table[table["chosen"]]["lr"]) == {1e-3}
-    assert table.groupby("arm").size().tolist() == [
-        3,
-        3,
-        3,
-    ]  # two rates on the first seed, one on the second
+    def row(name, config, out, say, objects):
+        loss = loss_at(config.lr, config.seed)
+        known = {"arm": name, "seed": config.seed, "lr": config.lr, "step": 1}
+        return {**known, "validation_loss": loss, "test_loss": -loss}
+
+    return row
+
+
+def test_the_rate_is_chosen_on_every_seed_by_validation_never_by_test(monkeypatch, tmp_path):
+    best = {0: 1e-3, 1: 2.7e-2}
+    bowl = faked(lambda lr, seed: abs(np.log(lr / best[seed])))
+    monkeypatch.setattr(compare, "_row", bowl)
+    table = compare.compare(replace(ASKED, budget="rounds", rates=(1e-3, 3e-3, 9e-3)), tmp_path)
+    chosen = table[table["chosen"]]
+    assert set(zip(chosen["seed"], chosen["lr"], strict=True)) == {(0, 1e-3), (1, 2.7e-2)}
+    assert sorted(table.loc[table["seed"] == 1, "lr"].unique()) == [
+        1e-3,
+        3e-3,
+        9e-3,
+        2.7e-2,
+        8.1e-2,
+    ]
+    assert table["seed"].is_monotonic_increasing  # a study that is broken off has whole pairs
+    assert compare.at_edge(table) == []
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "runs.csv"), table)
+
+
+def test_an_edge_that_does_not_end_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(compare, "_row", faked(lambda lr, seed: lr if seed else 1.0))
+    table = compare.compare(replace(ASKED, budget="rounds", rates=(1e-3, 3e-3, 9e-3)), tmp_path)
+    words = "rate at the edge of its grid on 1 of 2 seeds"
+    assert compare.notes(table) == dict.fromkeys(ASKED.methods, words)
+    assert compare.at_edge(table) == list(ASKED.methods)
 
 
 def test_finished_arms_are_kept_and_a_broken_one_goes_on(done, monkeypatch):
     table, out = done
-    (out / "arms" / "badam-lr0.01-seed1" / "summary.json").unlink()  # as if it had been broken off
+    (out / "arms" / "badam-lr0.001-seed1" / "summary.json").unlink()  # as if it had been broken off
     ran = []
     real = runs.run
     monkeypatch.setattr(
         runs, "run", lambda config, folder: ran.append(folder.name) or real(config, folder)
     )
     again = compare.compare(ASKED, out)
-    assert ran == ["badam-lr0.01-seed1"]
+    assert ran == ["badam-lr0.001-seed1"]
     pd.testing.assert_frame_equal(
         again.drop(columns="seconds"), table.drop(columns="seconds"), check_dtype=False
     )
@@ -124,7 +141,75 @@ def test_paired_intervals_are_scipys():
     assert compare.paired(table, "test_loss", higher=True).iloc[0]["verdict"] == "y is better"
     table["test_loss"] = [*a, *(a + np.array([0.1, -0.1, 0.1, -0.1, 0.0]))]
     assert compare.paired(table, "test_loss").iloc[0]["verdict"] == "undecided"
+    assert compare.paired(table, "test_loss", margin=1.0).iloc[0]["verdict"] == (
+        "equal within the margin"
+    )
+    words = compare.paired(table, "test_loss", margin=0.01).iloc[0]["verdict"]
+    assert re.fullmatch(r"undecided, and could not be: needs \d+ seeds", words)
     assert compare.paired(table[table["seed"] == 0], "test_loss").iloc[0]["verdict"] == "undecided"
+
+
+def test_pairs_are_a_family():
+    rng = np.random.default_rng(0)
+    arms = {"x": 0.0, "y": 0.1, "z": 0.5}
+    rows = [
+        {"arm": arm, "seed": i, "chosen": True, "test_loss": rng.normal(shift, 0.1)}
+        for i in range(6)
+        for arm, shift in arms.items()
+    ]
+    got = compare.paired(pd.DataFrame(rows), "test_loss")
+    assert got[["first", "second"]].to_numpy().tolist() == [["x", "y"], ["x", "z"], ["y", "z"]]
+    order = got["p"].to_numpy().argsort()
+    assert got["p_holm"].iloc[order[0]] == pytest.approx(3 * got["p"].min())
+    assert got["verdict"].iloc[1] == "x is better"
+    assert len(compare.paired(pd.DataFrame(rows[::3]), "test_loss")) == 0
+
+
+def test_a_seed_on_which_an_arm_diverged_is_left_out_and_said():
+    rows = [
+        {
+            "arm": arm,
+            "seed": i,
+            "lr": 1.0,
+            "chosen": True,
+            "test_loss": loss,
+            "validation_loss": loss,
+        }
+        for arm, losses in (("x", (1.0, 2.0, np.inf)), ("y", (1.5, 2.6, 3.0)))
+        for i, loss in enumerate(losses)
+    ]
+    table = pd.DataFrame(rows)
+    assert compare.difference(table, "x", "y", "test_loss")[0::3] == (pytest.approx(-0.55), 2)
+    assert compare.notes(table) == {"x": "diverged at every rate on 1 of 3 seeds"}
+
+
+def test_runs_that_end_at_chance_say_so():
+    rows = [
+        {"arm": arm, "seed": i, "lr": 1.0, "chosen": True, "validation_loss": 1.0, "majority": 0.3}
+        | {"test_accuracy": accuracy, "test_loss": 1.0}
+        for arm, got in (("x", (0.3, 0.2, 0.4)), ("y", (0.5, 0.6, 0.31)))
+        for i, accuracy in enumerate(got)
+    ]
+    table = pd.DataFrame(rows)
+    words = {"x": "no better than the majority on 2 of 3 seeds"}
+    assert compare.notes(table) == words
+    assert compare.notes(table.drop(columns="majority")) == {}
+    costs = dict.fromkeys(["bytes_sent", "seconds", "memory", "parameters", "step"], 1)
+    means = compare.summary(table.assign(**costs), "test_accuracy").set_index("arm")
+    assert means["notes"].to_dict() == {**words, "y": ""}
+    assert means["majority"].tolist() == pytest.approx([0.3, 0.3])
+    assert means.loc["x", ["test_accuracy", "sd"]].tolist() == pytest.approx([0.3, 0.1])
+
+
+def test_seeds_by_cost(monkeypatch):
+    said = []
+    for flops, many in ((1e12, 10), (2e13, 5), (1e17, 3)):
+        monkeypatch.setattr(compare, "_flops", lambda config, objects, f=flops: f)
+        assert compare.seeds_for(BASE, said.append) == many
+    assert said[0] == "10 seeds, for a run takes 1.0e+12 floating-point operations (--seeds)"
+    monkeypatch.undo()
+    one, two = (compare._flops(replace(BASE, rounds=rounds), {}) for rounds in (1, 2))
+    assert two == 2 * one > 0
 
 
 def test_a_diverged_arm_is_not_chosen(tmp_path):
@@ -132,14 +217,15 @@ def test_a_diverged_arm_is_not_chosen(tmp_path):
         replace(
             ASKED,
             methods=("badam",),
-            rates=(1e-3, 1e38),
+            rates=(1e-3, 2e-3, 1e38),
             seeds=1,
             base=replace(BASE, inner_steps=3),
         ),
         tmp_path,
     )
-    assert table["test_loss"].tolist()[1] == float("inf")
-    assert table["chosen"].tolist() == [True, False]
+    assert table["test_loss"].tolist()[-1] == float("inf")
+    assert not table["chosen"].tolist()[-1]
+    assert table["chosen"].sum() == 1
 
 
 @pytest.mark.parametrize(
@@ -152,7 +238,8 @@ def test_a_diverged_arm_is_not_chosen(tmp_path):
         (replace(ASKED, budget="bites"), "unknown budget 'bites': did you mean 'bytes'"),
         (replace(ASKED, methods=("deca", "local"), budget="bytes"), "local sends nothing"),
         (replace(ASKED, methods=("decca",)), "unknown method 'decca'"),
-        (replace(ASKED, seeds=0), "seeds = 0"),
+        (replace(ASKED, seeds=-1), "seeds = -1"),
+        (replace(ASKED, margin=-1.0), "margin = -1"),
         (replace(ASKED, rates=()), "rates"),
     ],
 )
@@ -179,6 +266,7 @@ def test_the_page_holds_table_differences_curves_and_grid(done):
     page = compare_report.write(ASKED, table, out)
     text = page.read_text()
     for row in compare.paired(table, "test_loss").itertuples():
+        assert f">{row.p_holm:.2g}<" in text
         assert f"{row.difference:+.4f}" in text
         assert row.verdict in text
     assert text.count("data:image/png;base64,") == 1
@@ -211,18 +299,23 @@ def test_command_writes_the_page(capsys, tmp_path):
     assert "compare.html" in said.out
     assert deca_lab(capsys, "compare", *options(out=tmp_path, methods="deca,deca")).code == 2
     assert deca_lab(capsys, "compare", *options(out=tmp_path, rates="fast")).code == 2
+    refused = deca_lab(capsys, "compare", *options(out=tmp_path, lr=0.1))
+    assert (refused.code, "--rates is the grid" in refused.err) == (2, True)
 
 
 def test_a_rate_at_the_edge_of_the_grid_is_said():
     table = pd.DataFrame(
         {
             "arm": ["a", "a", "a", "b", "b", "b"],
+            "seed": 0,
             "lr": [1, 2, 3] * 2,
             "chosen": [False, True, False, False, False, True],
         }
     )
     assert compare.at_edge(table) == ["b"]
-    assert compare.at_edge(table[table["lr"] < 3]) == []
+    wider = table.assign(seed=1, lr=table["lr"] - 1)  # another seed's grid goes further down
+    assert compare.at_edge(pd.concat([table, wider])) == ["b"]
+    assert compare.at_edge(table[table["lr"] == 3]) == []  # a single rate has no edge
 
 
 def test_compare_runs_is_each_history_in_a_row(done):

@@ -156,7 +156,7 @@ def scene() -> Scene:
     with mpl.rc_context(STYLE):
         figure = sheet(3.5)
         places, values, curves = figure.subplots(1, 3, width_ratios=(1, 0.95, 1.25))
-        figure.subplots_adjust(left=0.015, right=0.985, bottom=0.285, top=0.85, wspace=0.3)
+        figure.subplots_adjust(left=0.015, right=0.985, bottom=0.32, top=0.85, wspace=0.42)
         title, graph_of, follow = (
             headline(places),
             _graph(places),

@@ -179,15 +179,15 @@ def widget_of(control: Control, value: object) -> "ValueWidget":
     return ipywidgets.FloatSlider(readout_format=f".{len(f'{control.step:g}') - 2}f", **within)
 
 
-def renderer(figure: "Figure") -> Callable[[], bytes]:
-    """Return the function that gives the figure's PNG: kept pixels, and the animated artists drawn over them.
+def renderer(figure: "Figure", dots: int = DOTS) -> Callable[[], bytes]:
+    """Return the function that gives the figure's PNG, of so many dots an inch: kept pixels, the animated artists over them.
 
     All that is not animated may change only together with the limits of some axes: then the pixels are made again.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure.set_dpi(DOTS)
+    figure.set_dpi(dots)
     canvas: Canvas = FigureCanvasAgg(figure)
     moving = sorted(
         figure.findobj(lambda artist: artist.get_animated()), key=lambda artist: artist.get_zorder()

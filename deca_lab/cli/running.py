@@ -1,0 +1,191 @@
+"""`deca-lab run`: a run from its knobs, or from where it broke off, to its report."""
+
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from deca_lab.cli.knobs import Given, with_knobs
+from deca_lab.cli.unread import require_alone, require_read
+from deca_lab.cli.words import JSON, QUIET, show, speaker
+from deca_lab.errors import check
+from deca_lab.files import require_new, write_whole
+from deca_lab.methods import resolve
+from deca_lab.runconfig import RunConfig
+
+if TYPE_CHECKING:
+    from deca_lab.bounds.beside_a_run import Verdict
+
+
+class Finished(NamedTuple):
+    """What a finished run says of itself: as values, and in words."""
+
+    result: dict[str, Any]
+    words: str
+
+
+@with_knobs()
+def run(
+    given: Given,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="new folder for the run; runs/DATE-METHOD when not given"),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="continue the run of this folder, bit for bit")
+    ] = None,
+    bounds: Annotated[
+        bool,
+        typer.Option(
+            "--bounds",
+            metavar=" ",
+            help="say afterwards what theory says of such a run; DECA is trained once more for it",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar=" ", help="say what the run would need, and end")
+    ] = False,
+    as_json: JSON = False,
+    quiet: QUIET = False,
+    **knobs: Any,  # noqa: ANN401 - each has its own knob's type
+) -> None:
+    """Fine-tune a small GPT with DECA on simulated clients; write a folder with tables, pictures and a report.
+
+    Without any option: 8 clients on a ring, one or two minutes on a laptop.
+    """
+    if dry_run:
+        beside = {"resume": resume and str(resume), "out": out and str(out), "bounds": bounds}
+        require_alone("--dry-run", beside, "it only says what a new run would need")
+    if resume is not None:
+        own = "the run continues in its own folder"
+        require_alone("--resume", {"out": out and str(out)}, own)
+        _require_as_stored(resume, given)
+        folder, config = resume, None
+    else:
+        config = RunConfig(**knobs)
+        require_read(given, [resolve(config)])
+        if dry_run:
+            return _say_what_it_needs(config, as_json, quiet)
+        folder = out or _fresh_folder(config.method)
+        require_new(folder)
+    done = _finish(folder, config, quiet)
+    if done is None:
+        return None
+    rows, words = _write_bounds(folder) if bounds else ([], [])
+    result = {**done.result, **({"bounds": rows} if bounds else {})}
+    return show(as_json, result, "\n".join([done.words, *words]))
+
+
+def _say_what_it_needs(config: RunConfig, as_json: bool, quiet: bool) -> None:
+    """Print the forecast of a run, and what is free."""
+    from deca_lab.lab.forecast import forecast_of, require_room, room, size
+    from deca_lab.lab.objects import NOTHING
+    from deca_lab.lab.prepare import find_device, settled
+    from deca_lab.lab.sources import read_texts
+
+    whole, objects = settled(config, NOTHING)
+    texts, free = read_texts(whole, objects), room(find_device(whole.device))
+    known, say = forecast_of(whole, objects, texts), speaker(quiet)
+    for note in texts.notes:
+        say(f"note: {note}")
+    words = known.words() + ("" if free is None else f"\n{size(free)} are free for tensors")
+    show(as_json, {**known._asdict(), "free": free, "notes": texts.notes}, words)
+    require_room(known, free, whole, objects, texts)
+
+
+def _require_as_stored(folder: Path, given: Given) -> None:
+    from deca_lab.lab.runs import read_config
+
+    stored = asdict(read_config(folder))
+    for name, value in given.items():
+        check(
+            stored[name] == value,
+            name,
+            value,
+            f"{stored[name]!r}, as in {folder}/config.json: --resume changes nothing",
+        )
+
+
+def _fresh_folder(method: str) -> Path:
+    stem = Path("runs") / f"{datetime.now():%Y-%m-%d_%H%M%S}-{method}"
+    again = (
+        stem.with_name(f"{stem.name}-{k}") for k in range(1, 1000)
+    )  # two runs may start in one second
+    return next(path for path in (stem, *again) if not path.exists())
+
+
+def _finish(folder: Path, config: RunConfig | None, quiet: bool) -> Finished | None:
+    """Run or resume, then write the report; return what there is to say where this process has the history."""
+    from deca_lab.lab import glance, progress, runs
+    from deca_lab.network import processes
+    from deca_lab.pictures import report
+
+    with processes.joined() as world, progress.interruptible() as asked:
+        silent = quiet or world.rank > 0
+        say = speaker(silent)
+        with progress.bar(silent=silent) as shown:
+
+            def watch(done: int, total: int, known: dict[str, Any]) -> bool:
+                shown(done, total, known)
+                return asked()
+
+            done = (
+                runs.resume_in(world, folder, watch)
+                if config is None
+                else runs.run_in(world, config, folder, watch, say=say)
+            )
+    if done is None:
+        return None
+    page, summary = report.write(done, folder), done.summary
+    for note in summary["notes"]:  # what was guessed and dropped
+        say(f"note: {note}")
+    seconds = float(done.timings["seconds"].iloc[-1])
+    words = (
+        f"sent {summary['bytes_sent'] / 1e6:.1f} MB, predicted {summary['bytes_predicted'] / 1e6:.1f} MB; "
+        f"{glance.seconds(done.timings)}\nreport: {page}\n{glance.outcome(summary)}"
+    )
+    result = {"folder": folder, "report": page, "seconds": seconds, "summary": summary}
+    return Finished(result, words)
+
+
+def _write_bounds(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Write bounds.csv and bounds.png into a finished run's folder; return every claim that speaks of it, and words."""
+    import numpy as np
+    import pandas as pd
+
+    from deca_lab import pictures
+    from deca_lab.bounds.beside_a_run import beside
+    from deca_lab.lab import history
+
+    verdicts = beside(history.load(folder), again=True)
+    drawn = {
+        name: one.bound
+        for name, one in verdicts.items()
+        if one.bound is not None and np.size(one.bound.lhs) > 1
+    }
+    rows = [_bounds_row(one) for one in verdicts.values()]
+    write_whole(folder / "bounds.csv", pd.DataFrame(rows).to_csv(index=False))
+    files = [folder / "bounds.csv"]
+    if drawn:
+        files.append(folder / "bounds.png")
+        write_whole(files[-1], pictures.png(pictures.draw_beside(drawn)))
+    return rows, [*map(_bounds_words, rows), f"bounds: {', '.join(map(str, files))}"]
+
+
+def _bounds_words(row: dict[str, Any]) -> str:
+    tight = f", tightness {row['tightness']:.3g}" if row["tightness"] else ""
+    ground = f"\n    rests on: {row['rests on']}" if row["rests on"] else ""
+    return f"{row['claim']}: {row['verdict']}{tight}{ground}"
+
+
+def _bounds_row(one: "Verdict") -> dict[str, Any]:
+    """Return a claim's row of bounds.csv: both sides at the end of the run, where there are any."""
+    import numpy as np
+
+    ends: dict[str, Any] = dict.fromkeys(("tightness", "left side", "right side"))
+    if one.bound is not None:
+        left, right = np.atleast_1d(one.bound.lhs)[-1], np.atleast_1d(one.bound.rhs)[-1]
+        ends = {"tightness": one.bound.tightness, "left side": left, "right side": right}
+    return {"claim": one.claim, "verdict": one.verdict, **ends, "rests on": one.rests_on}

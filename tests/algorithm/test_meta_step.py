@@ -1,0 +1,145 @@
+"""A whole inner step reads nothing from the device, and makes no tensor elsewhere: on "meta", which holds no numbers."""
+
+import pytest
+import torch
+from cases import cases
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import masking_utils
+
+from deca_lab.algorithm import loop, stacking
+from deca_lab.algorithm.blocks import by_layers, whole
+from deca_lab.algorithm.gradients import stacked
+from deca_lab.algorithm.problems import Problem
+from deca_lab.lab.prepare import channel_of, faults_of, recipe_of
+from deca_lab.methods import METHODS, resolve
+from deca_lab.mixing.topology import topology
+from deca_lab.models import causal_lm
+from deca_lab.runconfig import RunConfig
+
+N, B, T = 4, 2, 8
+READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "item", "equal")
+TALKING = [
+    {},
+    {"compress": "top-k"},
+    {"compress": "quantised"},
+    {"compress": "random-k"},
+    {"max_grad_norm": 1.0, "weight_decay": 0.1, "mix_every": 2},
+    {"mixed": "all", "combine": "before"},
+    {"dtype": "bfloat16"},
+    {"topology": "complete"},
+    {"topology": "one-peer-exponential"},
+]
+
+
+class Reads(TorchDispatchMode):
+    """Counts what waits for the device: a number that becomes Python's, or a shape that depends on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in READS:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def laid(device, loss_of=causal_lm.client_loss, **knobs):
+    """A run of two inner steps a block on GPT-2, planned as `prepare` does."""
+    config = resolve(RunConfig(clients=N, rounds=1, inner_steps=2, model="tiny", **knobs))
+    dtype = {"bfloat16": torch.bfloat16}.get(config.dtype, torch.float32)
+    model = causal_lm.load("tiny", dtype=dtype).to(device)
+    parts = causal_lm.anatomy(model)
+    cut = whole(list(parts)) if config.blocks == "whole" else by_layers(parts)
+    topo = topology(config.topology, config.clients)
+    tokens = torch.randint(3, causal_lm.BYTES, (config.clients, B, T + 1)).to(device)
+    start = stacking.replicate(causal_lm.trainable(model), config.clients)
+    carrier, wraps = channel_of(config, faults_of(config, topo, len(cut)), topo)
+    problem = Problem(start, loss_of(model), lambda step: tokens)
+    return loop.plan(problem, cut, topo, recipe_of(config)(len(cut)), *wraps, carrier=carrier)
+
+
+def steps(plan, engine=stacked):
+    return list(loop.train(plan, engine=engine, donate=True))
+
+
+def reads(plan):
+    with Reads() as mode:
+        steps(plan)
+    return mode.seen
+
+
+@pytest.fixture
+def unasked(monkeypatch):
+    """Take the one read of transformers' own out: whether a row holds several texts, which ours never do."""
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda positions: None)
+
+
+OURS = [name for name in METHODS if METHODS[name].fixed.get("adapter") is None]
+
+
+@cases("knobs", [*({"method": name} for name in OURS), *TALKING])
+def test_a_step_stays_on_its_device_and_reads_nothing(knobs, unasked):
+    states = steps(laid("meta", **knobs))
+    assert all(losses.device.type == "meta" for _, losses in states)
+    assert all(x.device.type == "meta" for state, _ in states for x in state.blocks)
+    assert reads(laid("cpu", **knobs)) == []
+
+
+def test_transformers_reads_one_number_a_step():
+    plan = laid("cpu")
+    assert reads(plan) == ["_local_scalar_dense"] * plan.steps
+
+
+def read_a_number(loss):
+    return loss.item() and loss
+
+
+def make_it_elsewhere(loss):
+    return loss * torch.ones(2)
+
+
+def ask_whether(loss):
+    return loss if (loss > 0).any() else -loss
+
+
+@cases("fault", [make_it_elsewhere, ask_whether, read_a_number])
+def test_a_fault_in_the_loss_is_seen(fault, unasked):
+    def loss_of(model):
+        inner = causal_lm.client_loss(model)
+        return lambda params, batch: fault(inner(params, batch)).sum()
+
+    with pytest.raises(RuntimeError):
+        steps(laid("meta", loss_of))
+
+
+def broken(plan, fault):
+    """The plan with a fault in its channel, and with one in its optimisers."""
+
+    def exchange(call, x, wire, size):
+        fault(x.sum())
+        return plan.channel.exchange(call, x, wire, size)
+
+    def update(g, state, x, exchange):
+        fault(g.sum())
+        return plan.optimisers[0].update(g, state, x, exchange)
+
+    optimiser = plan.optimisers[0]._replace(update=update)
+    return [
+        plan._replace(channel=plan.channel._replace(exchange=exchange)),
+        plan._replace(optimisers=(optimiser,) * len(plan.blocks)),
+    ]
+
+
+@cases("fault", [make_it_elsewhere, ask_whether, read_a_number])
+def test_a_fault_in_the_optimiser_or_the_mixing_is_seen(fault, unasked):
+    for plan in broken(laid("meta"), fault):
+        with pytest.raises(RuntimeError):
+            steps(plan)
+
+
+def test_a_read_is_counted_where_there_are_numbers(unasked):
+    plan = laid("cpu")
+    for faulty in broken(plan, read_a_number):
+        assert reads(faulty) == ["_local_scalar_dense"] * plan.steps

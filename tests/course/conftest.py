@@ -1,0 +1,24 @@
+"""A real browser for the tests that look at pages: a Chromium, driven by playwright; without them they are skipped."""
+
+import os
+import shutil
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    found = os.environ.get("DECA_LAB_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
+    with api.sync_playwright() as driver:
+        if found is None and not os.path.exists(driver.chromium.executable_path):
+            pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
+        started = driver.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield started
+        started.close()

@@ -1,0 +1,107 @@
+"""One harness for hostile inputs, which knows three outcomes: refused in a line, stopped and resumable, right content.
+
+Whatever else happens, a traceback, a silent change or a wrong number, is an AssertionError here.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import SMALL, deca_lab, options
+
+from deca_lab.lab import history, runs
+from deca_lab.runconfig import RunConfig
+
+TINY = {
+    **SMALL,
+    "clients": 2,
+    "context": 16,
+    "batch": 1,
+    "inner_steps": 2,
+    "eval_windows": 2,
+    "checkpoint_every": 1,
+}
+CONFIG = RunConfig(**TINY)
+SAME = [name for name in history.FILES if name != "timings.csv"] + ["checkpoint.safetensors"]
+CALM = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+REFUSED, FAILED, STOPPED = 2, 1, (130, 143, -15, -1, 129)
+
+
+class Killed(BaseException):
+    """The end of a process: nothing that runs may catch it for good."""
+
+
+def judged(code, err, words=""):
+    """Return "refused", "failed" or "right" of a command that has ended, where it ended in one of the ways allowed."""
+    assert "Traceback" not in err, err[-3000:]
+    if code == 0:
+        return "right"
+    last = err.strip().splitlines()[-1]
+    assert code in (REFUSED, FAILED), (code, err[-2000:])
+    assert last.startswith("error: " if code == REFUSED else "stopped: "), err[-2000:]
+    assert sum(line.startswith(("error: ", "stopped: ")) for line in err.splitlines()) == 1
+    assert re.search(words, last), f"{words!r} is not said in {last!r}"
+    return "refused" if code == REFUSED else "failed"
+
+
+def outcome(capsys, *words, says=""):
+    """Run `deca-lab words` in this process, and judge it."""
+    said = deca_lab(capsys, *words)
+    return judged(said.code, said.err, says)
+
+
+def process(*words, says="", timeout=300, **environment):
+    """Run `deca-lab words` in a process of its own, and judge it; None takes a name out of its environment."""
+    given = {name: value for name, value in {**CALM, **environment}.items() if value is not None}
+    command = [sys.executable, "-m", "deca_lab", *map(str, words)]
+    done = subprocess.run(
+        command, env=given, capture_output=True, timeout=timeout, check=False, encoding="utf-8"
+    )
+    return judged(done.returncode, done.stderr, says)
+
+
+def bits(folder):
+    """Return what equal runs share, by the names of the files."""
+    return {name: (Path(folder) / name).read_bytes() for name in SAME}
+
+
+def completed(folder):
+    """Bring an interrupted run of CONFIG to its end: go on where it was broken off, or start again where it had not begun."""
+    if (folder / "config.json").exists():
+        return runs.resume(folder)
+    return runs.run(CONFIG, folder)
+
+
+def copied(folder, target):
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(folder, target)
+    return target
+
+
+def run_words(folder, **knobs):
+    return ["run", *options(out=folder, **{**TINY, **knobs})]
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """The folder of a finished tiny run, of which every test takes a copy."""
+    folder = tmp_path_factory.mktemp("hostile") / "whole"
+    runs.run(CONFIG, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def laid(whole):
+    """What CONFIG is made of, prepared once."""
+    return runs.prepare(CONFIG)
+
+
+@pytest.fixture
+def swift(laid, monkeypatch):
+    """Let every life of a run of CONFIG begin with what is prepared, where many lives are tried."""
+    monkeypatch.setattr(runs, "prepare", lambda config, world, objects: laid)
+    monkeypatch.setattr(runs, "prepared", lambda config, world, objects, say: laid)

@@ -1,0 +1,147 @@
+"""Surroundings of a process: language, home, folders that cannot be written, knobs and files that nobody would give."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from cases import cases
+from command import options
+from harness import CALM, TINY, bits, copied, outcome, process, run_words
+from small_models import folder_of
+
+from deca_lab.lab import runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"HOME": None, "XDG_CACHE_HOME": None, "HF_HOME": None, "MPLCONFIGDIR": None},
+        {"HOME": "/nowhere/at/all", "HF_HOME": None, "MPLCONFIGDIR": None},
+        {"TERM": "dumb", "COLUMNS": "1", "NO_COLOR": "1"},
+        {"HF_ENDPOINT": "http://[", "HF_HUB_OFFLINE": "0", "HTTP_PROXY": "nonsense"},
+        {"OMP_NUM_THREADS": "7", "TZ": "Nowhere/None", "PYTHONHASHSEED": "7"},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_a_run_is_the_same_in_any_surroundings(whole, tmp_path, environment):
+    assert process(*run_words(tmp_path / "rün"), **environment) == "right"
+    if "OMP_NUM_THREADS" not in environment:  # sums in another order
+        assert bits(tmp_path / "rün") == bits(whole)
+
+
+@pytest.mark.slow
+def test_a_run_in_less_memory_than_it_needs_is_no_traceback_of_its_folder(whole, tmp_path):
+    """Under a limit of the address space a process may fail in the system's libraries; its folder is whole or resumable."""
+    resource = pytest.importorskip("resource")
+    folder = copied(whole, tmp_path / "run")
+    for megabytes in (200, 1000):
+        command = [sys.executable, "-m", "deca_lab", "run", "--resume", str(folder)]
+        limit = megabytes * 2**20
+        done = subprocess.run(
+            command,
+            env=CALM,
+            capture_output=True,
+            check=False,
+            timeout=300,
+            preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        )
+        assert done.returncode != 0
+        assert bits(folder) == bits(whole)
+    runs.resume(folder)
+    assert bits(folder) == bits(whole)
+
+
+DEEP = "[" * 100_000
+FILES = {
+    "deep.json": (DEEP, "json"),
+    "deep.jsonl": (DEEP, "jsonl"),
+    "deeper.json": ('{"text": ' * 50_000, "json"),
+    "wide.csv": (",".join(f"c{i}" for i in range(100_000)) + "\n1,2\n", "csv"),
+    "one-row.csv": ("text,label\nonly this row,a\n", "csv"),
+    "head-only.csv": ("text,label\n", "csv"),
+    "quotes.csv": ('text,label\n"' + "x" * 100 + ",a\n", "csv"),
+    "zeros.txt": ("\0" * 5000, "txt"),
+    "spaces.txt": (" \n" * 5000, "txt"),
+    "empty.parquet": ("", "parquet"),
+    "empty.txt": ("", "txt"),
+    "config.yaml": ("- a\n- b\n", "config"),
+    "deep.yaml": (DEEP, "config"),
+    "bomb.yaml": ("a: &a [x,x]\n" + "".join(f"b{i}: &b{i} [*a,*a]\n" for i in range(9)), "config"),
+    "python.yaml": ("!!python/object/apply:os.system [touch hacked]\n", "config"),
+    "deep-config.json": (DEEP, "config"),
+    "unknown.json": (json.dumps({"clientz": 3}), "config"),
+    "ragged.csv": ("0.5,0.5\n0.5\n", "topology"),
+    "nan.csv": ("nan,1\n1,nan\n", "topology"),
+    "half.npy": ("\x93NUMPY", "topology"),
+}
+
+
+def test_files_that_nobody_would_give_are_refused_in_a_line(tmp_path, capsys):
+    for name, (text, use) in FILES.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        words = {"config": "config", "topology": "topology"}.get(use, "corpus")
+        knobs = {k: v for k, v in TINY.items() if k != words}
+        try:
+            given = ["run", *options(out=tmp_path / "run", **knobs, **{words: tmp_path / name})]
+            assert outcome(capsys, *given) == "refused"
+            assert not (tmp_path / "run").exists()
+        except BaseException as error:
+            error.add_note(f"the file: {name}")
+            raise
+    assert not (tmp_path / "hacked").exists()
+
+
+KNOBS = [
+    {"out": "x" * 300},
+    {"out": "/dev/null/run"},
+    {"out": "/proc/nobody"},
+    {"tokenizer": "x" * 5000},
+    {"model": "x" * 5000},
+    {"model": ".."},
+    {"corpus": "/dev/zero"},
+    {"corpus": "a\nb"},
+    {"clients": 0},
+    {"lr": "nan"},
+    {"lr": "inf"},
+    {"lr": -1},
+    {"drop": 1},
+    {"drop": "nan"},
+    {"seed": -1},
+    {"eval_windows": 0},
+]
+
+
+@cases("knobs", KNOBS)
+def test_knobs_that_nobody_would_give_are_refused_in_a_line(tmp_path, capsys, knobs):
+    given = {**TINY, "out": tmp_path / "run", **knobs}
+    assert outcome(capsys, "run", *options(**given)) == "refused"
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_pickled_or_of_another_model_are_refused(tmp_path, capsys):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = folder_of("llama", tmp_path)
+    weights = folder / "model.safetensors"
+    good = load_file(weights)
+    name = next(n for n in good if n.endswith("q_proj.weight"))
+    bad = {
+        "of another width": {**good, name: good[name][:, :-1].contiguous()},
+        "of another model": {"x." + n: t for n, t in good.items()},
+        "with one missing": {n: t for n, t in good.items() if n != name},
+    }
+    words = run_words(tmp_path / "run", model=folder, context=8)
+    for what, tensors in bad.items():
+        save_file(tensors, weights, metadata={"format": "pt"})
+        assert outcome(capsys, *words, says="model") == "refused", what
+    for data in (b"", b"\xff" * 64, b"\x08\0\0\0\0\0\0\0{}"):
+        weights.write_bytes(data)
+        assert outcome(capsys, *words, says="model") == "refused"
+    weights.unlink()
+    torch.save(good, folder / "pytorch_model.bin")
+    assert outcome(capsys, *words, says="safetensors") == "refused"
+    assert not (tmp_path / "run").exists()
