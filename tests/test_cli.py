@@ -182,6 +182,7 @@ def test_list_shows_every_table_and_refuses_others(capsys):
     )
     rows = [line for line in said.out.splitlines() if re.match("  [^ ]", line)]
     assert all(len(row.split()) > 1 for row in rows), "a name without a word on it"
+    assert "Return" not in said.out, "a docstring that speaks to those who read the code"
     assert deca_lab(capsys, "list", "topologie").code == 2
 
 

@@ -88,7 +88,7 @@ def per_lr_(h: Tensor, lr: float) -> Tensor:
 
 
 def unit_(h: Tensor, lr: float) -> Tensor:
-    """h with each client's row of length one, as quasi-global Adam has it (with its 1e-8)."""
+    """h with each client's row of length one, as quasi-global Adam has it."""
     return h.div_(h.norm(dim=1, keepdim=True).add_(1e-8))
 
 

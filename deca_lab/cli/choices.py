@@ -25,6 +25,7 @@ TABLES = {  # knob -> kinds of registered parts
 }
 FIXED = {
     "head": ("auto", "words", "trained"),
+    "attention": ("eager", "sdpa"),
     "dtype": ("float32", "bfloat16", "float64"),
     "adapter": ("none", "lora", "bottleneck"),
     "frozen_factor": ("none", "A"),
@@ -37,7 +38,11 @@ FIXED = {
     "mixed": ("active", "all"),
     "device": ("auto", "cpu", "cuda", "mps"),
 }
-BESIDE = {"topology": ("server",), "compress": ("none",)}  # words that no table holds
+BESIDE = {
+    "topology": ("server",),
+    "compress": ("none",),
+    "engine": ("auto",),
+}  # words that no table holds
 
 
 def choices(knob: str) -> tuple[str, ...]:

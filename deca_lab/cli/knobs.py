@@ -87,9 +87,13 @@ def _option(f: "Field[Any]", hidden: bool) -> object:
     letters: dict[Any, str] = {int: "N", float: "X", bool: FLAG, str: "NAME" if names else "TEXT"}
     words = f.metadata["help"] + (f"; {allowed[1]}" if allowed else "")
     unsaid = [name for name in names if name not in re.split(r"[^\w-]+", words)]
+    flag = (
+        (f"--{f.name.replace('_', '-')}",) if f.type is bool else ()
+    )  # without a --no-... beside it
     return Annotated[
         f.type,
         typer.Option(
+            *flag,
             help=_with_default(f, words + (f": {', '.join(names)}" if unsaid else "")),
             metavar=letters[f.type],
             hidden=hidden,

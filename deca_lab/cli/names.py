@@ -5,7 +5,11 @@ from typing import Any
 
 from deca_lab.registry import KINDS, about, load_plugins, resolved
 
-NONE = {  # what the word means where a part may be left out
+WORDS = {  # of a part that may be left out, or whose docstring speaks to those who read the code
+    "engines": {
+        "stacked": "All clients in one call: fast, and holds the activations of all of them.",
+        "loop": "One client after another: slower, and holds the activations of one.",
+    },
     "feedbacks": {"none": "The moments keep the local statistics alone."},
     "compressors": {"none": "Messages are whole."},
 }
@@ -21,8 +25,9 @@ def tables() -> dict[str, dict[str, str]]:
     load_plugins()
     listed: dict[str, dict[str, str]] = {}
     for kind in KINDS.values():
-        words = listed.setdefault(kind.title, dict(NONE.get(kind.title, {})))
-        words.update(_described(resolved(kind.table)))
+        own = WORDS.get(kind.title, {})
+        words = listed.setdefault(kind.title, dict(own))
+        words.update({**_described(resolved(kind.table)), **own})
     listed["topologies"][topology.SERVER] = SERVED
     listed["findings"] = {name: finding.says for name, finding in papers.FINDINGS.items()}
     listed["recipes"] = recipe.names()

@@ -167,7 +167,7 @@ def one_peer_exponential(n: int, seed: int) -> tuple[Array, ...]:
 
 
 def random_matchings(n: int, seed: int) -> tuple[Array, ...]:
-    """Return 64 random matchings of the complete graph: each pair averages, an odd client is left alone."""
+    """64 random matchings of the complete graph, in turn: each pair averages, an odd client is left alone."""
     rng = np.random.default_rng([seed, n])
     return tuple(_matching(rng.permutation(n)) for _ in range(PERIOD if n > 2 else 1))
 

@@ -12,25 +12,25 @@ from deca_lab.mixing.graphs import Array
 
 
 def metropolis(graph: nx.Graph) -> Array:
-    """Return Metropolis-Hastings weights: 1 / (1 + max(d_i, d_j)) on an edge, the rest on the diagonal."""
+    """Metropolis-Hastings weights: 1 / (1 + max(d_i, d_j)) on an edge, the rest on the diagonal."""
     heard = _heard(graph)
     d = heard.sum(1)  # (N,) how many each client hears
     return _filled(heard / (1 + np.maximum.outer(d, d)))
 
 
 def max_degree(graph: nx.Graph) -> Array:
-    """Return 1 / d_max on an edge, the rest on the diagonal; periodic on a regular bipartite graph (an even ring)."""
+    """1 / d_max on an edge, the rest on the diagonal; periodic on a regular bipartite graph (an even ring)."""
     heard = _heard(graph)
     return _filled(heard / max(1, heard.sum(1).max()))
 
 
 def lazy(graph: nx.Graph) -> Array:
-    """Return (I + Metropolis) / 2: aperiodic on every graph, all eigenvalues non-negative."""
+    """(I + Metropolis) / 2: aperiodic on every graph, all eigenvalues non-negative."""
     return (np.eye(len(graph)) + metropolis(graph)) / 2
 
 
 def laplacian(graph: nx.Graph) -> Array:
-    """Return I - 2 Lap / (3 lambda_max(Lap)), the rule of Dec-LoRA; undirected graphs only."""
+    """I - 2 Lap / (3 lambda_max(Lap)), the rule of Dec-LoRA; undirected graphs only."""
     heard = _heard(_undirected(graph, "laplacian"))
     lap = np.diag(heard.sum(1)) - heard
     top = np.linalg.eigvalsh(lap)[-1]
@@ -38,7 +38,7 @@ def laplacian(graph: nx.Graph) -> Array:
 
 
 def fastest(graph: nx.Graph) -> Array:
-    """Return the symmetric W on these edges with the smallest rho, by semidefinite program (needs cvxpy).
+    """The symmetric W on these edges with the smallest rho, by semidefinite program (needs cvxpy).
 
     Source: Xiao and Boyd, Fast linear iterations for distributed averaging, 2004. Entries may be negative.
     """

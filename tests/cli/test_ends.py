@@ -38,7 +38,7 @@ def test_a_name_of_thousands_of_letters_is_one_line(capsys, tmp_path, knob):
     said = deca_lab(capsys, "run", "-q", *options(out=tmp_path / "new", **asked))
     assert said.code == 2
     assert len(said.err.splitlines()) == 1
-    assert knob in said.err
+    assert "a" * 5000 in said.err
 
 
 @cases(
@@ -46,8 +46,9 @@ def test_a_name_of_thousands_of_letters_is_one_line(capsys, tmp_path, knob):
     [
         ({"WORLD_SIZE": "abc"}, "WORLD_SIZE = 'abc' cannot be used"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE = '0' cannot be used"),
-        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT"),
-        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "2"}, "RANK = ''"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_PORT = ''"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "9"}, "MASTER_ADDR"),
         ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "h", "MASTER_PORT": "9"}, "RANK = 2"),
         ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "abc"}, "MASTER_PORT"),
         ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "0"}, "MASTER_PORT"),

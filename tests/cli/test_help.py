@@ -18,7 +18,7 @@ from deca_lab.registry import KINDS, resolved
 from deca_lab.runconfig import RunConfig
 
 KNOBS = list(RunConfig.__dataclass_fields__)
-SCREEN = 75  # lines of a tall terminal
+SCREEN = 80  # lines of a tall terminal
 WITH_KNOBS = ("run", "compare", "sweep")
 
 

@@ -35,7 +35,12 @@ OTHER = {  # a value of each knob that is not its default; of numbers, one more 
     **{"optimiser": "sgd", "feedback": "downhill", "feedback_scale": "lr", "moments": "keep"},
     **{"combine": "before", "mixed": "all", "lr_scheduler_type": "cosine", "away": "1@0.5"},
     **{"stragglers": "1@2", "garbage": "1@0.5", "compress": "top-k", "device": "cpu"},
-    **{"engine": "loop", "allow_unsound": True},
+    **{
+        "engine": "loop",
+        "allow_unsound": True,
+        "gradient_checkpointing": True,
+        "attention": "sdpa",
+    },
 }
 
 

@@ -17,7 +17,7 @@ KEYS = {  # command -> the keys of its result, which stay as they are
     "run --dry-run": {
         *("model", "clients", "activations", "memory", "checkpoint", "sent", "free", "notes"),
     },
-    "compare": {"score", "methods", "differences", "at_edge", "page"},
+    "compare": {"score", "methods", "differences", "page"},
     "sweep": {"points", "table", "picture"},
     "clock": {"inner_steps", "seconds_a_step", "mbit", "latency", "seconds", "waiting"},
     "export": {"folder", "client", "format"},

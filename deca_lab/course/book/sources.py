@@ -21,6 +21,7 @@ REFERENCE = {
 }
 LESSON = re.compile(r"notebooks/\d")
 HOW_TO = (  # in the sidebar's order
+    "commands",
     *("bring_data", "bring_a_model", "bring_an_optimiser", "bring_a_topology", "bring_a_metric"),
     *("bring_objects", "read_a_report", "several_machines", "reproduce_a_finding", "write_a_bound"),
     "extend",
