@@ -109,8 +109,9 @@ def exercises_of(data: bytes) -> list[str]:
 def solved(data: bytes, answers: dict[str, str]) -> bytes:
     """Return a notebook with the answers in the place of what it leaves open, without outputs."""
     nb = json.loads(data)
-    nb["cells"] = [_solved(cleared(cell), answers) for cell in nb["cells"]]
-    return written(nb)
+    cells = [_solved(cleared(cell), answers) for cell in nb["cells"]]
+    first = next(k for k, cell in enumerate(cells) if is_code(cell))
+    return written({**nb, "cells": [*cells[:first], _plain("imports", IMPORTS), *cells[first:]]})
 
 
 def _solved(cell: Cell, answers: dict[str, str]) -> Cell:
@@ -159,7 +160,9 @@ def _code(
     metadata: dict[str, Any] = {"nbgrader": marks | ({"points": POINTS} if grade else {})}
     if grade:
         metadata["tags"] = ["raises-exception"]  # Run All goes on past a wrong one
-    return {
-        "cell_type": "code", "id": name[-64:], "metadata": metadata, "source": source,
-        "outputs": [], "execution_count": None,
-    }  # fmt: skip
+    return {**_plain(name[-64:], source), "metadata": metadata}
+
+
+def _plain(name: str, source: str) -> Cell:
+    cell = {"cell_type": "code", "id": name, "metadata": {}, "source": source}
+    return {**cell, "outputs": [], "execution_count": None}
