@@ -99,7 +99,11 @@ def gguf_file(source: str) -> Path | None:
     path = Path(source)
     if source.endswith(".gguf") and os.path.isfile(source):
         return path
-    files = [] if not os.path.isdir(source) or any(path.glob("*.safetensors")) else [*path.glob("*.gguf")]
+    files = (
+        []
+        if not os.path.isdir(source) or any(path.glob("*.safetensors"))
+        else [*path.glob("*.gguf")]
+    )
     names = [file.name for file in files]
     check(len(files) < 2, "model directory", source, f"one of its files {', '.join(sorted(names))}")
     return files[0] if files else None
