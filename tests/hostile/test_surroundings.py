@@ -21,7 +21,11 @@ from deca_lab.lab import runs
         {"HOME": None, "XDG_CACHE_HOME": None, "HF_HOME": None, "MPLCONFIGDIR": None},
         {"HOME": "/nowhere/at/all", "HF_HOME": None, "MPLCONFIGDIR": None},
         {"TERM": "dumb", "COLUMNS": "1", "NO_COLOR": "1"},
-        {"HF_ENDPOINT": "http://[", "HF_HUB_OFFLINE": "0", "HTTP_PROXY": "nonsense"},
+        {
+            "HF_ENDPOINT": "http://nowhere.invalid",
+            "HF_HUB_OFFLINE": "0",
+            "HTTP_PROXY": "http://nowhere.invalid",
+        },
         {"OMP_NUM_THREADS": "7", "TZ": "Nowhere/None", "PYTHONHASHSEED": "7"},
     ],
     ids=lambda given: next(iter(given)),
