@@ -132,7 +132,7 @@ class RunConfig:
     )
 
     gradient_checkpointing: bool = knob(
-        False, "Model", "compute activations twice to hold few of them; with --engine loop"
+        False, "Model", "compute activations twice to hold few of them; needs the engine loop"
     )
     attention: str = knob(
         "eager", "Model", "eager, or sdpa: torch's own kernels, where the model has them"
