@@ -918,7 +918,7 @@ def test_export_refuses_a_config_of_another_run(finished, tmp_path):
             replace(runs.read_config(finished), **other).to_json()
         )
         before = tree(tmp_path)
-        with pytest.raises(BadInput, match=r"does not fit config\.json"):
+        with pytest.raises(BadInput, match=r"was changed since \(block"):
             export.export_model(tmp_path / "run", "mean", tmp_path / "out")
         assert tree(tmp_path) == before
 

@@ -300,7 +300,7 @@ def test_command_writes_the_page(capsys, tmp_path):
     assert deca_lab(capsys, "compare", *options(out=tmp_path, methods="deca,deca")).code == 2
     assert deca_lab(capsys, "compare", *options(out=tmp_path, rates="fast")).code == 2
     refused = deca_lab(capsys, "compare", *options(out=tmp_path, lr=0.1))
-    assert (refused.code, "--rates is the grid" in refused.err) == (2, True)
+    assert (refused.code, "--rates are tried" in refused.err) == (2, True)
 
 
 def test_a_rate_at_the_edge_of_the_grid_is_said():
