@@ -14,6 +14,7 @@ from deca_lab import pictures
 from deca_lab.bounds.gossip_contraction import gossip_contraction
 from deca_lab.cli import app
 from deca_lab.lab import runs
+from deca_lab.lab.glance import name_of
 from deca_lab.mixing.topology import topology
 from deca_lab.pictures import repeat, report
 from deca_lab.pictures.jupyter import picture
@@ -60,7 +61,7 @@ def test_every_run_has_its_pictures_and_its_page(name, told, tmp_path):
     assert "http" not in text
     assert "<script" not in text
     for score, value in told(name).summary["scores"].items():
-        assert score.replace("_", " ") in text
+        assert f"test {name_of(score)}" in text
         assert pictures.number(value) in text
 
 
