@@ -405,6 +405,7 @@ print("#", Path("imported").read_text())
 """
 
 
+@pytest.mark.slow
 def test_an_installed_package_brings_a_topology(tmp_path):
     install(tmp_path, BODY)
     knobs = " ".join(options(out="run", **TINY, topology="from-outside"))

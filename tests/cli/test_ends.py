@@ -105,6 +105,7 @@ def test_another_fault_of_ours_is_not_hidden(capsys, monkeypatch):
         deca_lab(capsys, "run", "--out", "nowhere")
 
 
+@pytest.mark.slow
 def test_memory_that_ends_in_the_middle_leaves_a_run_that_goes_on(capsys, tmp_path, monkeypatch):
     """The run that went on ends with the very tables of one that never stopped."""
     asked = {**SMALL, "checkpoint_every": 1}

@@ -38,6 +38,7 @@ def result(capsys):
     return ask
 
 
+@pytest.mark.slow
 def test_a_run_and_what_is_made_of_it_as_json(result, tmp_path):
     out = tmp_path / "run"
     needed, _ = result("run", "--dry-run", *options(**SMALL))

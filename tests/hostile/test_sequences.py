@@ -19,6 +19,8 @@ from deca_lab.recipes.recipe import knobs_of
 from deca_lab.runconfig import from_json, from_mapping
 from deca_lab.text import corpora
 
+pytestmark = pytest.mark.slow
+
 TABLES = [name for name in history.FILES if name != "config.json"]
 
 

@@ -12,6 +12,8 @@ from small_models import folder_of
 
 from deca_lab.lab import runs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from deca_lab.errors import BadInput
 from deca_lab.lab import export, history, runs
 from deca_lab.pictures import report
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def failing(at, error):

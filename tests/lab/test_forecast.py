@@ -48,6 +48,7 @@ def forecast(config):
     return fc.forecast_of(whole, objects, read_texts(whole, objects))
 
 
+@pytest.mark.slow
 @cases("kind", KINDS)
 def test_what_is_forecast_is_what_is_then_held(kind):
     config = replace(CONFIG, **KINDS[kind])

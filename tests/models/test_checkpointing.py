@@ -32,6 +32,7 @@ def opt():
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("knobs", [{}, {"model": "llama-tiny"}, {"method": "dec-lora"}])
 def test_a_run_is_the_same(knobs):
     plain = replace(CONFIG, **knobs)
@@ -39,6 +40,7 @@ def test_a_run_is_the_same(knobs):
     np.testing.assert_allclose(other.metrics["test_loss"], one.metrics["test_loss"], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_deep_model_holds_far_fewer_activations():
     config = replace(CONFIG, model="medium", context=256, batch=4)
     whole, objects = settled(config, NOTHING)
