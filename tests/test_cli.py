@@ -175,6 +175,14 @@ def test_doctor_names_a_sound_and_an_unsound_matrix(capsys, tmp_path):
     assert "column" in unsound.out
 
 
+def test_a_wrong_name_is_refused_before_any_text_is_read(capsys, tmp_path):
+    for knob in ("topology", "weights", "optimiser", "engine", "order"):
+        said = deca_lab(capsys, "run", *options(out=tmp_path / "new", **{**SMALL, knob: "rign"}))
+        assert said.code == 2
+        assert "rign" in said.err
+        assert "reading" not in said.err
+
+
 def test_list_shows_every_table_and_refuses_others(capsys):
     said = deca_lab(capsys, "list")
     assert all(

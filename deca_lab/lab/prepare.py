@@ -90,7 +90,15 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     alone.
     """
     config, objects = settled(config, objects)
+    require_readable(config, objects, world)
     return assembled(config, objects, read_texts(config, objects), world)
+
+
+def require_readable(config: RunConfig, objects: Objects, world: World = ALONE) -> None:
+    """Raise BadInput for what no text and no model is needed to refuse: device, graph, engine, algorithm."""
+    laid_out(config, objects)
+    world.of(config.clients)
+    recipe_of(config, objects.optimiser)
 
 
 def settled(config: RunConfig, objects: Objects) -> tuple[RunConfig, Objects]:

@@ -22,7 +22,15 @@ from deca_lab.lab.forecast import forecast_of, require_room, room, size
 from deca_lab.lab.history import History, Record
 from deca_lab.lab.metrics import Measurement
 from deca_lab.lab.objects import NOTHING, Objects, named
-from deca_lab.lab.prepare import Lab, assembled, engine_of, find_device, prepare, settled
+from deca_lab.lab.prepare import (
+    Lab,
+    assembled,
+    engine_of,
+    find_device,
+    prepare,
+    require_readable,
+    settled,
+)
 from deca_lab.lab.restored import require_kept, require_record
 from deca_lab.lab.snapshot import Snapshot
 from deca_lab.lab.sources import foreign, read_texts
@@ -127,6 +135,7 @@ def run_in(
 def prepared(config: RunConfig, world: World, objects: Objects, say: Say) -> Lab:
     """Return the lab of a config, as `prepare` does, but say what it needs, and refuse what does not fit, before it is held."""
     whole, objects = settled(config, objects)
+    require_readable(whole, objects, world)
     say("reading text ...")
     texts = read_texts(whole, objects)
     if say is not silent or foreign(whole):
