@@ -16,7 +16,7 @@ from deca_lab.algorithm.loop import Plan
 from deca_lab.errors import BadInput
 from deca_lab.lab import ledger
 from deca_lab.lab.objects import Objects
-from deca_lab.lab.prepare import assembled, engine_of
+from deca_lab.lab.prepare import Ground, assembled, engine_of
 from deca_lab.lab.sources import Texts
 from deca_lab.models.four_bit import stored_bytes
 from deca_lab.network.processes import ALONE, World
@@ -54,10 +54,14 @@ def size(count: float) -> str:
 
 
 def forecast_of(
-    config: RunConfig, objects: Objects, texts: Texts, world: World = ALONE
+    config: RunConfig,
+    objects: Objects,
+    texts: Texts,
+    world: World = ALONE,
+    ground: Ground | None = None,
 ) -> Forecast:
     """Return the forecast of a settled config, for this process's clients; no weight is read."""
-    lab = assembled(config, objects, texts, world, shapes_alone=True)
+    lab = assembled(config, objects, texts, world, shapes_alone=True, ground=ground)
     return forecast(
         lab.plan, engine_of(config, lab.model, once=True), stored_bytes(lab.model).total
     )

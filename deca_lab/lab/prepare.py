@@ -90,15 +90,18 @@ def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING)
     alone.
     """
     config, objects = settled(config, objects)
-    require_readable(config, objects, world)
-    return assembled(config, objects, read_texts(config, objects), world)
+    ground = ground_of(config, objects, world)
+    return assembled(config, objects, read_texts(config, objects), world, ground=ground)
 
 
-def require_readable(config: RunConfig, objects: Objects, world: World = ALONE) -> None:
-    """Raise BadInput for what no text and no model is needed to refuse: device, graph, engine, algorithm."""
-    laid_out(config, objects)
+Ground = tuple[torch.device, Topology, Diagnosis]  # what needs neither text nor model
+
+
+def ground_of(config: RunConfig, objects: Objects, world: World = ALONE) -> Ground:
+    """Return the ground of a run; raise BadInput for what no text and no model is needed to refuse."""
     world.of(config.clients)
     recipe_of(config, objects.optimiser)
+    return laid_out(config, objects)
 
 
 def settled(config: RunConfig, objects: Objects) -> tuple[RunConfig, Objects]:
@@ -113,9 +116,13 @@ def assembled(
     texts: Texts,
     world: World = ALONE,
     shapes_alone: bool = False,
+    ground: Ground | None = None,
 ) -> Lab:
-    """Return the lab of a settled config and its texts; of `shapes_alone`, on device "meta", no number is computed."""
-    device, topo, diagnosis = laid_out(config, objects)
+    """Return the lab of a settled config and its texts; of `shapes_alone`, on device "meta", no number is computed.
+
+    The `ground` is laid out anew where it is not given.
+    """
+    device, topo, diagnosis = ground or laid_out(config, objects)
     if shapes_alone:  # the texts' own numbers are there, and are looked at
         device = torch.device("cpu")
     world = world.of(config.clients)

@@ -27,8 +27,8 @@ from deca_lab.lab.prepare import (
     assembled,
     engine_of,
     find_device,
+    ground_of,
     prepare,
-    require_readable,
     settled,
 )
 from deca_lab.lab.restored import require_kept, require_record
@@ -135,16 +135,16 @@ def run_in(
 def prepared(config: RunConfig, world: World, objects: Objects, say: Say) -> Lab:
     """Return the lab of a config, as `prepare` does, but say what it needs, and refuse what does not fit, before it is held."""
     whole, objects = settled(config, objects)
-    require_readable(whole, objects, world)
+    ground = ground_of(whole, objects, world)
     say("reading text ...")
     texts = read_texts(whole, objects)
     if say is not silent or foreign(whole):
-        known = forecast_of(whole, objects, texts, world.of(whole.clients))
-        free = room(find_device(whole.device))
+        known = forecast_of(whole, objects, texts, world.of(whole.clients), ground)
+        free = room(ground[0])
         say(known.words() + ("" if free is None else f"; {size(free)} are free for tensors"))
         require_room(known, free, whole, objects, texts)
     say("loading the model ...")
-    return assembled(whole, objects, texts, world)
+    return assembled(whole, objects, texts, world, ground=ground)
 
 
 def started(
