@@ -44,7 +44,7 @@ def marks(cell):
 def test_the_course_folder_holds_lessons_assignments_and_answers_for_an_instructor(tmp_path):
     course.students(tmp_path / "without")
     assert not (tmp_path / "without" / "solved").exists()
-    course.students(tmp_path, instructor=True)
+    course.students(tmp_path, HOUSE, instructor=True)  # installed, a course has no answers
     assert "timeout = 300" in (tmp_path / "nbgrader_config.py").read_text()
     names = set()
     for path in sorted(tmp_path.glob("source/*/*.ipynb")):
