@@ -285,6 +285,12 @@ class RunConfig:
     eval_every: int = knob(
         0, "Measuring", "inner steps between measurements; 0 = at the end of each visit", STEPS
     )
+    eval_share: float = knob(
+        1.0,
+        "Measuring",
+        "with --eval-every 0: about the share of the work that measuring may take, by leaving visits out",
+        SOME,
+    )
     eval_windows: int = knob(
         32, "Measuring", "how many windows or examples of the common test set to read", COUNT
     )

@@ -26,7 +26,7 @@ class Finished(NamedTuple):
     words: str
 
 
-@with_knobs()
+@with_knobs(eval_share=0.15)
 def run(
     given: Given,
     out: Annotated[

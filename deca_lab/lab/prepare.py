@@ -1,5 +1,6 @@
 """A config becomes everything that a run needs: text, shards, model, blocks, topology, plan. All checks happen here."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from deca_lab.algorithm.gradients import (
     in_model,
     in_parts,
     in_turn,
+    length,
     looped,
     map_of,
 )
@@ -74,6 +76,7 @@ class Lab(NamedTuple):
     plan: Plan
     probe: Probe
     measure: Measure
+    eval_every: int  # inner steps between measurements
     frozen: tuple[str, ...]  # names that no block holds
     device: torch.device
     notes: tuple[str, ...] = ()  # of corpus, split and task, in plain words
@@ -150,6 +153,7 @@ def assembled(
     if not shapes_alone:
         spread = start_spread(laid, config, model, world)
     config, told = with_engine(config, laid, model)
+    every, rarely = measured_every(config, probe, task.readings)
     return Lab(
         config=config,
         corpus=texts.corpus,
@@ -162,9 +166,10 @@ def assembled(
         plan=laid,
         probe=probe,
         measure=partial(_on_probe, problem.loss, probe, over),
+        eval_every=every,
         frozen=tuple(name for name, _ in model.named_parameters() if name not in trained),
         device=device,
-        notes=(*texts.notes, *task.notes, *told),
+        notes=(*texts.notes, *task.notes, *told, *rarely),
         world=world,
         failing=failing,
         objects=objects,
@@ -224,6 +229,21 @@ def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topolog
         seed=config.seed,
     )
     return device, topo, require_sound(topo, allow_unsound=config.allow_unsound)
+
+
+def measured_every(config: RunConfig, probe: Probe, readings: int) -> tuple[int, list[str]]:
+    """Return the inner steps between measurements, and a note where visits' ends are left out to keep to eval_share.
+
+    Work is counted in examples read; with a gradient an example counts three times, for its way forth and back.
+    """
+    if config.eval_every:
+        return config.eval_every, []
+    own, train = (config.clients * length(data, 1) for data in (probe.own, probe.train))
+    once = (config.clients + 1) * length(probe.test) * readings + 2 * own + 3 * train
+    visit = 3 * config.clients * config.batch * config.inner_steps
+    visits = math.ceil(once * (1 / config.eval_share - 1) / visit) or 1
+    why = f"measured at every {visits} visits' ends: more would take over {config.eval_share:.0%} of the work"
+    return visits * config.inner_steps, [f"{why} (--eval-share)"] * (visits > 1)
 
 
 def _on_probe(
