@@ -379,6 +379,10 @@ def from_json(text: str, source: str) -> RunConfig:
     return from_mapping(values)
 
 
+# What `deca-lab run` has in place of a default: who waits at a screen would rather train than measure.
+RUN_COMMAND = {"eval_share": 0.15}
+
+
 def defaults() -> dict[str, Any]:
     """Return every knob's default."""
     return {f.name: f.default for f in fields(RunConfig) if f.default is not MISSING}

@@ -44,7 +44,7 @@ class Measurement(NamedTuple):
     ]  # of the task: the mean model's on test and validation data, the clients' mean on test
 
     def row(self, block_names: list[str], text: bool = True) -> dict[str, float]:
-        """Return the columns of metrics.csv; only losses of `text` are perplexities too."""
+        """Return the columns of metrics.csv; only the losses of whole `text`, without labels or answers, are perplexities too."""
         spread = {
             "client_test_loss": sum(self.clients) / len(self.clients),
             "client_test_loss_min": min(self.clients),

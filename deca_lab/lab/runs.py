@@ -455,7 +455,7 @@ def _note(lab: Lab, state: State, record: Record, began: float) -> None:
             "step": state.step,
             "round": visit.round,
             "block": last,
-            **found.row(names, lab.objects.problem is None),
+            **found.row(names, lab.objects.problem is None and not found.scores),
             **_interference(lab, state),
             "bytes_sent": int(state.sent.sum()),
             "peak_bytes": record.peak_bytes,

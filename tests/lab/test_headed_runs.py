@@ -219,6 +219,14 @@ def test_at_chance_is_said(folders):
     assert majority == pytest.approx(1 / 3, abs=0.1)
     said = [note for note in done.summary["notes"] if note.startswith("at chance: ")]
     assert bool(said) == (done.summary["scores"]["test_accuracy"] <= majority)
+    assert "test_perplexity" not in done.metrics
+    figure = done.plot("losses")
+    labels = " ".join(axes.get_ylabel() for axes in figure.axes)
+    assert "accuracy" in labels
+    assert "token" not in labels
+    drawn = [line.get_ydata() for line in figure.axes[0].lines]
+    assert any(np.array_equal(y, done.metrics["test_accuracy"]) for y in drawn)
+    assert any(np.allclose(y, majority) for y in drawn)
     assert history._at_chance(0.25, 0.25)
     assert not history._at_chance(0.26, 0.25)
     assert not history._at_chance(None, None)

@@ -107,7 +107,7 @@ def test_hostile_names_are_escaped(told, tmp_path):
     [
         {},
         {"allow_unsound": True, "topology": "none", "lr": 0.5},
-        {"corpus": "a b.csv", "labels": "x, y"},
+        {"corpus": "a b.csv", "labels": "x, y", "eval_share": 0.15},
         {"patterns": "h\\.0 h\\.1", "blocks": "patterns", "seed": 7},
     ],
 )
