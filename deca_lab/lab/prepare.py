@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,6 +40,7 @@ from deca_lab.methods import resolve
 from deca_lab.mixing.doctor import Diagnosis, require_sound
 from deca_lab.mixing.topology import Topology, topology
 from deca_lab.models import causal_lm
+from deca_lab.models.classifier import head_names
 from deca_lab.models.factor_mixing import decaf
 from deca_lab.models.pretrained import first_line
 from deca_lab.network import compression, faults
@@ -134,7 +135,8 @@ def assembled(
     model = model if shapes_alone else model.to(device)
     values = causal_lm.trainable(model)
     sizes = {name: value.numel() for name, value in values.items()}
-    cut = blocks_of(config, causal_lm.anatomy(model), sizes)
+    cut = blocks_of(config, causal_lm.anatomy(model), sizes, causal_lm.still(model))
+    _require_head(config, texts, model, cut)
     task = task_of(config, texts, model, device)
     trained = {name: values[name] for block in cut for name in block.names}
     mine = world.mine
@@ -316,12 +318,28 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _require_head(
+    config: RunConfig, texts: Texts, model: nn.Module, cut: tuple[bl.Block, ...]
+) -> None:
+    """Raise BadInput where nothing of a head for labels would train: it begins with random numbers."""
+    head = set(head_names(model)) if texts.labels else set()
+    check(
+        not head or any(head.intersection(block.names) for block in cut),
+        "freeze, ends",
+        (config.freeze, config.ends),
+        "such that the head for labels trains; --freeze embeddings leaves it free",
+    )
+
+
 def blocks_of(
-    config: RunConfig, anatomy: bl.Anatomy, sizes: dict[str, int]
+    config: RunConfig, anatomy: bl.Anatomy, sizes: dict[str, int], still: Sequence[str] = ()
 ) -> tuple[bl.Block, ...]:
-    """Return the blocks of a model whose trainable names have this anatomy and these element counts."""
+    """Return the blocks of a model whose trainable names have this anatomy and these element counts.
+
+    `still` are the names that do not train anyway, beside adapters: `freeze` may name them too.
+    """
     pick(bl.ENDS, config.ends, "ends")
-    names = list(anatomy)
+    names = [*anatomy, *still]
     frozen = set(bl.matching(names, config.freeze, "freeze")) if config.freeze else set()
     if config.ends == "frozen":
         frozen |= {name for name, where in anatomy.items() if not isinstance(where, int)}

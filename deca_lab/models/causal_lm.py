@@ -287,6 +287,11 @@ def anatomy(model: nn.Module) -> dict[str, str | int]:
     return {name: place(name, p) for name, p in model.named_parameters() if p.requires_grad}
 
 
+def still(model: nn.Module) -> list[str]:
+    """Return the names of the parameters that do not train."""
+    return [name for name, p in model.named_parameters() if not p.requires_grad]
+
+
 def with_parameters(model: Model, params: Mapping[str, Tensor]) -> Model:
     """Return a deep copy of the model that holds `params` (cast to its dtype); tied weights stay tied.
 

@@ -295,6 +295,12 @@ def test_a_run_resumes_to_the_same_bits(folders, corpus, tmp_path):
     assert np.isfinite(again.metrics["test_accuracy"]).all()
 
 
+def test_what_an_adapter_freezes_anyway_may_be_frozen_by_name(folders, corpus):
+    sizes = {**SIZES, "model": folders["bert"], "corpus": corpus, "method": "dec-lora"}
+    usual, named = (prepare(RunConfig(**sizes, freeze=words)) for words in ("", "embeddings"))
+    assert usual.plan.blocks == named.plan.blocks
+
+
 @cases(
     ("family", "more", "words"),
     [
@@ -307,6 +313,8 @@ def test_a_run_resumes_to_the_same_bits(folders, corpus, tmp_path):
         ("bert", {"head": "words"}, "auto or trained with the encoder"),
         ("gpt2", {"head": "trained", "task": "lm"}, "auto or words with --task lm"),
         ("bert", {"verbaliser": "good=w1, bad=w2, odd=w3"}, "no head that trains"),
+        ("bert", {"ends": "frozen"}, "such that the head for labels trains"),
+        ("bert", {"freeze": "."}, "such that a trainable name remains"),
         ("bert", {"context": 33}, "at most 32 tokens"),
         ("bert", {"context": 2}, "at least 3 tokens: one of text and 2 special ones"),
     ],
