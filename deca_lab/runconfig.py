@@ -171,7 +171,9 @@ class RunConfig:
         "Blocks",
         "regular expressions separated by spaces, one for each block (with --blocks patterns)",
     )
-    freeze: str = knob("", "Blocks", "regular expression: names that it matches are never trained")
+    freeze: str = knob(
+        "", "Blocks", "names that never train: a regular expression, or the word embeddings or head"
+    )
     order: str = knob("sequence", "Blocks", "order of a round: sequence, reversed or reshuffled")
 
     rounds: int = knob(2, "Algorithm", "rounds T; each visits every block once", COUNT)

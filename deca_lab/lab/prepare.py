@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AUTO = "auto"  # in place of an engine
+PARTS = ("embeddings", "head")  # of a model's anatomy, which --freeze may name in any family
 MIXINGS: dict[str, Carrier] = {"gossip": gossip, "decaf": decaf}
 
 
@@ -331,6 +332,15 @@ def _require_head(
     )
 
 
+def _frozen(freeze: str, anatomy: bl.Anatomy, still: Sequence[str]) -> set[str]:
+    """Return the names that a regular expression finds, and those of the part of the model that it names."""
+    part = {name for name, where in anatomy.items() if where == freeze}
+    names = [*anatomy, *still]
+    if not freeze or (freeze in PARTS and not any(freeze in name for name in names)):
+        return part
+    return part | set(bl.matching(names, freeze, "freeze"))
+
+
 def blocks_of(
     config: RunConfig, anatomy: bl.Anatomy, sizes: dict[str, int], still: Sequence[str] = ()
 ) -> tuple[bl.Block, ...]:
@@ -339,8 +349,7 @@ def blocks_of(
     `still` are the names that do not train anyway, beside adapters: `freeze` may name them too.
     """
     pick(bl.ENDS, config.ends, "ends")
-    names = [*anatomy, *still]
-    frozen = set(bl.matching(names, config.freeze, "freeze")) if config.freeze else set()
+    frozen = _frozen(config.freeze, anatomy, still)
     if config.ends == "frozen":
         frozen |= {name for name, where in anatomy.items() if not isinstance(where, int)}
     rest = {name: where for name, where in anatomy.items() if name not in frozen}

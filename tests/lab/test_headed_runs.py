@@ -295,10 +295,18 @@ def test_a_run_resumes_to_the_same_bits(folders, corpus, tmp_path):
     assert np.isfinite(again.metrics["test_accuracy"]).all()
 
 
-def test_what_an_adapter_freezes_anyway_may_be_frozen_by_name(folders, corpus):
-    sizes = {**SIZES, "model": folders["bert"], "corpus": corpus, "method": "dec-lora"}
-    usual, named = (prepare(RunConfig(**sizes, freeze=words)) for words in ("", "embeddings"))
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_embeddings_are_frozen_by_that_word_beside_adapters_too(family, folders, corpus):
+    sizes = {**SIZES, "model": folders[family], "corpus": corpus}
+    usual, named = (
+        prepare(RunConfig(**sizes, method="dec-lora", freeze=words)) for words in ("", "embeddings")
+    )
     assert usual.plan.blocks == named.plan.blocks
+    lab = prepare(RunConfig(**sizes, freeze="embeddings"))
+    trained = {name for block in lab.plan.blocks for name in block.names}
+    read_first = lab.model.get_input_embeddings().weight
+    assert all(p is not read_first for n, p in lab.model.named_parameters() if n in trained)
+    assert any(p is read_first for n, p in lab.model.named_parameters() if n not in trained)
 
 
 @cases(
