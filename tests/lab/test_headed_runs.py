@@ -297,7 +297,7 @@ def test_a_run_resumes_to_the_same_bits(folders, corpus, tmp_path):
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_embeddings_are_frozen_by_that_word_beside_adapters_too(family, folders, corpus):
-    sizes = {**SIZES, "model": folders[family], "corpus": corpus}
+    sizes = {**SIZES, "model": folders[family], "corpus": corpus, "head": "trained"}
     usual, named = (
         prepare(RunConfig(**sizes, method="dec-lora", freeze=words)) for words in ("", "embeddings")
     )
