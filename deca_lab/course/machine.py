@@ -24,6 +24,9 @@ MODULES = {
 }  # where the name to import is another than the name to install
 
 
+COURSE = r"""; extra == ['"]course['"]$"""  # how an installed package marks what is of the extra
+
+
 class Check(NamedTuple):
     """One thing looked at: whether it will do, what was found, and what to do where it will not."""
 
@@ -90,16 +93,17 @@ def python(version: tuple[int, ...]) -> Check:
 
 
 def requirements() -> list[str]:
-    """Return what deca-lab needs, as in pyproject.toml: of a checkout that file, else what is installed with the package."""
+    """Return what the course needs, as in pyproject.toml: of a checkout that file, else what is installed with the package."""
     import tomllib
 
     project = Path(__file__).parents[2] / "pyproject.toml"
     if project.is_file():
-        dependencies: list[str] = tomllib.loads(project.read_text(encoding="utf-8"))["project"][
-            "dependencies"
-        ]
-        return dependencies
-    return [line for line in metadata.requires("deca-lab") or [] if "extra ==" not in line]
+        table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+        return [*table["dependencies"], *table["optional-dependencies"]["course"]]
+    lines = metadata.requires("deca-lab") or []
+    return [
+        re.sub(COURSE, "", line) for line in lines if "extra ==" not in re.sub(COURSE, "", line)
+    ]
 
 
 def packages(needed: list[str]) -> list[Check]:
