@@ -8,7 +8,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module, metadata
 from pathlib import Path
 from shutil import disk_usage
@@ -172,33 +171,16 @@ def gpu() -> Check:
 
 
 def memory() -> Check:
-    """Judge the free memory, if the system reports it."""
-    free = free_memory()
-    if free is None:
-        return Check("free memory", True, "not reported by this system", "")
+    """Judge the free memory."""
+    from deca_lab.lab.forecast import free_memory
+
+    free = free_memory() / 1e9
     return Check(
         "free memory",
         free >= MEMORY,
         f"{free:.1f} GB",
         f"close other programs until {MEMORY:g} GB are free, or run notebooks one at a time (--jobs 1)",
     )
-
-
-def free_memory() -> float | None:
-    """Return the free memory in GB, also within a container's limit; None where nothing tells."""
-    try:
-        import psutil
-    except ImportError:
-        return None
-    free = float(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # no such limit: "max", or another system
-        free = min(
-            free,
-            float((group / "memory.max").read_text())
-            - float((group / "memory.current").read_text()),
-        )
-    return free / 1e9
 
 
 def disk(folder: Path) -> Check:
