@@ -3,12 +3,16 @@
 import re
 import runpy
 import shutil
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
+from command import SMALL, options
+from packaging.requirements import Requirement
 
 import deca_lab
 from deca_lab.course.book.sources import ABOUT, DOCS
@@ -121,6 +125,18 @@ def test_a_release_learns_the_address_of_its_repository(tmp_path):
 def test_a_release_that_disagrees_with_itself_is_refused(tmp_path, tag, heading, word):
     with pytest.raises(SystemExit, match=word):
         release(tmp_path, tag, f"## {PROJECT['version']} ({heading})\n")
+
+
+@pytest.mark.slow
+def test_a_run_needs_none_of_the_course_s_packages(tmp_path):
+    names = [Requirement(line).name for line in PROJECT["optional-dependencies"]["course"]]
+    gone = [*names, "IPython", "jupyter_client", "nbclient", "nbformat", "traitlets"]
+    words = ["run", *options(**SMALL), "--out", str(tmp_path / "run")]
+    code = f"import sys; sys.modules.update(dict.fromkeys({gone})); sys.argv[1:] = {words}"
+    ran = [sys.executable, "-c", f"{code}; from deca_lab.cli import main; main()"]
+    ended = subprocess.run(ran, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "run/report.html").is_file()
 
 
 def test_pages_about_the_lab_are_on_the_site():
