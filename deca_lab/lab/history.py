@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import dataclass, field, fields
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -338,6 +339,7 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "parameters": sum(w.width for w in lab.plan.layouts),
         "device": str(lab.device),
         "torch": torch.__version__,
+        "deca_lab": version("deca-lab"),
     }
 
 
