@@ -1,4 +1,4 @@
-"""One mixing: x_new_i = sum_j w_ij x_j over the rows of X (N, D), and the bytes that each edge carries for it."""
+"""One mixing: x_new_i = sum_j w_ij x_j over the rows of X (N, D), and the bytes of one of its messages."""
 
 from collections.abc import Callable
 
@@ -41,18 +41,6 @@ def _level(W: np.ndarray) -> bool:
     """Say whether each client takes the same share of every other: of the complete graph, or a server's mean."""
     n = len(W)
     return W.shape == (n, n) and bool((W[~np.eye(n, dtype=bool)] == W[0, 1]).all())
-
-
-def messages(W: np.ndarray) -> np.ndarray:
-    """Return the (N, N) table of directed messages of one mixing: [i, j] is 1 where client i receives from client j."""
-    sends: np.ndarray = (W != 0).astype(np.int64)
-    np.fill_diagonal(sends, 0)
-    return sends
-
-
-def bytes_sent(W: np.ndarray, x: Tensor) -> np.ndarray:
-    """Return the bytes (N, N) that one mixing of X (N, D) with W puts on each edge: every message is one row of X."""
-    return messages(W) * row_bytes(x)
 
 
 def row_bytes(x: Tensor) -> int:
