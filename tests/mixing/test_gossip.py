@@ -49,6 +49,9 @@ def test_mixing_is_the_product_from_the_left(name):
     x = x_of(len(W))
     want = torch.from_numpy(W @ x.numpy())
     torch.testing.assert_close(gossip.mixer(W, x)(x), want, rtol=1e-12, atol=1e-12)
+    wide = x_of(len(W), gossip.SMALL)  # by edges, where there are few
+    want = torch.from_numpy(W @ wide.numpy())
+    torch.testing.assert_close(gossip.mixer(W, wide)(wide), want, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
