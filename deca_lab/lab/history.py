@@ -273,19 +273,9 @@ def _block_table(lab: Lab) -> pd.DataFrame:
 
 def _edge_table(lab: Lab, state: State) -> pd.DataFrame:
     predicted = ledger.traffic(lab.plan, state.step)
-    pairs = np.argwhere((predicted > 0) | (state.sent > 0))
-    return pd.DataFrame(
-        [
-            {
-                "receiver": int(i),
-                "sender": int(j),
-                "measured": int(state.sent[i, j]),
-                "predicted": int(predicted[i, j]),
-            }
-            for i, j in pairs
-        ],
-        columns=["receiver", "sender", "measured", "predicted"],
-    )
+    receiver, sender = lab.plan.channel.links.T
+    edges = {"receiver": receiver, "sender": sender, "measured": state.sent, "predicted": predicted}
+    return pd.DataFrame(edges)[(predicted > 0) | (state.sent > 0)].reset_index(drop=True)
 
 
 def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:

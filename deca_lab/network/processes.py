@@ -416,8 +416,8 @@ def scattered_state(world: World, plan: Plan, state: State | None) -> State:
         )
         for name in known["letters"]
     }
-    empty = silence(plan.topology.n)  # the others' sums of bytes start again from zero
-    tables = {name: np.array(table) for name, table in known["tables"].items()}
+    empty = silence(len(plan.channel.links))  # the others' sums of bytes start again from zero
+    tables = {name: np.array(table, np.int64) for name, table in known["tables"].items()}
     return State(
         known["step"],
         blocks,
