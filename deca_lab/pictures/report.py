@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from deca_lab import pictures
+from deca_lab.bounds.certified_gossip import certify
 from deca_lab.files import write_whole
 from deca_lab.lab.fit import FOREIGN
 from deca_lab.lab.glance import name_of
 from deca_lab.lab.history import History
 from deca_lab.lab.objects import on_problem
-from deca_lab.mixing.doctor import describe
+from deca_lab.mixing.doctor import describe, diagnose
+from deca_lab.mixing.graphs import Array
 from deca_lab.pictures.of_losses import on_text
 from deca_lab.pictures.repeat import given, kind_of, repeated
 from deca_lab.runconfig import OBJECT, RunConfig, defaults
@@ -51,7 +53,7 @@ def render(history: History, drawn: dict[str, bytes]) -> str:
         stopped=stopped(history),
         facts=facts(history),
         pictures=_pictures(history, drawn),
-        doctor=describe(list(history.W)),
+        doctor=_doctor(list(history.W)),
         ledger=_ledger(history),
         blocks=_blocks(history),
         faults=faults(history),
@@ -61,6 +63,13 @@ def render(history: History, drawn: dict[str, bytes]) -> str:
         heterogeneity=_heterogeneity(history),
         summary=history.summary,
     )
+
+
+def _doctor(matrices: list[Array]) -> str:
+    """Return what the doctor says of the run's matrices, and what is proved of them."""
+    diagnosis = diagnose(matrices)
+    proved = [certify(matrices).line] if diagnosis.verdict == "sound" else []
+    return "\n".join([describe(diagnosis), *proved])
 
 
 def headline(history: History) -> str:
