@@ -246,14 +246,22 @@ def export(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="a finished run's folder")],
+    folders: Annotated[list[Path], typer.Argument(help="finished runs' folders")],
+    out: Annotated[
+        Path | None, typer.Option(help="page of several runs; runs.html when not given")
+    ] = None,
     as_json: JSON = False,
 ) -> None:
-    """Draw a finished run's pictures and write its report again."""
+    """Draw a finished run's pictures and write its report again; of several runs, write one page that compares them."""
     from deca_lab.lab import history
     from deca_lab.pictures import report as rep
+    from deca_lab.pictures import runs_report
 
-    page = rep.write(history.load(folder), folder)
+    if len(folders) > 1:
+        page = runs_report.write(folders, out or Path("runs.html"))
+    else:
+        check(out is None, "out", str(out), "left out: the page of one run is in its folder")
+        page = rep.write(history.load(folders[0]), folders[0])
     show(as_json, {"report": page}, f"report: {page}")
 
 

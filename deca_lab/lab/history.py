@@ -200,7 +200,8 @@ def load(folder: Path | str) -> History:
         if lacking or not isinstance(summary, dict):
             raise ValueError(f"{' and '.join(lacking) or 'summary.json'} is damaged")
     except (OSError, ValueError, RecursionError, OverflowError) as error:
-        raise BadInput(f"{str(folder)!r} does not hold a finished run: {error}") from None
+        line = " ".join(str(error).split())  # pandas' words can have several lines
+        raise BadInput(f"{str(folder)!r} does not hold a finished run: {line}") from None
     if not sealed:
         summary["notes"] = [*summary.get("notes", []), UNSEALED]
     return History(config=config, W=W, summary=summary, folder=folder, lab=None, **tables)
