@@ -91,7 +91,7 @@ def _peft(lab: Lab) -> list[Iterator[None]]:
 
     config = LoraConfig(
         r=lab.config.rank,
-        lora_alpha=lab.config.lora_alpha,
+        lora_alpha=int(lab.config.lora_alpha),  # as peft types it
         target_modules=["c_attn"],
         fan_in_fan_out=True,
     )
