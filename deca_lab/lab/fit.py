@@ -1,7 +1,7 @@
 """Any differentiable problem of your own, trained by the same loop: history, pictures, ledger, faults, checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,6 @@ from deca_lab.lab.history import History
 from deca_lab.lab.metrics import Measurement, Probe, mean_model
 from deca_lab.lab.objects import Objects, accepted, blocks_given, named, on_problem
 from deca_lab.lab.prepare import (
-    AUTO,
     Lab,
     blocks_of,
     channel_of,
@@ -28,6 +27,7 @@ from deca_lab.lab.prepare import (
     laid_out,
     recipe_of,
     start_spread,
+    with_engine,
 )
 from deca_lab.lab.runs import Callback, Progress, continued, read_config, started
 from deca_lab.lab.snapshot import Snapshot
@@ -101,8 +101,7 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
     objects = accepted(config, objects)
     config = resolve(named(config, objects._replace(problem=problem)), objects.method)
     device, topo, diagnosis = laid_out(config, objects)
-    auto = config.engine == AUTO
-    config = replace(config, engine="stacked") if auto else config
+    config, notes = with_engine(config, device.type)
     problem = problem._replace(
         start={name: tensor.detach().to(device) for name, tensor in problem.start.items()}
     )
@@ -125,10 +124,10 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
         heterogeneity=_unlike(plan_, config),
         plan=plan_,
         probe=Probe((), (), ()),
-        measure=partial(measure, problem, evaluation, config.engine),
+        measure=partial(measure, problem, evaluation, gr.engine_kind(config.engine)),
         frozen=(),
         device=device,
-        notes=("engine stacked, chosen by auto: there is no model to count from",) * auto,
+        notes=tuple(notes),
         failing=failing,
         objects=objects._replace(problem=problem),
     )
@@ -200,7 +199,7 @@ def _unlike(laid: Plan, config: RunConfig) -> heterogeneity.Heterogeneity:
 def measure(
     problem: Problem,
     evaluation: gr.Batch,
-    engine: str,
+    engine: gr.EngineKind,
     params: stacking.Params,
     blocks: tuple[Tensor, ...],
     here: Tensor,
@@ -213,9 +212,7 @@ def measure(
         float(_everywhere(problem, stacking.client(rows, i), evaluation, engine).mean())
         for i in range(len(here))
     ]
-    own = gr.losses(problem.loss, params, evaluation, over=gr.map_of(engine))[
-        here.to(at_mean.device)
-    ]
+    own = gr.losses(problem.loss, params, evaluation, over=engine.over)[here.to(at_mean.device)]
     return Measurement(
         mean_model=float(at_mean.mean()),
         validation=float(at_mean.mean()),
@@ -228,21 +225,21 @@ def measure(
 
 
 def _everywhere(
-    problem: Problem, model: stacking.Params, evaluation: gr.Batch, engine: str
+    problem: Problem, model: stacking.Params, evaluation: gr.Batch, engine: gr.EngineKind
 ) -> Tensor:
     """Return the loss (N,) of one model on each client's batch."""
     stacked = {name: p.expand(problem.clients, *p.shape) for name, p in model.items()}
-    return gr.losses(problem.loss, stacked, evaluation, over=gr.map_of(engine))
+    return gr.losses(problem.loss, stacked, evaluation, over=engine.over)
 
 
 @torch.enable_grad()
 def _gradient_norm(
-    problem: Problem, model: stacking.Params, evaluation: gr.Batch, engine: str
+    problem: Problem, model: stacking.Params, evaluation: gr.Batch, engine: gr.EngineKind
 ) -> float:
     """Return || (1/N) sum_i grad f_i(x) || at one model."""
     where = stacking.Layout(tuple(model), tuple(tuple(p.shape) for p in model.values()))
     x = stacking.flatten(
         {name: p.expand(problem.clients, *p.shape) for name, p in model.items()}, where.names
     )
-    g = gr.ENGINES[engine](problem.loss)(x, where, {}, evaluation)[1]
+    g = engine(problem.loss)(x, where, {}, evaluation)[1]
     return float(g.double().mean(0).norm())

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from deca_lab.algorithm import blocks as bl
 from deca_lab.algorithm import moments, stacking
 from deca_lab.algorithm.channel import Carrier, Wrap, gossip
-from deca_lab.algorithm.compiled import missing, require_compiler, worth
+from deca_lab.algorithm.compiled import Worth, worth
 from deca_lab.algorithm.gradients import (
     ENGINES,
     Batch,
     Engine,
     Loss,
     Map,
+    engine_kind,
     in_model,
     in_parts,
     in_turn,
     looped,
-    map_of,
 )
 from deca_lab.algorithm.loop import Plan, Recipe, plan
 from deca_lab.algorithm.optimisers import OPTIMISERS, Optimiser, OptimiserSpec
@@ -52,7 +52,6 @@ from deca_lab.text.shards import Shards
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-AUTO = "auto"  # in place of an engine
 MIXINGS: dict[str, Carrier] = {"gossip": gossip, "decaf": decaf}
 
 
@@ -126,7 +125,7 @@ def assembled(
     if shapes_alone:  # the texts' own numbers are there, and are looked at
         device = torch.device("cpu")
     world = world.of(config.clients)
-    recipe, over = recipe_of(config, objects.optimiser), map_of(config.engine)
+    recipe, over = recipe_of(config, objects.optimiser), engine_kind(config.engine).over
     model = model_of(config, objects, texts, shapes_alone)
     model = model if shapes_alone else model.to(device)
     values = causal_lm.trainable(model)
@@ -149,7 +148,8 @@ def assembled(
     spread = None
     if not shapes_alone:
         spread = start_spread(laid, config, model, world)
-    config, told = with_engine(config, laid, model)
+    kind = laid.channel.like.device.type
+    config, notes = with_engine(config, kind, partial(graphs_worth, config, laid, model, kind))
     return Lab(
         config=config,
         corpus=texts.corpus,
@@ -164,7 +164,7 @@ def assembled(
         measure=partial(_on_probe, problem.loss, probe, over),
         frozen=tuple(name for name, _ in model.named_parameters() if name not in trained),
         device=device,
-        notes=(*texts.notes, *task.notes, *told),
+        notes=(*texts.notes, *task.notes, *notes),
         world=world,
         failing=failing,
         objects=objects,
@@ -212,9 +212,7 @@ def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topolog
         config.dtype,
         "float32 or bfloat16 on Apple's GPU",
     )
-    pick({**ENGINES, AUTO: None}, config.engine, "engine")
-    if config.engine == "compiled":
-        require_compiler(device.type)
+    engine_kind(config.engine).ready(device.type)
     topo = topology(
         objects.topology or config.topology,
         config.clients,
@@ -244,17 +242,13 @@ def _on_probe(
     return measure(loss, rows, tuple(x[at] for x in blocks), own, over)
 
 
-def at_once(engine: str) -> str:
-    """Return the engine for a single gradient, or before "auto" has chosen: no graph would pay back."""
-    return "stacked" if engine in (AUTO, "compiled") else engine
-
-
 def engine_of(config: RunConfig, model: nn.Module | None = None, once: bool = False) -> Engine:
     """Return what computes the clients' gradients: through the model itself, or a few examples at a time, if asked to.
 
     `once` is for a single gradient.
     """
-    engine = pick(ENGINES, at_once(config.engine) if once else config.engine, "engine")
+    kind = engine_kind(config.engine)
+    engine = engine_kind(kind.once).gradients if once and kind.once else kind.gradients
     if config.gradient_checkpointing:
         loop = "loop with --gradient-checkpointing: torch.vmap cannot compute activations twice"
         check(engine is looped, "engine", config.engine, loop)
@@ -265,19 +259,20 @@ def engine_of(config: RunConfig, model: nn.Module | None = None, once: bool = Fa
     return in_parts(engine, config.micro_batch) if config.micro_batch else engine
 
 
-def with_engine(config: RunConfig, laid: Plan, model: nn.Module) -> tuple[RunConfig, list[str]]:
+def with_engine(
+    config: RunConfig, device: str, count: Callable[[], Worth] | None = None
+) -> tuple[RunConfig, list[str]]:
     """Return the config with an engine in place of "auto", and the notes on what compiling costs and saves."""
-    if config.engine not in (AUTO, "compiled"):
-        return config, []
-    kind, tokens = laid.channel.like.device.type, config.clients * config.batch * config.context
+    settle = engine_kind(config.engine).settle
+    engine, notes = settle(count and count(), device) if settle else (config.engine, [])
+    return replace(config, engine=engine), notes
+
+
+def graphs_worth(config: RunConfig, laid: Plan, model: nn.Module, device: str) -> Worth:
+    """Return what compiling would cost a run and save it."""
     layers = {causal_lm.layer_of(name) for name, _ in model.named_parameters()} - {None}
-    count = worth(len(laid.blocks), len(layers), flops(laid, model, tokens), kind)
-    if config.engine == "compiled":
-        return config, [f"engine compiled: {count.line}"]
-    lacking = missing(kind)
-    engine = "compiled" if count.pays and not lacking else "stacked"
-    why = f"{lacking} is not here" if lacking else count.line
-    return replace(config, engine=engine), [f"engine {engine}, chosen by auto: {why}"]
+    tokens = config.clients * config.batch * config.context
+    return worth(len(laid.blocks), len(layers), flops(laid, model, tokens), device)
 
 
 def find_device(name: str) -> torch.device:
@@ -462,8 +457,8 @@ def start_spread(
     except RuntimeError as error:  # functorch's, or autograd's
         if out_of_memory(error):
             raise
-        name = at_once(config.engine)
-        others = " or ".join(other for other in ENGINES if other not in (name, "compiled"))
+        name = engine_kind(config.engine).once or config.engine
+        others = " or ".join(n for n in ENGINES if n != name and not engine_kind(n).once)
         line = f"model does not train with --engine {name}: {first_line(error)}; try {others}"
         raise BadInput(line) from error
     return own.over(lambda x: summed(world, x))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deca_lab.algorithm.gradients import Engine, Gradients, Loss
+from deca_lab.algorithm.gradients import Engine, Gradients, Loss, engine_kind
 from deca_lab.algorithm.loop import Plan, State, begin, params_of, train, working
 from deca_lab.algorithm.optimisers import tensors
 from deca_lab.errors import BadInput, Diverged, Stopped, check
@@ -266,7 +266,7 @@ def _go(
 ) -> History | None:
     """Advance from `state` to the end; measure and save where the config says."""
     meter, began = ledger.Meter(), time.perf_counter() - record.seconds
-    engine = _metered(_engine(lab), meter, unseen=lab.config.engine == "compiled")
+    engine = _metered(_engine(lab), meter, unseen=engine_kind(lab.config.engine).graphs)
     steps = train(lab.plan, state, engine, donate=True)
     seen = lab.world.rank == 0
     whole = gathered_state(lab.world, state) if state.step == 0 else state
@@ -391,7 +391,7 @@ def _due(step: int, every: int, lab: Lab) -> bool:
 def _engine(lab: Lab) -> Engine:
     """Return the engine of the config, or the problem's closed form, which the loop alone does without."""
     closed = lab.plan.problem.exact
-    if closed is not None and lab.config.engine != "loop":
+    if closed is not None and engine_kind(lab.config.engine).closed:
         return lambda loss: closed
     return engine_of(lab.config, lab.model)
 

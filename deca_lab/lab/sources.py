@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from deca_lab.algorithm.gradients import map_of
+from deca_lab.algorithm.gradients import engine_kind
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.lab.objects import Objects, columns_and_rows
 from deca_lab.runconfig import OBJECT, RunConfig
@@ -176,7 +176,7 @@ def load_model(
         sizes |= {"seed": config.seed, "revision": revision, "shapes_alone": shapes_alone}
         model: Any = by_name(config.model, **sizes)
     else:
-        model = of_object(given, over=map_of(config.engine), **sizes)
+        model = of_object(given, over=engine_kind(config.engine).over, **sizes)
     if shapes_alone:
         model = without_numbers(model)
     if config.gradient_checkpointing:
