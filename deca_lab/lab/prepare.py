@@ -82,50 +82,52 @@ class Lab(NamedTuple):
     majority: float | None = None  # accuracy of always naming the test set's commonest label
 
 
+Say = Callable[[str], None]  # takes a line about what goes on
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
+
+
+class Groundwork(NamedTuple):
+    """What a run stands on before its model is loaded."""
+
+    config: RunConfig  # with its method's knobs and the objects' names
+    objects: Objects  # in the library's own types
+    device: torch.device
+    topology: Topology
+    diagnosis: Diagnosis
+    texts: Texts
+
+
 def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING) -> Lab:
     """Return the lab of a config; raise BadInput, before anything is written, where something does not fit.
 
     `objects` stand in for names of the config. In a `world` of several processes each holds the models of its own clients
     alone.
     """
-    config, objects = settled(config, objects)
-    ground = ground_of(config, objects, world)
-    return assembled(config, objects, read_texts(config, objects), world, ground=ground)
+    return assembled(groundwork(config, objects, world), world)
 
 
-Ground = tuple[torch.device, Topology, Diagnosis]  # what needs neither text nor model
-
-
-def ground_of(config: RunConfig, objects: Objects, world: World = ALONE) -> Ground:
-    """Return the ground of a run; raise BadInput for what no text and no model is needed to refuse."""
+def groundwork(
+    config: RunConfig, objects: Objects = NOTHING, world: World = ALONE, say: Say = silent
+) -> Groundwork:
+    """Return what a run stands on; what needs no text is refused before any is read."""
+    objects = accepted(config, objects)
+    config = resolve(named(config, objects), objects.method)
     world.of(config.clients)
     recipe_of(config, objects.optimiser)
-    return laid_out(config, objects)
+    ground = laid_out(config, objects)
+    say("reading text ...")
+    return Groundwork(config, objects, *ground, read_texts(config, objects))
 
 
-def settled(config: RunConfig, objects: Objects) -> tuple[RunConfig, Objects]:
-    """Return a config with its method's knobs and the objects' names, and the objects in the library's own types."""
-    objects = accepted(config, objects)
-    return resolve(named(config, objects), objects.method), objects
-
-
-def assembled(
-    config: RunConfig,
-    objects: Objects,
-    texts: Texts,
-    world: World = ALONE,
-    shapes_alone: bool = False,
-    ground: Ground | None = None,
-) -> Lab:
-    """Return the lab of a settled config and its texts; of `shapes_alone`, on device "meta", no number is computed.
-
-    The `ground` is laid out anew where it is not given.
-    """
-    device, topo, diagnosis = ground or laid_out(config, objects)
-    if shapes_alone:  # the texts' own numbers are there, and are looked at
-        device = torch.device("cpu")
-    world = world.of(config.clients)
-    recipe, over = recipe_of(config, objects.optimiser), engine_kind(config.engine).over
+def assembled(ground: Groundwork, world: World = ALONE, shapes_alone: bool = False) -> Lab:
+    """Return the lab of a groundwork; of `shapes_alone`, on device "meta", no number is computed."""
+    config, objects, topo, texts = ground.config, ground.objects, ground.topology, ground.texts
+    # The texts' own numbers are there, and are looked at, even where the model's are not.
+    device = torch.device("cpu") if shapes_alone else ground.device
+    world, recipe = world.of(config.clients), recipe_of(config, objects.optimiser)
     model = model_of(config, objects, texts, shapes_alone)
     model = model if shapes_alone else model.to(device)
     values = causal_lm.trainable(model)
@@ -133,21 +135,11 @@ def assembled(
     cut = blocks_of(config, causal_lm.anatomy(model), sizes)
     task = task_of(config, texts, model, device)
     trained = {name: values[name] for block in cut for name in block.names}
-    mine = world.mine
-    batches = task.batches if world.size == 1 else _changed(task.batches, lambda t: t[mine])
-    if shapes_alone:
-        batches = _changed(batches, lambda t: t.to("meta"))
-    problem = Problem(stacking.replicate(trained, mine.stop - mine.start), task.loss, batches)
-    scores = (task.score, task.validation_score)
-    if over is in_turn:
-        scores = (one_by_one(task.score), one_by_one(task.validation_score))
-    probe = Probe(task.test, task.own, task.train, *scores, rows_at_once(config))
+    problem, probe = _problem(task, trained, world, shapes_alone), _probe(task, config)
     failing = faults_of(config, topo, len(cut))
     carrier, wraps = channel_of(config, failing, topo, world)
     laid = plan(problem, cut, topo, recipe(len(cut)), *wraps, carrier=carrier, site=world.site)
-    spread = None
-    if not shapes_alone:
-        spread = start_spread(laid, config, model, world)
+    spread = None if shapes_alone else start_spread(laid, config, model, world)
     kind = laid.channel.like.device.type
     config, notes = with_engine(config, kind, partial(graphs_worth, config, laid, model, kind))
     return Lab(
@@ -157,11 +149,11 @@ def assembled(
         tokenizer=texts.tokenizer,
         model=model,
         topology=topo,
-        diagnosis=diagnosis,
+        diagnosis=ground.diagnosis,
         heterogeneity=heterogeneity.measure(texts.shards, spread),
         plan=laid,
         probe=probe,
-        measure=partial(_on_probe, problem.loss, probe, over),
+        measure=partial(_on_probe, problem.loss, probe, engine_kind(config.engine).over),
         frozen=tuple(name for name, _ in model.named_parameters() if name not in trained),
         device=device,
         notes=(*texts.notes, *task.notes, *notes),
@@ -170,6 +162,27 @@ def assembled(
         objects=objects,
         majority=task.majority,
     )
+
+
+def _problem(
+    task: tasks.Task, trained: dict[str, Tensor], world: World, shapes_alone: bool
+) -> Problem:
+    """Return what this process's clients minimise."""
+    mine, batches = world.mine, task.batches
+    if world.size > 1:
+        batches = _changed(batches, lambda t: t[mine])
+    if shapes_alone:
+        batches = _changed(batches, lambda t: t.to("meta"))
+    return Problem(stacking.replicate(trained, mine.stop - mine.start), task.loss, batches)
+
+
+def _probe(task: tasks.Task, config: RunConfig) -> Probe:
+    """Return what every measurement reads; a measurement keeps no graph, so it reads a few more rows than a step."""
+    scores = (task.score, task.validation_score)
+    if engine_kind(config.engine).over is in_turn:
+        scores = (one_by_one(task.score), one_by_one(task.validation_score))
+    rows = min(8, 2 * (config.micro_batch or config.batch))
+    return Probe(task.test, task.own, task.train, *scores, rows)
 
 
 def task_of(
@@ -198,20 +211,11 @@ def _changed(
     return lambda step: each(batches(step), change)
 
 
-def rows_at_once(config: RunConfig) -> int:
-    """Return how many examples of a client a measurement reads at once: it keeps no graph, so a few more than a step."""
-    return min(8, 2 * (config.micro_batch or config.batch))
-
-
 def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topology, Diagnosis]:
     """Return device, topology and what the doctor says of it."""
     device = find_device(config.device)
-    check(
-        not (device.type == "mps" and config.dtype == "float64"),
-        "dtype",
-        config.dtype,
-        "float32 or bfloat16 on Apple's GPU",
-    )
+    wide = device.type == "mps" and config.dtype == "float64"
+    check(not wide, "dtype", config.dtype, "float32 or bfloat16 on Apple's GPU")
     engine_kind(config.engine).ready(device.type)
     topo = topology(
         objects.topology or config.topology,

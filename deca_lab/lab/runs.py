@@ -18,22 +18,23 @@ from deca_lab.algorithm.optimisers import tensors
 from deca_lab.errors import BadInput, Diverged, Stopped, check
 from deca_lab.files import alone, new_folder, read_text, require_new, write_whole
 from deca_lab.lab import checkpoint, history, ledger
-from deca_lab.lab.forecast import forecast_of, require_room, room, size
+from deca_lab.lab.forecast import forecast_of, require_room, room
 from deca_lab.lab.history import History, Record
 from deca_lab.lab.metrics import Measurement
 from deca_lab.lab.objects import NOTHING, Objects, named
 from deca_lab.lab.prepare import (
     Lab,
+    Say,
     assembled,
     engine_of,
     find_device,
-    ground_of,
+    groundwork,
     prepare,
-    settled,
+    silent,
 )
 from deca_lab.lab.restored import require_kept, require_record
 from deca_lab.lab.snapshot import Snapshot
-from deca_lab.lab.sources import foreign, read_texts
+from deca_lab.lab.sources import foreign
 from deca_lab.methods import Method
 from deca_lab.models.factor_mixing import interference
 from deca_lab.network.processes import World, broadcast, gathered_state, scattered_state, summed
@@ -43,13 +44,6 @@ CHEAP, WRITING = (
     1.0,
     0.05,
 )  # a checkpoint's seconds that nobody minds, and its share of a run's time
-
-Say = Callable[[str], None]  # takes a line about what goes on
-
-
-def silent(line: str) -> None:
-    """Say nothing."""
-
 
 Callback = Callable[[Snapshot], bool | None]  # True ends the run
 Progress = Callable[
@@ -134,17 +128,13 @@ def run_in(
 
 def prepared(config: RunConfig, world: World, objects: Objects, say: Say) -> Lab:
     """Return the lab of a config, as `prepare` does, but say what it needs, and refuse what does not fit, before it is held."""
-    whole, objects = settled(config, objects)
-    ground = ground_of(whole, objects, world)
-    say("reading text ...")
-    texts = read_texts(whole, objects)
-    if say is not silent or foreign(whole):
-        known = forecast_of(whole, objects, texts, world.of(whole.clients), ground)
-        free = room(ground[0])
-        say(known.words() + ("" if free is None else f"; {size(free)} are free for tensors"))
-        require_room(known, free, whole, objects, texts)
+    ground = groundwork(config, objects, world, say)
+    if say is not silent or foreign(ground.config):
+        known, free = forecast_of(ground, world), room(ground.device)
+        say(known.words(free))
+        require_room(known, free, ground)
     say("loading the model ...")
-    return assembled(whole, objects, texts, world, ground=ground)
+    return assembled(ground, world)
 
 
 def started(

@@ -12,9 +12,7 @@ from deca_lab.cli import app
 from deca_lab.errors import BadInput
 from deca_lab.lab import forecast as fc
 from deca_lab.lab import runs
-from deca_lab.lab.objects import NOTHING
-from deca_lab.lab.prepare import settled
-from deca_lab.lab.sources import read_texts
+from deca_lab.lab.prepare import groundwork
 from deca_lab.models import adapters, causal_lm, four_bit
 from deca_lab.models.shapes import without_numbers
 from deca_lab.runconfig import RunConfig
@@ -44,8 +42,7 @@ KINDS = {
 
 
 def forecast(config):
-    whole, objects = settled(config, NOTHING)
-    return fc.forecast_of(whole, objects, read_texts(whole, objects))
+    return fc.forecast_of(groundwork(config))
 
 
 @pytest.mark.slow
@@ -71,13 +68,12 @@ def test_each_saving_saves():
 
 
 def test_too_little_room_is_one_line_with_the_three_knobs_that_save_most():
-    whole, objects = settled(CONFIG, NOTHING)
-    texts = read_texts(whole, objects)
-    known = fc.forecast_of(whole, objects, texts)
-    fc.require_room(known, known.memory, whole, objects, texts)
-    fc.require_room(known, None, whole, objects, texts)
+    ground = groundwork(CONFIG)
+    known = fc.forecast_of(ground)
+    fc.require_room(known, known.memory, ground)
+    fc.require_room(known, None, ground)
     with pytest.raises(BadInput, match="this run needs") as refusal:
-        fc.require_room(known, known.memory - 1, whole, objects, texts)
+        fc.require_room(known, known.memory - 1, ground)
     line = str(refusal.value)
     for knob in ("with --micro-batch 1,", "with --engine loop,", "with --dtype bfloat16,"):
         assert knob in line
