@@ -51,7 +51,7 @@ def laid(device, loss_of=causal_lm.client_loss, **knobs):
     dtype = {"bfloat16": torch.bfloat16}.get(config.dtype, torch.float32)
     model = causal_lm.load("tiny", dtype=dtype).to(device)
     parts = causal_lm.anatomy(model)
-    cut = whole(list(parts)) if config.blocks == "whole" else by_layers(parts)
+    cut = whole(list(parts)) if config.blocks == "whole" else by_layers(parts, 2)
     topo = topology(config.topology, config.clients)
     tokens = torch.randint(3, causal_lm.BYTES, (config.clients, B, T + 1)).to(device)
     start = stacking.replicate(causal_lm.trainable(model), config.clients)
