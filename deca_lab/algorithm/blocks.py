@@ -28,12 +28,8 @@ def by_layers(anatomy: Anatomy, granularity: int = 1, ends: str = "own") -> tupl
     start, or "frozen", in no block. Raises BadInput where the granularity exceeds the depth.
     """
     layers = sorted({where for where in anatomy.values() if isinstance(where, int)})
-    check(
-        1 <= granularity <= max(len(layers), 1),
-        "granularity",
-        granularity,
-        f"1 to {len(layers)}, the model's layers",
-    )
+    allowed = f"1 to {len(layers)}, the model's layers"
+    check(1 <= granularity <= max(len(layers), 1), "granularity", granularity, allowed)
     groups = [layers[i : i + granularity] for i in range(0, len(layers), granularity)]
     body = [
         Block(f"layer {g[0]}" if len(g) == 1 else f"layers {g[0]}-{g[-1]}", _where(anatomy, g))

@@ -100,19 +100,11 @@ def plan(
     """
     require_cover(blocks, list(problem.start))
     sizes = {len(tensor) for tensor in problem.start.values()}
-    check(
-        len(sizes) == 1,
-        "problem.start",
-        sorted(sizes),
-        "tensors with one number of clients on axis 0",
-    )
+    allowed = "tensors with one number of clients on axis 0"
+    check(len(sizes) == 1, "problem.start", sorted(sizes), allowed)
     mine = site.mine if site else slice(0, topology.n)
-    check(
-        mine.stop - mine.start == problem.clients,
-        "topology",
-        f"{topology.n} clients",
-        f"for the problem's {problem.clients}",
-    )
+    allowed = f"for the problem's {problem.clients}"
+    check(mine.stop - mine.start == problem.clients, "topology", f"{topology.n} clients", allowed)
     for name in ("rounds", "inner_steps", "mix_every"):
         check(getattr(recipe, name) >= 1, name, getattr(recipe, name), "1 or more")
     layouts = tuple(layout(problem.start, block.names) for block in blocks)

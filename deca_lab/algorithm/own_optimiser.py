@@ -30,24 +30,16 @@ def optimiser(
         fits = arguments is None or any(
             low <= n <= high for n in count for low, high in (arguments,)
         )
-        check(
-            fits,
-            f"optimiser.{what}",
-            function,
-            f"a function of {' or '.join(map(str, count))} arguments",
-        )
+        allowed = f"a function of {' or '.join(map(str, count))} arguments"
+        check(fits, f"optimiser.{what}", function, allowed)
     takes_x = (_arguments(update) or (3, 3))[1] >= 3
 
     def begun(x: Tensor) -> OptState:
         state = init(x)
         _require_rows(state, len(x))
         missing = [name for name in mixed if name not in _names(state)]
-        check(
-            not missing,
-            "mixed",
-            missing,
-            f"names of the state: {', '.join(_names(state)) or 'it has none'}",
-        )
+        allowed = f"names of the state: {', '.join(_names(state)) or 'it has none'}"
+        check(not missing, "mixed", missing, allowed)
         return state
 
     def stepped(g: Tensor, state: OptState, x: Tensor, exchange: Mix) -> tuple[Tensor, OptState]:
@@ -103,12 +95,8 @@ def _require_rows(state: OptState, clients: int) -> None:
             else isinstance(leaf, int | float | bool)
         )
         what = f"a tensor of shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else leaf
-        check(
-            sound,
-            "what optimiser.init returns",
-            what,
-            f"tensors with {clients} clients on axis 0, and numbers",
-        )
+        allowed = f"tensors with {clients} clients on axis 0, and numbers"
+        check(sound, "what optimiser.init returns", what, allowed)
 
 
 def _names(state: OptState) -> list[str]:

@@ -57,12 +57,8 @@ def network(
     factor = np.ones(clients)
     for client, times in (slow or {}).items():
         fits = 0 <= client < clients and 0 < times < float("inf")
-        check(
-            fits,
-            "slow",
-            f"{client}@{times:g}",
-            f"CLIENT@TIMES, of a client from 0 to {clients - 1}",
-        )
+        allowed = f"CLIENT@TIMES, of a client from 0 to {clients - 1}"
+        check(fits, "slow", f"{client}@{times:g}", allowed)
         factor[client] = times
     return Network(seconds * factor, mbit * 1e6 / 8 / factor, latency)
 

@@ -127,12 +127,8 @@ def _peft(trained: Trained, out: Path) -> None:
     """Write LoRA's factors as a PEFT adapter, and the base beside them where it has no place of its own."""
     config, model, params, given, vocabulary = trained
     check(config.adapter == "lora", "form", "peft", f"model: the run's adapter is {config.adapter}")
-    check(
-        config.base_weights == "full",
-        "form",
-        "peft",
-        f"model: these factors fit the run's base in {config.base_weights} alone",
-    )
+    allowed = f"model: these factors fit the run's base in {config.base_weights} alone"
+    check(config.base_weights == "full", "form", "peft", allowed)
     base = causal_lm.PRESETS.get(config.model, causal_lm.Preset("", config.model)).source
     if given is not None or not base:  # an object, or drawn: no place to load it from
         base, plain = "base", replace(config, adapter="none")
@@ -147,12 +143,8 @@ FORMS: dict[str, Callable[[Trained, Path], None]] = {"model": _whole, "peft": _p
 
 def plain_model(config: RunConfig, model: "PreTrainedModel", params: Params) -> "PreTrainedModel":
     """Return the model of one client as transformers knows it: LoRA's factors are folded into the weights."""
-    check(
-        config.adapter != "bottleneck",
-        "adapter",
-        config.adapter,
-        "lora or none: a bottleneck is no part of transformers",
-    )
+    allowed = "lora or none: a bottleneck is no part of transformers"
+    check(config.adapter != "bottleneck", "adapter", config.adapter, allowed)
     return (
         adapters.merge(model, params)
         if config.adapter == "lora"

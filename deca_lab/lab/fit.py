@@ -92,12 +92,8 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
     )
     _require_own_knobs(config)
     _try_out(problem)
-    check(
-        config.clients == problem.clients,
-        "clients",
-        config.clients,
-        f"{problem.clients}, the problem's",
-    )
+    allowed = f"{problem.clients}, the problem's"
+    check(config.clients == problem.clients, "clients", config.clients, allowed)
     objects = accepted(config, objects)
     config = resolve(named(config, objects._replace(problem=problem)), objects.method)
     device, topo, diagnosis = laid_out(config, objects)
@@ -139,24 +135,16 @@ def _require_own_knobs(config: RunConfig) -> None:
     foreign = [f.name for f in fields(RunConfig) if f.metadata["group"] in FOREIGN]
     changed = [name for name in foreign if getattr(config, name) != getattr(usual, name)]
     strange = [name for name in changed if not (name == "corpus" and on_problem(config))]
-    check(
-        not strange,
-        ", ".join(strange),
-        [getattr(config, n) for n in strange],
-        "left out: the problem brings its own",
-    )
+    allowed = "left out: the problem brings its own"
+    check(not strange, ", ".join(strange), [getattr(config, n) for n in strange], allowed)
 
 
 def _try_out(problem: Problem) -> None:
     """Raise BadInput unless one client's loss is a finite number of its parameters."""
     sizes = {name: tuple(tensor.shape) for name, tensor in problem.start.items()}
     counts = {shape[:1] for shape in sizes.values()}
-    check(
-        bool(sizes) and len(counts) == 1 and () not in counts,
-        "problem.start",
-        sizes,
-        "tensors with the clients on axis 0",
-    )
+    allowed = "tensors with the clients on axis 0"
+    check(bool(sizes) and len(counts) == 1 and () not in counts, "problem.start", sizes, allowed)
     try:
         engine = gr.looped(problem.loss)
         where = stacking.layout(problem.start, list(problem.start))
@@ -167,12 +155,8 @@ def _try_out(problem: Problem) -> None:
         raise BadInput(
             f"problem cannot be used: its loss raises {type(error).__name__}: {words}"
         ) from error
-    check(
-        losses.dim() == 1,
-        "what problem.loss returns",
-        tuple(losses.shape[1:]),
-        "one number, a tensor without axes",
-    )
+    allowed = "one number, a tensor without axes"
+    check(losses.dim() == 1, "what problem.loss returns", tuple(losses.shape[1:]), allowed)
     finite = bool(losses.isfinite().all() and g.isfinite().all())
     check(finite, "problem", losses.tolist(), "finite in loss and gradient at its start")
 

@@ -121,12 +121,8 @@ def _corpus(config: RunConfig, data: Any) -> Corpus:  # noqa: ANN401 - whatever 
 
 
 def _graph(config: RunConfig, given: Any) -> Topology:  # noqa: ANN401 - whatever was given
-    check(
-        not isinstance(given, str),
-        "topology",
-        given,
-        "a graph or a matrix here; a name stands in the config",
-    )
+    allowed = "a graph or a matrix here; a name stands in the config"
+    check(not isinstance(given, str), "topology", given, allowed)
     return topology(given, config.clients, weights=config.weights)
 
 
@@ -151,21 +147,13 @@ def named(config: RunConfig, objects: Objects) -> RunConfig:
             if str(value).startswith(OBJECT)
             else f"left out beside {name}="
         )
-        check(
-            value in (usual[knob], label),
-            knob,
-            value,
-            f"{known}: {name}={label.removeprefix(OBJECT)} is given",
-        )
+        allowed = f"{known}: {name}={label.removeprefix(OBJECT)} is given"
+        check(value in (usual[knob], label), knob, value, allowed)
     placed: dict[str, Any] = {FIELDS[name]: label for name, label in labels.items()}
     for name, knob in FIELDS.items():
         value = str(getattr(config, knob))
-        check(
-            not value.startswith(OBJECT) or knob in placed,
-            knob,
-            value,
-            f"given again as {_argument(name, value)}: it is an object, which no file holds",
-        )
+        allowed = f"given again as {_argument(name, value)}: it is an object, which no file holds"
+        check(not value.startswith(OBJECT) or knob in placed, knob, value, allowed)
     return replace(config, **placed)
 
 
@@ -187,12 +175,8 @@ def _require_unread(config: RunConfig, knobs: Sequence[str], name: str) -> None:
     """Raise BadInput where a knob was set that the object does not read."""
     usual = defaults()
     changed = [knob for knob in knobs if getattr(config, knob) != usual[knob]]
-    check(
-        not changed,
-        ", ".join(changed),
-        [getattr(config, knob) for knob in changed],
-        f"left out: {name}= does not read it",
-    )
+    allowed = f"left out: {name}= does not read it"
+    check(not changed, ", ".join(changed), [getattr(config, knob) for knob in changed], allowed)
 
 
 def _argument(name: str, label: str) -> str:

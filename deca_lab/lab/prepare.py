@@ -305,12 +305,8 @@ def blocks_of(
     if config.ends == "frozen":
         frozen |= {name for name, where in anatomy.items() if not isinstance(where, int)}
     rest = {name: where for name, where in anatomy.items() if name not in frozen}
-    check(
-        bool(rest),
-        "freeze, ends",
-        (config.freeze, config.ends),
-        "such that a trainable name remains",
-    )
+    allowed = "such that a trainable name remains"
+    check(bool(rest), "freeze, ends", (config.freeze, config.ends), allowed)
     cutters = {
         "layers": lambda: bl.by_layers(
             rest, config.granularity, "own" if config.ends == "frozen" else config.ends
@@ -327,12 +323,8 @@ def blocks_of(
 def patterns_of(config: RunConfig) -> list[str]:
     """Return the regular expressions of the blocks, or raise BadInput where there is none."""
     found = re.split(r"\s+", config.patterns.strip()) if config.patterns.strip() else []
-    check(
-        bool(found),
-        "patterns",
-        config.patterns,
-        "one or more regular expressions, with --blocks patterns",
-    )
+    allowed = "one or more regular expressions, with --blocks patterns"
+    check(bool(found), "patterns", config.patterns, allowed)
     return found
 
 
@@ -349,12 +341,8 @@ def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int]
         config.b2,
     )
     rule = pick(MIXINGS, config.mixing, "mixing")
-    check(
-        rule is gossip or config.adapter == "lora",
-        "mixing",
-        config.mixing,
-        "gossip, but for --adapter lora",
-    )
+    allowed = "gossip, but for --adapter lora"
+    check(rule is gossip or config.adapter == "lora", "mixing", config.mixing, allowed)
     optimiser = own or pick(OPTIMISERS, config.optimiser, "optimiser")(
         OptimiserSpec(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum)
     )

@@ -238,12 +238,8 @@ def _require_same(lab: Lab, record: Record, folder: Path) -> None:
             "resume needs the same config"
         )
     own = sorted(lab.objects.metrics or {})
-    check(
-        record.metric_names == own,
-        "metrics",
-        own,
-        f"those that {folder} was started with: {record.metric_names}",
-    )
+    allowed = f"those that {folder} was started with: {record.metric_names}"
+    check(record.metric_names == own, "metrics", own, allowed)
     if record.fingerprint != lab.corpus.fingerprint:
         raise BadInput(
             f"corpus {lab.config.corpus!r} is not the text that {folder} was started on (another Python, or a "
@@ -470,12 +466,8 @@ def _own_metrics(lab: Lab, state: State, record: Record) -> dict[str, float]:
     """Return the user's figures; raise BadInput for a name that is one of ours, and for what is no number."""
     figures = {}
     for name, figure in (lab.objects.metrics or {}).items():
-        check(
-            name not in record.metrics[-1],
-            "metrics",
-            name,
-            "another name: the lab measures one of this name",
-        )
+        allowed = "another name: the lab measures one of this name"
+        check(name not in record.metrics[-1], "metrics", name, allowed)
         value = figure(_snapshot(lab, state, record, measured=True))
         value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
         check(isinstance(value, int | float), f"what metrics[{name!r}] returns", value, "a number")

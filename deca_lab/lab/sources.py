@@ -154,12 +154,8 @@ def load_model(
         "adapter",
     )
     store = pick({"full": None, "nf4": four_bit.quantise_base}, config.base_weights, "base_weights")
-    check(
-        make is not None or store is None,
-        "base_weights",
-        config.base_weights,
-        "full without an adapter: all of it trains",
-    )
+    allowed = "full without an adapter: all of it trains"
+    check(make is not None or store is None, "base_weights", config.base_weights, allowed)
     dtype, revision = pick(DTYPES, config.dtype, "dtype"), config.model_revision
     check(given is None or not revision, "model_revision", revision, "left empty beside model=")
     attention = pick({"eager": "eager", "sdpa": "sdpa"}, config.attention, "attention")

@@ -92,12 +92,8 @@ def random_regular(n: int, spec: GraphSpec) -> nx.Graph:
     """A random graph where each client has `degree` neighbours; redrawn until connected."""
     degree = spec.degree
     whole = isinstance(degree, int | np.integer)
-    check(
-        whole and 1 <= degree < n,
-        "degree",
-        degree,
-        f"a whole number from 1 to clients - 1 = {n - 1}",
-    )
+    allowed = f"a whole number from 1 to clients - 1 = {n - 1}"
+    check(whole and 1 <= degree < n, "degree", degree, allowed)
     check(n * degree % 2 == 0, "degree", degree, f"even, since the number of clients, {n}, is odd")
 
     def draw(rng: np.random.Generator) -> nx.Graph:

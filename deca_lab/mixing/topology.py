@@ -168,12 +168,8 @@ def topology(
     `clients` may be left out where the source has a size. Whether W is sound is for the doctor. Raises BadInput.
     """
     if clients is not None:
-        check(
-            isinstance(clients, int | np.integer) and clients >= 1,
-            "clients",
-            clients,
-            "a whole number from 1 up",
-        )
+        allowed = "a whole number from 1 up"
+        check(isinstance(clients, int | np.integer) and clients >= 1, "clients", clients, allowed)
     check(
         isinstance(seed, int | np.integer) and seed >= 0, "seed", seed, "a whole number from 0 up"
     )
@@ -284,9 +280,5 @@ def _fits(n: int, period: int) -> None:
     """Refuse what would not fit in memory as dense matrices."""
     size = period * int(n) ** 2 * 8
     gib = min(size, 2**90) / 2**30  # a whole number may be larger than any float
-    check(
-        size <= MEMORY,
-        "clients",
-        n,
-        f"fewer: {period} dense matrices of that size take {gib:.1f} GiB, and 2 are allowed",
-    )
+    allowed = f"fewer: {period} dense matrices of that size take {gib:.1f} GiB, and 2 are allowed"
+    check(size <= MEMORY, "clients", n, allowed)

@@ -112,12 +112,8 @@ def decaf(
     is not whole or where there is none, and, when it mixes, Diverged for factors that are not finite.
     """
     factors, split = pairs(where), pick(SHARES, share, "share of the singular values")
-    check(
-        bool(factors),
-        "names",
-        ", ".join(where.names[:3]),
-        "pairs of LoRA's factors to mix as products",
-    )
+    allowed = "pairs of LoRA's factors to mix as products"
+    check(bool(factors), "names", ", ".join(where.names[:3]), allowed)
     W = np.hstack(shares)
     mixed_plainly = gossip([W], where, like)
 
@@ -173,12 +169,8 @@ def _neighbours(a: Tensor, b: Tensor, W: np.ndarray) -> tuple[Tensor, Tensor, Te
 
     deg is the largest; a client with fewer has some with weight zero at the end.
     """
-    check(
-        W.shape[1] == len(a),
-        "W",
-        f"of shape {W.shape}",
-        f"({len(a)}, {len(a)}), for the stacked clients",
-    )
+    allowed = f"({len(a)}, {len(a)}), for the stacked clients"
+    check(W.shape[1] == len(a), "W", f"of shape {W.shape}", allowed)
     degree = int((W != 0).sum(1).max())
     index = np.argsort(W == 0, axis=1, kind="stable")[:, :degree]
     weights = torch.from_numpy(np.take_along_axis(W, index, 1)).to(a)

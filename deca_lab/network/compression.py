@@ -136,12 +136,8 @@ def compressed(how: Compressor, seed: int, halo: Halo | None = None) -> ch.Wrap:
     """
 
     def wrap(inner: Channel) -> Channel:
-        check(
-            inner.exact,
-            "faults",
-            "noise on compressed messages",
-            "without noise: a replica adds up what it hears, and errors of it never leave",
-        )
+        allowed = "without noise: a replica adds up what it hears, and errors of it never leave"
+        check(inner.exact, "faults", "noise on compressed messages", allowed)
 
         def exchange(call: Call, x: Tensor, wire: Wire, size: Size | None = None) -> Tensor:
             waiting = _waiting(inner, how, call, x.shape[1], x.element_size(), wire)

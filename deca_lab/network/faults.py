@@ -114,19 +114,11 @@ def require_possible(faults: Faults, graph: Topology, steps: int) -> Faults:
     """Return the faults of a run, or raise BadInput where this topology or this number of inner steps cannot bear them."""
     drop, burst, n = faults.drop, faults.burst, faults.clients
     least = max(drop / (1 - drop), 1.0)
-    check(
-        burst == 1 or burst >= least,
-        "burst",
-        burst,
-        f"1, or {least:.3g} or more: an outage ends for one mixing at least",
-    )
+    allowed = f"1, or {least:.3g} or more: an outage ends for one mixing at least"
+    check(burst == 1 or burst >= least, "burst", burst, allowed)
     cells = faults.turns * n * n
-    check(
-        burst == 1 or cells <= MOST_CELLS,
-        "burst",
-        burst,
-        f"1 for {faults.turns:,} mixings of {n} clients: too large a table",
-    )
+    allowed = f"1 for {faults.turns:,} mixings of {n} clients: too large a table"
+    check(burst == 1 or cells <= MOST_CELLS, "burst", burst, allowed)
     if faults.any:
         even = all(np.array_equal(W, W.T) and (W >= 0).all() for W in graph.matrices)
         check(
@@ -138,12 +130,8 @@ def require_possible(faults: Faults, graph: Topology, steps: int) -> Faults:
         )
     edges = {0, *(edge for spell in faults.away for edge in (spell.first, spell.last))}
     empty = [step for step in sorted(edges) if step < steps and not faults.members(step).any()]
-    check(
-        not empty,
-        "away",
-        spoken(faults.away, steps),
-        f"such that somebody is left: at inner step {empty[:1]} nobody is",
-    )
+    allowed = f"such that somebody is left: at inner step {empty[:1]} nobody is"
+    check(not empty, "away", spoken(faults.away, steps), allowed)
     check(
         len(faults.stragglers) < n, "stragglers", faults.stragglers, f"fewer than all {n} clients"
     )
@@ -167,12 +155,8 @@ def stragglers(text: str, clients: int) -> tuple[tuple[int, int], ...]:
                 f"stragglers = {part!r} cannot be used: it must be CLIENT@TIMES, such as 3@4"
             ) from None
         fits = 0 <= client < clients and each > 0
-        check(
-            fits,
-            "stragglers",
-            part,
-            f"CLIENT@TIMES of a client from 0 to {clients - 1}, with TIMES 1 or more",
-        )
+        allowed = f"CLIENT@TIMES of a client from 0 to {clients - 1}, with TIMES 1 or more"
+        check(fits, "stragglers", part, allowed)
         periods[client] = each
     return tuple(sorted(periods.items()))
 

@@ -54,12 +54,8 @@ class World(NamedTuple):
 
     def of(self, clients: int) -> "World":
         """Return this world with so many clients; raise BadInput where a rank would have none."""
-        check(
-            clients >= self.size,
-            "clients",
-            clients,
-            f"{self.size} or more: every process has one at least",
-        )
+        allowed = f"{self.size} or more: every process has one at least"
+        check(clients >= self.size, "clients", clients, allowed)
         return self._replace(clients=clients)
 
 
