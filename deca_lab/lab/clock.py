@@ -69,9 +69,8 @@ def slower(text: str) -> dict[int, float]:
         pairs = [part.partition("@") for part in text.split(",") if part.strip()]
         return {int(client): float(times) for client, _, times in pairs}
     except ValueError:
-        raise BadInput(
-            f"slow = {text!r} cannot be used: it must be CLIENT@TIMES, such as 3@4, 5@2"
-        ) from None
+        allowed = "CLIENT@TIMES, such as 3@4, 5@2"
+        raise BadInput(f"slow = {text!r} cannot be used: it must be {allowed}") from None
 
 
 def clock(plan: Plan, net: Network) -> Clock:

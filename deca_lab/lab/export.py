@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -62,23 +63,24 @@ def export_model(
     labels = record.get("labels", ()) if has_head(config, given.model) else ()
     model = load_model(config, len(which), given.model, labels, pad_of(which))
     stacked = _stacked(config, model, state, path)
-    chosen = (
-        mean_model(stacked)
-        if client == "mean"
-        else stacking.client(stacked, _index(client, config.clients))
-    )
-    target = new_folder(Path(out), run=False)
-    with tempfile.TemporaryDirectory(
-        dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True
-    ) as written:
-        with quiet():
-            write(Trained(config, model, chosen, given.model, len(which)), Path(written))
-            if hasattr(which, "save_pretrained"):
-                which.save_pretrained(written)
+    number = _index(client, config.clients)
+    chosen = mean_model(stacked) if number is None else stacking.client(stacked, number)
+    with _renamed_to(new_folder(Path(out), run=False)) as target, quiet():
+        write(Trained(config, model, chosen, given.model, len(which)), target)
+        if hasattr(which, "save_pretrained"):
+            which.save_pretrained(target)
+    return Path(out)
+
+
+@contextmanager
+def _renamed_to(target: Path) -> Iterator[Path]:
+    """Yield a folder that takes the target's place once it is written: whole or not at all."""
+    place: dict[str, Any] = {"dir": target.parent, "prefix": f".{target.name}."}
+    with tempfile.TemporaryDirectory(**place, ignore_cleanup_errors=True) as written:
+        yield Path(written)
         mode = target.stat().st_mode
         shutil.rmtree(target)  # empty, but for what a killed process left
-        Path(written).rename(target).chmod(mode)  # whole or not at all
-    return target
+        Path(written).rename(target).chmod(mode)
 
 
 class Trained(NamedTuple):
@@ -182,7 +184,10 @@ def _layout(block: Block, values: Params) -> Layout:
     return Layout(block.names, tuple(tuple(values[name].shape) for name in block.names))
 
 
-def _index(client: str, clients: int) -> int:
+def _index(client: str, clients: int) -> int | None:
+    """Return a client's number, or None for the mean."""
+    if client == "mean":
+        return None
     known = client.isascii() and client.isdecimal() and len(client) < 10 and int(client) < clients
     check(known, "client", client, f"'mean' or a number from 0 to {clients - 1}")
     return int(client)

@@ -87,9 +87,8 @@ def fit(
 
 def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> Lab:
     """Return the lab of a problem; raise BadInput, before anything is written, where something does not fit."""
-    check(
-        isinstance(problem, Problem), "problem", problem, "a deca_lab.Problem(start, loss, batches)"
-    )
+    whole = isinstance(problem, Problem)
+    check(whole, "problem", problem, "a deca_lab.Problem(start, loss, batches)")
     _require_own_knobs(config)
     _try_out(problem)
     allowed = f"{problem.clients}, the problem's"
@@ -98,9 +97,8 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
     config = resolve(named(config, objects._replace(problem=problem)), objects.method)
     device, topo, diagnosis = laid_out(config, objects)
     config, notes = with_engine(config, device.type)
-    problem = problem._replace(
-        start={name: tensor.detach().to(device) for name, tensor in problem.start.items()}
-    )
+    start = {name: tensor.detach().to(device) for name, tensor in problem.start.items()}
+    problem = problem._replace(start=start)
     cut = objects.blocks or _cut(config, problem)
     failing = faults_of(config, topo, len(cut))
     carrier, wraps = channel_of(config, failing, topo)
@@ -151,10 +149,9 @@ def _try_out(problem: Problem) -> None:
         x = stacking.flatten(problem.start, where.names)
         losses, g = engine(x, where, {}, problem.batches(0))
     except Exception as error:  # whatever a user's own function raises
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(
-            f"problem cannot be used: its loss raises {type(error).__name__}: {words}"
-        ) from error
+        kind = type(error).__name__
+        line = f"{kind}: {(str(error).strip() or kind).splitlines()[0]}"
+        raise BadInput(f"problem cannot be used: its loss raises {line}") from error
     allowed = "one number, a tensor without axes"
     check(losses.dim() == 1, "what problem.loss returns", tuple(losses.shape[1:]), allowed)
     finite = bool(losses.isfinite().all() and g.isfinite().all())
@@ -163,14 +160,12 @@ def _try_out(problem: Problem) -> None:
 
 def _cut(config: RunConfig, problem: Problem) -> tuple[Block, ...]:
     """Return the blocks of the config; where no name has a layer's number, one for each name."""
-    if config.blocks == "layers" and all(layer_of(name) is None for name in problem.start):
+    layers = {name: layer_of(name) for name in problem.start}
+    if config.blocks == "layers" and set(layers.values()) == {None}:
         return tuple(Block(name, (name,)) for name in problem.start)
-    anatomy: dict[str, int | str] = {
-        name: "head" if (k := layer_of(name)) is None else k for name in problem.start
-    }
-    return blocks_of(
-        config, anatomy, {name: tensor[0].numel() for name, tensor in problem.start.items()}
-    )
+    anatomy = {name: "head" if layer is None else layer for name, layer in layers.items()}
+    sizes = {name: tensor[0].numel() for name, tensor in problem.start.items()}
+    return blocks_of(config, anatomy, sizes)
 
 
 def _unlike(laid: Plan, config: RunConfig) -> heterogeneity.Heterogeneity:
@@ -192,10 +187,8 @@ def measure(
     rows = {name: p[here.to(p.device)] for name, p in params.items()}
     centre = mean_model(rows)
     at_mean = _everywhere(problem, centre, evaluation, engine)
-    losses = [
-        float(_everywhere(problem, stacking.client(rows, i), evaluation, engine).mean())
-        for i in range(len(here))
-    ]
+    models = [stacking.client(rows, i) for i in range(len(here))]
+    losses = [float(_everywhere(problem, x, evaluation, engine).mean()) for x in models]
     own = gr.losses(problem.loss, params, evaluation, over=engine.over)[here.to(at_mean.device)]
     return Measurement(
         mean_model=float(at_mean.mean()),
@@ -212,8 +205,8 @@ def _everywhere(
     problem: Problem, model: stacking.Params, evaluation: gr.Batch, engine: gr.EngineKind
 ) -> Tensor:
     """Return the loss (N,) of one model on each client's batch."""
-    stacked = {name: p.expand(problem.clients, *p.shape) for name, p in model.items()}
-    return gr.losses(problem.loss, stacked, evaluation, over=engine.over)
+    everywhere = stacking.replicate(model, problem.clients)
+    return gr.losses(problem.loss, everywhere, evaluation, over=engine.over)
 
 
 @torch.enable_grad()
@@ -222,8 +215,6 @@ def _gradient_norm(
 ) -> float:
     """Return || (1/N) sum_i grad f_i(x) || at one model."""
     where = stacking.Layout(tuple(model), tuple(tuple(p.shape) for p in model.values()))
-    x = stacking.flatten(
-        {name: p.expand(problem.clients, *p.shape) for name, p in model.items()}, where.names
-    )
+    x = stacking.flatten(stacking.replicate(model, problem.clients), where.names)
     g = engine(problem.loss)(x, where, {}, evaluation)[1]
     return float(g.double().mean(0).norm())

@@ -1,10 +1,9 @@
 """A config becomes everything that a run needs: text, shards, model, blocks, topology, plan. All checks happen here."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -143,13 +142,8 @@ def assembled(ground: Groundwork, world: World = ALONE, shapes_alone: bool = Fal
     kind = laid.channel.like.device.type
     config, notes = with_engine(config, kind, partial(graphs_worth, config, laid, model, kind))
     return Lab(
-        config=config,
-        corpus=texts.corpus,
-        shards=texts.shards,
-        tokenizer=texts.tokenizer,
-        model=model,
-        topology=topo,
-        diagnosis=ground.diagnosis,
+        config,
+        *(texts.corpus, texts.shards, texts.tokenizer, model, topo, ground.diagnosis),
         heterogeneity=heterogeneity.measure(texts.shards, spread),
         plan=laid,
         probe=probe,
@@ -189,20 +183,11 @@ def task_of(
     config: RunConfig, texts: Texts, model: "PreTrainedModel", device: torch.device
 ) -> tasks.Task:
     """Return what the model is trained and scored on."""
-    return tasks.build(
-        config.task,
-        texts.corpus,
-        texts.split,
-        texts.tokenizer,
-        model,
-        config.context,
-        config.batch,
-        config.seed,
-        device,
-        config.eval_windows,
-        words_of(config),
-        bool(texts.labels),
+    request = tasks.TaskRequest(
+        *(texts.corpus, texts.split, texts.tokenizer, model, config.context, config.batch),
+        *(config.seed, device, config.eval_windows, words_of(config)),
     )
+    return tasks.build(config.task, request, head=bool(texts.labels))
 
 
 def _changed(
@@ -217,14 +202,13 @@ def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topolog
     wide = device.type == "mps" and config.dtype == "float64"
     check(not wide, "dtype", config.dtype, "float32 or bfloat16 on Apple's GPU")
     engine_kind(config.engine).ready(device.type)
-    topo = topology(
-        objects.topology or config.topology,
-        config.clients,
-        weights=config.weights,
-        probability=config.edge_probability,
-        degree=config.degree,
-        seed=config.seed,
-    )
+    drawn: dict[str, Any] = {
+        "probability": config.edge_probability,
+        "degree": config.degree,
+        "seed": config.seed,
+    }
+    source = objects.topology or config.topology
+    topo = topology(source, config.clients, weights=config.weights, **drawn)
     return device, topo, require_sound(topo, allow_unsound=config.allow_unsound)
 
 
@@ -281,18 +265,12 @@ def graphs_worth(config: RunConfig, laid: Plan, model: nn.Module, device: str) -
 
 def find_device(name: str) -> torch.device:
     """Return the device of a name; "auto" takes a GPU where torch sees one."""
-    there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if name == "auto":
-        return torch.device(next(n for n in ("cuda", "mps", "cpu") if there[n]))
+    gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {**gpus, "cpu": True}
+    seen = [kind for kind, ok in there.items() if ok]
     if not pick({"auto": True, **there}, name, "device"):
-        raise BadInput(
-            f"device = {name!r} is not there: torch sees {', '.join(n for n, ok in there.items() if ok)}"
-        )
-    return torch.device(name)
+        raise BadInput(f"device = {name!r} is not there: torch sees {', '.join(reversed(seen))}")
+    return torch.device(seen[0] if name == "auto" else name)
 
 
 def blocks_of(
@@ -307,10 +285,9 @@ def blocks_of(
     rest = {name: where for name, where in anatomy.items() if name not in frozen}
     allowed = "such that a trainable name remains"
     check(bool(rest), "freeze, ends", (config.freeze, config.ends), allowed)
+    ends = "own" if config.ends == "frozen" else config.ends
     cutters = {
-        "layers": lambda: bl.by_layers(
-            rest, config.granularity, "own" if config.ends == "frozen" else config.ends
-        ),
+        "layers": lambda: bl.by_layers(rest, config.granularity, ends),
         "equal": lambda: bl.of_equal_size({name: sizes[name] for name in rest}, config.block_count),
         "patterns": lambda: bl.by_patterns(list(rest), patterns_of(config)),
         "whole": lambda: bl.whole(list(rest)),
@@ -322,10 +299,10 @@ def blocks_of(
 
 def patterns_of(config: RunConfig) -> list[str]:
     """Return the regular expressions of the blocks, or raise BadInput where there is none."""
-    found = re.split(r"\s+", config.patterns.strip()) if config.patterns.strip() else []
+    patterns = config.patterns.split()
     allowed = "one or more regular expressions, with --blocks patterns"
-    check(bool(found), "patterns", config.patterns, allowed)
-    return found
+    check(bool(patterns), "patterns", config.patterns, allowed)
+    return patterns
 
 
 def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int], Recipe]:
@@ -334,18 +311,15 @@ def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int]
     `own` is an optimiser that was given as an object.
     """
     shape = pick(SCHEDULES, config.lr_scheduler_type, "lr_scheduler_type")
-    feedback = moments.Feedback(
-        pick(moments.SIGNALS, config.feedback, "feedback"),
-        pick(moments.SCALES, config.feedback_scale, "feedback_scale"),
-        config.b1,
-        config.b2,
-    )
+    signal = pick(moments.SIGNALS, config.feedback, "feedback")
+    scale = pick(moments.SCALES, config.feedback_scale, "feedback_scale")
+    feedback = moments.Feedback(signal, scale, config.b1, config.b2)
     rule = pick(MIXINGS, config.mixing, "mixing")
     allowed = "gossip, but for --adapter lora"
     check(rule is gossip or config.adapter == "lora", "mixing", config.mixing, allowed)
-    optimiser = own or pick(OPTIMISERS, config.optimiser, "optimiser")(
-        OptimiserSpec(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum)
-    )
+    adam = moments.Adam(config.a1, config.a2, config.eps)
+    spec = OptimiserSpec(adam, feedback, config.momentum)
+    optimiser = own or pick(OPTIMISERS, config.optimiser, "optimiser")(spec)
     before = pick({"after": False, "before": True}, config.combine, "combine")
     keep = pick({"reset": False, "keep": True}, config.moments, "moments")
     mix_all = pick({"active": False, "all": True}, config.mixed, "mixed")
@@ -353,11 +327,9 @@ def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int]
 
     def recipe(count: int) -> Recipe:
         total = config.rounds * count * config.inner_steps
+        rate = schedule(config.lr, shape, total, config.warmup_steps)
         return Recipe(
-            config.rounds,
-            config.inner_steps,
-            schedule(config.lr, shape, total, config.warmup_steps),
-            optimiser,
+            *(config.rounds, config.inner_steps, rate, optimiser),
             keep_moments=keep,
             mix_every=config.mix_every,
             mix_all=mix_all,
@@ -373,21 +345,13 @@ def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int]
 
 def faults_of(config: RunConfig, topo: Topology, blocks: int) -> Faults:
     """Return what goes wrong in the run; raise BadInput where the topology cannot bear it."""
-    n, steps = topo.n, config.rounds * blocks * config.inner_steps
-    asked = Faults(
-        config.drop,
-        config.burst,
-        faults.spells(config.away, "away", n, steps),
-        faults.stragglers(config.stragglers, n),
-        faults.spells(config.garbage, "garbage", n, steps),
-        config.stale,
-        config.delay,
-        config.noise,
-        n,
-        steps // config.mix_every,
-        config.mix_every,
-        config.seed,
+    n, every, steps = topo.n, config.mix_every, config.rounds * blocks * config.inner_steps
+    away, garbage = (
+        faults.spells(getattr(config, knob), knob, n, steps) for knob in ("away", "garbage")
     )
+    slow = faults.stragglers(config.stragglers, n)
+    lost = (config.drop, config.burst, away, slow, garbage, config.stale, config.delay)
+    asked = Faults(*lost, config.noise, n, steps // every, every, config.seed)
     return faults.require_possible(asked, topo, steps)
 
 
@@ -409,10 +373,8 @@ def channel_of(
         carrier = through_server(world)
     else:
         carrier = over(world, rule, halo)
-    return carrier, [lost] if short is None else [
-        lost,
-        compression.compressed(short, config.seed, halo),
-    ]
+    wraps = [] if short is None else [compression.compressed(short, config.seed, halo)]
+    return carrier, [lost, *wraps]
 
 
 def _require_short_messages(config: RunConfig, topo: Topology) -> None:

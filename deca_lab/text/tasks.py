@@ -71,7 +71,7 @@ def entropy_floor(corpus: Corpus, rows: np.ndarray | None = None) -> float | Non
 
 
 class TaskRequest(NamedTuple):
-    """What a row of TASKS is given; all of it is `build`'s."""
+    """What a row of TASKS is given."""
 
     corpus: Corpus
     split: Split
@@ -81,8 +81,8 @@ class TaskRequest(NamedTuple):
     batch_size: int
     seed: int
     device: torch.device
-    test_limit: int
-    words: Mapping[str, str] | None
+    test_limit: int  # test examples (windows for "lm"), and those pooled for validation, at most
+    words: Mapping[str, str] | None = None  # for "classify", a word a label: see `verbaliser`
 
 
 class Task(NamedTuple):
@@ -237,35 +237,20 @@ TASKS: dict[str, TaskKind] = {
 }
 
 
-def build(
-    task: str,
-    corpus: Corpus,
-    split: Split,
-    tokenizer: "PreTrainedTokenizerBase",
-    model: "PreTrainedModel",
-    context: int,
-    batch_size: int,
-    seed: int,
-    device: torch.device,
-    test_limit: int,
-    words: Mapping[str, str] | None = None,
-    head: bool = False,
-) -> Task:
+def build(task: str, request: TaskRequest, head: bool = False) -> Task:
     """Return the task of a name in TASKS on a split corpus; raise BadInput where they do not fit one another.
 
-    `test_limit` is the largest number of test examples (windows for "lm"), and of those pooled for validation. `words`
-    is for "classify": a word a label (see `verbaliser`). With `head` the model is a classifier.
+    With `head` the model is a classifier.
     """
     row = pick(TASKS, task, "task")
     made = row.headed if head else row.build
     check(made is not None, "task", task, "classify, with a head that trains")
     assert made is not None
     allowed = "left out: only the task 'classify' has a verbaliser, and no head that trains"
-    check(words is None or made is classify_task, "words", words, allowed)
-    for name, count in (("batch_size", batch_size), ("test_limit", test_limit)):
-        check(count >= 1, name, count, "at least 1")
-    rest = (context, batch_size, seed, device, test_limit, words)
-    return made(TaskRequest(corpus, split, tokenizer, model, *rest))
+    check(request.words is None or made is classify_task, "words", request.words, allowed)
+    for name in ("batch_size", "test_limit"):
+        check(getattr(request, name) >= 1, name, getattr(request, name), "at least 1")
+    return made(request)
 
 
 class _Sets(NamedTuple):

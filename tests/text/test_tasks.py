@@ -62,7 +62,9 @@ def small(rows=90, labels=("asyncio", "email", "xml")):
 
 def made(task, corpus, which, model, how="iid", context=CONTEXT, n=N, limit=30, **more):
     parts = shards.split(corpus.labels, n, how=how)
-    return tasks.build(task, corpus, parts, which, model, context, 4, 0, CPU, limit, **more), parts
+    sizes = (context, 4, 0, CPU, limit)
+    request = tasks.TaskRequest(corpus, parts, which, model, *sizes, **more)
+    return tasks.build(task, request), parts
 
 
 # examples
