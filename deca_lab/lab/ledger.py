@@ -172,12 +172,12 @@ class Meter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.most = self.ever = 0
-        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.watch([])
 
     def watch(self, tensors: list[Tensor]) -> None:
         """Count from here on, beginning with the storages of `tensors`."""
-        self.most, self.ever, self._live = 0, 0, {}
+        self.most, self.ever, self._bound = 0, 0, 0
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
         for t in tensors:
             self._add(t, t.untyped_storage().nbytes())
 
@@ -198,6 +198,7 @@ class Meter(TorchDispatchMode):
     def _add(self, t: Tensor, size: int) -> None:
         key = t.untyped_storage()._cdata
         if key not in self._live or self._live[key][0].expired():
+            self._bound += size
             self._live[key] = (StorageWeakRef(t.untyped_storage()), size)
 
     def __torch_dispatch__(
@@ -213,9 +214,10 @@ class Meter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for t in _tensors(out):
             self._add(t, t.untyped_storage().nbytes())
-        self._live = {key: living for key, living in self._live.items() if not living[0].expired()}
-        now = sum(size for _, size in self._live.values())
-        self.most, self.ever = max(self.most, now), max(self.ever, now)
+        if self._bound > self.most:  # else no new peak, even if nothing was freed
+            self._live = {key: kept for key, kept in self._live.items() if not kept[0].expired()}
+            self._bound = sum(size for _, size in self._live.values())
+            self.most, self.ever = max(self.most, self._bound), max(self.ever, self._bound)
         return out
 
 
