@@ -123,9 +123,8 @@ def kept(share: float, width: int) -> int:
 def compressor(name: str, share: float, bits: int, gamma: float) -> Compressor | None:
     """Return the compressor of a name, or None for "none"; raise BadInput."""
     make = pick({"none": None, **COMPRESSORS}, name, "compress")
-    check(
-        gamma == 1 or make is not None, "gamma", gamma, "1 with --compress none: messages are whole"
-    )
+    allowed = "1 with --compress none: messages are whole"
+    check(gamma == 1 or make is not None, "gamma", gamma, allowed)
     return make and make(share, bits)._replace(gamma=gamma)
 
 
@@ -143,9 +142,8 @@ def compressed(how: Compressor, seed: int, halo: Halo | None = None) -> ch.Wrap:
             waiting = _waiting(inner, how, call, x.shape[1], x.element_size(), wire)
             replica = _replica(inner, how, seed, halo, call, x, wire)
             before = wire.tallies.get("mean_moved", 0.0)
-            x_new = (
-                inner.exchange(call, replica, wire, waiting).sub_(replica).mul_(how.gamma).add_(x)
-            )
+            moved = inner.exchange(call, replica, wire, waiting).sub_(replica)
+            x_new = moved.mul_(how.gamma).add_(x)
             if before != (now := wire.tallies.get("mean_moved", 0.0)):
                 # x moves by gamma times its replica
                 wire.tallies["mean_moved"] = before + how.gamma * (now - before)
@@ -173,16 +171,12 @@ def _waiting(
     whole, speaks = width * item, np.ones(channel.topology.n, bool)
     speaks[channel.absent(call.step)] = False
     before = wire.tables.get(f"{call.key}.waiting", np.zeros_like(wire.sent))
-    waiting = (
-        np.full_like(before, whole)
-        if call.first
-        else np.minimum(before + speaks * how.size(width, item), whole)
-    )
-    failed = channel.failed(call.turn)
-    reached = channel.messages(call.turn) > 0
-    wire.tables[f"{call.key}.waiting"] = np.where(
-        reached if failed is None else reached & ~failed, 0, waiting
-    )
+    longer = np.minimum(before + speaks * how.size(width, item), whole)
+    waiting = np.full_like(before, whole) if call.first else longer
+    failed, reached = channel.failed(call.turn), channel.messages(call.turn) > 0
+    if failed is not None:
+        reached &= ~failed
+    wire.tables[f"{call.key}.waiting"] = np.where(reached, 0, waiting)
     return waiting
 
 
