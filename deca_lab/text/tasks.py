@@ -164,12 +164,9 @@ def headed_task(request: TaskRequest) -> Task:
         return headed.labelled(request.corpus, rows, request.tokenizer, request.context, pad)
 
     fill = partial(headed.filled, pad=pad)
-    sets = _sets(request, make)
-    sets = sets._replace(
-        train=list(map(fill, sets.train)),
-        validation=list(map(fill, sets.validation)),
-        test=fill(sets.test),
-    )
+    made = _sets(request, make)
+    train, validation = (list(map(fill, parts)) for parts in (made.train, made.validation))
+    sets = _Sets(train, validation, fill(made.test), made.notes)
     require_tested(sets.test.labels, request.corpus.label_names)
     logits = class_logits(request.model)
 
@@ -181,10 +178,8 @@ def headed_task(request: TaskRequest) -> Task:
 
 
 def _hits(predicted: Tensor, examples: Examples) -> dict[str, Tensor]:
-    return {
-        "accuracy": accuracy(predicted, examples.labels),
-        "macro_f1": macro_f1(predicted, examples.labels),
-    }
+    scores = {"accuracy": accuracy, "macro_f1": macro_f1}
+    return {name: score(predicted, examples.labels) for name, score in scores.items()}
 
 
 def _majority(test: Examples) -> float:
@@ -223,17 +218,11 @@ class TaskKind(NamedTuple):
     headed: Callable[[TaskRequest], Task] | None = None  # the same by a head that trains
 
 
+BY_LABEL, BY_ANSWER = {"accuracy": True, "macro_f1": True}, {"exact_match": True}
 TASKS: dict[str, TaskKind] = {
     "lm": TaskKind("predict every next token; measured by perplexity", lm, {}),
-    "classify": TaskKind(
-        "name the label of a text",
-        classify_task,
-        {"accuracy": True, "macro_f1": True},
-        headed_task,
-    ),
-    "generate": TaskKind(
-        "write the answer to an instruction", generate_task, {"exact_match": True}
-    ),
+    "classify": TaskKind("name the label of a text", classify_task, BY_LABEL, headed_task),
+    "generate": TaskKind("write the answer to an instruction", generate_task, BY_ANSWER),
 }
 
 
@@ -262,13 +251,12 @@ class _Sets(NamedTuple):
 
 def _sets(request: TaskRequest, make: Callable[[np.ndarray], Examples]) -> _Sets:
     """All examples of a split, equally wide, on the device, without training prompts that are held-out ones too."""
-    train, validation = (
-        list(map(make, rows)) for rows in (request.split.train, request.split.validation)
-    )
-    test = make(request.split.test)
+    split = request.split
+    train, validation = (list(map(make, rows)) for rows in (split.train, split.validation))
+    test = make(split.test)
     own_train, own_validation = _disjoint(train, validation, test)
     _require_examples(own_train, own_validation, test, request.context)
-    rows = sum(map(len, (*request.split.train, *request.split.validation, request.split.test)))
+    rows = sum(map(len, (*split.train, *split.validation, split.test)))
     long = rows - _count([*train, *validation, test])
     repeated = _count([*train, *validation]) - _count([*own_train, *own_validation])
     notes = _counted(long, f"left out: longer than the context of {request.context} tokens")
@@ -304,7 +292,8 @@ def _require_examples(
     empty = [whose for whose, examples in sets.items() if not len(examples.tokens)]
     if empty:
         why = f"its rows are none, longer than context {context}, or held-out prompts"
-        more = "a larger context, fewer clients, a larger alpha, or larger test_share and validation_share"
+        shares = "larger test_share and validation_share"
+        more = f"a larger context, fewer clients, a larger alpha, or {shares}"
         raise BadInput(f"no example in {listed(empty)}: {why}; take {more}")
 
 
