@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -42,6 +43,18 @@ def check(ok: bool, argument: str, got: object, allowed: str) -> None:
     """Raise BadInput unless `ok`; every value out of range gets a message of this one form."""
     if not ok:
         raise BadInput(f"{argument} = {quoted(got)} cannot be used: it must be {allowed}")
+
+
+def require(what: str, extra: str, *packages: str) -> None:
+    """Raise BadInput, with the command that helps, where a package of one of our extras is missing.
+
+    `what` says in the user's words what cannot be done without ("the book").
+    """
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise BadInput(
+            f"{what} needs {', '.join(missing)}: pip install 'deca-lab[{extra}]', then again"
+        )
 
 
 def quoted(value: object) -> str:

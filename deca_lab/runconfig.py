@@ -171,7 +171,9 @@ class RunConfig:
         "Blocks",
         "regular expressions separated by spaces, one for each block (with --blocks patterns)",
     )
-    freeze: str = knob("", "Blocks", "regular expression: names that it matches are never trained")
+    freeze: str = knob(
+        "", "Blocks", "names that never train: a regular expression, or the word embeddings or head"
+    )
     order: str = knob("sequence", "Blocks", "order of a round: sequence, reversed or reshuffled")
 
     rounds: int = knob(2, "Algorithm", "rounds T; each visits every block once", COUNT)
@@ -285,6 +287,12 @@ class RunConfig:
     eval_every: int = knob(
         0, "Measuring", "inner steps between measurements; 0 = at the end of each visit", STEPS
     )
+    eval_share: float = knob(
+        1.0,
+        "Measuring",
+        "with --eval-every 0: about the share of the work that measuring may take, by leaving visits out",
+        SOME,
+    )
     eval_windows: int = knob(
         32, "Measuring", "how many windows or examples of the common test set to read", COUNT
     )
@@ -371,6 +379,10 @@ def from_json(text: str, source: str) -> RunConfig:
         raise BadInput(f"{source} is not JSON: {error}") from None
     check(isinstance(values, dict), source, type(values).__name__, "a JSON object of knobs")
     return from_mapping(values)
+
+
+# What `deca-lab run` has in place of a default: who waits at a screen would rather train than measure.
+RUN_COMMAND = {"eval_share": 0.15}
 
 
 def defaults() -> dict[str, Any]:

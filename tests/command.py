@@ -14,8 +14,7 @@ SMALL = {
     "context": 32,
     "batch": 2,
     "rounds": 1,
-    "inner_steps": 2,
-    "eval_every": 4,  # at the start, after two of the four blocks, and at the end
+    "inner_steps": 3,
     "eval_windows": 4,
 }
 

@@ -3,6 +3,8 @@
 import os
 import tempfile
 
+from browser import browser as browser
+
 SCRATCH = tempfile.TemporaryDirectory(prefix="deca-lab-tests-")
 
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from command import SMALL, deca_lab, options
 
-from deca_lab.runconfig import RunConfig
+from deca_lab.runconfig import RUN_COMMAND, RunConfig
 
 BAD = {  # what is wrong -> (knobs, what the one line must say)
     "method": ({"method": "decca"}, r"unknown method 'decca': did you mean 'deca'"),
@@ -127,7 +127,8 @@ def test_a_run_writes_its_folder_and_resumes_and_exports(capsys, tmp_path):
         "visits.png",
         "ledger.png",
     } <= held
-    assert RunConfig(**SMALL) == RunConfig(**json.loads((out / "config.json").read_text()))
+    asked = RunConfig(**SMALL, **RUN_COMMAND)
+    assert asked == RunConfig(**json.loads((out / "config.json").read_text()))
 
     again = deca_lab(capsys, "run", *options(out=out, **SMALL))
     assert (again.code, "holds another run" in again.err) == (2, True)

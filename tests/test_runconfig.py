@@ -56,6 +56,7 @@ RANGES = {  # knob -> (values that are taken, values that are not)
     "bits": ((2, 16), (1, 17)),
     "gamma": ((0.01, 1.0), (0.0, 1.1)),
     "eval_every": AT_LEAST_0,
+    "eval_share": ((0.01, 1.0), (0.0, 1.1)),
     "eval_windows": COUNT,
     "checkpoint_every": AT_LEAST_0,
     "seed": AT_LEAST_0,

@@ -18,7 +18,7 @@ Rows = Iterable[Tensor]  # (n_p, D), as many as there are shares
 Carrier = Callable[
     [Sequence[np.ndarray], Layout, Tensor], Callable[[Rows], Tensor]
 ]  # (shares, columns, like) -> rows -> X
-Size = int | np.ndarray  # bytes of one message, or (N, N) of each
+Size = int | np.ndarray  # bytes of one message, or (E,) of that along each link
 NOBODY = np.zeros(0, np.int64)
 
 
@@ -49,6 +49,11 @@ class Site(NamedTuple):
         """The numbers of the clients that are here."""
         return range(self.mine.start, self.mine.stop)
 
+    def hears(self, links: np.ndarray) -> np.ndarray:
+        """Return (E,) bool: which links (E, 2) lead to clients that are here."""
+        here: np.ndarray = (links[:, 0] >= self.mine.start) & (links[:, 0] < self.mine.stop)
+        return here
+
     def local(self, clients: np.ndarray) -> np.ndarray:
         """Return the rows of X (n, D) that belong to these clients, of those that are here."""
         if not len(clients):
@@ -77,8 +82,8 @@ class Call(NamedTuple):
 class Wire(NamedTuple):
     """What a channel remembers between mixings: a part of the state, and so of the checkpoint.
 
-    `sent`: the bytes (N, N) that i received from j, in the rows of this process's clients. `letters`: earlier messages and
-    replicas (n, D). `tables`: whole numbers (N, N), and `tallies`: sums, both equal in all processes. `heard`: replicas of
+    `sent`: the bytes (E,) that came along each link to this process's clients. `letters`: earlier messages and replicas
+    (n, D). `tables`: whole numbers (E,), and `tallies`: sums, both equal in all processes. `heard`: replicas of
     clients in other processes, which no checkpoint keeps, since they can be asked for again. All but `sent` and tallies
     ends with the visit; its names begin with `Call.key`.
     """
@@ -90,9 +95,9 @@ class Wire(NamedTuple):
     heard: dict[str, Tensor]
 
 
-def silence(clients: int) -> Wire:
-    """Return the memory of a channel that has carried nothing."""
-    return Wire(np.zeros((clients, clients), np.int64), {}, {}, {}, {})
+def silence(links: int) -> Wire:
+    """Return the memory of a channel of so many links that has carried nothing."""
+    return Wire(np.zeros(links, np.int64), {}, {}, {}, {})
 
 
 def copied(wire: Wire) -> Wire:
@@ -113,14 +118,15 @@ class Channel(NamedTuple):
     """How a tensor X (n, D) reaches the neighbours and comes back mixed, in this process.
 
     `exchange(call, x, wire, size)` returns X_new and writes the channel's memory; `size` is the bytes of a message where it
-    is not a row of x. `predicted(call, width, item, wire, size)` returns the bytes (N, N) of the same exchange without
-    doing it, of so many columns of so many bytes, and remembers what it must in the tables of `wire`. `messages(turn)` is
-    the table (N, N) of messages sent, i from j; `failed(turn)` bool (N, N) where a channel loses some; `absent(step)` the
-    clients that neither train nor talk at an inner step. `copies`: tensors like X that it keeps, for the memory ledger.
-    `exact` says whether what is heard is what was said, now or earlier.
+    is not a row of x. `predicted(call, width, item, wire, size)` returns the bytes (E,) of the same exchange without
+    doing it, of so many columns of so many bytes, and remembers what it must in the tables of `wire`. `messages(turn)` are
+    those sent along each of the `links` (E, 2), i from j; `failed(turn)` bool (E,) where a channel loses some;
+    `absent(step)` the clients that neither train nor talk at an inner step. `copies`: tensors like X that it keeps, for the
+    memory ledger. `exact` says whether what is heard is what was said, now or earlier.
     """
 
     topology: Topology
+    links: np.ndarray  # the topology's
     layouts: tuple[Layout, ...]
     like: Tensor  # an empty tensor: device and working precision
     carrier: Carrier
@@ -148,7 +154,9 @@ def plain(
     here = site or Site(slice(0, topology.n))
 
     mixings = [[carrier([W], where, like) for where in layouts] for W in topology.matrices]
-    heard = [edges(topology.messages(number), here.mine) for number in range(topology.period)]
+    links = topology.links
+    said = [topology.messages(number, links) for number in range(topology.period)]
+    heard = [times * here.hears(links) for times in said]
 
     def exchange(call: Call, x: Tensor, wire: Wire, size: Size | None = None) -> Tensor:
         number = call.turn % topology.period
@@ -158,18 +166,14 @@ def plain(
     def predicted(
         call: Call, width: int, item: int, wire: Wire, size: Size | None = None
     ) -> np.ndarray:
-        return topology.messages(call.turn) * (width * item if size is None else size)
+        return messages(call.turn) * (width * item if size is None else size)
 
-    return Channel(topology, layouts, like, carrier, here, exchange, predicted, topology.messages)
+    def messages(turn: int) -> np.ndarray:
+        return said[turn % topology.period]
 
-
-def edges(messages: np.ndarray, mine: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the messages of a table (N, N) to these clients are, in the flattened table, and how many there."""
-    at = np.flatnonzero(messages[mine]) + mine.start * len(messages)
-    return at, messages.ravel()[at]
+    return Channel(topology, links, layouts, like, carrier, here, exchange, predicted, messages)
 
 
-def count(wire: Wire, heard: tuple[np.ndarray, np.ndarray], size: Size) -> None:
-    """Add the bytes of messages, at the places that `edges` returns."""
-    at, times = heard
-    wire.sent.ravel()[at] += times * (size if isinstance(size, int) else size.ravel()[at])
+def count(wire: Wire, heard: np.ndarray, size: Size) -> None:
+    """Add the bytes of so many messages along each link (E,)."""
+    np.add(wire.sent, heard * size, out=wire.sent)

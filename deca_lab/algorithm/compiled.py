@@ -60,7 +60,8 @@ def _whole(work: Callable[[], Tensor]) -> Tensor:
     from torch._dynamo.exc import TorchDynamoException
 
     try:
-        with config.patch(recompile_limit=GRAPHS, fail_on_recompile_limit_hit=True):
+        # the names that torch 2.6 has; later ones keep them beside recompile_limit
+        with config.patch(cache_size_limit=GRAPHS, fail_on_cache_limit_hit=True):
             return work()
     except TorchDynamoException as error:
         why = " ".join(str(error).split()) or type(error).__name__

@@ -55,7 +55,7 @@ class State(NamedTuple):
 
     @property
     def sent(self) -> np.ndarray:
-        """Bytes (N, N) that client i received from j so far."""
+        """Bytes (E,) that came along each link of the plan's channel so far."""
         return self.wire.sent
 
 
@@ -128,7 +128,7 @@ def plan(
 def begin(plan: Plan) -> State:
     """Return the state before the first inner step."""
     xs = tuple(flatten(plan.problem.start, block.names) for block in plan.blocks)
-    return State(0, xs, None, {}, ch.silence(plan.topology.n))
+    return State(0, xs, None, {}, ch.silence(len(plan.channel.links)))
 
 
 def train(

@@ -58,7 +58,7 @@ def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: in
 
     def exact(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         hessian, linear = batch
-        g = torch.bmm(hessian, x.unsqueeze(2)).squeeze(2).sub_(linear)
+        g = torch.baddbmm(linear.unsqueeze(2), hessian, x.unsqueeze(2), beta=-1).squeeze(2)
         return torch.linalg.vecdot(x, g - linear).div_(2), g
 
     return Problem({"x": start}, loss, batches, exact, (A, b))

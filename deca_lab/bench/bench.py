@@ -30,7 +30,7 @@ from deca_lab.algorithm.moments import Adam, Feedback, printed, raw
 from deca_lab.algorithm.problems import quadratics
 from deca_lab.algorithm.stacking import client, flatten, layout, replicate
 from deca_lab.bench import growth
-from deca_lab.bench.other_packages import beside_badam, beside_decent_dp
+from deca_lab.bench.other_packages import beside_badam, beside_decent_dp, beside_peft
 from deca_lab.bench.shaped_links import measured, possible
 from deca_lab.errors import pick
 from deca_lab.lab import ledger
@@ -482,13 +482,13 @@ def startup(device: torch.device) -> Iterator[Benchmark]:
 
 def others(device: torch.device) -> Iterator[Benchmark | Skipped]:
     """Inner steps beside packages of others, on CPUs, where they are installed."""
-    rows = [*beside_badam(), *beside_decent_dp()]
+    rows = [*beside_peft(), *beside_badam(), *beside_decent_dp()]
     for row in rows:
         yield Benchmark(
             "others", row.case, 1e3 * row.ours, 1e3 * row.theirs, "ms", row.whose, "1 at most"
         )
     if not rows:
-        yield Skipped("others", "neither package is installed: pip install decent-dp badam")
+        yield Skipped("others", "none of them is installed: pip install peft decent-dp badam")
 
 
 def wires(device: torch.device) -> Iterator[Benchmark | Skipped]:

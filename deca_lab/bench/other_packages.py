@@ -1,4 +1,4 @@
-"""The bench beside two packages of others, where they are installed: Decent-DP (one process a client) and BAdam (one client).
+"""The bench beside packages of others, where they are installed: Decent-DP (a process a client), BAdam (one client), peft.
 
 Same model, same batches, seconds of an inner step. `python -m deca_lab.bench.other_packages NAME STEPS` is what each process of a
 measurement over four processes runs; the first one prints the seconds of its steps as a JSON list.
@@ -30,6 +30,7 @@ CLIENTS, STEPS, BLOCK = (
     12,
     4,
 )  # clients of Decent-DP, and inner steps that are timed; steps of one of BAdam's visits
+CROWD = ((4, 4), (16, 4), (16, 1))  # clients with adapters, and rows of a batch of each
 LR = 1e-3
 
 
@@ -67,6 +68,40 @@ def beside_badam() -> Iterator[Beside]:
         _badam(lab),
         "BAdam",
     )
+
+
+def beside_peft() -> Iterator[Beside]:
+    """Dec-LoRA of many clients on one base, mixing included, beside as many peft models, a step of each in a loop."""
+    if find_spec("peft") is None:
+        return
+    for clients, batch in CROWD:
+        lab = _lab(method="dec-lora", clients=clients, batch=batch)
+        ours, theirs = train(lab.plan, donate=True), zip(*_peft(lab), strict=True)
+        taken = [(*_timed(ours, 1), *_timed(theirs, 1)) for _ in range(lab.plan.steps)][1:]
+        ours_s, theirs_s = map(median, zip(*taken, strict=True))
+        case = f"Dec-LoRA, {clients} clients, batch {batch}"
+        yield Beside(case, ours_s, theirs_s, "peft's, one client after another")
+
+
+def _peft(lab: Lab) -> list[Iterator[None]]:
+    """Return each client's steps with peft and torch's Adam, on the lab's batches."""
+    from peft import LoraConfig, get_peft_model
+
+    from deca_lab.models import causal_lm
+
+    config = LoraConfig(
+        r=lab.config.rank,
+        lora_alpha=int(lab.config.lora_alpha),  # as peft types it
+        target_modules=["c_attn"],
+        fan_in_fan_out=True,
+    )
+    models = [
+        get_peft_model(causal_lm.load(lab.config.model), config) for _ in range(lab.config.clients)
+    ]
+    return [
+        _steps(model, torch.optim.Adam(model.parameters(), lr=LR), lab, client)
+        for client, model in enumerate(models)
+    ]
 
 
 def _lab(world: World | None = None, **knobs: Any) -> Lab:  # noqa: ANN401 - each has its own knob's type

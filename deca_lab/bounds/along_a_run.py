@@ -7,6 +7,7 @@ coordinate (lines 1, 5 and 7). What is left of the last are the loss at the star
 inequality (8) and the largest denominator (9).
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from deca_lab.algorithm import stacking
 from deca_lab.algorithm.gradients import Batch
 from deca_lab.algorithm.loop import Plan, params_of, train
 from deca_lab.algorithm.moments import Adam
+from deca_lab.algorithm.stacking import Params
 from deca_lab.bounds import deca_descent
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.deca_descent import Known, Turns, theta
@@ -54,19 +56,25 @@ def walk(plan: Plan, data: Batch, decays: Adam, t: Turns) -> Walk:
     return Walk(*np.array(rows).T)
 
 
-def _gradient(plan: Plan, params: dict[str, Tensor], names: tuple[str, ...], data: Batch) -> Tensor:
-    """Return the gradient (D_k,) of f by the named parameters at one model, a client after the other."""
-    leaves = {n: params[n].detach().requires_grad_() for n in names}
-    total = torch.zeros(sum(leaf.numel() for leaf in leaves.values()), dtype=torch.float64)
-    for i in range(plan.topology.n):
-        loss = plan.problem.loss({**params, **leaves}, _of(data, i))
+def _gradient(plan: Plan, params: Params, names: tuple[str, ...], data: Batch) -> Tensor:
+    """Return the gradient (D_k,) of f by the named parameters at one model."""
+    return gradients(plan, [params] * plan.topology.n, names, data).mean(0)
+
+
+def gradients(plan: Plan, models: Sequence[Params], names: tuple[str, ...], data: Batch) -> Tensor:
+    """Return (N, D_k): the gradient of each client's loss at its model, a client after the other."""
+    rows = []
+    for i, params in enumerate(models):
+        leaves = {n: params[n].detach().requires_grad_() for n in names}
+        loss = plan.problem.loss({**params, **leaves}, of_client(data, i))
         parts = torch.autograd.grad(loss, list(leaves.values()))
-        total += torch.cat([g.flatten() for g in parts]).double().cpu()
-    return total / plan.topology.n
+        rows.append(torch.cat([g.flatten() for g in parts]).double().cpu())
+    return torch.stack(rows)
 
 
-def _of(data: Batch, i: int) -> Any:  # noqa: ANN401 - a client's batch
-    return tuple(_of(part, i) for part in data) if isinstance(data, tuple) else data[i]
+def of_client(data: Batch, i: int) -> Any:  # noqa: ANN401 - a client's batch
+    """Return client i's part of a batch."""
+    return tuple(of_client(part, i) for part in data) if isinstance(data, tuple) else data[i]
 
 
 def _row(inside: tuple[Tensor, ...], g: Tensor, omega: float) -> tuple[float, ...]:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from deca_lab.algorithm import moments as mo
 from deca_lab.algorithm import stacking
+from deca_lab.algorithm.gradients import Batch
 from deca_lab.bounds import along_a_run as along
-from deca_lab.bounds import d_sgd, deca_descent, feedback_step
+from deca_lab.bounds import along_predictable, d_sgd, deca_descent, deca_predictable, feedback_step
 from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.estimates import Estimates, estimate
@@ -53,7 +54,7 @@ def beside(history: History, lab: Lab | None = None, again: bool = False) -> dic
     lab = lab or history.lab or _prepared(history.config)
     _require_same(history.config, lab)
     kind = history.config.optimiser
-    gradient = _sgd_descent if kind == "sgd" else _deca_descent
+    gradient = {"sgd": _sgd_descent, "adam-predictable": _predictable}.get(kind, _deca_descent)
     claims: dict[str, Callable[[History, Lab], Verdict]] = {
         "traffic": _traffic,
         "memory": _memory,
@@ -64,6 +65,8 @@ def beside(history: History, lab: Lab | None = None, again: bool = False) -> dic
     verdicts = {name: claim(history, lab) for name, claim in claims.items()}
     if again and kind == "adam" and verdicts["gradient"].bound is not None:
         verdicts |= _along(lab)
+    if again and kind == "adam-predictable" and _predictable_asked(history, lab)[0] == "":
+        verdicts |= _along_predictable(lab)
     return verdicts
 
 
@@ -261,16 +264,63 @@ def _setting(lab: Lab) -> Setting:
 def _along(lab: Lab) -> dict[str, Verdict]:
     """Return the theorem with its own left side, and with more and more of its right side as it was seen."""
     found, setting = estimate(lab.plan.problem), _setting(lab)
-    fed, problem = setting.feedback, lab.plan.problem
+    fed = setting.feedback
     decays = (fed.b1, fed.b2) if fed.signal else (1.0, 1.0)
     t = deca_descent.turns(setting.inner_steps, setting.adam, *decays)
-    data = lab.probe.train if len(lab.probe.train) else problem.evaluation
-    seen = along.walk(lab.plan, problem.batches(0) if data is None else data, setting.adam, t)
+    seen = along.walk(lab.plan, _data(lab), setting.adam, t)
     rungs = along.ladder(seen, _known(lab, found, hy.largest_rho(lab.topology)), setting, t)
     words = f"{found.words()}. f on the data of the measurements. At the end of the run: {along.loosest(rungs)}"
+    return _rungs(rungs, words)
+
+
+def _predictable_asked(history: History, lab: Lab) -> tuple[str, hy.Instance]:
+    """Return which hypothesis of the repair's theorem the run breaks, but for the length of its steps, and what was asked."""
+    asked = instance(history, lab)
+    return hy.broken(deca_predictable.HYPOTHESES, asked), asked
+
+
+def _predictable(history: History, lab: Lab) -> Verdict:
+    name, found = "mean squared gradient of the repair", estimate(lab.plan.problem)
+    reason, asked = _predictable_asked(history, lab)
+    if not reason:
+        decays = asked.adam
+        most = deca_predictable.largest_step(decays.eps, found.smoothness, decays.a1)
+        reason = hy.short_steps(asked._replace(largest=most))
+    if reason:
+        return Verdict(name, f"hypothesis broken: {reason}", rests_on=found.words())
+    moved = deca_predictable.right_side(_known(lab, found, asked.rho), _setting(lab))
+    first = lab.plan.steps - len(moved)  # steps that only measure, counted as if they moved at once
+    rhs = np.concatenate([np.full(first, moved[0]), moved])
+    return _beside(history, name, rhs, found, "theory/deca_predictable.ipynb")
+
+
+def _along_predictable(lab: Lab) -> dict[str, Verdict]:
+    """Return the repair's theorem with its own left side, and with more and more of its right side as it was seen."""
+    found, setting = estimate(lab.plan.problem), _setting(lab)
+    seen = along_predictable.walk(lab.plan, _data(lab), setting.adam)
+    known = _known(lab, found, hy.largest_rho(lab.topology))
+    rungs = along_predictable.ladder(seen, known, setting)
+    words = (
+        f"{found.words()}. At the end of the run {along_predictable.loosest(seen, known, setting)}"
+    )
+    return _rungs(rungs, words)
+
+
+def _data(lab: Lab) -> Batch:
+    """Return what f is measured on, as a batch."""
+    if len(lab.probe.train):
+        return lab.probe.train
+    kept = lab.plan.problem.evaluation
+    return lab.plan.problem.batches(0) if kept is None else kept
+
+
+def _rungs(rungs: Mapping[str, Bound], words: str) -> dict[str, Verdict]:
+    """Return the rows of a ladder as verdicts; the last has the words."""
     last = list(rungs)[-1]
     return {
-        f"gradient, {name}": Verdict(one.name, one.verdict, one, words if name == last else "")
+        f"gradient, {name}": Verdict(
+            one.name, one.verdict, None if one.broken else one, words if name == last else ""
+        )
         for name, one in rungs.items()
     }
 

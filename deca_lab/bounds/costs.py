@@ -154,7 +154,7 @@ def facts(plan: tr.Plan) -> Run:
     """Return what the closed forms need of a plan."""
     widths, edges = (
         tuple(where.width for where in plan.layouts),
-        int(np.triu(plan.topology.messages(0), 1).sum()),
+        int((plan.channel.messages(0) * (np.diff(plan.channel.links)[:, 0] > 0)).sum()),
     )
     half = next(iter(plan.problem.start.values())).element_size() < 4
     return Run(

@@ -26,6 +26,7 @@ from torch import Tensor
 from deca_lab.algorithm import moments as mo
 from deca_lab.algorithm.loop import Recipe, plan, train
 from deca_lab.algorithm.optimisers import Optimiser, adam, divisor, predictable_adam
+from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.deca_descent import Known, divided_by, known, left_side, theta
 from deca_lab.bounds.landscape import Landscape, as_problem, quadratics, valleys
@@ -36,6 +37,11 @@ from deca_lab.mixing.graphs import Array
 from deca_lab.mixing.topology import topology
 
 SOURCE = "derived here"
+HYPOTHESES = (
+    *(*hy.mixed_by_w, hy.non_negative, hy.one_matrix, hy.together, hy.every_step, hy.adapt_first),
+    *(hy.equal_start, hy.no_weight_decay, hy.no_clipping, hy.no_feedback, hy.steady, hy.moving),
+    *(hy.bounded_below, hy.kept, hy.short_steps),
+)
 FLOOR = 0.01  # phi, the optimiser's usual one
 
 
@@ -56,7 +62,7 @@ def right_side(
     adam_, lr, L, G = setting.adam, setting.lr, facts.smoothness, facts.steepest
     low, high = divisors or (adam_.eps, math.sqrt(1 + FLOOR) * G + adam_.eps)
     check(0 <= facts.rho < 1, "rho", facts.rho, "below 1: the clients must come together")
-    most = low / L if adam_.a1 == 0 else low / (2 * L)
+    most = largest_step(low, L, adam_.a1)
     check(lr <= most, "lr", lr, f"at most {most:.3g}, the smallest divisor over L or 2 L")
     counts = gradients_before(setting)
     spread = (
@@ -73,6 +79,11 @@ def right_side(
     S = np.arange(1, len(counts) + 1)
     sides: Array = 2 * high * (facts.gap / (lr * S) + noise + np.cumsum(each) / S + late)
     return sides
+
+
+def largest_step(low: float, L: float, a1: float) -> float:
+    """Return the learning rate up to which the claim speaks, `low` being the smallest divisor."""
+    return low / L if a1 == 0 else low / (2 * L)
 
 
 def gradients_before(setting: Setting) -> Any:  # noqa: ANN401 - an array of whole numbers
@@ -97,16 +108,7 @@ def traced(
     """Return every step of the library's run with moments kept; `optimiser` replaces the predictable Adam."""
     problem, blocks = as_problem(landscape, setting.blocks, setting.noise, setting.seed)
     inside: list[tuple[Tensor, ...]] = []
-    chosen = optimiser or predictable_adam(setting.adam, FLOOR)
-
-    def update(g: Tensor, state: Any, x: Tensor, exchange: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - any state
-        seen = g.clone()
-        below = divisor(state, setting.adam, FLOOR) if state.steps else torch.ones_like(g)
-        direction, state = chosen.update(g, state, x, exchange)
-        inside.append((seen, state.m.clone(), below, direction.clone()))
-        return direction, state
-
-    spied = chosen._replace(update=update)
+    spied = watched(optimiser or predictable_adam(setting.adam, FLOOR), setting.adam, inside)
     recipe = Recipe(
         setting.rounds, setting.inner_steps, lambda s: setting.lr, spied, keep_moments=True
     )
@@ -120,6 +122,19 @@ def traced(
         steps.append(Step(turn + 1, where, before, after, *inside[-1]))
         before = after
     return steps
+
+
+def watched(optimiser: Optimiser, decays: mo.Adam, inside: list[tuple[Tensor, ...]]) -> Optimiser:
+    """Return the optimiser that also writes down g, m, what a client divides by, and its direction."""
+
+    def update(g: Tensor, state: Any, x: Tensor, exchange: Mix) -> tuple[Tensor, Any]:  # noqa: ANN401 - any state
+        seen = g.clone()
+        below = divisor(state, decays, FLOOR) if state.steps else torch.ones_like(g)
+        direction, state = optimiser.update(g, state, x, exchange)
+        inside.append((seen, state.m.clone(), below, direction.clone()))
+        return direction, state
+
+    return optimiser._replace(update=update)
 
 
 def moving(steps: list[Step], setting: Setting) -> list[Step]:

@@ -30,7 +30,7 @@ from deca_lab.algorithm import optimisers
 from deca_lab.algorithm.blocks import whole
 from deca_lab.algorithm.problems import Problem
 from deca_lab.bounds.bound import Bound
-from deca_lab.errors import BadInput, check
+from deca_lab.errors import check, require
 from deca_lab.mixing.graphs import Array
 from deca_lab.mixing.topology import topology
 
@@ -71,10 +71,7 @@ def worst_case(steps: int, clients: int, rho: float) -> float:
     To about 1e-4 where the first solver succeeds, 1e-2 where the second must step in (ten steps, say). Raises BadInput
     without PEPit.
     """
-    if not installed():
-        raise BadInput(
-            'the worst case needs PEPit, which is not installed: pip install "deca-lab[pep]"'
-        )
+    require("the worst case", "pep", "PEPit")
     from PEPit import PEP
     from PEPit.functions import ConvexLipschitzFunction
 

@@ -141,6 +141,7 @@ one_block = _unless("trained in blocks", lambda one: one.blocks > 1)
 every_step = _unless("mixed less often than every step", lambda one: one.mix_every > 1)
 adapt_first = _unless("combine then adapt", lambda one: one.combine_first)
 restarted = _unless("moments are kept between visits", lambda one: one.keep_moments)
+kept = _unless("moments restart at each visit", lambda one: not one.keep_moments)
 equal_start = _unless("the clients do not start with equal models", lambda one: one.apart)
 bounded_below = _unless(
     "a loss is below 0: how far it can still fall is not known", lambda one: one.below_zero

@@ -54,6 +54,7 @@ def with_knobs(*refused: str, **usual: Value) -> Callable[[Command], Command]:
             command(given=given, **{**values, **_of_recipe(ctx, recipe)})
 
         others = [p for p in own if p.name != "given"]
+        defaults: dict[str, Value] = {**asdict(RunConfig()), **usual}
         taken = [
             _parameter("ctx", typer.Context),
             *others,
@@ -61,7 +62,9 @@ def with_knobs(*refused: str, **usual: Value) -> Callable[[Command], Command]:
             _parameter("help_all", _help(_show_all, "show every option", ""), False),
             _parameter("recipe", Annotated[str, RECIPE], ""),
             *(
-                _parameter(f.name, _option(f, f.name in refused), usual.get(f.name, f.default))
+                _parameter(
+                    f.name, _option(f, defaults[f.name], f.name in refused), defaults[f.name]
+                )
                 for f in fields(RunConfig)
             ),
         ]
@@ -81,8 +84,8 @@ def _parameter(name: str, annotation: object, default: object = ...) -> inspect.
     return kinds(name, kinds.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _option(f: "Field[Any]", hidden: bool) -> object:
-    """Return the annotation from which typer makes a knob's option."""
+def _option(f: "Field[Any]", default: Value, hidden: bool) -> object:
+    """Return the annotation from which typer makes a knob's option; its help shows the command's own default."""
     names, allowed = choices(f.name), f.metadata["allowed"]
     letters: dict[Any, str] = {int: "N", float: "X", bool: FLAG, str: "NAME" if names else "TEXT"}
     words = f.metadata["help"] + (f"; {allowed[1]}" if allowed else "")
@@ -94,7 +97,7 @@ def _option(f: "Field[Any]", hidden: bool) -> object:
         f.type,
         typer.Option(
             *flag,
-            help=_with_default(f, words + (f": {', '.join(names)}" if unsaid else "")),
+            help=_with_default(default, words + (f": {', '.join(names)}" if unsaid else "")),
             metavar=letters[f.type],
             hidden=hidden,
             rich_help_panel=f.metadata["group"],
@@ -104,9 +107,9 @@ def _option(f: "Field[Any]", hidden: bool) -> object:
     ]
 
 
-def _with_default(f: "Field[Any]", words: str) -> str:
-    plain = f.default == "" or f.type is bool
-    return words if plain else f"{words} [dim]\\[{f.default}][/dim]"
+def _with_default(default: Value, words: str) -> str:
+    plain = default == "" or isinstance(default, bool)
+    return words if plain else f"{words} [dim]\\[{default}][/dim]"
 
 
 def _completion(names: tuple[str, ...]) -> Callable[[str], list[str]]:
@@ -153,7 +156,7 @@ def _in_few_words(option: Any) -> Any:  # noqa: ANN401 - typer has no public nam
         short.hidden = option.hidden or option.name not in USUAL
         short.rich_help_panel = "Knobs that most people need"
     if option.name in knobs:
-        short.help = _with_default(knobs[option.name], knobs[option.name].metadata["help"])
+        short.help = _with_default(option.default, knobs[option.name].metadata["help"])
     return short
 
 

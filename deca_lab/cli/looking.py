@@ -44,6 +44,7 @@ def doctor(
 ) -> None:
     """Look at a mixing matrix and say in plain words whether training with it is sound; exit code 1 if not.
 
+    Up to 64 clients the contraction is also proved in exact arithmetic. Of a finished run: --matrix FOLDER/topology.csv.
     With --machine: at this computer, before a class, in half a minute.
     """
     given = given_of(ctx, RunConfig.__dataclass_fields__)
@@ -51,6 +52,7 @@ def doctor(
         beside = {**given, "matrix": matrix and str(matrix)}
         require_alone("--machine", beside, "it looks at this computer")
         raise typer.Exit(_examine_machine(as_json))
+    from deca_lab.bounds.certified_gossip import certify
     from deca_lab.mixing import doctor as doc
     from deca_lab.mixing.topology import read_matrices
     from deca_lab.mixing.topology import topology as build
@@ -76,8 +78,13 @@ def doctor(
             degree=degree,
             seed=seed,
         )
-    show(as_json, doc.diagnose(subject)._asdict(), doc.describe(subject))
-    raise typer.Exit(0 if doc.diagnose(subject).verdict == "sound" else 1)
+    diagnosis = doc.diagnose(subject)
+    sound = diagnosis.verdict == "sound"
+    certificate = certify(subject) if sound else None
+    words = [doc.describe(diagnosis), *([certificate.line] if certificate else [])]
+    result = {**diagnosis._asdict(), "certificate": certificate and certificate._asdict()}
+    show(as_json, result, "\n".join(words))
+    raise typer.Exit(0 if sound else 1)
 
 
 def _examine_machine(as_json: bool) -> int:
@@ -239,14 +246,22 @@ def export(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="a finished run's folder")],
+    folders: Annotated[list[Path], typer.Argument(help="finished runs' folders")],
+    out: Annotated[
+        Path | None, typer.Option(help="page of several runs; runs.html when not given")
+    ] = None,
     as_json: JSON = False,
 ) -> None:
-    """Draw a finished run's pictures and write its report again."""
+    """Draw a finished run's pictures and write its report again; of several runs, write one page that compares them."""
     from deca_lab.lab import history
     from deca_lab.pictures import report as rep
+    from deca_lab.pictures import runs_report
 
-    page = rep.write(history.load(folder), folder)
+    if len(folders) > 1:
+        page = runs_report.write(folders, out or Path("runs.html"))
+    else:
+        check(out is None, "out", str(out), "left out: the page of one run is in its folder")
+        page = rep.write(history.load(folders[0]), folders[0])
     show(as_json, {"report": page}, f"report: {page}")
 
 

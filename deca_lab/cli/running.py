@@ -13,7 +13,7 @@ from deca_lab.cli.words import JSON, QUIET, show, speaker
 from deca_lab.errors import check
 from deca_lab.files import require_new, write_whole
 from deca_lab.methods import resolve
-from deca_lab.runconfig import RunConfig
+from deca_lab.runconfig import RUN_COMMAND, RunConfig
 
 if TYPE_CHECKING:
     from deca_lab.bounds.beside_a_run import Verdict
@@ -26,7 +26,7 @@ class Finished(NamedTuple):
     words: str
 
 
-@with_knobs()
+@with_knobs(**RUN_COMMAND)
 def run(
     given: Given,
     out: Annotated[

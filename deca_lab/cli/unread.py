@@ -92,6 +92,7 @@ READ_WHEN: Mapping[str, Reading] = {  # all other knobs are always read
         lambda c: _several(c) and _from_graph(c),
         "two clients or more on a --topology that is a graph",
     ),
+    "eval_share": Reading(lambda c: c.eval_every == 0, "--eval-every 0"),
     "rank": Reading(lambda c: c.adapter != "none", "--adapter lora or bottleneck"),
     "base_weights": Reading(lambda c: c.adapter != "none", "--adapter lora or bottleneck"),
     "lora_alpha": LORA,

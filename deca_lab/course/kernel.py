@@ -9,6 +9,11 @@ from deca_lab.course.place import PACKAGE
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
+COURSE = (
+    "jupyterlab",
+    "ipywidgets",
+    "papermill",
+)  # the extra `course`: whoever only runs does without
 QUIET = [
     "--IPKernelApp.log_level=40"
 ]  # errors only: ipykernel warns of local connections at every start

@@ -8,7 +8,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module, metadata
 from pathlib import Path
 from shutil import disk_usage
@@ -22,6 +21,9 @@ MODULES = {
     "pillow": "PIL",
     "pyyaml": "yaml",
 }  # where the name to import is another than the name to install
+
+
+COURSE = r"""; extra == ['"]course['"]$"""  # how an installed package marks what is of the extra
 
 
 class Check(NamedTuple):
@@ -90,16 +92,17 @@ def python(version: tuple[int, ...]) -> Check:
 
 
 def requirements() -> list[str]:
-    """Return what deca-lab needs, as in pyproject.toml: of a checkout that file, else what is installed with the package."""
+    """Return what the course needs, as in pyproject.toml: of a checkout that file, else what is installed with the package."""
     import tomllib
 
     project = Path(__file__).parents[2] / "pyproject.toml"
     if project.is_file():
-        dependencies: list[str] = tomllib.loads(project.read_text(encoding="utf-8"))["project"][
-            "dependencies"
-        ]
-        return dependencies
-    return [line for line in metadata.requires("deca-lab") or [] if "extra ==" not in line]
+        table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+        return [*table["dependencies"], *table["optional-dependencies"]["course"]]
+    lines = metadata.requires("deca-lab") or []
+    return [
+        re.sub(COURSE, "", line) for line in lines if "extra ==" not in re.sub(COURSE, "", line)
+    ]
 
 
 def packages(needed: list[str]) -> list[Check]:
@@ -168,33 +171,16 @@ def gpu() -> Check:
 
 
 def memory() -> Check:
-    """Judge the free memory, if the system reports it."""
-    free = free_memory()
-    if free is None:
-        return Check("free memory", True, "not reported by this system", "")
+    """Judge the free memory."""
+    from deca_lab.lab.forecast import free_memory
+
+    free = free_memory() / 1e9
     return Check(
         "free memory",
         free >= MEMORY,
         f"{free:.1f} GB",
         f"close other programs until {MEMORY:g} GB are free, or run notebooks one at a time (--jobs 1)",
     )
-
-
-def free_memory() -> float | None:
-    """Return the free memory in GB, also within a container's limit; None where nothing tells."""
-    try:
-        import psutil
-    except ImportError:
-        return None
-    free = float(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # no such limit: "max", or another system
-        free = min(
-            free,
-            float((group / "memory.max").read_text())
-            - float((group / "memory.current").read_text()),
-        )
-    return free / 1e9
 
 
 def disk(folder: Path) -> Check:

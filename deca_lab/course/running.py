@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deca_lab.course.kernel import QUIET, environment, kernel
-from deca_lab.errors import BadInput, check, pick
+from deca_lab.course.kernel import COURSE, QUIET, environment, kernel
+from deca_lab.errors import BadInput, check, pick, require
 
 if TYPE_CHECKING:
     from papermill.engines import NotebookExecutionManager
@@ -60,6 +60,7 @@ def execute(
     the cell tagged `parameters`, `profile` ("fast", "full") too. `jobs` run at a time, at most as many as there are
     cores (all of them when None), with one thread each where there are several. Raises BadInput before anything runs.
     """
+    require("running notebooks", "course", *COURSE)
     timeout = pick(PROFILES, profile, "profile")
     check(jobs is None or jobs >= 1, "jobs", jobs, "at least 1")
     given = {**(parameters or {}), "profile": profile}

@@ -6,27 +6,26 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from deca_lab.course.kernel import checkout_first
+from deca_lab.course.kernel import COURSE, checkout_first
 from deca_lab.course.place import FIRST, Copied, copy_to
-from deca_lab.errors import BadInput, check
+from deca_lab.errors import check, require
 
 COPY = "deca_lab_course"
 
 
 def folder_of(folder: Path | None) -> Copied:
     """Return a copy of the course to open, without outputs: ./deca_lab_course when not named."""
+    require("JupyterLab", "course", *COURSE)
     return copy_to(folder or Path(COPY))
 
 
 def command(place: Path, port: int = 8888, browser: bool = True) -> list[str]:
     """Return the command that opens JupyterLab at the course in `place`; if the port is taken, Jupyter takes the next."""
     check(1024 <= port <= 65535, "port", port, "from 1024 to 65535")
-    if find_spec("jupyterlab") is None:
-        raise BadInput("JupyterLab is not installed in this Python: pip install jupyterlab")
+    require("JupyterLab", "course", *COURSE)
     as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     return [
         sys.executable,

@@ -16,7 +16,7 @@ from deca_lab.algorithm.loop import State
 from deca_lab.errors import BadInput, check
 from deca_lab.files import replaced
 
-FORMAT = 2  # of the file: state and names as below
+FORMAT = 3  # of the file: state and names as below
 DAMAGED = (  # what a file raises that is not what `save` wrote
     *(OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError, StopIteration),
 )

@@ -84,14 +84,16 @@ def clock(plan: Plan, net: Network) -> Clock:
         own = net.compute.copy()
         own[plan.channel.absent(s)] = 0.0
         computing[s + 1] = computing[s] + own
-        done[s + 1] = _mixed(done[s] + own, traffic[s], net) if s in traffic else done[s] + own
+        ready = done[s] + own
+        done[s + 1] = _mixed(ready, plan.channel.links, traffic[s], net) if s in traffic else ready
     return Clock(done, computing)
 
 
-def _mixed(ready: np.ndarray, sends: np.ndarray, net: Network) -> np.ndarray:
-    """Return when each client (N,) has mixed, of when it was ready and the bytes (N, N) that i hears of j."""
-    arrives = ready + sends.sum(0) / net.uplink + net.latency
-    heard = np.where(sends > 0, arrives, 0.0).max(1)
-    sent = np.where(sends.sum(0) > 0, arrives - net.latency, ready)
-    mixed: np.ndarray = np.maximum.reduce([ready, heard, sent])
+def _mixed(ready: np.ndarray, links: np.ndarray, sends: np.ndarray, net: Network) -> np.ndarray:
+    """Return when each client (N,) has mixed, of when it was ready and the bytes (E,) along each link (E, 2)."""
+    hear, heard = links[sends > 0].T
+    whole = np.bincount(links[:, 1], sends, len(ready))
+    arrives = ready + whole / net.uplink + net.latency
+    mixed = np.where(whole > 0, np.maximum(ready, arrives - net.latency), ready)
+    np.maximum.at(mixed, hear, arrives[heard])
     return mixed

@@ -157,7 +157,8 @@ def plain_model(config: RunConfig, model: "PreTrainedModel", params: Params) -> 
 def _stacked(config: RunConfig, model: "PreTrainedModel", state: State, path: Path) -> Params:
     """Return all clients' parameters (N, ...) of a checkpoint's state, under the model's names."""
     values = causal_lm.trainable(model)
-    cut = blocks_of(config, causal_lm.anatomy(model), {n: p.numel() for n, p in values.items()})
+    sizes = {name: value.numel() for name, value in values.items()}
+    cut = blocks_of(config, causal_lm.anatomy(model), sizes, causal_lm.still(model))
     layouts = [_layout(block, values) for block in cut]
     visited = visits(len(cut), config.rounds, config.inner_steps, ORDERS[config.order], config.seed)
     steps = len(visited) * config.inner_steps

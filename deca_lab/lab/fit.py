@@ -119,6 +119,7 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
         plan=plan_,
         probe=Probe((), (), ()),
         measure=partial(measure, problem, evaluation, gr.engine_kind(config.engine)),
+        eval_every=config.eval_every or config.inner_steps,
         frozen=(),
         device=device,
         notes=tuple(notes),
@@ -131,6 +132,7 @@ def _require_own_knobs(config: RunConfig) -> None:
     """Raise BadInput where a knob was set that a problem of one's own does not read."""
     usual = RunConfig()
     foreign = [f.name for f in fields(RunConfig) if f.metadata["group"] in FOREIGN]
+    foreign += ["eval_share", "eval_windows"]
     changed = [name for name in foreign if getattr(config, name) != getattr(usual, name)]
     strange = [name for name in changed if not (name == "corpus" and on_problem(config))]
     allowed = "left out: the problem brings its own"

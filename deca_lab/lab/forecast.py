@@ -88,14 +88,18 @@ def room(device: torch.device) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
         return None
+    return int(free_memory() / SLACK)
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that are free, also within a container's limit."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
     limit, used = (
         _number(Path("/sys/fs/cgroup") / f"memory.{name}") for name in ("max", "current")
     )
-    free = free if limit is None or used is None else min(free, limit - used)
-    return int(free / SLACK)
+    return free if limit is None or used is None else min(free, limit - used)
 
 
 def _number(path: Path) -> int | None:

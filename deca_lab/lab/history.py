@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from dataclasses import dataclass, field, fields
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,7 +196,8 @@ def load(folder: Path | str) -> History:
         if lacking or not isinstance(summary, dict):
             raise ValueError(f"{' and '.join(lacking) or 'summary.json'} is damaged")
     except (OSError, ValueError, RecursionError, OverflowError) as error:
-        raise BadInput(f"{str(folder)!r} does not hold a finished run: {error}") from None
+        line = " ".join(str(error).split())  # pandas' words can have several lines
+        raise BadInput(f"{str(folder)!r} does not hold a finished run: {line}") from None
     if not sealed:
         summary["notes"] = [*summary.get("notes", []), UNSEALED]
     return History(config=config, W=W, summary=summary, folder=folder, lab=None, **tables)
@@ -254,9 +256,9 @@ def _block_table(lab: Lab) -> pd.DataFrame:
 
 def _edge_table(lab: Lab, state: State) -> pd.DataFrame:
     predicted = ledger.traffic(lab.plan, state.step)
-    i, j = np.nonzero((predicted > 0) | (state.sent > 0))
-    columns = {"receiver": i, "sender": j, "measured": state.sent[i, j]}
-    return pd.DataFrame({**columns, "predicted": predicted[i, j]})
+    receiver, sender = lab.plan.channel.links.T
+    edges = {"receiver": receiver, "sender": sender, "measured": state.sent, "predicted": predicted}
+    return pd.DataFrame(edges)[(predicted > 0) | (state.sent > 0)].reset_index(drop=True)
 
 
 def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
@@ -302,6 +304,7 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "parameters": sum(w.width for w in lab.plan.layouts),
         "device": str(lab.device),
         "torch": torch.__version__,
+        "deca_lab": version("deca-lab"),
     }
 
 

@@ -47,26 +47,26 @@ class Memory(NamedTuple):
 
 
 def traffic(plan: Plan, until: int | None = None) -> np.ndarray:
-    """Return the bytes (N, N) that the run puts on each edge, i from j, in its first `until` inner steps, or in all.
+    """Return the bytes (E,) that the run puts on each of its channel's links in its first `until` inner steps, or in all.
 
     The formula: sum over visits of (mixings in the visit) x (block columns) x (bytes of a number) on each edge of W; where
     messages are short, what the channel predicts for each.
     """
-    sent = np.zeros((plan.topology.n, plan.topology.n), np.int64)
-    for step, table in mixings(plan):
+    sent = np.zeros(len(plan.channel.links), np.int64)
+    for step, each in mixings(plan):
         if until is None or step < until:
-            sent += table
+            sent += each
     return sent
 
 
 def mixings(plan: Plan) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield every mixing's inner step and the bytes (N, N) that it puts on each edge, i from j."""
-    every, wire = plan.recipe.mix_every, silence(plan.topology.n)
+    """Yield every mixing's inner step and the bytes (E,) that it puts on each of the channel's links."""
+    every, wire = plan.recipe.mix_every, silence(len(plan.channel.links))
     item = max(_item(plan), 4)  # never in half precision
     for visit in plan.visits:
         for turn in range(visit.first // every, (visit.last + 1) // every):
             step, first = (turn + 1) * every - 1, plan.first(turn)
-            table = np.zeros((plan.topology.n,) * 2, np.int64)
+            table = np.zeros(len(plan.channel.links), np.int64)
             for block, number, width in carried(plan, visit.block):
                 call = Call(step, turn, block, number, first)
                 table = table + plan.channel.predicted(call, width, item, wire, None)

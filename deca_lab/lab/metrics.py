@@ -10,11 +10,9 @@ from torch import Tensor
 from deca_lab.algorithm import stacking
 from deca_lab.algorithm.gradients import Batch, Loss, Map, length, losses, pieces
 from deca_lab.algorithm.stacking import Params
+from deca_lab.text.scoring import LOSS, Scores
 
 ROWS = 8  # examples that a forward pass takes at once from each client
-
-
-Scores = Callable[[Params], dict[str, Tensor]]  # stacked parameters -> score (N,) of each name
 
 
 class Probe(NamedTuple):
@@ -46,7 +44,7 @@ class Measurement(NamedTuple):
     ]  # of the task: the mean model's on test and validation data, the clients' mean on test
 
     def row(self, block_names: list[str], text: bool = True) -> dict[str, float]:
-        """Return the columns of metrics.csv; only losses of `text` are perplexities too."""
+        """Return the columns of metrics.csv; only the losses of whole `text`, without labels or answers, are perplexities too."""
         spread = {
             "client_test_loss": sum(self.clients) / len(self.clients),
             "client_test_loss_min": min(self.clients),
@@ -95,27 +93,35 @@ def measure(
     """
     centre, pooled = mean_model(params), each(probe.own, lambda t: t.flatten(0, 1))
     alone = {name: p[None] for name, p in centre.items()}
+    scores = _scores(probe, params, alone)
+
+    def on_test(of: str, models: Params) -> Tensor:
+        """Return the losses (N,) that the scores' pass gave, else by a pass of their own."""
+        known = scores[of].get(LOSS)
+        return common_losses(loss, models, probe.test, over, probe.rows) if known is None else known
+
     return Measurement(
-        mean_model=float(common_losses(loss, alone, probe.test, over, probe.rows)[0]),
+        mean_model=float(on_test("test", alone)[0]),
         validation=float(common_losses(loss, alone, pooled, over, probe.rows)[0]),
-        clients=common_losses(loss, params, probe.test, over, probe.rows).tolist(),
+        clients=on_test("client_test", params).tolist(),
         own=own_losses(loss, params, probe.own, over, probe.rows).tolist(),
         consensus=[stacking.consensus_distance(x) for x in blocks],
         gradient_norm=gradient_norm(loss, centre, probe.train, probe.rows),
-        scores=_scores(probe, params, alone),
+        scores={
+            f"{of}_{name}": float(value.mean())
+            for of, row in scores.items()
+            for name, value in row.items()
+            if name != LOSS
+        },
     )
 
 
-def _scores(probe: Probe, params: Params, alone: Params) -> dict[str, float]:
-    named = {
+def _scores(probe: Probe, params: Params, alone: Params) -> dict[str, dict[str, Tensor]]:
+    """Return the scores of the mean model on test and validation data, and of every client on the test data."""
+    return {
         "test": probe.score(alone),
         "validation": probe.validation_score(alone),
         "client_test": probe.score(params),
-    }
-    return {
-        f"{what}_{name}": float(value.mean())
-        for what, scores in named.items()
-        for name, value in scores.items()
     }
 
 

@@ -1,6 +1,7 @@
 """A config becomes everything that a run needs: text, shards, model, blocks, topology, plan. All checks happen here."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,7 @@ from deca_lab.algorithm.gradients import (
     in_model,
     in_parts,
     in_turn,
+    length,
     looped,
 )
 from deca_lab.algorithm.loop import Plan, Recipe, plan
@@ -37,6 +39,7 @@ from deca_lab.methods import resolve
 from deca_lab.mixing.doctor import Diagnosis, require_sound
 from deca_lab.mixing.topology import Topology, topology
 from deca_lab.models import causal_lm
+from deca_lab.models.classifier import head_names
 from deca_lab.models.factor_mixing import decaf
 from deca_lab.models.pretrained import first_line
 from deca_lab.network import compression, faults
@@ -51,6 +54,7 @@ from deca_lab.text.shards import Shards
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+PARTS = ("embeddings", "head")  # of a model's anatomy, which --freeze may name in any family
 MIXINGS: dict[str, Carrier] = {"gossip": gossip, "decaf": decaf}
 
 
@@ -72,6 +76,7 @@ class Lab(NamedTuple):
     plan: Plan
     probe: Probe
     measure: Measure
+    eval_every: int  # inner steps between measurements
     frozen: tuple[str, ...]  # names that no block holds
     device: torch.device
     notes: tuple[str, ...] = ()  # of corpus, split and task, in plain words
@@ -131,7 +136,8 @@ def assembled(ground: Groundwork, world: World = ALONE, shapes_alone: bool = Fal
     model = model if shapes_alone else model.to(device)
     values = causal_lm.trainable(model)
     sizes = {name: value.numel() for name, value in values.items()}
-    cut = blocks_of(config, causal_lm.anatomy(model), sizes)
+    cut = blocks_of(config, causal_lm.anatomy(model), sizes, causal_lm.still(model))
+    _require_head(config, texts, model, cut)
     task = task_of(config, texts, model, device)
     trained = {name: values[name] for block in cut for name in block.names}
     problem, probe = _problem(task, trained, world, shapes_alone), _probe(task, config)
@@ -141,6 +147,7 @@ def assembled(ground: Groundwork, world: World = ALONE, shapes_alone: bool = Fal
     spread = None if shapes_alone else start_spread(laid, config, model, world)
     kind = laid.channel.like.device.type
     config, notes = with_engine(config, kind, partial(graphs_worth, config, laid, model, kind))
+    every, rarely = measured_every(config, probe, task.readings)
     return Lab(
         config,
         *(texts.corpus, texts.shards, texts.tokenizer, model, topo, ground.diagnosis),
@@ -148,9 +155,10 @@ def assembled(ground: Groundwork, world: World = ALONE, shapes_alone: bool = Fal
         plan=laid,
         probe=probe,
         measure=partial(_on_probe, problem.loss, probe, engine_kind(config.engine).over),
+        eval_every=every,
         frozen=tuple(name for name, _ in model.named_parameters() if name not in trained),
         device=device,
-        notes=(*texts.notes, *task.notes, *notes),
+        notes=(*texts.notes, *task.notes, *notes, *rarely),
         world=world,
         failing=failing,
         objects=objects,
@@ -210,6 +218,21 @@ def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topolog
     source = objects.topology or config.topology
     topo = topology(source, config.clients, weights=config.weights, **drawn)
     return device, topo, require_sound(topo, allow_unsound=config.allow_unsound)
+
+
+def measured_every(config: RunConfig, probe: Probe, readings: int) -> tuple[int, list[str]]:
+    """Return the inner steps between measurements, and a note where visits' ends are left out to keep to eval_share.
+
+    Work is counted in examples read; with a gradient an example counts three times, for its way forth and back.
+    """
+    if config.eval_every:
+        return config.eval_every, []
+    own, train = (config.clients * length(data, 1) for data in (probe.own, probe.train))
+    once = (config.clients + 1) * length(probe.test) * readings + 2 * own + 3 * train
+    visit = 3 * config.clients * config.batch * config.inner_steps
+    visits = math.ceil(once * (1 / config.eval_share - 1) / visit) or 1
+    why = f"measured at every {visits} visits' ends: more would take over {config.eval_share:.0%} of the work"
+    return visits * config.inner_steps, [f"{why} (--eval-share)"] * (visits > 1)
 
 
 def _on_probe(
@@ -273,13 +296,37 @@ def find_device(name: str) -> torch.device:
     return torch.device(seen[0] if name == "auto" else name)
 
 
+def _require_head(
+    config: RunConfig, texts: Texts, model: nn.Module, cut: tuple[bl.Block, ...]
+) -> None:
+    """Raise BadInput where nothing of a head for labels would train: it begins with random numbers."""
+    head = set(head_names(model)) if texts.labels else set()
+    check(
+        not head or any(head.intersection(block.names) for block in cut),
+        "freeze, ends",
+        (config.freeze, config.ends),
+        "such that the head for labels trains; --freeze embeddings leaves it free",
+    )
+
+
+def _frozen(freeze: str, anatomy: bl.Anatomy, still: Sequence[str]) -> set[str]:
+    """Return the names that a regular expression finds, and those of the part of the model that it names."""
+    part = {name for name, where in anatomy.items() if where == freeze}
+    names = [*anatomy, *still]
+    if not freeze or (freeze in PARTS and not any(freeze in name for name in names)):
+        return part
+    return part | set(bl.matching(names, freeze, "freeze"))
+
+
 def blocks_of(
-    config: RunConfig, anatomy: bl.Anatomy, sizes: dict[str, int]
+    config: RunConfig, anatomy: bl.Anatomy, sizes: dict[str, int], still: Sequence[str] = ()
 ) -> tuple[bl.Block, ...]:
-    """Return the blocks of a model whose trainable names have this anatomy and these element counts."""
+    """Return the blocks of a model whose trainable names have this anatomy and these element counts.
+
+    `still` are the names that do not train anyway, beside adapters: `freeze` may name them too.
+    """
     pick(bl.ENDS, config.ends, "ends")
-    names = list(anatomy)
-    frozen = set(bl.matching(names, config.freeze, "freeze")) if config.freeze else set()
+    frozen = _frozen(config.freeze, anatomy, still)
     if config.ends == "frozen":
         frozen |= {name for name, where in anatomy.items() if not isinstance(where, int)}
     rest = {name: where for name, where in anatomy.items() if name not in frozen}

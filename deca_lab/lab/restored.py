@@ -30,15 +30,15 @@ def require_state(
     if shapes != due:
         raise refused(path, f"its blocks are {shapes}, and config.json makes them {due}")
     _require(path, "block", enumerate(state.blocks), torch.isfinite)
-    sent = state.sent
-    if sent.shape != (clients, clients) or sent.dtype != np.int64 or (sent < 0).any():
-        raise refused(path, f"its bytes sent are no whole numbers of {clients} x {clients} clients")
 
 
 def require_kept(path: Path, state: State, plan: Plan) -> None:
     """Raise BadInput unless a state is one that the plan passes through: `require_state`, and all that a step needs."""
     widths = [where.width for where in plan.layouts]
     require_state(path, state, plan.topology.n, widths, plan.steps)
+    sent, links = state.sent, len(plan.channel.links)
+    if sent.shape != (links,) or sent.dtype != np.int64 or (sent < 0).any():
+        raise refused(path, f"its bytes sent are no whole numbers of {links} links")
     begun, rest = divmod(state.step, plan.recipe.inner_steps)
     blocks = [visit.block for visit in plan.visits[: begun + bool(rest)]]
     due = set(blocks) if plan.recipe.keep_moments else set(blocks[-1:] if rest else ())

@@ -193,7 +193,7 @@ def _kept(lab: Lab, folder: Path) -> tuple[State, Record]:
 
 def _present(lab: Lab, step: int, stopped: bool) -> dict[int, int]:
     """Return how many clients are there at each inner step up to `step` that is measured, the last where a callback ended."""
-    due = [s for s in range(step + 1) if _due(s, lab.config.eval_every, lab) or s == step * stopped]
+    due = [s for s in range(step + 1) if _due(s, lab.eval_every, lab) or s == step * stopped]
     return {s: int(lab.failing.members(max(s - 1, 0)).sum()) for s in due}
 
 
@@ -306,8 +306,9 @@ def _written_down(
     lab: Lab, state: State, record: Record, folder: Path | None, began: float
 ) -> State | None:
     """Measure and keep the state where the config says so; return then that of all clients."""
-    measured = _due(state.step, lab.config.eval_every, lab)
-    kept = _due(state.step, lab.config.checkpoint_every, lab) and _worth_writing(lab, state, record)
+    measured = _due(state.step, lab.eval_every, lab)
+    every = lab.config.checkpoint_every or lab.config.inner_steps
+    kept = _due(state.step, every, lab) and _worth_writing(lab, state, record)
     if not (measured or kept):
         return None
     whole = _finite(lab, state, folder)
@@ -347,7 +348,7 @@ def _stop(lab: Lab, folder: Path | None, state: State, record: Record) -> None:
 
 
 def _due(step: int, every: int, lab: Lab) -> bool:
-    return step % (every or lab.config.inner_steps) == 0 or step == lab.plan.steps
+    return step % every == 0 or step == lab.plan.steps
 
 
 def _engine(lab: Lab) -> Engine:
@@ -414,11 +415,12 @@ def _note(lab: Lab, state: State, record: Record, began: float) -> None:
     measured, here = _measured(lab, state)
     visit = lab.plan.visits[max(state.step - 1, 0) // lab.config.inner_steps]
     names = [block.name for block in lab.plan.blocks]
+    on_text = lab.objects.problem is None and not measured.scores
     row = {
         "step": state.step,
         "round": visit.round,
         "block": names[visit.block] if state.step else "start",
-        **measured.row(names, lab.objects.problem is None),
+        **measured.row(names, on_text),
         **_interference(lab, state),
         "bytes_sent": int(state.sent.sum()),
         "peak_bytes": record.peak_bytes,

@@ -9,6 +9,7 @@ from torch import nn
 from deca_lab.algorithm.gradients import engine_kind
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.lab.objects import Objects, columns_and_rows
+from deca_lab.models.causal_lm import BYTES
 from deca_lab.runconfig import OBJECT, RunConfig
 from deca_lab.text import shards, tasks
 from deca_lab.text.corpora import CORPORA, Corpus, load
@@ -36,6 +37,7 @@ def read_texts(config: RunConfig, objects: Objects) -> Texts:
     """Return the data of a run; raise BadInput where it cannot be read or does not fit."""
     head = has_head(config, objects.model)
     corpus = objects.dataset or read_corpus(config)
+    _require_tokenizer(config, objects)
     which, noted = tokenizer_of(config, objects.tokenizer)
     parts = split_of(config, corpus)
     data = shards.build(corpus, parts, which, config.context, whole=head)
@@ -82,6 +84,16 @@ def _share_table(text: str) -> list[list[float]] | None:
     except ValueError:
         allowed = "rows of numbers, '0.15,0.85; 0.85,0.15'"
         raise BadInput(f"shares = {text!r} cannot be used: it must be {allowed}") from None
+
+
+def _require_tokenizer(config: RunConfig, objects: Objects) -> None:
+    """Raise BadInput for a model object of a vocabulary that is not the bytes', unless something says which text it reads."""
+    size = getattr(getattr(objects.model, "config", None), "vocab_size", None)
+    if objects.tokenizer is None and config.tokenizer == "auto" and size not in (None, BYTES):
+        raise BadInput(
+            f"tokenizer is missing: the given model has a vocabulary of {size}, and no tokenizer comes with an object; "
+            "give tokenizer=, or RunConfig(tokenizer='bytes') to read bytes with it"
+        )
 
 
 def tokenizer_of(

@@ -1,4 +1,4 @@
-"""One mixing: x_new_i = sum_j w_ij x_j over the rows of X (N, D), and the bytes that each edge carries for it."""
+"""One mixing: x_new_i = sum_j w_ij x_j over the rows of X (N, D), and the bytes of one of its messages."""
 
 from collections.abc import Callable
 
@@ -8,31 +8,42 @@ from torch import Tensor
 
 Mix = Callable[[Tensor], Tensor]  # (N, D) -> (N, D)
 
-SPARSE = (
-    1 / 4
-)  # share of W's entries up to which reading the edges is cheaper than the whole product (a ring of 12)
+# share of W's entries up to which reading the edges is cheaper than the whole product (a ring of 12)
+SPARSE = 1 / 4
 FEW = 64  # clients up to which the whole product is cheap, whatever W holds
+SMALL = (
+    2**12
+)  # numbers in X up to which it is, as far as FEW clients go, cheaper than reading the edges
 
 
 def mixer(W: np.ndarray, like: Tensor) -> Mix:
     """Return the function that mixes with W (n, N), on the device and in the dtype of `like`."""
-    receivers, senders = np.nonzero(W)
-    if (
-        0 < len(receivers) <= SPARSE * W.size and like.device.type != "mps"
-    ):  # Apple's GPU has no sums over bags
-        first = np.searchsorted(receivers, np.arange(len(W)))  # where each receiver's edges begin
-        at, edges = (
-            torch.from_numpy(first).to(like.device),
-            torch.from_numpy(senders).to(like.device),
-        )
-        weights = torch.from_numpy(W[receivers, senders]).to(like)
-        return lambda x: torch.embedding_bag(x, edges, at, mode=0, per_sample_weights=weights)[
-            0
-        ]  # sums of weighted rows
+    edges = np.count_nonzero(W)
+    # Apple's GPU has no sums over bags
+    if 0 < edges <= SPARSE * W.size and like.device.type != "mps":
+        by_edges = _bags(W, like)
+        if max(W.shape) > FEW:
+            return by_edges
+        whole = _whole(W, like)
+        return lambda x: whole(x) if x.numel() <= SMALL else by_edges(x)
     if len(W) > FEW and _level(W):
         other = float(W[0, 1])
         own = torch.from_numpy(np.diag(W) - other)[:, None].to(like)
         return lambda x: torch.addcmul(x.sum(0).mul_(other), x, own)
+    return _whole(W, like)
+
+
+def _bags(W: np.ndarray, like: Tensor) -> Mix:
+    """Return the sums of weighted rows over the edges of W."""
+    receivers, senders = np.nonzero(W)
+    first = np.searchsorted(receivers, np.arange(len(W)))  # where each receiver's edges begin
+    at, edges = (torch.from_numpy(places).to(like.device) for places in (first, senders))
+    weights = torch.from_numpy(W[receivers, senders]).to(like)
+    return lambda x: torch.embedding_bag(x, edges, at, mode=0, per_sample_weights=weights)[0]
+
+
+def _whole(W: np.ndarray, like: Tensor) -> Mix:
+    """Return the product with W."""
     dense = torch.from_numpy(np.array(W)).to(device=like.device, dtype=like.dtype)
     return lambda x: dense @ x
 
@@ -41,18 +52,6 @@ def _level(W: np.ndarray) -> bool:
     """Say whether each client takes the same share of every other: of the complete graph, or a server's mean."""
     n = len(W)
     return W.shape == (n, n) and bool((W[~np.eye(n, dtype=bool)] == W[0, 1]).all())
-
-
-def messages(W: np.ndarray) -> np.ndarray:
-    """Return the (N, N) table of directed messages of one mixing: [i, j] is 1 where client i receives from client j."""
-    sends: np.ndarray = (W != 0).astype(np.int64)
-    np.fill_diagonal(sends, 0)
-    return sends
-
-
-def bytes_sent(W: np.ndarray, x: Tensor) -> np.ndarray:
-    """Return the bytes (N, N) that one mixing of X (N, D) with W puts on each edge: every message is one row of X."""
-    return messages(W) * row_bytes(x)
 
 
 def row_bytes(x: Tensor) -> int:

@@ -3,7 +3,7 @@
 A graph is (clients, spec) -> nx.Graph on 0 .. N-1; a random one says in graph.graph["note"] what was drawn.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -59,13 +59,13 @@ def torus(n: int, spec: GraphSpec) -> nx.Graph:
 def hypercube(n: int, spec: GraphSpec) -> nx.Graph:
     """Clients whose binary numbers differ in one bit hear each other."""
     check(n & (n - 1) == 0, "clients", n, "a power of two for a hypercube (2, 4, 8, 16 ...)")
-    return _linked(n, ((i, i ^ (1 << k)) for i in range(n) for k in range(n.bit_length() - 1)))
+    cube = nx.hypercube_graph(n.bit_length() - 1)
+    return nx.convert_node_labels_to_integers(cube, ordering="sorted")
 
 
 def exponential(n: int, spec: GraphSpec) -> nx.Graph:
     """Client i hears i + 2^k and i - 2^k modulo n, for every 2^k < n."""
-    steps = [1 << k for k in range((n - 1).bit_length())]
-    return _linked(n, ((i, (i + step) % n) for i in range(n) for step in steps))
+    return nx.circulant_graph(n, [1 << k for k in range((n - 1).bit_length())])
 
 
 def bipartite(n: int, spec: GraphSpec) -> nx.Graph:
@@ -122,12 +122,6 @@ GRAPHS: dict[str, Callable[[int, GraphSpec], nx.Graph]] = {
     "random-regular": random_regular,
     "none": none,
 }
-
-
-def _linked(n: int, pairs: Iterable[tuple[int, int]]) -> nx.Graph:
-    graph = nx.empty_graph(n)
-    graph.add_edges_from(pairs)
-    return graph
 
 
 def _redrawn(

@@ -79,13 +79,13 @@ def _lanczos(W: Array) -> tuple[float, float]:
 
 
 def product(W: Array, X: Array) -> Array:
-    """Return W @ X; over the edges, receiver by receiver, where rows of W hold few of them."""
-    widest = int(np.count_nonzero(W, axis=1).max())
-    if widest * 16 > len(W):
+    """Return W @ X; over the edges where there are few."""
+    if 16 * np.count_nonzero(W) > W.size:
         return W @ X
-    order = np.argsort(W == 0, axis=1, kind="stable")[:, :widest]  # (N, widest) senders, then zeros
-    shares = np.take_along_axis(W, order, axis=1)
-    return sum((shares[:, [k]] * X[order[:, k]] for k in range(widest)), np.zeros_like(X))
+    from scipy.sparse import csr_array
+
+    mixed: Array = csr_array(W) @ X
+    return mixed
 
 
 def rounds_to_thousandth(prefixes: list[Array], rho: float, primitive: bool) -> float:

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deca_lab.errors import BadInput, check, pick, quoted
-from deca_lab.mixing.gossip import messages
 from deca_lab.mixing.graphs import GRAPHS, PERIOD, SEQUENCES, Array, GraphSpec
 from deca_lab.mixing.weights import WEIGHTS
 from deca_lab.registry import load_plugins
@@ -47,9 +46,21 @@ class Topology(NamedTuple):
         """Return W (N, N) of mixing number k = 0, 1, 2 ..."""
         return self.matrices[k % len(self.matrices)]
 
-    def messages(self, k: int) -> NDArray[np.int64]:
-        """Return the (N, N) table of messages of mixing k, i from j; on the diagonal those with a server."""
-        return 2 * np.eye(self.n, dtype=np.int64) if self.served else messages(self.at(k))
+    @property
+    def links(self) -> NDArray[np.int64]:
+        """Who hears whom at any mixing, (E, 2) integers in order: client i hears j; (i, i) is client i's with a server."""
+        if self.served:
+            return np.repeat(np.arange(self.n)[:, None], 2, 1)
+        ever = np.any([W != 0 for W in self.matrices], axis=0)
+        np.fill_diagonal(ever, 0)
+        return np.argwhere(ever)
+
+    def messages(self, k: int, links: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many messages of mixing k go along each of these links, (E,): with a server, one there and one back."""
+        if self.served:
+            return np.full(len(links), 2)
+        shares: Array = self.at(k)[links[:, 0], links[:, 1]]
+        return np.asarray(shares != 0, dtype=np.int64)
 
     def edges(self, k: int = 0) -> NDArray[np.int64]:
         """Return the messages of mixing k, (E, 2) integers: in a row (i, j) client i hears client j."""

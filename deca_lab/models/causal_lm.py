@@ -201,12 +201,13 @@ def logits_of(model: nn.Module, padded: bool = False) -> Logits:
     Further inputs of the model, such as a mask (B, T), are given by name; with one, texts may be `padded`.
     """
     parameters, configs = dict(model.named_parameters()), _configs(model)
+    apart = _one_text_a_row if from_transformers(model) else nullcontext
 
     def logits(params: Mapping[str, Tensor], tokens: Tensor, **inputs: Tensor) -> Tensor:
         # Now, and not once for all: the model may have changed device.
         own = {name: p.detach() for name, p in parameters.items()}
         _check_names(params, own)
-        with _batchable_attention(tokens.device), _plainly(configs, padded):
+        with _batchable_attention(tokens.device), _plainly(configs, padded), apart():
             given = functional_call(model, {**own, **params}, (tokens,), inputs)
         out: Tensor = given if isinstance(given, Tensor) else given.logits
         return out.float() if out.dtype in (torch.float16, torch.bfloat16) else out
@@ -238,6 +239,26 @@ def _plainly(configs: Iterable[Any], padded: bool) -> Iterator[None]:
         for config, known in before:
             for key, value in known.items():
                 setattr(config, key, value)
+
+
+@contextmanager
+def _one_text_a_row() -> Iterator[None]:
+    """Tell transformers that no row holds several texts: to find out, it would read a number from the device."""
+    from transformers import masking_utils
+
+    usual = getattr(masking_utils, "find_packed_sequence_indices", None)
+    if usual is None:  # a version that does not ask
+        yield
+        return
+    masking_utils.find_packed_sequence_indices = _none
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = usual
+
+
+def _none(positions: Tensor) -> None:
+    """Return no numbers of texts: each row is one."""
 
 
 def make_stackable_(model: nn.Module) -> None:
@@ -279,6 +300,11 @@ def anatomy(model: nn.Module) -> dict[str, str | int]:
         return layer if layer is not None else "embeddings" if id(p) in first else "head"
 
     return {name: place(name, p) for name, p in model.named_parameters() if p.requires_grad}
+
+
+def still(model: nn.Module) -> list[str]:
+    """Return the names of the parameters that do not train."""
+    return [name for name, p in model.named_parameters() if not p.requires_grad]
 
 
 def with_parameters(model: Model, params: Mapping[str, Tensor]) -> Model:

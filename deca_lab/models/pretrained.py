@@ -5,14 +5,13 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
-from deca_lab.errors import BadInput, check
+from deca_lab.errors import BadInput, check, require
 from deca_lab.models.hub import hub_or_offline
 
 if TYPE_CHECKING:
@@ -86,8 +85,7 @@ def arguments(source: str, revision: str = "") -> dict[str, Any]:
     file = gguf_file(source)
     if file is None:
         return given
-    if find_spec("gguf") is None:
-        raise BadInput(f"{str(file)!r} needs the package 'gguf': pip install 'deca-lab[gguf]'")
+    require(repr(str(file)), "gguf", "gguf")
     return {**given, "pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
 
 

@@ -164,15 +164,15 @@ def compressed(how: Compressor, seed: int, halo: Halo | None = None) -> ch.Wrap:
 def _waiting(
     channel: Channel, how: Compressor, call: Call, width: int, item: int, wire: Wire
 ) -> np.ndarray:
-    """Return the bytes (N, N) of the messages of this mixing, i from j: all that j has said since i last heard it.
+    """Return the bytes (E,) of the messages of this mixing, i from j: all that j has said since i last heard it.
 
     `wire` keeps what still waits after it.
     """
     whole, speaks = width * item, np.ones(channel.topology.n, bool)
     speaks[channel.absent(call.step)] = False
+    said = speaks[channel.links[:, 1]] * how.size(width, item)
     before = wire.tables.get(f"{call.key}.waiting", np.zeros_like(wire.sent))
-    longer = np.minimum(before + speaks * how.size(width, item), whole)
-    waiting = np.full_like(before, whole) if call.first else longer
+    waiting = np.full_like(before, whole) if call.first else np.minimum(before + said, whole)
     failed, reached = channel.failed(call.turn), channel.messages(call.turn) > 0
     if failed is not None:
         reached &= ~failed

@@ -32,21 +32,24 @@ def lossy(faults: Faults, mix_every: int) -> ch.Wrap:
 
 
 def _under(faults: Faults, inner: Channel) -> Channel:
+    hear, heard = inner.links.T
+    here = inner.site.hears(inner.links)
+
     def present(turn: int) -> np.ndarray:
         return faults.present((turn + 1) * faults.mix_every - 1)
 
     def messages(turn: int) -> np.ndarray:
-        sent: np.ndarray = inner.messages(turn) * np.outer(present(turn), present(turn))
+        there = present(turn)
+        sent: np.ndarray = inner.messages(turn) * (there[hear] & there[heard])
         return sent
 
     def failed(turn: int) -> np.ndarray:
         mute = faults.silent((turn + 1) * faults.mix_every - 1) | ~present(turn)
-        failing: np.ndarray = faults.lost(turn) | mute[:, None] | mute
+        failing: np.ndarray = faults.lost(turn)[hear, heard] | mute[hear] | mute[heard]
         return failing
 
     def exchange(call: Call, x: Tensor, wire: Wire, size: Size | None = None) -> Tensor:
-        heard = ch.edges(messages(call.turn), inner.site.mine)
-        ch.count(wire, heard, row_bytes(x) if size is None else size)
+        ch.count(wire, messages(call.turn) * here, row_bytes(x) if size is None else size)
         return mixed(inner, faults, call, x, wire)
 
     def predicted(

@@ -362,8 +362,8 @@ def scattered_state(world: World, plan: Plan, state: State | None) -> State:
         letter = state.wire.letters[name] if state else None
         letters[name] = part(letter, widths[int(name.split(".")[0])], wide)
     # The others' sums of bytes start again from zero.
-    sent = state.sent if state else silence(plan.topology.n).sent
-    tables = {name: np.array(table) for name, table in known["tables"].items()}
+    sent = state.sent if state else silence(len(plan.channel.links)).sent
+    tables = {name: np.array(table, np.int64) for name, table in known["tables"].items()}
     wire = Wire(sent, letters, tables, known["tallies"], {})
     return State(known["step"], blocks, master, moments, wire)
 

@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import pandas as pd
 from deca_lab import pictures
 from deca_lab.files import write_whole
 from deca_lab.lab.history import History
+from deca_lab.pictures.pages import curves_of_runs, page
 from deca_lab.pictures.style import COLOURS, LINES, MARKERS, styled
 from deca_lab.studies import compare as cp
 
@@ -37,9 +37,10 @@ def write(
     means, gaps = cp.summary(table, score), cp.paired(table, score, higher, asked.margin)
     write_whole(out / "table.csv", means.to_csv(index=False))
     write_whole(out / "differences.csv", gaps.to_csv(index=False))
-    picture = pictures.png(draw_curves(cp.curves(out, table), score))
+    histories = cp.curves(out, table)
+    picture = pictures.png(draw_curves(histories, score))
     write_whole(out / "curves.png", picture)
-    write_whole(out / "compare.html", render(asked, table, means, gaps, picture, score))
+    write_whole(out / "compare.html", render(asked, table, means, gaps, picture, histories, score))
     return out / "compare.html"
 
 
@@ -97,23 +98,17 @@ def render(
     means: pd.DataFrame,
     gaps: pd.DataFrame,
     picture: bytes,
+    histories: dict[str, list[History]],
     score: str,
 ) -> str:
     """Return the page as HTML; the picture is inside and everything from outside is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    named = [(f"{m}, seed {h.config.seed}", h) for m, runs in histories.items() for h in runs]
     finite = table[np.isfinite(table["validation_loss"].astype(float))]
     grid = finite.pivot_table(index="arm", columns="lr", values="validation_loss").reindex(
         table["arm"].unique()
     )
-    return environment.get_template("compare.html.j2").render(
+    return page(
+        "compare.html.j2",
         asked=asked,
         score=score.replace("_", " "),
         means=means.to_dict("records"),
@@ -127,5 +122,6 @@ def render(
         rates=[f"{rate:g}" for rate in grid.columns],
         number=pictures.number,
         size=pictures.size,
-        picture=base64.b64encode(BytesIO(picture).getvalue()).decode(),
+        curves=curves_of_runs(named, score),
+        picture=base64.b64encode(picture).decode(),
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from deca_lab.lab.glance import name_of
 from deca_lab.lab.history import History
 from deca_lab.pictures.strip import broken, mark_break, with_strip
 from deca_lab.pictures.style import (
@@ -29,27 +31,65 @@ from deca_lab.pictures.style import (
 )
 
 READINGS = ("client_test_loss", "client_test_loss_min", "client_test_loss_max")
-OWN = {  # of a run on text, or not: the column of the lower panel's line, and its label
-    True: ("validation_loss", "mean model on the clients' validation text"),
-    False: ("own_loss", "clients' own models, each on its own data"),
-}
+ON_TEXT = "validation_loss", "mean model on the clients' validation text"
+
+
+class Kind(NamedTuple):
+    """What the losses of a run are of: the labels of the two panels, and the lower one's column with its label."""
+
+    common: str
+    own: str
+    line: tuple[str, str] = ON_TEXT
+
+
+TEXT = Kind("common test text:\nloss (nats per token)", "clients' own text:\n(nats per token)")
+SCORED = Kind("common test texts:\nloss (nats)", "clients' own texts:\nloss (nats)")
+PROBLEM = Kind(
+    "all clients' data:\nloss",
+    "clients' own data:\nloss",
+    ("own_loss", "clients' own models, each on its own data"),
+)
+
+
+def score_of(metrics: pd.DataFrame) -> str | None:
+    """Return the first score of the run's task, "accuracy" say; None where its measure is the loss."""
+    first = "client_test_"
+    columns = (str(name).removeprefix(first) for name in metrics if str(name).startswith(first))
+    losses = ("loss", "loss_min", "loss_max", "perplexity")
+    return next((name for name in columns if name not in losses), None)
+
+
+def kind_of(metrics: pd.DataFrame) -> Kind:
+    """Return what the losses are of: only those of whole text have a perplexity."""
+    if "test_perplexity" in metrics:
+        return TEXT
+    return SCORED if score_of(metrics) else PROBLEM
 
 
 def on_text(metrics: pd.DataFrame) -> bool:
-    """Whether these are losses of text: those of a problem of one's own have no perplexity."""
-    return "test_perplexity" in metrics
+    """Whether these are losses of text, not of a problem of one's own."""
+    return kind_of(metrics) is not PROBLEM
 
 
 @styled
 def draw_losses(
-    metrics: pd.DataFrame, train: pd.DataFrame, visits: pd.DataFrame, floor: float | None = None
+    metrics: pd.DataFrame,
+    train: pd.DataFrame,
+    visits: pd.DataFrame,
+    floor: float | None = None,
+    majority: float | None = None,
 ) -> Figure:
     """Test loss of the mean model and of the clients' own; below, their own text; `floor`: exact entropy rate.
 
     The two panels have scales of their own, since a batch is noisier than the test text by far. Of a problem of one's own,
-    whose metrics hold no perplexity, the losses are those on all clients' data and, below, on each client's own.
+    whose metrics hold no perplexity, the losses are those on all clients' data and, below, on each client's own. A task with
+    a score has a panel for it at the top, with the accuracy of naming the commonest label, `majority`.
     """
-    figure, (test, own), _ = with_strip(visits, 6.4, (10, 5))
+    score = score_of(metrics)
+    height, shares = (8.2, (7, 7, 4)) if score else (6.4, (10, 5))
+    figure, (*first, test, own), _ = with_strip(visits, height, shares)
+    for axes in first:
+        _draw_score(axes, metrics, str(score), majority)
     _draw_test(test, metrics)
     _draw_own(own, metrics, train)
     if floor is not None:
@@ -57,7 +97,7 @@ def draw_losses(
     for axes in (test, own):
         _fit(axes)
         mark_break(axes, metrics)
-    if broken(metrics) is None and on_text(metrics):
+    if broken(metrics) is None and kind_of(metrics) is TEXT:
         _perplexities(test)
     title(figure, said_losses(metrics))
     legend(figure, (test, own), 2)
@@ -89,13 +129,20 @@ def _draw_test(axes: Axes, metrics: pd.DataFrame) -> None:
         ms=4.5,
         label="mean model",
     )
-    axes.set_ylabel(
-        "common test text:\nloss (nats per token)"
-        if on_text(metrics)
-        else "all clients' data:\nloss"
-    )
+    axes.set_ylabel(kind_of(metrics).common)
     if not np.isfinite(metrics["test_loss"]).any():
         note(axes, "no finite test loss")
+
+
+def _draw_score(axes: Axes, metrics: pd.DataFrame, score: str, majority: float | None) -> None:
+    """Draw the score of the mean model and the mean of the clients', in the colours of their losses below."""
+    steps = metrics["step"]
+    axes.plot(steps, metrics[f"client_test_{score}"], color=RED, lw=1.6, ls="--", marker="s", ms=4)
+    axes.plot(steps, metrics[f"test_{score}"], color=BLUE, lw=2, marker="o", ms=4.5)
+    if majority is not None:
+        label = f"always naming the commonest label, {number(majority)}"
+        axes.axhline(majority, color=INK, lw=1.3, ls=(0, (6, 3)), label=label)
+    axes.set(ylim=(-0.03, 1.03), ylabel=f"common test texts:\n{name_of(score)}")
 
 
 def _draw_own(axes: Axes, metrics: pd.DataFrame, train: pd.DataFrame) -> None:
@@ -110,7 +157,8 @@ def _draw_own(axes: Axes, metrics: pd.DataFrame, train: pd.DataFrame) -> None:
         ls="-.",
         label="clients on their training batches, smoothed",
     )
-    column, label = OWN[on_text(metrics)]
+    kind = kind_of(metrics)
+    column, label = kind.line
     if column in metrics:
         axes.plot(
             metrics["step"],
@@ -122,9 +170,7 @@ def _draw_own(axes: Axes, metrics: pd.DataFrame, train: pd.DataFrame) -> None:
             ms=4,
             label=label,
         )
-    axes.set_ylabel(
-        "clients' own text:\n(nats per token)" if on_text(metrics) else "clients' own data:\nloss"
-    )
+    axes.set_ylabel(kind.own)
     axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
@@ -190,8 +236,14 @@ def said_losses(metrics: pd.DataFrame) -> str:
         if losses[-1] > losses[0]
         else "stays as it is,"
     )
-    if not on_text(metrics):
-        return f"The mean model's loss {way} from {number(losses[0], 4)} to {number(losses[-1], 4)}"
+    change = f"{way} from {number(losses[0], 4)} to {number(losses[-1], 4)}"
+    if score := score_of(metrics):
+        start, end = (number(value) for value in metrics[f"test_{score}"].iloc[[0, -1]])
+        return (
+            f"The mean model's test {name_of(score)} goes from {start} to {end}, its loss {change}"
+        )
+    if kind_of(metrics) is PROBLEM:
+        return f"The mean model's loss {change}"
     pps = metrics["test_perplexity"].tolist()
     return (
         f"The mean model's test loss {way} from {nats(losses[0])} to {nats(losses[-1])} nats per token "
@@ -202,14 +254,13 @@ def said_losses(metrics: pd.DataFrame) -> str:
 def losses(history: History) -> Figure:
     """Return the picture of the run's losses; raise BadInput where a reading is not there."""
     require_there("losses", lacks(history))
-    return draw_losses(
-        history.metrics, history.train, history.visits, history.summary.get("entropy_floor")
-    )
+    floor, majority = (history.summary.get(name) for name in ("entropy_floor", "majority"))
+    return draw_losses(history.metrics, history.train, history.visits, floor, majority)
 
 
 def alt(history: History) -> str:
     """Return the picture in words."""
-    last, words = history.metrics.iloc[-1], nats if on_text(history.metrics) else number
+    last, words = history.metrics.iloc[-1], nats if kind_of(history.metrics) is TEXT else number
     return (
         f"Line chart of loss against inner step. {said_losses(history.metrics)}. At the end the clients' own models lie "
         f"between {words(last['client_test_loss_min'])} and {words(last['client_test_loss_max'])}."

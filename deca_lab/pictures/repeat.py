@@ -6,7 +6,7 @@ from typing import Any
 
 from deca_lab.lab.history import History
 from deca_lab.lab.objects import FIELDS, UNREAD, on_problem, with_objects
-from deca_lab.runconfig import OBJECT, RunConfig, defaults
+from deca_lab.runconfig import OBJECT, RUN_COMMAND, RunConfig, defaults
 
 
 def repeated(history: History) -> str:
@@ -17,7 +17,11 @@ def repeated(history: History) -> str:
 
 def command(config: RunConfig) -> str:
     """Return the command line that repeats a run without objects."""
-    words = [word for name, value in _changed(config).items() for word in _option(name, value)]
+    usual = {**defaults(), **RUN_COMMAND}
+    if config.eval_every:  # then it is not read, and would be refused
+        usual["eval_share"] = config.eval_share
+    changed = {k: value for k, value in asdict(config).items() if value != usual[k]}
+    words = [word for name, value in changed.items() for word in _option(name, value)]
     return shlex.join(["deca-lab", "run", *words])
 
 

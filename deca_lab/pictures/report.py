@@ -1,26 +1,31 @@
 """The report of a run: pictures as PNG files, and one self-contained page with all of them and the figures in words."""
 
 import base64
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from deca_lab import pictures
+from deca_lab.bounds.certified_gossip import certify
 from deca_lab.files import write_whole
 from deca_lab.lab.fit import FOREIGN
 from deca_lab.lab.glance import name_of
 from deca_lab.lab.history import History
 from deca_lab.lab.objects import on_problem
-from deca_lab.mixing.doctor import describe
+from deca_lab.mixing.doctor import describe, diagnose
+from deca_lab.mixing.graphs import Array
 from deca_lab.pictures.of_losses import on_text
+from deca_lab.pictures.pages import curves_of, page
 from deca_lab.pictures.repeat import given, kind_of, repeated
 from deca_lab.runconfig import OBJECT, RunConfig, defaults
 
 
-def write(history: History, folder: Path | str) -> Path:
+def write(history: History, folder: Path | str, written: Sequence[object] = ()) -> Path:
     """Write losses.png ... ledger.png and report.html into the folder; return the page's path.
 
-    A picture of what the run does not have, such as labels of its rows, is left out.
+    A picture of what the run does not have, such as labels of its rows, is left out. `written` are samples of what its
+    models write: start, before, after, and what really stands there.
     The same history gives the same bytes. Raises BadInput where the folder cannot be written.
     """
     there = {
@@ -29,29 +34,21 @@ def write(history: History, folder: Path | str) -> Path:
     drawn = {name: pictures.png(picture.draw(history)) for name, picture in there.items()}
     for name, data in drawn.items():
         write_whole(Path(folder) / f"{name}.png", data)
-    page = Path(folder) / "report.html"
-    write_whole(page, render(history, drawn))
-    return page
+    target = Path(folder) / "report.html"
+    write_whole(target, render(history, drawn, written))
+    return target
 
 
-def render(history: History, drawn: dict[str, bytes]) -> str:
+def render(history: History, drawn: dict[str, bytes], written: Sequence[object] = ()) -> str:
     """Return the page as HTML; everything from outside is escaped, and the pictures are inside."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
         title=f"{_plain(history.config.method)} on {_plain(history.config.corpus)}",
         headline=headline(history),
         stopped=stopped(history),
         facts=facts(history),
         pictures=_pictures(history, drawn),
-        doctor=describe(list(history.W)),
+        doctor=_doctor(list(history.W)),
         ledger=_ledger(history),
         blocks=_blocks(history),
         faults=faults(history),
@@ -60,7 +57,16 @@ def render(history: History, drawn: dict[str, bytes]) -> str:
         source=_source(history),
         heterogeneity=_heterogeneity(history),
         summary=history.summary,
+        curves=curves_of(history),
+        written=written,
     )
+
+
+def _doctor(matrices: list[Array]) -> str:
+    """Return what the doctor says of the run's matrices, and what is proved of them."""
+    diagnosis = diagnose(matrices)
+    proved = [certify(matrices).line] if diagnosis.verdict == "sound" else []
+    return "\n".join([describe(diagnosis), *proved])
 
 
 def headline(history: History) -> str:

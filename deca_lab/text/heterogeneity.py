@@ -116,7 +116,7 @@ def jensen_shannon(counts: np.ndarray) -> float:
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
-    nats: np.ndarray = -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
+    nats: np.ndarray = torch.special.entr(torch.from_numpy(p)).sum(-1).numpy()
     return nats
 
 

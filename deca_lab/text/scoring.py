@@ -11,6 +11,8 @@ from deca_lab.models.causal_lm import Logits
 from deca_lab.text.prompts import Examples
 
 CHUNK = 8  # examples that a forward pass takes at once from each client
+Scores = Callable[[Params], dict[str, Tensor]]  # stacked (N, ...) -> name -> (N,) float64
+LOSS = "loss"  # among the scores: the loss on the same examples, nats, where one pass gives both
 
 
 @torch.no_grad()
@@ -46,13 +48,17 @@ def classify(
     return _mapped(read, params, examples.tokens, examples.answer_at)
 
 
-def classify_by_head(logits: Callable[..., Tensor], params: Params, examples: Examples) -> Tensor:
-    """Return every client's label (N, n) of each example of `headed.labelled`: the largest logit's."""
+def by_head(
+    logits: Callable[..., Tensor], params: Params, examples: Examples
+) -> tuple[Tensor, Tensor]:
+    """Return every client's label (N, n) of each example of `headed.labelled`, and its mean cross-entropy (N,) in nats.
 
-    def read(mine: Params, tokens: Tensor, mask: Tensor) -> Tensor:
-        return logits(mine, tokens, mask).argmax(-1)
-
-    return _mapped(read, params, examples.tokens, examples.counted)
+    The label is the largest logit's. One pass gives both.
+    """
+    out = _mapped(logits, params, examples.tokens, examples.counted)  # (N, n, labels)
+    truth = examples.labels.expand(len(out), -1)
+    costs = nn.functional.cross_entropy(out.transpose(1, 2), truth, reduction="none")
+    return out.argmax(-1), costs.double().mean(1)
 
 
 def accuracy(predictions: Tensor, truth: Tensor) -> Tensor:

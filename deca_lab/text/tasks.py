@@ -29,13 +29,20 @@ from deca_lab.text.prompts import (
     verbaliser,
     widen,
 )
-from deca_lab.text.scoring import accuracy, classify, classify_by_head, exact_match, macro_f1
+from deca_lab.text.scoring import (
+    LOSS,
+    Scores,
+    accuracy,
+    by_head,
+    classify,
+    exact_match,
+    macro_f1,
+)
 from deca_lab.text.shards import Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Scores = Callable[[Params], dict[str, Tensor]]  # stacked (N, ...) -> name -> (N,) float64
 OWN, TRAIN = 8, 4  # examples of a client's validation and training data in the probes, at most
 
 
@@ -102,6 +109,7 @@ class Task(NamedTuple):
     validation_score: Scores
     notes: tuple[str, ...] = ()  # what was left out or dropped, in plain words
     majority: float | None = None  # accuracy of always naming the test set's commonest label
+    readings: int = 1  # how often a measurement reads the test set: for the loss, and for scores
 
 
 def lm(request: TaskRequest) -> Task:
@@ -152,7 +160,8 @@ def classify_task(request: TaskRequest) -> Task:
         return _hits(classify(logits, params, examples, tuple(words.values())), examples)
 
     task = _task(request, sets, score, masked_loss(request.model), _pair)
-    return task._replace(majority=_majority(sets.test))
+    readings = 1 + len({tuple(word[:-1]) for word in words.values()})
+    return task._replace(majority=_majority(sets.test), readings=readings)
 
 
 def headed_task(request: TaskRequest) -> Task:
@@ -171,7 +180,8 @@ def headed_task(request: TaskRequest) -> Task:
     logits = class_logits(request.model)
 
     def score(params: Params, examples: Examples) -> dict[str, Tensor]:
-        return _hits(classify_by_head(logits, params, examples), examples)
+        labels, loss = by_head(logits, params, examples)
+        return {**_hits(labels, examples), LOSS: loss}
 
     task = _task(request, sets, score, headed.head_loss(request.model), headed.triple)
     return task._replace(majority=_majority(sets.test))
@@ -203,7 +213,7 @@ def generate_task(request: TaskRequest) -> Task:
     def score(params: Params, examples: Examples) -> dict[str, Tensor]:
         return {"exact_match": exact_match(logits, params, examples)}
 
-    return _task(request, sets, score, masked_loss(request.model), _pair)
+    return _task(request, sets, score, masked_loss(request.model), _pair)._replace(readings=2)
 
 
 class TaskKind(NamedTuple):

@@ -1,10 +1,11 @@
 """A whole inner step reads nothing from the device, and makes no tensor elsewhere: on "meta", which holds no numbers."""
 
 import pytest
+import small_models as small
 import torch
 from cases import cases
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import masking_utils
+from torch.utils._pytree import tree_map
 
 from deca_lab.algorithm import loop, stacking
 from deca_lab.algorithm.blocks import by_layers, whole
@@ -13,8 +14,9 @@ from deca_lab.algorithm.problems import Problem
 from deca_lab.lab.prepare import channel_of, faults_of, recipe_of
 from deca_lab.methods import METHODS, resolve
 from deca_lab.mixing.topology import topology
-from deca_lab.models import causal_lm
+from deca_lab.models import causal_lm, classifier
 from deca_lab.runconfig import RunConfig
+from deca_lab.text.headed import head_loss
 
 N, B, T = 4, 2, 8
 READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "item", "equal")
@@ -45,18 +47,19 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def laid(device, loss_of=causal_lm.client_loss, **knobs):
-    """A run of two inner steps a block on GPT-2, planned as `prepare` does."""
+def laid(device, loss_of=causal_lm.client_loss, model=None, batch=None, **knobs):
+    """A run of two inner steps a block, planned as `prepare` does: on GPT-2, and on random tokens, unless given."""
     config = resolve(RunConfig(clients=N, rounds=1, inner_steps=2, model="tiny", **knobs))
     dtype = {"bfloat16": torch.bfloat16}.get(config.dtype, torch.float32)
-    model = causal_lm.load("tiny", dtype=dtype).to(device)
+    model = (model or causal_lm.load("tiny", dtype=dtype)).to(device)
     parts = causal_lm.anatomy(model)
     cut = whole(list(parts)) if config.blocks == "whole" else by_layers(parts, 2)
     topo = topology(config.topology, config.clients)
-    tokens = torch.randint(3, causal_lm.BYTES, (config.clients, B, T + 1)).to(device)
+    tokens = torch.randint(3, causal_lm.BYTES, (config.clients, B, T + 1))
+    given = tree_map(lambda part: part.to(device), tokens if batch is None else batch)
     start = stacking.replicate(causal_lm.trainable(model), config.clients)
     carrier, wraps = channel_of(config, faults_of(config, topo, len(cut)), topo)
-    problem = Problem(start, loss_of(model), lambda step: tokens)
+    problem = Problem(start, loss_of(model), lambda step: given)
     return loop.plan(problem, cut, topo, recipe_of(config)(len(cut)), *wraps, carrier=carrier)
 
 
@@ -70,26 +73,51 @@ def reads(plan):
     return mode.seen
 
 
-@pytest.fixture
-def unasked(monkeypatch):
-    """Take the one read of transformers' own out: whether a row holds several texts, which ours never do."""
-    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda positions: None)
-
-
 OURS = [name for name in METHODS if METHODS[name].fixed.get("adapter") is None]
 
 
 @cases("knobs", [*({"method": name} for name in OURS), *TALKING])
-def test_a_step_stays_on_its_device_and_reads_nothing(knobs, unasked):
+def test_a_step_stays_on_its_device_and_reads_nothing(knobs):
     states = steps(laid("meta", **knobs))
     assert all(losses.device.type == "meta" for _, losses in states)
     assert all(x.device.type == "meta" for state, _ in states for x in state.blocks)
     assert reads(laid("cpu", **knobs)) == []
 
 
-def test_transformers_reads_one_number_a_step():
-    plan = laid("cpu")
-    assert reads(plan) == ["_local_scalar_dense"] * plan.steps
+@cases("attention", ["eager", "sdpa"])
+@cases("name", ["base", "llama-tiny"])
+def test_a_step_of_a_llama_reads_nothing(name, attention):
+    model = causal_lm.load(name)
+    model.set_attn_implementation(attention)
+    plan = laid("cpu", model=model)
+    assert reads(plan) == []
+    assert all(losses.device.type == "meta" for _, losses in steps(laid("meta", model=model)))
+
+
+@cases("family", ["bert", "llama"])
+def test_a_step_of_a_classifier_with_a_head_reads_nothing(family, tmp_path):
+    size = {"vocabulary": len(small.WORDS), "context": T, "pad": 0}
+    model = classifier.load(small.folder_of(family, tmp_path), ("no", "yes"), **size)
+    tokens = torch.randint(4, len(small.WORDS), (N, B, T))
+    batch = (tokens, torch.arange(T).expand_as(tokens) < 5, torch.ones(N, B, dtype=torch.int64))
+    assert reads(laid("cpu", head_loss, model, batch)) == []
+    assert all(
+        x.device.type == "meta" for x in steps(laid("meta", head_loss, model, batch))[-1][0].blocks
+    )
+
+
+def test_transformers_would_read_and_is_left_as_it_was():
+    """A version that asks nothing needs no help; after a step everything is in its place."""
+    model, tokens = causal_lm.load("llama-tiny"), torch.randint(3, causal_lm.BYTES, (B, T + 1))
+    with torch.no_grad(), Reads() as plainly:
+        before = model(tokens).logits
+    with torch.no_grad(), Reads() as ours:
+        logits = causal_lm.logits_of(model)({}, tokens)
+    with torch.no_grad(), Reads() as after:
+        model(tokens)
+    assert ours.seen == []
+    assert after.seen == plainly.seen
+    torch.testing.assert_close(logits, before)
 
 
 def read_a_number(loss):
@@ -105,7 +133,7 @@ def ask_whether(loss):
 
 
 @cases("fault", [make_it_elsewhere, ask_whether, read_a_number])
-def test_a_fault_in_the_loss_is_seen(fault, unasked):
+def test_a_fault_in_the_loss_is_seen(fault):
     def loss_of(model):
         inner = causal_lm.client_loss(model)
         return lambda params, batch: fault(inner(params, batch)).sum()
@@ -133,13 +161,13 @@ def broken(plan, fault):
 
 
 @cases("fault", [make_it_elsewhere, ask_whether, read_a_number])
-def test_a_fault_in_the_optimiser_or_the_mixing_is_seen(fault, unasked):
+def test_a_fault_in_the_optimiser_or_the_mixing_is_seen(fault):
     for plan in broken(laid("meta"), fault):
         with pytest.raises(RuntimeError):
             steps(plan)
 
 
-def test_a_read_is_counted_where_there_are_numbers(unasked):
+def test_a_read_is_counted_where_there_are_numbers():
     plan = laid("cpu")
     for faulty in broken(plan, read_a_number):
         assert reads(faulty) == ["_local_scalar_dense"] * plan.steps

@@ -99,11 +99,11 @@ def test_memory_is_what_the_ledger_says(small):
 
 def test_what_cannot_be_measured_here_says_why(monkeypatch):
     monkeypatch.setattr(be, "possible", lambda: "no rights")
-    for name in ("beside_badam", "beside_decent_dp"):
+    for name in ("beside_peft", "beside_badam", "beside_decent_dp"):
         monkeypatch.setattr(be, name, lambda: iter(()))
     network, others = be.bench(["network", "others"], "cpu")
     assert network.line == "network   left out: no rights"
-    assert "pip install decent-dp badam" in others.line
+    assert "pip install peft decent-dp badam" in others.line
 
 
 def test_the_command_says_the_machine_and_refuses_what_it_does_not_know(capsys, monkeypatch):

@@ -11,7 +11,15 @@ from deca_lab.errors import BadInput
 
 def test_what_is_not_installed_is_left_out(monkeypatch):
     monkeypatch.setattr(ot, "find_spec", lambda name: None)
-    assert not [*ot.beside_badam(), *ot.beside_decent_dp()]
+    assert not [*ot.beside_peft(), *ot.beside_badam(), *ot.beside_decent_dp()]
+
+
+@pytest.mark.slow
+def test_clients_with_adapters_are_timed_beside_as_many_peft_models(monkeypatch):
+    monkeypatch.setattr(ot, "CROWD", ((2, 1), (3, 2)))
+    monkeypatch.setattr(ot, "STEPS", 3)
+    cases = [(row.case, row.ours > 0, row.theirs > 0) for row in ot.beside_peft()]
+    assert cases == [(f"Dec-LoRA, {n} clients, batch {b}", True, True) for n, b in ot.CROWD]
 
 
 @pytest.mark.slow

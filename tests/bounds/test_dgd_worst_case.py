@@ -6,6 +6,7 @@ import torch
 from cases import cases
 from reference import ROUNDING
 
+from deca_lab import errors
 from deca_lab.bounds import dgd_worst_case as dw
 from deca_lab.errors import BadInput
 from deca_lab.mixing.topology import topology
@@ -80,8 +81,9 @@ def test_random_w_is_what_the_claim_asks_for(seed):
 
 
 def test_without_pepit_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(dw, "installed", lambda: False)
-    with pytest.raises(BadInput, match=r'pip install "deca-lab\[pep\]"'):
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
+    monkeypatch.setattr(dw, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"needs PEPit: pip install 'deca-lab\[pep\]'"):
         dw.dgd_worst_case()
     assert list(dw.examples()) == ["runs against the theorem"]
     assert dw.examples()["runs against the theorem"].holds()

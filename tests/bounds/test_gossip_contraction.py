@@ -206,3 +206,13 @@ def test_a_nan_in_x_is_never_said_to_hold():
     X = np.ones((4, 2))
     X[1, 1] = np.nan
     assert gossip_contraction(topology("ring", 4).at(0), X, 2).verdict == "not finite"
+
+
+def test_sums_of_w_that_are_off_one_within_the_tolerance_are_counted_as_rounding():
+    """Found by an hour of attack: W near J, whose float64 rows do not sum to one, moves clients that agree."""
+    W = np.full((3, 3), 1 / 3) * (1 + 5e-10)
+    X = 1e3 + np.array([[0.0], [1e-3], [-1e-3]])
+    found = gossip_contraction(W, X, 8)
+    assert found.holds()
+    assert found.lhs[-1] > 1e3 * found.rhs[-1]  # what is left is the drift of the mean alone
+    assert not found._replace(rounding=2**-52 * 3 * np.linalg.norm(X) * found.at).holds()

@@ -160,6 +160,7 @@ WHEN = {  # knob -> (two values, knobs with which it is read, knobs with which i
     "edge_probability": ((0.3, 0.99), {"topology": "erdos-renyi"}, {}),
     "degree": ((2, 3), {"topology": "random-regular"}, {"topology": "erdos-renyi"}),
     "weights": (("metropolis", "lazy"), {}, {"topology": "one-peer-exponential"}),
+    "eval_share": ((1.0, 0.01), {}, {"eval_every": 1}),
     "rank": ((2, 4), LORA, {}),
     "lora_alpha": ((1.0, 9.0), LORA, {"adapter": "bottleneck"}),
     "targets": (("mlp", "query-value"), LORA, {"adapter": "bottleneck"}),

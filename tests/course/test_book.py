@@ -13,9 +13,8 @@ from command import deca_lab
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import deca_lab as library
-from deca_lab import RunConfig, course, run
+from deca_lab import RunConfig, course, errors, run
 from deca_lab.course import widgets
-from deca_lab.course.book import site as building
 from deca_lab.course.book import sources
 from deca_lab.course.exercises import EXERCISES
 from deca_lab.course.widgets import stills
@@ -282,7 +281,7 @@ def test_a_folder_of_somebody_else_is_refused_and_stays(tmp_path):
 
 
 def test_without_sphinx_one_line_says_what_to_install(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(building, "find_spec", lambda name: None if name == "furo" else object())
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == "furo" else object())
     ended = deca_lab(capsys, "book", "--out", tmp_path / "out")
     assert ended.code == 2
     assert ended.err == ("error: the book needs furo: pip install 'deca-lab[book]', then again\n")

@@ -8,7 +8,7 @@ from command import deca_lab
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import deca_lab as deca_lab_package
-from deca_lab import course
+from deca_lab import course, errors
 from deca_lab.errors import BadInput
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(1800)]
@@ -87,6 +87,23 @@ def test_a_copy_holds_no_outputs(tmp_path):
         cells = json.loads(path.read_text())["cells"]
         assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
         nbformat.validate(nbformat.read(path, 4))
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [(("lab", "--folder"), "JupyterLab"), (("notebooks", "02", "--out"), "running notebooks")],
+    ids=["lab", "notebooks"],
+)
+def test_without_the_course_s_packages_one_line_says_what_to_install(
+    words, what, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == "papermill" else object())
+    ended = deca_lab(capsys, *words, tmp_path / "out")
+    assert ended.code == 2
+    assert (
+        ended.err == f"error: {what} needs papermill: pip install 'deca-lab[course]', then again\n"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_server_is_local_and_keeps_its_token():

@@ -47,6 +47,13 @@ def test_what_is_needed_is_what_the_project_says():
     assert all(name in needed for name in ("torch", "transformers", "jupyterlab", "papermill"))
 
 
+def test_away_from_a_checkout_what_was_installed_says_it(monkeypatch, tmp_path):
+    lines = ["torch>=2.6", "jupyterlab>=4.3; extra == 'course'", 'gguf>=1; extra == "gguf"']
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "a/b/machine.py"))
+    monkeypatch.setattr(machine.metadata, "requires", lambda name: lines)
+    assert machine.requirements() == ["torch>=2.6", "jupyterlab>=4.3"]
+
+
 def test_a_training_that_does_not_learn_is_told():
     assert machine.learnt(5.0, 4.0).ok
     assert not machine.learnt(5.0, 5.0).ok

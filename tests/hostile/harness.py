@@ -8,11 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from command import SMALL, deca_lab, options
+from hypothesis import HealthCheck, given, settings
+from small_models import config_of, tokenizer_of
 
+from deca_lab.errors import BadInput
 from deca_lab.lab import history, runs
 from deca_lab.runconfig import RunConfig
 
@@ -40,6 +46,8 @@ def judged(code, err, words=""):
     assert "Traceback" not in err, err[-3000:]
     if code == 0:
         return "right"
+    if code == REFUSED and err.startswith("Usage: "):  # Typer's own words, for what is no number
+        return "refused"
     last = err.strip().splitlines()[-1]
     assert code in (REFUSED, FAILED), (code, err[-2000:])
     assert last.startswith("error: " if code == REFUSED else "stopped: "), err[-2000:]
@@ -84,6 +92,63 @@ def copied(folder, target):
 
 def run_words(folder, **knobs):
     return ["run", *options(out=folder, **{**TINY, **knobs})]
+
+
+def tried(action, *given):
+    """Return what an action gives, and the one line with which it refuses, or "" where it does not."""
+    try:
+        return action(*given), ""
+    except BadInput as error:
+        line = str(error)
+    assert line, "a refusal without a word"
+    assert "\n" not in line
+    return None, line
+
+
+def causal_lm_in(folder):
+    """Write a small Llama with its head, and a tokenizer; return the folder."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        AutoModelForCausalLM.from_config(config_of("llama")).save_pretrained(folder)
+    tokenizer_of("llama").save_pretrained(folder)
+    return folder
+
+
+TALLY = Counter()  # (what was tried, how it ended): how often
+
+
+def counted(what, end):
+    """Note one input and its outcome for the table that `pytest --hostile-seconds` prints."""
+    TALLY[what, end] += 1
+
+
+def table():
+    """Return the outcomes of all inputs so far as a table in Markdown."""
+    rows = {}
+    for (what, end), many in sorted(TALLY.items()):
+        rows.setdefault(what, []).append((end, many))
+    lines = ["| tried | inputs | outcomes |", "|---|---|---|"]
+    for what, ends in rows.items():
+        words = ", ".join(f"{many:,} {end}" for end, many in ends)
+        lines.append(f"| {what} | {sum(many for _, many in ends):,} | {words} |")
+    return lines
+
+
+def searched(one, strategy, seconds, few):
+    """Try inputs drawn from a strategy: a few, the same ones always, or new ones for so many seconds."""
+    search = settings(
+        max_examples=20 if seconds else few,
+        derandomize=not seconds,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )(given(strategy)(one))
+    search()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        search()
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,30 @@
-"""Any sequence of commands on a run folder, and any bytes in what the readers read; longer with --hostile-seconds N."""
+"""Any sequence of commands on a run folder, and any knobs together; longer with --hostile-seconds N."""
 
-import json
-import time
-import warnings
+import shutil
+from dataclasses import fields
 
-import pandas as pd
 import pytest
-from harness import CONFIG, Killed, bits, completed, copied, run_words
-from hypothesis import HealthCheck, given, settings
+from command import options
+from harness import (
+    CONFIG,
+    TINY,
+    Killed,
+    bits,
+    completed,
+    copied,
+    counted,
+    outcome,
+    run_words,
+    searched,
+    tried,
+)
 from hypothesis import strategies as st
 
 from deca_lab import files, pictures
-from deca_lab.errors import BadInput
-from deca_lab.lab import checkpoint, export, history, runs
-from deca_lab.mixing.topology import read_matrices
+from deca_lab.cli.choices import choices
+from deca_lab.lab import export, history, runs
 from deca_lab.pictures import report
-from deca_lab.recipes.recipe import knobs_of
-from deca_lab.runconfig import from_json, from_mapping
-from deca_lab.text import corpora
+from deca_lab.runconfig import RunConfig
 
 pytestmark = pytest.mark.slow
 
@@ -82,24 +89,15 @@ def exported(folder, n):
 COMMANDS = [run, killed, resume, damage, damage_checkpoint, forget, half, reported, exported]
 
 
-def tried(action, *given):
-    """Return what an action gives, and the one line with which it refuses, or "" where it does not."""
-    try:
-        return action(*given), ""
-    except BadInput as error:
-        line = str(error)
-    assert line, "a refusal without a word"
-    assert "\n" not in line
-    return None, line
-
-
 def lived(folder, steps, whole):
     """Do these steps; each is right, or refused in one line, and whatever is read as finished has the run's own numbers."""
     for command, n in steps:
         try:
-            tried(command, folder, n)
+            _, refusal = tried(command, folder, n)
+            counted(f"a step: {command.__name__}", "refused in one line" if refusal else "done")
         except Killed:
             assert command is killed
+            counted("a step: killed", "killed")
         read, _ = tried(history.load, folder)
         for name in ("metrics", "clients", "train", "edges") if read else ():
             assert getattr(read, name).equals(getattr(whole, name)), (command.__name__, n)
@@ -112,121 +110,73 @@ def ended(folder, whole):
         assert "checkpoint" in refusal or "timings.csv" in refusal, refusal
     else:
         assert bits(folder) == bits(whole)
+    end = "the file it needs is named" if refusal else "ended with the same bits"
+    counted("a sequence of steps, then a resume", end)
 
 
 def test_any_sequence_of_commands_keeps_a_run_whole_or_says_so(
     whole, swift, tmp_path, monkeypatch, request
 ):
     monkeypatch.setattr(pictures, "png", lambda figure: b"drawn")
-    read, wanted, begun = history.load(whole), request.config.getoption("--hostile-seconds"), []
-    steps = st.lists(st.tuples(st.sampled_from(COMMANDS), st.integers(0, 40)), max_size=7)
-    end = time.monotonic() + wanted
+    read, begun = history.load(whole), []
 
-    @given(steps=steps)
-    @settings(
-        max_examples=12 if not wanted else 10**6,
-        deadline=None,
-        derandomize=not wanted,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
     def lives(steps):
-        if wanted and time.monotonic() > end:
-            return
         begun.append(1)
         folder = tmp_path / str(len(begun))
         lived(folder, steps, read)
         ended(folder, whole)
+        shutil.rmtree(folder, ignore_errors=True)
 
-    lives()
-
-
-def knobs_in(path):
-    return from_mapping(knobs_of(str(path)))
+    steps = st.lists(st.tuples(st.sampled_from(COMMANDS), st.integers(0, 40)), max_size=7)
+    searched(lives, steps, request.config.getoption("--hostile-seconds"), 12)
 
 
-READERS = {  # what reads bytes, under which name, and an example from which bytes are changed
-    "config": (lambda path: from_json(files.read_text(path, "config"), str(path)), "c.json"),
-    "recipe": (knobs_in, "r.yaml"),
-    "recipe in JSON": (knobs_in, "r.json"),
-    "matrix": (read_matrices, "w.csv"),
-    "matrices of numpy": (read_matrices, "w.npy"),
-    "corpus of rows": (corpora.load, "t.csv"),
-    "corpus of JSON": (corpora.load, "t.jsonl"),
-    "checkpoint": (checkpoint.load, "k.safetensors"),
+WILD = {  # by the type of a knob's default
+    int: [-1, 0, 1, 2, 3, 64, 10**30, 0.5, "nan", "", "²"],
+    float: [-1, 0, 0.3, 1, 1e-300, 1e308, "nan", "-inf", "x", "1_0"],
+    str: [
+        "",
+        " ",
+        "x",
+        "ring",
+        "none",
+        "0",
+        "3@0.5",
+        "x" * 3000,
+        "a\nb",
+        "ß",
+        "..",
+        "/dev/null",
+        "*",
+    ],
+}
+KNOBS = {
+    f.name: [*choices(f.name), *WILD.get(type(f.default), [True])]
+    for f in fields(RunConfig)
+    if f.name not in ("hub_split", "hub_revision")
 }
 
 
-def examples():
-    import io
-
-    import numpy as np
-
-    npy = io.BytesIO()
-    np.save(npy, np.full((2, 2), 0.5))
-    rows = pd.DataFrame({"text": ["one", "two, three"], "label": ["a", "b"]})
-    return {
-        "config": CONFIG.to_json().encode(),
-        "recipe": b"method: deca\nclients: 4\nlr: 0.1\n",
-        "recipe in JSON": json.dumps({"method": "deca", "clients": 4}).encode(),
-        "matrix": b"0.5,0.5\n0.5,0.5\n",
-        "matrices of numpy": npy.getvalue(),
-        "corpus of rows": rows.to_csv(index=False).encode(),
-        "corpus of JSON": rows.to_json(orient="records", lines=True).encode(),
-    }
-
-
-EDITS = st.lists(
-    st.tuples(
-        st.integers(0, 10**4),
-        st.sampled_from(["cut", "flip", "put", "twice"]),
-        st.binary(max_size=6),
-    ),
-    min_size=1,
-    max_size=4,
-)
-
-
-def edited(data, edits):
-    for at, how, more in edits:
-        at %= len(data) + 1
-        change = {
-            "cut": data[:at],
-            "flip": data[:at] + bytes(b ^ 1 for b in data[at : at + 1]) + data[at + 1 :],
-            "put": data[:at] + more + data[at:],
-            "twice": data[:at] + data,
-        }
-        data = change[how]
-    return data
-
-
-@pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # of the readers of others
-@pytest.mark.parametrize("name", READERS)
-def test_a_reader_of_changed_bytes_reads_or_refuses_in_a_line(name, whole, tmp_path, request):
-    read, file = READERS[name]
-    start = examples().get(name) or (whole / "checkpoint.safetensors").read_bytes()
-    wanted = request.config.getoption("--hostile-seconds") / len(READERS)
-    end = time.monotonic() + wanted
-
-    @given(edits=EDITS)
-    @settings(
-        max_examples=25 if not wanted else 10**6,
-        deadline=None,
-        derandomize=not wanted,
-        database=None,
-        suppress_health_check=list(HealthCheck),
+def some_knobs():
+    """Two to five knobs, each with a value that it knows or one that nobody would give."""
+    one = st.sampled_from(sorted(KNOBS)).flatmap(
+        lambda name: st.tuples(st.just(name), st.sampled_from(KNOBS[name]))
     )
-    def changed(edits):
-        if wanted and time.monotonic() > end:
-            return
-        (tmp_path / file).write_bytes(edited(start, edits))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pd.errors.ParserWarning)
-            tried(read, tmp_path / file)
+    return st.lists(one, min_size=2, max_size=5, unique_by=lambda pair: pair[0])
 
-    changed()
+
+def forecast(capsys, knobs):
+    """Prepare a run with these knobs as `run --dry-run` does, and judge it."""
+    flags = [f"--{n.replace('_', '-')}" for n, v in knobs.items() if v is True]
+    given = options(**{n: v for n, v in knobs.items() if not isinstance(v, bool)})
+    return outcome(capsys, "run", "--dry-run", *flags, *given)
+
+
+def test_any_knobs_together_are_laid_out_or_refused_in_a_line(capsys, request):
+    def one(pairs):
+        counted("knobs of run --dry-run", forecast(capsys, {**TINY, **dict(pairs)}))
+
+    searched(one, some_knobs(), request.config.getoption("--hostile-seconds"), 25)
 
 
 def test_the_harness_itself_knows_a_fourth_outcome(whole, tmp_path):

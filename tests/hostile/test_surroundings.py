@@ -7,8 +7,7 @@ import sys
 import pytest
 from cases import cases
 from command import options
-from harness import CALM, TINY, bits, copied, outcome, process, run_words
-from small_models import folder_of
+from harness import CALM, TINY, bits, causal_lm_in, copied, outcome, process, run_words
 
 from deca_lab.lab import runs
 
@@ -131,7 +130,7 @@ def test_weights_that_are_pickled_or_of_another_model_are_refused(tmp_path, caps
     import torch
     from safetensors.torch import load_file, save_file
 
-    folder = folder_of("llama", tmp_path)
+    folder = causal_lm_in(tmp_path / "llama")
     weights = folder / "model.safetensors"
     good = load_file(weights)
     name = next(n for n in good if n.endswith("q_proj.weight"))
@@ -140,7 +139,8 @@ def test_weights_that_are_pickled_or_of_another_model_are_refused(tmp_path, caps
         "of another model": {"x." + n: t for n, t in good.items()},
         "with one missing": {n: t for n, t in good.items() if n != name},
     }
-    words = run_words(tmp_path / "run", model=folder, context=8)
+    words = run_words(tmp_path / "run", model=folder, tokenizer=folder, context=8)
+    assert outcome(capsys, "run", "--dry-run", *words[3:]) == "right"
     for what, tensors in bad.items():
         save_file(tensors, weights, metadata={"format": "pt"})
         assert outcome(capsys, *words, says="model") == "refused", what

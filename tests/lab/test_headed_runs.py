@@ -224,6 +224,14 @@ def test_at_chance_is_said(folders):
     assert majority == pytest.approx(1 / 3, abs=0.1)
     said = [note for note in done.summary["notes"] if note.startswith("at chance: ")]
     assert bool(said) == (done.summary["scores"]["test_accuracy"] <= majority)
+    assert "test_perplexity" not in done.metrics
+    figure = done.plot("losses")
+    labels = " ".join(axes.get_ylabel() for axes in figure.axes)
+    assert "accuracy" in labels
+    assert "token" not in labels
+    drawn = [line.get_ydata() for line in figure.axes[0].lines]
+    assert any(np.array_equal(y, done.metrics["test_accuracy"]) for y in drawn)
+    assert any(np.allclose(y, majority) for y in drawn)
     assert history._at_chance(0.25, 0.25)
     assert not history._at_chance(0.26, 0.25)
     assert not history._at_chance(None, None)
@@ -292,6 +300,20 @@ def test_a_run_resumes_to_the_same_bits(folders, corpus, tmp_path):
     assert np.isfinite(again.metrics["test_accuracy"]).all()
 
 
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_embeddings_are_frozen_by_that_word_beside_adapters_too(family, folders, corpus):
+    sizes = {**SIZES, "model": folders[family], "corpus": corpus, "head": "trained"}
+    usual, named = (
+        prepare(RunConfig(**sizes, method="dec-lora", freeze=words)) for words in ("", "embeddings")
+    )
+    assert usual.plan.blocks == named.plan.blocks
+    lab = prepare(RunConfig(**sizes, freeze="embeddings"))
+    trained = {name for block in lab.plan.blocks for name in block.names}
+    read_first = lab.model.get_input_embeddings().weight
+    assert all(p is not read_first for n, p in lab.model.named_parameters() if n in trained)
+    assert any(p is read_first for n, p in lab.model.named_parameters() if n not in trained)
+
+
 @cases(
     ("family", "more", "words"),
     [
@@ -304,6 +326,8 @@ def test_a_run_resumes_to_the_same_bits(folders, corpus, tmp_path):
         ("bert", {"head": "words"}, "auto or trained with the encoder"),
         ("gpt2", {"head": "trained", "task": "lm"}, "auto or words with --task lm"),
         ("bert", {"verbaliser": "good=w1, bad=w2, odd=w3"}, "no head that trains"),
+        ("bert", {"ends": "frozen"}, "such that the head for labels trains"),
+        ("bert", {"freeze": "."}, "such that a trainable name remains"),
         ("bert", {"context": 33}, "at most 32 tokens"),
         ("bert", {"context": 2}, "at least 3 tokens: one of text and 2 special ones"),
     ],

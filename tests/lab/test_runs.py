@@ -47,6 +47,30 @@ def test_another_seed_is_another_run(unbroken, tmp_path):
     assert "checkpoint.safetensors" in same_bits(unbroken[1], tmp_path / "other")
 
 
+def examples_read(lab, measurements):
+    """How many examples measuring and training read, forth and back counted as three; by hand from the data's shapes."""
+    clients, test = lab.topology.n, len(lab.probe.test[0])
+    own, train = (t[0].shape[0] * t[0].shape[1] for t in (lab.probe.own, lab.probe.train))
+    batch = lab.plan.problem.batches(0)[0].shape[:2].numel()
+    return measurements * ((clients + 1) * test + 2 * own + 3 * train), 3 * batch * lab.plan.steps
+
+
+@pytest.mark.parametrize("share", [0.7, 0.5])
+def test_measuring_keeps_to_its_share_and_says_so(share, tmp_path):
+    config = replace(CONFIG, rounds=3, eval_share=share)
+    done = runs.run(config, tmp_path / "run")
+    steps = done.metrics["step"].to_list()
+    lab = prepare(config)
+    every, visit = steps[1], config.inner_steps
+    assert steps == sorted({*range(0, lab.plan.steps, every), lab.plan.steps})
+    assert every % visit == 0
+    assert (every > visit) == any("--eval-share" in note for note in done.summary["notes"])
+    for interval, kept in ((every, True), (every - visit, False)):
+        if interval:
+            measuring, training = examples_read(lab, lab.plan.steps / interval)
+            assert (measuring / (measuring + training) <= share) == kept
+
+
 def test_the_mean_model_gets_better_on_text_that_nobody_trains_on(unbroken):
     losses = unbroken[0].metrics["test_loss"]
     assert losses.iloc[-1] < losses.iloc[0] - 0.05

@@ -8,7 +8,7 @@ from cases import cases
 from reference import SINGLE
 
 from deca_lab.mixing import gossip
-from deca_lab.mixing.topology import topology
+from deca_lab.mixing.topology import Topology, topology
 
 SHIFT = {
     n: (np.eye(n) + np.roll(np.eye(n), 1, axis=1)) / 2 for n in (5, 128, 1024)
@@ -49,6 +49,9 @@ def test_mixing_is_the_product_from_the_left(name):
     x = x_of(len(W))
     want = torch.from_numpy(W @ x.numpy())
     torch.testing.assert_close(gossip.mixer(W, x)(x), want, rtol=1e-12, atol=1e-12)
+    wide = x_of(len(W), gossip.SMALL)  # by edges, where there are few
+    want = torch.from_numpy(W @ wide.numpy())
+    torch.testing.assert_close(gossip.mixer(W, wide)(wide), want, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -85,7 +88,8 @@ def test_a_client_hears_its_row_not_its_column(name):
     x = torch.zeros(len(W), 1, dtype=torch.float64)
     x[3] = 1.0  # only 2 and 3 hear client 3
     assert gossip.mixer(W, x)(x).nonzero()[:, 0].tolist() == [2, 3]
-    assert np.argwhere(gossip.messages(W)[:, 3])[:, 0].tolist() == [2]
+    links = Topology("directed", (W,)).links
+    assert links[links[:, 1] == 3].tolist() == [[2, 3]]
 
 
 @cases(
@@ -135,24 +139,21 @@ def test_1024_clients_on_a_ring_come_together_at_the_rate_of_the_ring():
     torch.testing.assert_close(x, rho**50 * mode, rtol=1e-10, atol=1e-12)
 
 
-def test_messages_and_bytes_by_hand():
+def test_links_and_messages_by_hand():
     W = np.array([[0.5, 0.5, 0.0], [0.25, 0.5, 0.25], [0.0, 1.0, 0.0]])
-    assert gossip.messages(W).tolist() == [
-        [0, 1, 0],
-        [1, 0, 1],
-        [0, 1, 0],
-    ]  # the diagonal is not sent
-    assert gossip.bytes_sent(W, torch.zeros(3, 10)).tolist() == [
-        [0, 40, 0],
-        [40, 0, 40],
-        [0, 40, 0],
-    ]
-    assert gossip.bytes_sent(W, torch.zeros(3, 10, dtype=torch.float64))[0, 1] == 80
-    assert gossip.bytes_sent(W, torch.zeros(3, 10, dtype=torch.bfloat16))[2, 1] == 20
-    assert gossip.messages(np.eye(4)).sum() == 0
-    assert (
-        gossip.messages(np.array([[1.5, -0.5], [-0.5, 1.5]])).sum() == 2
-    )  # a negative weight is a message too
+    one = Topology("one", (W,))
+    assert one.links.tolist() == [[0, 1], [1, 0], [1, 2], [2, 1]]  # the diagonal is not sent
+    assert one.messages(0, one.links).tolist() == [1, 1, 1, 1]
+    turns = Topology("two", (W, np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])))
+    assert turns.links.tolist() == [[0, 1], [0, 2], [1, 0], [1, 2], [2, 1]]
+    assert turns.messages(0, turns.links).tolist() == [1, 0, 1, 1, 1]
+    assert turns.messages(3, turns.links).tolist() == [0, 1, 1, 0, 1]
+    assert Topology("alone", (np.eye(4),)).links.shape == (0, 2)
+    minus = Topology("minus", (np.array([[1.5, -0.5], [-0.5, 1.5]]),))
+    assert len(minus.links) == 2  # a negative weight is a message too
+    server = topology("server", 3)
+    assert server.links.tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert server.messages(5, server.links).tolist() == [2, 2, 2]  # there and back
 
 
 @cases(
@@ -168,18 +169,15 @@ def test_messages_and_bytes_by_hand():
     ],
 )
 def test_number_of_messages_of_known_graphs(name, n, edges):
-    W = topology(name, n).matrices[0]
-    assert gossip.messages(W).sum() == edges
-    assert gossip.bytes_sent(W, torch.zeros(n, 25)).sum() == 100 * edges
+    found = topology(name, n)
+    assert found.messages(0, found.links).sum() == edges
 
 
-def test_messages_of_a_graph_are_its_edges_both_ways():
+def test_links_of_a_graph_are_its_edges_both_ways():
     graph = nx.gnp_random_graph(12, 0.4, seed=3)
-    W = topology(graph).matrices[0]
-    assert gossip.messages(W).tolist() == nx.to_numpy_array(graph).astype(int).tolist()
+    assert topology(graph).links.tolist() == np.argwhere(nx.to_numpy_array(graph)).tolist()
 
 
 def test_bytes_do_not_overflow():
-    W = topology("complete", 4).matrices[0]
     big = torch.empty(4, 3 * 2**30, device="meta", dtype=torch.float64)
-    assert gossip.bytes_sent(W, big).sum() == 12 * 3 * 2**33
+    assert gossip.row_bytes(big) == 3 * 2**33

@@ -65,6 +65,17 @@ def test_named_graphs_are_those_of_networkx(name, n, reference):
     assert nx.is_isomorphic(shape(name, n), reference)
 
 
+@cases("n", [1, 2, 8, 16])
+def test_who_hears_whom_is_said_by_the_numbers_of_the_clients(n):
+    hops = {2**k % n for k in range(n) if 2**k < n}
+    cube = {(i, j) for i in range(n) for j in range(n) if (i ^ j).bit_count() == 1}
+    exponential = {(i, j) for i in range(n) for j in range(n) if {(i - j) % n, (j - i) % n} & hops}
+    for name, pairs in (("hypercube", cube), ("exponential", exponential)):
+        assert (
+            set(zip(*np.nonzero(nx.to_numpy_array(shape(name, n), range(n))), strict=True)) == pairs
+        )
+
+
 def test_two_clients_on_a_ring_share_one_edge():
     for name in ("ring", "path", "star", "complete", "hypercube", "exponential", "bipartite"):
         assert topology(name, 2).at(0).tolist() == [[0.5, 0.5], [0.5, 0.5]]

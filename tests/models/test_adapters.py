@@ -8,6 +8,7 @@ import torch
 from cases import cases
 from reference import SINGLE
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deca_lab.algorithm import gradients, stacking
 from deca_lab.errors import BadInput
@@ -398,3 +399,38 @@ def test_adapters_do_not_stack_and_bottlenecks_do_not_merge():
         adapters.lora(nn.Sequential(nn.LayerNorm(3)))
     with pytest.raises(BadInput, match="parameter names = 'nosuch'"):
         adapters.merge(adapters.lora(model), {"nosuch": torch.ones(1)})
+
+
+@cases("family", ["gpt2", "llama"])
+def test_the_base_is_one_product_over_all_clients_tokens(family):
+    """Frozen weights are multiplied once with the tokens of all clients; only the factors are, client by client."""
+    n, rows, tokens, width, rank = 5, 2, 7, 64, 3
+    preset = causal_lm.Preset("small", family=family, layers=1, width=width)
+    model = adapters.lora(causal_lm.draw(preset).eval(), rank=rank)
+    start = stacking.replicate(causal_lm.trainable(model), n)
+    where = stacking.layout(start, list(start))
+    batch = torch.randint(3, causal_lm.BYTES, (n, rows, tokens + 1))
+    with Products() as seen:
+        gradients.stacked(causal_lm.client_loss(model))(
+            stacking.flatten(start, where.names), where, {}, batch
+        )
+    whole = [a for name, a, _ in seen.shapes if name in ("mm", "addmm")]
+    assert {a[0] for a in whole} == {n * rows * tokens}
+    each = [(a, b) for _, a, b in seen.shapes if len(a) == 3 and rank in (*a, *b)]
+    factors = sum(len(shape) == 2 for shape in where.shapes)
+    assert len(each) >= 2 * factors
+    assert {a[0] for a, _ in each} == {n}
+
+
+class Products(TorchDispatchMode):
+    """Keeps the shapes of what matrix products multiply."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in ("mm", "addmm", "bmm", "baddbmm"):
+            self.shapes.append((name, *(tuple(a.shape) for a in args[-2:])))
+        return func(*args, **(kwargs or {}))

@@ -8,10 +8,11 @@ import pytest
 import torch
 from cases import cases
 
+from deca_lab import errors
 from deca_lab.errors import BadInput
 from deca_lab.lab.export import export_model
 from deca_lab.lab.runs import run
-from deca_lab.models import causal_lm, pretrained
+from deca_lab.models import causal_lm
 from deca_lab.runconfig import RunConfig
 from deca_lab.text.tokens import tokenizer
 
@@ -148,11 +149,9 @@ def test_what_cannot_be_read_is_one_line(file, tmp_path, monkeypatch):
         with pytest.raises(BadInput, match=words) as refused:
             causal_lm.load(str(name))
         assert "\n" not in str(refused.value)
-    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
     for read in (causal_lm.load, tokenizer):
-        with pytest.raises(
-            BadInput, match=r"needs the package 'gguf': pip install 'deca-lab\[gguf\]'"
-        ):
+        with pytest.raises(BadInput, match=r"needs gguf: pip install 'deca-lab\[gguf\]'"):
             read(str(file))
 
 

@@ -144,9 +144,9 @@ def test_who_is_away_stands_still_and_others_do_not_hear_it(name):
     held = [optimisers.tensors(next(iter(state.moments.values()))) for state in found[away]]
     for first, last in zip(held[0], held[-1], strict=True):
         assert (last[2] == first[2]).all()
-    sent = [state.sent for state in found]
-    assert (sent[44] - sent[14])[2].sum() == (sent[44] - sent[14])[:, 2].sum() == 0
-    assert sent[14][2].sum() > 0
+    sent, of_2 = [state.sent for state in found], (laid.channel.links == 2).any(1)
+    assert (sent[44] - sent[14])[of_2].sum() == 0
+    assert (sent[14][of_2] > 0).all()
     assert laid.channel.messages(0).sum() == 12
     assert laid.channel.messages(20).sum() == 8
 
@@ -247,7 +247,7 @@ def test_late_factors_are_multiplied_as_they_were_said_together(delay):
     channel = lossy_mixing.lossy(faults, 1)(
         ch.plain(topology("ring", n), (where,), torch.zeros(0).double(), decaf)
     )
-    wire, said, X = ch.silence(n), [], flatten(start, where.names)
+    wire, said, X = ch.silence(len(channel.links)), [], flatten(start, where.names)
     for turn in range(8):
         said = [X.numpy().copy(), *said][: delay + 1]
         ages = np.minimum(faults.ages(turn), len(said) - 1)

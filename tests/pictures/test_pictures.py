@@ -59,7 +59,7 @@ def test_every_run_has_its_pictures_and_its_page(name, told, tmp_path):
     assert text.count("data:image/png;base64,") == len(pictures.PICTURES)
     assert set(re.findall(r'src="([a-z]+):', text)) == {"data"}
     assert "http" not in text
-    assert "<script" not in text
+    assert "<script src" not in text
     for score, value in told(name).summary["scores"].items():
         assert f"test {name_of(score)}" in text
         assert pictures.number(value) in text
@@ -97,7 +97,7 @@ def test_hostile_names_are_escaped(told, tmp_path):
         summary={**usual.summary, "notes": ["<b>bold</b>"], "heterogeneity_words": "<i>"},
     )
     text = report.write(bad, tmp_path).read_text()
-    assert "<script" not in text
+    assert "<script>alert" not in text
     assert "<b>bold" not in text
     assert "&lt;script&gt;" in text
 
@@ -107,7 +107,7 @@ def test_hostile_names_are_escaped(told, tmp_path):
     [
         {},
         {"allow_unsound": True, "topology": "none", "lr": 0.5},
-        {"corpus": "a b.csv", "labels": "x, y"},
+        {"corpus": "a b.csv", "labels": "x, y", "eval_share": 0.15},
         {"patterns": "h\\.0 h\\.1", "blocks": "patterns", "seed": 7},
     ],
 )

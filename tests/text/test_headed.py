@@ -121,7 +121,9 @@ def test_scores_are_those_of_each_model_alone(rows, bert):
     scores, (tokens, mask, labels) = task.score(params), task.test
     for i in range(3):
         alone = causal_lm.with_parameters(model, {n: p[i] for n, p in params.items()})
-        said = alone(tokens, attention_mask=mask.long()).logits.argmax(-1)[None]
+        theirs = alone(tokens, attention_mask=mask.long(), labels=labels)
+        assert scores["loss"][i].item() == pytest.approx(theirs.loss.item(), rel=1e-5)
+        said = theirs.logits.argmax(-1)[None]
         assert scores["accuracy"][i] == (said == labels).double().mean()
         assert torch.equal(scores["macro_f1"][i], scoring.macro_f1(said, labels)[0])
     assert task.majority == labels.bincount().max().item() / len(labels)

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from deca_lab.course.book.sources import write_sources
 from deca_lab.course.place import home
-from deca_lab.errors import BadInput, check
+from deca_lab.errors import BadInput, check, require
 from deca_lab.files import folder
 
 HERE = Path(__file__).parent
 MARK = ".deca-lab-book"  # a file in each folder that is ours to replace
-NEEDED = ("sphinx", "myst_nb", "furo", "sphinx-mathjax-offline")
+NEEDED = ("sphinx", "myst_nb", "furo", "sphinx-mathjax-offline", "ipywidgets")
 MATHJAX = "tex-svg-full.js"  # one file: letters are drawn as paths, so there is no font to fetch
 
 
@@ -36,7 +36,7 @@ def build(out: Path | str, teachers: bool = False, place: Path | None = None) ->
     of an earlier call is replaced. Raises BadInput for any other folder that holds something, and where Sphinx is not
     installed.
     """
-    require_sphinx()
+    require("the book", "book", *NEEDED)
     from deca_lab.course.widgets.stills import write_stills  # draws, so it is loaded here
 
     target = _free(Path(out))
@@ -51,15 +51,6 @@ def build(out: Path | str, teachers: bool = False, place: Path | None = None) ->
         _move(pages, target)
     files = [path for path in target.rglob("*") if path.is_file()]
     return Built(sorted(target.rglob("*.html")), sum(p.stat().st_size for p in files), warnings)
-
-
-def require_sphinx() -> None:
-    """Raise BadInput, with the command that helps, where a package of the extra `book` is missing."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise BadInput(
-            f"the book needs {', '.join(missing)}: pip install 'deca-lab[book]', then again"
-        )
 
 
 def _free(target: Path) -> Path:

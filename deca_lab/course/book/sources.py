@@ -27,6 +27,7 @@ HOW_TO = (  # in the sidebar's order
     "extend",
 )
 MEASURED = ("measured", "faults", "speed", "models", "house")
+ABOUT = ("cite", "changelog")
 
 
 def write_sources(folder: Path, place: Path, teachers: bool) -> None:
@@ -73,6 +74,7 @@ def _contents(pages: Mapping[Path, str | bytes], place: Path) -> str:
         "Measured": [f"howto/{name}" for name in MEASURED],
         "Theory": ["theory/README", *theory, "theory/findings", "theory/attack"],
         "Reference": [*REFERENCE, "notebooks/glossary"],
+        "About": [f"howto/{name}" for name in ABOUT],
         "For teachers": ["teachers/class", "teachers/solutions"],
     }
     return "\n".join(
