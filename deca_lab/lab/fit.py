@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from deca_lab.algorithm import gradients as gr
 from deca_lab.algorithm import stacking
 from deca_lab.algorithm.blocks import Block
-from deca_lab.algorithm.loop import Plan, plan
+from deca_lab.algorithm.loop import Plan
 from deca_lab.algorithm.problems import Problem
 from deca_lab.errors import BadInput, check
 from deca_lab.lab.history import History
@@ -22,10 +22,8 @@ from deca_lab.lab.objects import Objects, accepted, blocks_given, named, on_prob
 from deca_lab.lab.prepare import (
     Lab,
     blocks_of,
-    channel_of,
-    faults_of,
-    laid_out,
-    recipe_of,
+    device_and_graph,
+    planned,
     start_spread,
     with_engine,
 )
@@ -95,34 +93,21 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
     check(config.clients == problem.clients, "clients", config.clients, allowed)
     objects = accepted(config, objects)
     config = resolve(named(config, objects._replace(problem=problem)), objects.method)
-    device, topo, diagnosis = laid_out(config, objects)
+    device, topo, diagnosis = device_and_graph(config, objects)
     config, notes = with_engine(config, device.type)
     start = {name: tensor.detach().to(device) for name, tensor in problem.start.items()}
     problem = problem._replace(start=start)
     cut = objects.blocks or _cut(config, problem)
-    failing = faults_of(config, topo, len(cut))
-    carrier, wraps = channel_of(config, failing, topo)
-    recipe = recipe_of(config, objects.optimiser)(len(cut))
-    plan_ = plan(problem, cut, topo, recipe, *wraps, carrier=carrier)
+    laid, failing = planned(config, problem, cut, topo, objects.optimiser)
     evaluation = problem.batches(0) if problem.evaluation is None else problem.evaluation
     corpus = Corpus(config.corpus, (), np.zeros(0, np.int64), (), config.corpus)
     shards = Shards((), (), torch.zeros(0), np.zeros((problem.clients, 0), np.int64), (), 0, 0, ())
+    measured = partial(measure, problem, evaluation, gr.engine_kind(config.engine))
+    no_model = (cast(Any, None), cast(Any, nn.Module()))  # nor a tokenizer
+    every = config.eval_every or config.inner_steps
     return Lab(
-        config=config,
-        corpus=corpus,
-        shards=shards,
-        tokenizer=cast(Any, None),
-        model=cast(Any, nn.Module()),
-        topology=topo,
-        diagnosis=diagnosis,
-        heterogeneity=_unlike(plan_, config),
-        plan=plan_,
-        probe=Probe((), (), ()),
-        measure=partial(measure, problem, evaluation, gr.engine_kind(config.engine)),
-        eval_every=config.eval_every or config.inner_steps,
-        frozen=(),
-        device=device,
-        notes=tuple(notes),
+        *(config, corpus, shards, *no_model, topo, diagnosis, _unlike(laid, config), laid),
+        *(Probe((), (), ()), measured, every, (), device, tuple(notes)),
         failing=failing,
         objects=objects._replace(problem=problem),
     )

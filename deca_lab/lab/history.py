@@ -263,16 +263,15 @@ def _edge_table(lab: Lab, state: State) -> pd.DataFrame:
 
 def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
     """Return the run in a few numbers, all of JSON's types."""
-    unlike, on_text = lab.heterogeneity, lab.objects.problem is None
-    first, last = record.metrics[0], record.metrics[-1]
-    losses = ("test_loss", "test_perplexity")
+    last, losses = record.metrics[-1], ("test_loss", "test_perplexity")
     scores = {k: last[k] for k in last if k.startswith("test_") and k not in losses}
-    memory = {
-        **ledger.memory(lab.plan)._asdict(),
-        "measured_peak": record.peak_bytes,
-        "with_activations": record.whole_bytes,
-        "shared": _shared(lab),
-    }
+    learnt = _learnt(lab, state, record, scores)
+    return {**learnt, **_spent(lab, state, record), **_set_up(lab, scores)}
+
+
+def _learnt(lab: Lab, state: State, record: Record, scores: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run came to."""
+    first, last = record.metrics[0], record.metrics[-1]
     return {
         "method": lab.config.method,
         "clients": lab.config.clients,
@@ -282,15 +281,34 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         **_perplexities(start=first, end=last),
         "stopped_early": record.stopped,
         "own_metrics": {name: last[name] for name in record.metric_names},
-        "task": lab.config.task if on_text else "fit",
+        "task": lab.config.task if lab.objects.problem is None else "fit",
         "scores": scores,
         "majority": lab.majority,
         "client_test_loss_end": last["client_test_loss"],
         "consensus_end": last["consensus"],
+    }
+
+
+def _spent(lab: Lab, state: State, record: Record) -> dict[str, Any]:
+    """Return the ledger's two columns, and what went wrong."""
+    memory = {
+        **ledger.memory(lab.plan)._asdict(),
+        "measured_peak": record.peak_bytes,
+        "with_activations": record.whole_bytes,
+        "shared": _shared(lab),
+    }
+    return {
         "bytes_sent": int(state.sent.sum()),
         "bytes_predicted": int(ledger.traffic(lab.plan, state.step).sum()),
         "memory": memory,
         "faults": _faults(lab, state),
+    }
+
+
+def _set_up(lab: Lab, scores: dict[str, Any]) -> dict[str, Any]:
+    """Return what the run was made of, and its notes."""
+    unlike, on_text = lab.heterogeneity, lab.objects.problem is None
+    return {
         "rho": lab.diagnosis.rho,
         "topology": lab.topology.name,
         "topology_note": lab.topology.note,

@@ -121,7 +121,7 @@ def groundwork(
     config = resolve(named(config, objects), objects.method)
     world.of(config.clients)
     recipe_of(config, objects.optimiser)
-    ground = laid_out(config, objects)
+    ground = device_and_graph(config, objects)
     say("reading text ...")
     return Groundwork(config, objects, *ground, read_texts(config, objects))
 
@@ -131,7 +131,7 @@ def assembled(ground: Groundwork, world: World = ALONE, shapes_alone: bool = Fal
     config, objects, topo, texts = ground.config, ground.objects, ground.topology, ground.texts
     # The texts' own numbers are there, and are looked at, even where the model's are not.
     device = torch.device("cpu") if shapes_alone else ground.device
-    world, recipe = world.of(config.clients), recipe_of(config, objects.optimiser)
+    world = world.of(config.clients)
     model = model_of(config, objects, texts, shapes_alone)
     model = model if shapes_alone else model.to(device)
     values = causal_lm.trainable(model)
@@ -141,9 +141,7 @@ def assembled(ground: Groundwork, world: World = ALONE, shapes_alone: bool = Fal
     task = task_of(config, texts, model, device)
     trained = {name: values[name] for block in cut for name in block.names}
     problem, probe = _problem(task, trained, world, shapes_alone), _probe(task, config)
-    failing = faults_of(config, topo, len(cut))
-    carrier, wraps = channel_of(config, failing, topo, world)
-    laid = plan(problem, cut, topo, recipe(len(cut)), *wraps, carrier=carrier, site=world.site)
+    laid, failing = planned(config, problem, cut, topo, objects.optimiser, world)
     spread = None if shapes_alone else start_spread(laid, config, model, world)
     kind = laid.channel.like.device.type
     config, notes = with_engine(config, kind, partial(graphs_worth, config, laid, model, kind))
@@ -164,6 +162,21 @@ def assembled(ground: Groundwork, world: World = ALONE, shapes_alone: bool = Fal
         objects=objects,
         majority=task.majority,
     )
+
+
+def planned(
+    config: RunConfig,
+    problem: Problem,
+    cut: Sequence[bl.Block],
+    topo: Topology,
+    own: Optimiser | None,
+    world: World = ALONE,
+) -> tuple[Plan, Faults]:
+    """Return the plan of a run over these blocks, and what goes wrong in it; `own` is as in `recipe_of`."""
+    failing, world = faults_of(config, topo, len(cut)), world.of(config.clients)
+    carrier, wraps = channel_of(config, failing, topo, world)
+    recipe = recipe_of(config, own)(len(cut))
+    return plan(problem, cut, topo, recipe, *wraps, carrier=carrier, site=world.site), failing
 
 
 def _problem(
@@ -204,7 +217,9 @@ def _changed(
     return lambda step: each(batches(step), change)
 
 
-def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topology, Diagnosis]:
+def device_and_graph(
+    config: RunConfig, objects: Objects
+) -> tuple[torch.device, Topology, Diagnosis]:
     """Return device, topology and what the doctor says of it."""
     device = find_device(config.device)
     wide = device.type == "mps" and config.dtype == "float64"
@@ -352,21 +367,24 @@ def patterns_of(config: RunConfig) -> list[str]:
     return patterns
 
 
+def _optimiser(config: RunConfig, own: Optimiser | None) -> Optimiser:
+    signal = pick(moments.SIGNALS, config.feedback, "feedback")
+    scale = pick(moments.SCALES, config.feedback_scale, "feedback_scale")
+    feedback = moments.Feedback(signal, scale, config.b1, config.b2)
+    spec = OptimiserSpec(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum)
+    return own or pick(OPTIMISERS, config.optimiser, "optimiser")(spec)
+
+
 def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int], Recipe]:
     """Return the recipe as a function of the number of blocks, which the learning-rate schedule needs.
 
     `own` is an optimiser that was given as an object.
     """
     shape = pick(SCHEDULES, config.lr_scheduler_type, "lr_scheduler_type")
-    signal = pick(moments.SIGNALS, config.feedback, "feedback")
-    scale = pick(moments.SCALES, config.feedback_scale, "feedback_scale")
-    feedback = moments.Feedback(signal, scale, config.b1, config.b2)
+    optimiser = _optimiser(config, own)
     rule = pick(MIXINGS, config.mixing, "mixing")
     allowed = "gossip, but for --adapter lora"
     check(rule is gossip or config.adapter == "lora", "mixing", config.mixing, allowed)
-    adam = moments.Adam(config.a1, config.a2, config.eps)
-    spec = OptimiserSpec(adam, feedback, config.momentum)
-    optimiser = own or pick(OPTIMISERS, config.optimiser, "optimiser")(spec)
     before = pick({"after": False, "before": True}, config.combine, "combine")
     keep = pick({"reset": False, "keep": True}, config.moments, "moments")
     mix_all = pick({"active": False, "all": True}, config.mixed, "mixed")

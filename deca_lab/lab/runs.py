@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -242,14 +242,7 @@ def _go(
     if state.step == 0 and seen:
         _note(lab, whole, record, began)
     while state.step < lab.plan.steps and not record.stopped:
-        # A visit is metered until it first mixes.
-        opening = state.step % lab.config.inner_steps < lab.config.mix_every
-        meter.watch(_held(state))
-        with meter if opening else nullcontext():
-            state, own = next(steps)
-        if opening:
-            record.peak_bytes = max(record.peak_bytes, _anybodys(lab, meter.most))
-            record.whole_bytes = max(record.whole_bytes, _anybodys(lab, meter.ever))
+        state, own = _stepped(lab, steps, state, meter, record)
         losses = _everybodys(lab, own)
         _require_finite(lab.plan, state, ~torch.isfinite(losses), "loss", folder)
         record.train.append(_train_row(lab.plan, state, losses))
@@ -268,6 +261,24 @@ def _go(
     if folder is not None:
         history.save(done, folder)
     return done
+
+
+def _stepped(
+    lab: Lab,
+    steps: Iterator[tuple[State, Tensor]],
+    state: State,
+    meter: ledger.Meter,
+    record: Record,
+) -> tuple[State, Tensor]:
+    """Take an inner step, and note what it held: a visit is metered until it first mixes."""
+    opening = state.step % lab.config.inner_steps < lab.config.mix_every
+    meter.watch(_held(state))
+    with meter if opening else nullcontext():
+        state, own = next(steps)
+    if opening:
+        record.peak_bytes = max(record.peak_bytes, _anybodys(lab, meter.most))
+        record.whole_bytes = max(record.whole_bytes, _anybodys(lab, meter.ever))
+    return state, own
 
 
 def _called(lab: Lab, state: State, record: Record, measured: bool) -> bool:

@@ -42,28 +42,28 @@ def top_k(share: float, bits: int) -> Compressor:
     """The largest entries of a row and their places."""
 
     def pack(z: Tensor, rng: np.random.Generator) -> Tensor:
-        at = z.abs().topk(kept(share, len(z)), sorted=False).indices
+        at = z.abs().topk(entries(share, len(z)), sorted=False).indices
         return torch.cat([_raw(at.int()), _raw(z[at])])
 
     def unpack(message: Tensor, like: Tensor, rng: np.random.Generator) -> Tensor:
-        end = INDEX * kept(share, len(like))
+        end = INDEX * entries(share, len(like))
         places = _read(message[:end], torch.int32).long()
         return _filled(like, places, _read(message[end:], like.dtype))
 
-    return Compressor(pack, unpack, lambda width, item: kept(share, width) * (item + INDEX))
+    return Compressor(pack, unpack, lambda width, item: entries(share, width) * (item + INDEX))
 
 
 def random_k(share: float, bits: int) -> Compressor:
     """Entries at random places, which the receiver draws from the same seed."""
 
     def places(row: Tensor, rng: np.random.Generator) -> Tensor:
-        drawn = rng.choice(len(row), kept(share, len(row)), replace=False, shuffle=False)
+        drawn = rng.choice(len(row), entries(share, len(row)), replace=False, shuffle=False)
         return torch.from_numpy(drawn).to(row.device)
 
     return Compressor(
         lambda z, rng: _raw(z[places(z, rng)]),
         lambda message, like, rng: _filled(like, places(like, rng), _read(message, like.dtype)),
-        lambda width, item: kept(share, width) * item,
+        lambda width, item: entries(share, width) * item,
     )
 
 
@@ -115,7 +115,7 @@ def _filled(like: Tensor, places: Tensor, values: Tensor) -> Tensor:
 COMPRESSORS = {"top-k": top_k, "random-k": random_k, "quantised": quantised}
 
 
-def kept(share: float, width: int) -> int:
+def entries(share: float, width: int) -> int:
     """Return how many of so many entries a share of them is: one at least."""
     return max(1, min(width, round(share * width)))
 

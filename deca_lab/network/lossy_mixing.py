@@ -50,7 +50,7 @@ def _under(faults: Faults, inner: Channel) -> Channel:
 
     def exchange(call: Call, x: Tensor, wire: Wire, size: Size | None = None) -> Tensor:
         ch.count(wire, messages(call.turn) * here, row_bytes(x) if size is None else size)
-        return mixed(inner, faults, call, x, wire)
+        return mixed_under(inner, faults, call, x, wire)
 
     def predicted(
         call: Call, width: int, item: int, wire: Wire, size: Size | None = None
@@ -61,7 +61,7 @@ def _under(faults: Faults, inner: Channel) -> Channel:
     return lossy._replace(failed=failed, absent=faults.absent, exact=faults.noise == 0)
 
 
-def mixed(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire) -> Tensor:
+def mixed_under(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire) -> Tensor:
     """Return X (n, D) mixed under faults: who hears nobody, or is heard by nobody, keeps to itself what it would have given."""
     W, site, there = channel.topology.at(call.turn), channel.site, faults.present(call.step)
     out = faults.lost(call.turn) | ~there[:, None] | ~there

@@ -21,10 +21,10 @@ from deca_lab.text.prompts import (
     Examples,
     batch,
     classification,
+    evenly,
     generation,
     listed,
     require_labels,
-    spread,
     take,
     verbaliser,
     widen,
@@ -273,7 +273,7 @@ def _sets(request: TaskRequest, make: Callable[[np.ndarray], Examples]) -> _Sets
     notes += _counted(repeated, "dropped: cut to the context, their prompts are held-out ones")
     width = max(examples.tokens.shape[1] for examples in (*own_train, *own_validation, test))
     fit = partial(_fit, width, request.device)
-    limited = take(test, spread(test.labels, request.test_limit))
+    limited = take(test, evenly(test.labels, request.test_limit))
     return _Sets(list(map(fit, own_train)), list(map(fit, own_validation)), fit(limited), notes)
 
 
@@ -342,7 +342,7 @@ def _task(
     shown: Callable[[Examples], Batch],  # what the loss takes of examples
 ) -> Task:
     pool = Examples(*map(torch.cat, zip(*sets.validation, strict=True)))
-    pool = take(pool, spread(pool.labels, request.test_limit))
+    pool = take(pool, evenly(pool.labels, request.test_limit))
     return Task(
         loss=loss,
         batches=lambda step: shown(batch(sets.train, request.batch_size, request.seed, step)),
@@ -361,5 +361,5 @@ def _pair(examples: Examples) -> CountedTokens:
 
 def _probe(parts: Sequence[Examples], most: int) -> Examples:
     count = min(most, *(len(examples.tokens) for examples in parts))
-    chosen = [take(examples, spread(examples.labels, count)) for examples in parts]
+    chosen = [take(examples, evenly(examples.labels, count)) for examples in parts]
     return Examples(*map(torch.stack, zip(*chosen, strict=True)))

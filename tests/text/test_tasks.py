@@ -306,13 +306,13 @@ def test_bad_batches(which, told, change, says):
 
 def test_spread_keeps_every_label_and_takes_whole_sets():
     labels = torch.tensor([i % 4 for i in range(80)])
-    chosen = examples_.spread(labels, 20)
+    chosen = examples_.evenly(labels, 20)
     assert np.bincount(labels[chosen]).tolist() == [5, 5, 5, 5]
     assert (np.diff(chosen) > 0).all()
-    assert examples_.spread(labels, 500).tolist() == list(range(80))
-    assert examples_.spread(labels[:0], 5).tolist() == []
+    assert examples_.evenly(labels, 500).tolist() == list(range(80))
+    assert examples_.evenly(labels[:0], 5).tolist() == []
     with pytest.raises(BadInput, match="limit = 0"):
-        examples_.spread(labels, 0)
+        examples_.evenly(labels, 0)
 
 
 # scores
@@ -781,7 +781,7 @@ def test_every_score_says_which_way_is_up():
 
 def test_a_rare_label_keeps_an_example_where_the_limit_allows():
     labels = torch.tensor([0] * 50 + [1] * 2 + [2] * 40 + [3] * 1)
-    chosen = examples_.spread(labels, 8)
+    chosen = examples_.evenly(labels, 8)
     assert len(set(chosen.tolist())) == 8
     assert set(labels[chosen].tolist()) == {0, 1, 2, 3}
-    assert len(examples_.spread(labels, 2)) == 2
+    assert len(examples_.evenly(labels, 2)) == 2
