@@ -17,9 +17,8 @@ from deca_lab.errors import pick
 
 Batch = Any  # tensors, or tuples of them, with axis 0 = N
 Loss = Callable[[Params, Batch], Tensor]  # one client's parameters and batch -> scalar
-Gradients = Callable[
-    [Tensor, Layout, Params, Batch], tuple[Tensor, Tensor]
-]  # (X, where, rest, batch) -> ((N,), (N, D))
+# (X, where, rest, batch) -> ((N,), (N, D))
+Gradients = Callable[[Tensor, Layout, Params, Batch], tuple[Tensor, Tensor]]
 Engine = Callable[[Loss], Gradients]
 Map = Callable[..., Callable[..., Tensor]]  # torch.vmap, or what does the same
 

@@ -19,7 +19,14 @@ from torch import Tensor
 
 from deca_lab.algorithm.channel import Carrier, Rows, Site, Wire, gossip, silence
 from deca_lab.algorithm.loop import Plan, State, working
-from deca_lab.algorithm.optimisers import OptState, leaves, numbers, tensors, with_leaves
+from deca_lab.algorithm.optimisers import (
+    OptState,
+    each_tensor,
+    leaves,
+    numbers,
+    tensors,
+    with_leaves,
+)
 from deca_lab.algorithm.stacking import Layout
 from deca_lab.errors import PeerLost, check, out_of_memory
 from deca_lab.mixing.topology import Topology
@@ -324,7 +331,7 @@ def gathered_state(world: World, state: State) -> State:
         return state
 
     whole = partial(gathered, world)
-    moments = {k: _each_tensor(optimiser, whole) for k, optimiser in state.moments.items()}
+    moments = {k: each_tensor(optimiser, whole) for k, optimiser in state.moments.items()}
     # A copy, since the sum is written in place: the state that goes on training keeps its own.
     own = torch.from_numpy(state.sent).to(state.blocks[0].device, copy=True)
     sent = summed(world, own).cpu().numpy()
@@ -384,11 +391,6 @@ def _outline(world: World, state: State | None, device: torch.device) -> dict[st
         text = list(json.dumps(known).encode())
     outline: dict[str, Any] = json.loads(bytes(broadcast(world, text, device)))
     return outline
-
-
-def _each_tensor(state: OptState, change: Callable[[Tensor], Tensor]) -> OptState:
-    parts = (change(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves(state))
-    return with_leaves(state, parts)
 
 
 def _scattered_moments(
