@@ -8,9 +8,8 @@ import numpy as np
 
 from deca_lab.errors import BadInput, check, pick
 
-MOST_REPEATS = (
-    4  # of a regular expression: the time of a search may grow by a name's length with each of them
-)
+# Of a regular expression: the time of a search may grow by a name's length with each of them.
+MOST_REPEATS = 4
 Anatomy = Mapping[str, int | str]  # trainable name -> transformer layer, or "embeddings", or "head"
 
 
@@ -28,17 +27,11 @@ def by_layers(anatomy: Anatomy, granularity: int = 1, ends: str = "own") -> tupl
     start, or "frozen", in no block. Raises BadInput where the granularity exceeds the depth.
     """
     layers = sorted({where for where in anatomy.values() if isinstance(where, int)})
-    check(
-        1 <= granularity <= max(len(layers), 1),
-        "granularity",
-        granularity,
-        f"1 to {len(layers)}, the model's layers",
-    )
+    allowed = f"1 to {len(layers)}, the model's layers"
+    check(1 <= granularity <= max(len(layers), 1), "granularity", granularity, allowed)
     groups = [layers[i : i + granularity] for i in range(0, len(layers), granularity)]
-    body = [
-        Block(f"layer {g[0]}" if len(g) == 1 else f"layers {g[0]}-{g[-1]}", _where(anatomy, g))
-        for g in groups
-    ]
+    names = [f"layer {g[0]}" if len(g) == 1 else f"layers {g[0]}-{g[-1]}" for g in groups]
+    body = [Block(name, _where(anatomy, g)) for name, g in zip(names, groups, strict=True)]
     front, back = pick(ENDS, ends, "ends")
     cut = [_end(anatomy, front), *body, _end(anatomy, back)]
     return tuple(block for block in cut if block.names)
@@ -64,13 +57,11 @@ def of_equal_size(sizes: Mapping[str, int], count: int) -> tuple[Block, ...]:
     """Return `count` blocks of whole names, in order, with nearly equal counts: at most total/count + the largest name."""
     check(1 <= count <= len(sizes), "block_count", count, f"1 to {len(sizes)}, the trainable names")
     names, total = list(sizes), sum(sizes.values())
-    middle = (
-        np.cumsum(list(sizes.values())) - np.array(list(sizes.values())) / 2
-    )  # where each name's middle lies
-    raw = np.minimum((middle * count / max(total, 1)).astype(int), count - 1)
-    owner = np.clip(
-        raw, np.arange(len(names)) - (len(names) - count), np.arange(len(names))
-    )  # enough left for each
+    each = np.array(list(sizes.values()))
+    middle = np.cumsum(each) - each / 2  # where each name's middle lies
+    raw, places = (middle * count / max(total, 1)).astype(int), np.arange(len(names))
+    # Enough names are left for each block.
+    owner = np.clip(np.minimum(raw, count - 1), places - (len(names) - count), places)
     for i in range(1, len(names)):  # no block may be skipped
         owner[i] = min(owner[i], owner[i - 1] + 1)
     parts: list[list[str]] = [[] for _ in range(count)]
@@ -86,27 +77,19 @@ def by_patterns(names: Sequence[str], patterns: Sequence[str]) -> tuple[Block, .
 
 def matching(names: Sequence[str], pattern: str, argument: str) -> tuple[str, ...]:
     """Return the names in which the regular expression is found, or raise BadInput where there is none."""
-    bare = re.sub(
-        r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?#[^)]*\)", "x", pattern, flags=re.DOTALL
-    )  # no escapes, classes
-    safe = (
-        not re.search(r"\)\s*[*+{]", bare)
-        and len(re.findall(r"[*+{]|(?<![(*+?}])\?", bare)) <= MOST_REPEATS
-    )
-    check(
-        safe,
-        argument,
-        pattern,
-        f"without a repeated group, and with {MOST_REPEATS} repeats at most: it might never end",
-    )
+    opaque = r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?#[^)]*\)"  # escapes, classes, comments
+    bare = re.sub(opaque, "x", pattern, flags=re.DOTALL)
+    repeats = re.findall(r"[*+{]|(?<![(*+?}])\?", bare)
+    safe = not re.search(r"\)\s*[*+{]", bare) and len(repeats) <= MOST_REPEATS
+    few = f"with {MOST_REPEATS} repeats at most: it might never end"
+    check(safe, argument, pattern, f"without a repeated group, and {few}")
     try:
         matched = tuple(name for name in names if re.search(pattern, name))
     except (re.error, OverflowError, RecursionError) as error:
         raise BadInput(f"{argument}: {pattern!r} is not a regular expression: {error}") from None
     if not matched:
-        raise BadInput(
-            f"{argument}: {pattern!r} matches no trainable name; they are {_listed(names)}"
-        )
+        there = f"they are {_listed(names)}"
+        raise BadInput(f"{argument}: {pattern!r} matches no trainable name; {there}")
     return matched
 
 

@@ -15,9 +15,8 @@ from deca_lab.mixing.gossip import mixer, row_bytes
 from deca_lab.mixing.topology import Topology
 
 Rows = Iterable[Tensor]  # (n_p, D), as many as there are shares
-Carrier = Callable[
-    [Sequence[np.ndarray], Layout, Tensor], Callable[[Rows], Tensor]
-]  # (shares, columns, like) -> rows -> X
+# (shares, columns, like) -> rows -> X
+Carrier = Callable[[Sequence[np.ndarray], Layout, Tensor], Callable[[Rows], Tensor]]
 Size = int | np.ndarray  # bytes of one message, or (E,) of that along each link
 NOBODY = np.zeros(0, np.int64)
 
@@ -58,9 +57,8 @@ class Site(NamedTuple):
         """Return the rows of X (n, D) that belong to these clients, of those that are here."""
         if not len(clients):
             return clients
-        rows: np.ndarray = (
-            clients[(clients >= self.mine.start) & (clients < self.mine.stop)] - self.mine.start
-        )
+        here = (clients >= self.mine.start) & (clients < self.mine.stop)
+        rows: np.ndarray = clients[here] - self.mine.start
         return rows
 
 

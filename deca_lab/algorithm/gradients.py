@@ -5,20 +5,20 @@ backward pass stops where the block's own part of the graph ends.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from deca_lab.algorithm.compiled import one_graph
+from deca_lab.algorithm.compiled import Worth, missing, one_graph, require_compiler
 from deca_lab.algorithm.stacking import Layout, Params, client, flatten, unflatten
+from deca_lab.errors import pick
 
 Batch = Any  # tensors, or tuples of them, with axis 0 = N
 Loss = Callable[[Params, Batch], Tensor]  # one client's parameters and batch -> scalar
-Gradients = Callable[
-    [Tensor, Layout, Params, Batch], tuple[Tensor, Tensor]
-]  # (X, where, rest, batch) -> ((N,), (N, D))
+# (X, where, rest, batch) -> ((N,), (N, D))
+Gradients = Callable[[Tensor, Layout, Params, Batch], tuple[Tensor, Tensor]]
 Engine = Callable[[Loss], Gradients]
 Map = Callable[..., Callable[..., Tensor]]  # torch.vmap, or what does the same
 
@@ -155,13 +155,70 @@ def _of(batch: Batch, i: int) -> Batch:
     return tree_map(lambda t: t[i], batch)
 
 
-ENGINES: dict[str, Engine] = {"stacked": stacked, "compiled": compiled, "loop": looped}
-MAPS: dict[str, Map] = {"loop": in_turn}  # engine -> how losses are taken without a gradient
+Settled = tuple[str, list[str]]  # the name of an engine, and notes on why
 
 
-def map_of(engine: str) -> Map:
-    """Return how losses and scores are taken over the clients under an engine: torch.vmap but for "loop"."""
-    return MAPS.get(engine, torch.vmap)
+class EngineKind(NamedTuple):
+    """A row of ENGINES: what computes the gradients, and how a run goes about with it."""
+
+    about: str
+    gradients: Engine
+    over: Map = torch.vmap  # how losses and scores are taken without a gradient
+    closed: bool = True  # whether a problem's closed form stands in for it
+    graphs: bool = False  # whether its own work is out of a meter's sight
+    once: str = ""  # the engine in its place for a single gradient: no graph would pay back
+    ready: Callable[[str], None] = lambda device: None  # raises BadInput where it cannot run
+    settle: Callable[[Worth | None, str], Settled] | None = None  # (what graphs cost, device)
+
+    def __call__(self, loss: Loss) -> Gradients:
+        """Return what computes the gradients of a loss: a row is an engine itself."""
+        return self.gradients(loss)
+
+
+def _with_graphs(count: Worth | None, device: str) -> Settled:
+    return "compiled", [f"engine compiled: {count.line}"] if count else []
+
+
+def _quickest(count: Worth | None, device: str) -> Settled:
+    """Take graphs where they pay, and a compiler is there."""
+    lacking = missing(device) if count else ""
+    engine = "compiled" if count and count.pays and not lacking else "stacked"
+    why = count.line if count else "there is no model to count from"
+    why = f"{lacking} is not here" if lacking else why
+    return engine, [f"engine {engine}, chosen by auto: {why}"]
+
+
+ENGINES: dict[str, Engine | EngineKind] = {  # a function alone is used as the stacked one is
+    "stacked": EngineKind(
+        "All clients in one call: fast, and holds the activations of all of them.", stacked
+    ),
+    "compiled": EngineKind(
+        "All clients as fused graphs: slow to start, then faster.",
+        compiled,
+        graphs=True,
+        once="stacked",
+        ready=require_compiler,
+        settle=_with_graphs,
+    ),
+    "auto": EngineKind(
+        "Stacked or compiled, whichever a run is expected to end with first.",
+        stacked,
+        once="stacked",
+        settle=_quickest,
+    ),
+    "loop": EngineKind(
+        "One client after another: slower, and holds the activations of one.",
+        looped,
+        over=in_turn,
+        closed=False,
+    ),
+}
+
+
+def engine_kind(name: str) -> EngineKind:
+    """Return the row of an engine's name; raise BadInput where there is none."""
+    engine = pick(ENGINES, name, "engine")
+    return engine if isinstance(engine, EngineKind) else EngineKind("", engine)
 
 
 @torch.no_grad()

@@ -48,9 +48,7 @@ class State(NamedTuple):
     step: int  # inner steps done
     blocks: tuple[Tensor, ...]  # X_k (N, D_k), one a block
     master: Tensor | None  # float32 copy of the active block of a half-precision model
-    moments: dict[
-        int, OptState
-    ]  # optimiser's state of the active block, or of all visited where kept
+    moments: dict[int, OptState]  # of the active block, or of all visited ones where they are kept
     wire: Wire  # what the channel remembers
 
     @property
@@ -68,9 +66,7 @@ class Plan(NamedTuple):
     topology: Topology
     recipe: Recipe
     visits: list[Visit]
-    optimisers: tuple[
-        Optimiser, ...
-    ]  # the recipe's, one a block, with its clipping and weight decay
+    optimisers: tuple[Optimiser, ...]  # the recipe's, one a block, with clipping and weight decay
     channel: Channel
 
     @property
@@ -100,19 +96,11 @@ def plan(
     """
     require_cover(blocks, list(problem.start))
     sizes = {len(tensor) for tensor in problem.start.values()}
-    check(
-        len(sizes) == 1,
-        "problem.start",
-        sorted(sizes),
-        "tensors with one number of clients on axis 0",
-    )
+    allowed = "tensors with one number of clients on axis 0"
+    check(len(sizes) == 1, "problem.start", sorted(sizes), allowed)
     mine = site.mine if site else slice(0, topology.n)
-    check(
-        mine.stop - mine.start == problem.clients,
-        "topology",
-        f"{topology.n} clients",
-        f"for the problem's {problem.clients}",
-    )
+    allowed = f"for the problem's {problem.clients}"
+    check(mine.stop - mine.start == problem.clients, "topology", f"{topology.n} clients", allowed)
     for name in ("rounds", "inner_steps", "mix_every"):
         check(getattr(recipe, name) >= 1, name, getattr(recipe, name), "1 or more")
     layouts = tuple(layout(problem.start, block.names) for block in blocks)
@@ -121,16 +109,8 @@ def plan(
     for wrap in wraps:
         channel = wrap(channel)
     table = visits(len(blocks), recipe.rounds, recipe.inner_steps, recipe.order, recipe.seed)
-    return Plan(
-        problem,
-        tuple(blocks),
-        layouts,
-        topology,
-        recipe,
-        table,
-        _dressed(recipe, layouts, like),
-        channel,
-    )
+    dressed = _dressed(recipe, layouts, like)
+    return Plan(problem, tuple(blocks), layouts, topology, recipe, table, dressed, channel)
 
 
 def begin(plan: Plan) -> State:
@@ -148,9 +128,8 @@ def train(
     state before it, the given one too, so that moments are held once: for who looks at the newest state only.
     """
     exact = plan.problem.exact if engine is stacked else None
-    return loop(
-        plan, begin(plan) if state is None else state, exact or engine(plan.problem.loss), donate
-    )
+    first = begin(plan) if state is None else state
+    return loop(plan, first, exact or engine(plan.problem.loss), donate)
 
 
 # fmt: off
@@ -197,11 +176,8 @@ def opened(
     moments = state.moments[k] if k in state.moments else plan.optimisers[k].init(x)
     if donate:
         return x, moments, state.wire
-    return (
-        x,
-        op.copied(moments) if k in state.moments else moments,
-        ch.copied(state.wire) if mixes(plan, s) else state.wire,
-    )
+    wire = ch.copied(state.wire) if mixes(plan, s) else state.wire
+    return x, op.copied(moments) if k in state.moments else moments, wire
 
 
 def mixes(plan: Plan, s: int) -> bool:
@@ -243,13 +219,12 @@ def closed(
     blocks = list(state.blocks)
     if plan.recipe.mix_all and mixes(plan, s):
         blocks = [x if j == k else mixed(plan, x, j, s, wire) for j, x in enumerate(blocks)]
-    blocks[k] = (
-        x_new.to(blocks[k].dtype) if master is x_new else halved(plan, blocks[k], k, x_new, s)
-    )
-    held = (
-        {**state.moments, k: moments} if plan.recipe.keep_moments else {} if over else {k: moments}
-    )
-    return State(s + 1, tuple(blocks), master, held, ch.ended(wire) if over else wire)
+    going_on = master is x_new
+    blocks[k] = x_new.to(blocks[k].dtype) if going_on else halved(plan, blocks[k], k, x_new, s)
+    kept = {} if over else {k: moments}
+    if plan.recipe.keep_moments:
+        kept = {**state.moments, k: moments}
+    return State(s + 1, tuple(blocks), master, kept, ch.ended(wire) if over else wire)
 
 
 def mixed(plan: Plan, block: Tensor, j: int, s: int, wire: Wire) -> Tensor:

@@ -51,11 +51,15 @@ def numbers(state: OptState) -> list[Any]:
     return [leaf for leaf in leaves(state) if not isinstance(leaf, Tensor)]
 
 
+def each_tensor(state: OptState, change: Callable[[Tensor], Tensor]) -> OptState:
+    """Return the state with every tensor of it changed."""
+    parts = (change(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves(state))
+    return with_leaves(state, parts)
+
+
 def copied(state: OptState) -> OptState:
     """Return the state with copies of its tensors."""
-    return with_leaves(
-        state, (leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves(state))
-    )
+    return each_tensor(state, Tensor.clone)
 
 
 class Optimiser(NamedTuple):
@@ -202,9 +206,8 @@ def quasi_global_adam(decays: mo.Adam, feedback: mo.Feedback, corrected: bool = 
         m = torch.lerp(state.m, g, 1 - decays.a1)  # used once, not stored
         v = (state.v * decays.a2).addcmul_(g, g, value=1 - decays.a2)
         first, second = (1 - decays.a1**steps, 1 - decays.a2**steps) if corrected else (1.0, 1.0)
-        return m.div_(first).div_(v.div_(second).sqrt_().add_(decays.eps)), state._replace(
-            steps=steps
-        )
+        direction = m.div_(first).div_(v.div_(second).sqrt_().add_(decays.eps))
+        return direction, state._replace(steps=steps)
 
     return Optimiser(mo.start, update, partial(mo.feed_, feedback=feedback), scratch=3)
 

@@ -24,41 +24,24 @@ def optimiser(
     the minus sign to the loop, which takes x - lr * direction. `mixed` names tensors of the state (keys
     or fields) that are mixed with the neighbours' after every update before a mixing. Raises BadInput.
     """
-    for what, function, count in (("init", init, (1,)), ("update", update, (2, 3))):
-        check(callable(function), f"optimiser.{what}", function, "a function")
-        arguments = _arguments(function)
-        fits = arguments is None or any(
-            low <= n <= high for n in count for low, high in (arguments,)
-        )
-        check(
-            fits,
-            f"optimiser.{what}",
-            function,
-            f"a function of {' or '.join(map(str, count))} arguments",
-        )
+    _require_function("init", init, (1,))
+    _require_function("update", update, (2, 3))
     takes_x = (_arguments(update) or (3, 3))[1] >= 3
 
     def begun(x: Tensor) -> OptState:
         state = init(x)
         _require_rows(state, len(x))
         missing = [name for name in mixed if name not in _names(state)]
-        check(
-            not missing,
-            "mixed",
-            missing,
-            f"names of the state: {', '.join(_names(state)) or 'it has none'}",
-        )
+        allowed = f"names of the state: {', '.join(_names(state)) or 'it has none'}"
+        check(not missing, "mixed", missing, allowed)
         return state
 
     def stepped(g: Tensor, state: OptState, x: Tensor, exchange: Mix) -> tuple[Tensor, OptState]:
         out = update(g, state, x) if takes_x else update(g, state)
         direction, new = _pair(out)
-        check(
-            isinstance(direction, Tensor) and direction.shape == g.shape,
-            "what optimiser.update returns",
-            getattr(direction, "shape", direction),
-            f"a direction of shape {tuple(g.shape)}, and the state",
-        )
+        fits, got = isinstance(direction, Tensor), getattr(direction, "shape", direction)
+        allowed = f"a direction of shape {tuple(g.shape)}, and the state"
+        check(fits and got == g.shape, "what optimiser.update returns", got, allowed)
         own = {part.untyped_storage().data_ptr() for part in (x, *tensors(new))}
         shared = direction.untyped_storage().data_ptr() in own  # the loop writes into the direction
         return direction.clone() if shared else direction, _mixed(new, mixed, exchange)
@@ -77,10 +60,17 @@ def optimiser_of(given: Any) -> Optimiser:  # noqa: ANN401 - whatever was given
         return optimiser(*given)
     if hasattr(given, "init") and hasattr(given, "update"):
         return optimiser(given.init, given.update, getattr(given, "mixed", ()))
-    raise BadInput(
-        f"optimiser = {given!r} cannot be used: it must be deca_lab.optimiser(init, update), a pair (init, update), or an "
-        "object with both"
-    )
+    allowed = "deca_lab.optimiser(init, update), a pair (init, update), or an object with both"
+    raise BadInput(f"optimiser = {given!r} cannot be used: it must be {allowed}")
+
+
+def _require_function(what: str, function: Any, count: Sequence[int]) -> None:  # noqa: ANN401 - whatever was given
+    """Raise BadInput unless a function takes one of these numbers of arguments, as far as it says."""
+    check(callable(function), f"optimiser.{what}", function, "a function")
+    low, high = _arguments(function) or (0, max(count))
+    allowed = f"a function of {' or '.join(map(str, count))} arguments"
+    fits = any(low <= number <= high for number in count)
+    check(fits, f"optimiser.{what}", function, allowed)
 
 
 def _arguments(function: Callable[..., Any]) -> tuple[int, int] | None:
@@ -97,18 +87,11 @@ def _arguments(function: Callable[..., Any]) -> tuple[int, int] | None:
 def _require_rows(state: OptState, clients: int) -> None:
     """Raise BadInput unless every leaf is a number, or a tensor with a row for each client."""
     for leaf in leaves(state):
-        sound = (
-            len(leaf) == clients
-            if isinstance(leaf, Tensor) and leaf.dim()
-            else isinstance(leaf, int | float | bool)
-        )
+        rows = isinstance(leaf, Tensor) and leaf.dim() > 0
+        sound = len(leaf) == clients if rows else isinstance(leaf, int | float | bool)
         what = f"a tensor of shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else leaf
-        check(
-            sound,
-            "what optimiser.init returns",
-            what,
-            f"tensors with {clients} clients on axis 0, and numbers",
-        )
+        allowed = f"tensors with {clients} clients on axis 0, and numbers"
+        check(sound, "what optimiser.init returns", what, allowed)
 
 
 def _names(state: OptState) -> list[str]:
@@ -116,12 +99,8 @@ def _names(state: OptState) -> list[str]:
 
 
 def _pair(out: Any) -> tuple[Any, OptState]:  # noqa: ANN401 - whatever a user's function returns
-    check(
-        isinstance(out, tuple) and len(out) == 2,
-        "what optimiser.update returns",
-        type(out).__name__,
-        "(direction, state)",
-    )
+    two, kind = isinstance(out, tuple) and len(out) == 2, type(out).__name__
+    check(two, "what optimiser.update returns", kind, "(direction, state)")
     direction, state = out
     return direction, state
 

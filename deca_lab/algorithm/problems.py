@@ -40,12 +40,8 @@ def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: in
     """
     n, d = b.shape if b.dim() == 2 else (0, 0)
     fits = b.dim() == 2 and A.shape == (n, d, d) and start.shape == (n, d)
-    check(
-        fits,
-        "A, b, start",
-        (*map(tuple, (A.shape, b.shape, start.shape)),),
-        "of shapes (N, d, d), (N, d), (N, d)",
-    )
+    allowed = "of shapes (N, d, d), (N, d), (N, d)"
+    check(fits, "A, b, start", (*map(tuple, (A.shape, b.shape, start.shape)),), allowed)
     check(noise >= 0, "noise", noise, "0 or more")
 
     def batches(step: int) -> Batch:

@@ -117,7 +117,7 @@ class Fit(NamedTuple):
     ends: float  # the length at which k / sqrt(length) of `full` has come down to the floor; infinite without one
 
 
-Method = Callable[[Case, RateSetting], Squares]
+Experiment = Callable[[Case, RateSetting], Squares]
 
 
 class Law(NamedTuple):
@@ -138,7 +138,7 @@ def rates(
     cases: Sequence[Case],
     over: Mapping[str, Sequence[int]],
     setting: RateSetting = USUAL,
-    method: "Method | None" = None,
+    method: "Experiment | None" = None,
     level: float = 0.95,
 ) -> Bound:
     """Return `bound_of` the laws of each knob of `over`: "rounds" or "inner_steps".
@@ -270,7 +270,7 @@ def sweep(
     knob: str,
     values: Sequence[int],
     setting: RateSetting = USUAL,
-    method: "Method | None" = None,
+    method: "Experiment | None" = None,
 ) -> Points:
     """Return what `method` (DECA by default) measures where `knob` of the setting takes each of the values."""
     check(

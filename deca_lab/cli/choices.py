@@ -38,11 +38,7 @@ FIXED = {
     "mixed": ("active", "all"),
     "device": ("auto", "cpu", "cuda", "mps"),
 }
-BESIDE = {
-    "topology": ("server",),
-    "compress": ("none",),
-    "engine": ("auto",),
-}  # words that no table holds
+BESIDE = {"topology": ("server",), "compress": ("none",)}  # words that no table holds
 
 
 def choices(knob: str) -> tuple[str, ...]:

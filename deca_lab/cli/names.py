@@ -6,12 +6,6 @@ from typing import Any
 from deca_lab.registry import KINDS, about, load_plugins, resolved
 
 WORDS = {  # of a part that may be left out, or whose docstring speaks to those who read the code
-    "engines": {
-        "stacked": "All clients in one call: fast, and holds the activations of all of them.",
-        "compiled": "All clients as fused graphs: slow to start, then faster.",
-        "auto": "Stacked or compiled, whichever a run is expected to end with first.",
-        "loop": "One client after another: slower, and holds the activations of one.",
-    },
     "feedbacks": {"none": "The moments keep the local statistics alone."},
     "compressors": {"none": "Messages are whole."},
 }

@@ -80,19 +80,15 @@ def run(
 
 def _say_what_it_needs(config: RunConfig, as_json: bool, quiet: bool) -> None:
     """Print the forecast of a run, and what is free."""
-    from deca_lab.lab.forecast import forecast_of, require_room, room, size
-    from deca_lab.lab.objects import NOTHING
-    from deca_lab.lab.prepare import find_device, settled
-    from deca_lab.lab.sources import read_texts
+    from deca_lab.lab.forecast import forecast_of, require_room, room
+    from deca_lab.lab.prepare import groundwork
 
-    whole, objects = settled(config, NOTHING)
-    texts, free = read_texts(whole, objects), room(find_device(whole.device))
-    known, say = forecast_of(whole, objects, texts), speaker(quiet)
-    for note in texts.notes:
+    ground, say = groundwork(config), speaker(quiet)
+    known, free, notes = forecast_of(ground), room(ground.device), ground.texts.notes
+    for note in notes:
         say(f"note: {note}")
-    words = known.words() + ("" if free is None else f"\n{size(free)} are free for tensors")
-    show(as_json, {**known._asdict(), "free": free, "notes": texts.notes}, words)
-    require_room(known, free, whole, objects, texts)
+    show(as_json, {**known._asdict(), "free": free, "notes": notes}, known.words(free, "\n"))
+    require_room(known, free, ground)
 
 
 def _require_as_stored(folder: Path, given: Given) -> None:

@@ -17,6 +17,9 @@ from deca_lab.errors import BadInput, check
 from deca_lab.files import replaced
 
 FORMAT = 3  # of the file: state and names as below
+DAMAGED = (  # what a file raises that is not what `save` wrote
+    *(OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError, StopIteration),
+)
 Init = Callable[[int, Tensor], op.OptState]
 
 
@@ -27,15 +30,13 @@ def save(path: Path, state: State, record: Mapping[str, Any]) -> None:
 
     tensors = {name: t.detach().contiguous().cpu() for name, t in _tensors(state).items()}
     counts = {str(k): op.numbers(optimiser) for k, optimiser in state.moments.items()}
-    text = json.dumps(
-        {"step": state.step, "counts": counts, "tallies": state.wire.tallies, "record": record}
-    )
+    known = {"step": state.step, "counts": counts, "tallies": state.wire.tallies, "record": record}
+    text = json.dumps(known)
     sealed = json.dumps({"format": FORMAT, "sha256": _digest(FORMAT, text, tensors), "state": text})
     with replaced(path) as half:
         try:  # straight into the file: bytes in memory would be a second copy of all
-            save_file(
-                tensors, half, metadata={"deca_lab": sealed}
-            )  # one key: equal states are equal bytes
+            # One key: equal states are equal bytes.
+            save_file(tensors, half, metadata={"deca_lab": sealed})
         except SafetensorError as error:
             raise OSError(str(error)) from None
 
@@ -59,30 +60,15 @@ def load(
             raise ValueError("its checksum does not match its content")
         known = json.loads(meta["state"])
         if meta.get("format") == FORMAT:
-            state, record = (
-                _state(known, {n: t.to(device) for n, t in tensors.items()}, init),
-                dict(known["record"]),
-            )
+            state = _state(known, {n: t.to(device) for n, t in tensors.items()}, init)
+            record = dict(known["record"])
     except FileNotFoundError:
         raise BadInput(f"there is no checkpoint {str(path)!r}") from None
-    except (
-        OSError,
-        SafetensorError,
-        LookupError,
-        ValueError,
-        RuntimeError,
-        TypeError,
-        AttributeError,
-        StopIteration,
-    ) as error:
+    except (SafetensorError, *DAMAGED) as error:
         raise BadInput(f"checkpoint {str(path)!r} is damaged and refused: {error}") from None
-    check(
-        meta.get("format") == FORMAT,
-        "checkpoint",
-        str(path),
-        "one of this version of deca_lab; another version wrote it, so "
-        "start its run again from its config.json",
-    )
+    again = "another version wrote it, so start its run again from its config.json"
+    allowed = f"one of this version of deca_lab; {again}"
+    check(meta.get("format") == FORMAT, "checkpoint", str(path), allowed)
     return state, record
 
 
@@ -92,34 +78,23 @@ def _tensors(state: State) -> dict[str, Tensor]:
     for k, optimiser in state.moments.items():
         named.update({f"moments.{k}.{i}": part for i, part in enumerate(op.tensors(optimiser))})
     named.update({f"letter.{name}": letter for name, letter in state.wire.letters.items()})
-    named.update(
-        {f"table.{name}": torch.from_numpy(table) for name, table in state.wire.tables.items()}
-    )
-    return {
-        **named,
-        **({} if state.master is None else {"master": state.master}),
-        "sent": torch.from_numpy(state.sent),
-    }
+    tables = {f"table.{name}": table for name, table in state.wire.tables.items()}
+    named.update({k: torch.from_numpy(t) for k, t in {**tables, "sent": state.sent}.items()})
+    return named if state.master is None else {**named, "master": state.master}
 
 
 def _state(known: Mapping[str, Any], tensors: Mapping[str, Tensor], init: Init | None) -> State:
     """Return the state of a file's numbers and tensors."""
-    blocks = tuple(
-        tensors[f"block.{k}"] for k in range(sum(name.startswith("block.") for name in tensors))
-    )
-    counts = known["counts"] if init else {}
-    moments = {
-        int(k): _moments(init(int(k), blocks[int(k)]), numbers, k, tensors)
-        for k, numbers in counts.items()
-        if init
-    }
-    wire = Wire(
-        tensors["sent"].cpu().numpy(),
-        _beginning("letter.", tensors),
-        {name: table.cpu().numpy() for name, table in _beginning("table.", tensors).items()},
-        known["tallies"],
-        {},
-    )
+    cut = sum(name.startswith("block.") for name in tensors)
+    blocks = tuple(tensors[f"block.{k}"] for k in range(cut))
+    moments: dict[int, op.OptState] = {}
+    for k, numbers in known["counts"].items():
+        if init:
+            fresh = init(int(k), blocks[int(k)])
+            moments[int(k)] = _moments(fresh, numbers, k, tensors)
+    letters, tables = (_beginning(start, tensors) for start in ("letter.", "table."))
+    arrays = {name: table.cpu().numpy() for name, table in tables.items()}
+    wire = Wire(tensors["sent"].cpu().numpy(), letters, arrays, known["tallies"], {})
     return State(known["step"], blocks, tensors.get("master"), moments, wire)
 
 
@@ -138,11 +113,8 @@ def _moments(
 
 
 def _beginning(start: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(start): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(start)
-    }
+    own = [name for name in tensors if name.startswith(start)]
+    return {name.removeprefix(start): tensors[name] for name in own}
 
 
 def _digest(version: int | None, text: str, tensors: Mapping[str, Tensor]) -> str:

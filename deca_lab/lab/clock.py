@@ -57,12 +57,8 @@ def network(
     factor = np.ones(clients)
     for client, times in (slow or {}).items():
         fits = 0 <= client < clients and 0 < times < float("inf")
-        check(
-            fits,
-            "slow",
-            f"{client}@{times:g}",
-            f"CLIENT@TIMES, of a client from 0 to {clients - 1}",
-        )
+        allowed = f"CLIENT@TIMES, of a client from 0 to {clients - 1}"
+        check(fits, "slow", f"{client}@{times:g}", allowed)
         factor[client] = times
     return Network(seconds * factor, mbit * 1e6 / 8 / factor, latency)
 
@@ -73,9 +69,8 @@ def slower(text: str) -> dict[int, float]:
         pairs = [part.partition("@") for part in text.split(",") if part.strip()]
         return {int(client): float(times) for client, _, times in pairs}
     except ValueError:
-        raise BadInput(
-            f"slow = {text!r} cannot be used: it must be CLIENT@TIMES, such as 3@4, 5@2"
-        ) from None
+        allowed = "CLIENT@TIMES, such as 3@4, 5@2"
+        raise BadInput(f"slow = {text!r} cannot be used: it must be {allowed}") from None
 
 
 def clock(plan: Plan, net: Network) -> Clock:

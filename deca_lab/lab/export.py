@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -62,23 +63,24 @@ def export_model(
     labels = record.get("labels", ()) if has_head(config, given.model) else ()
     model = load_model(config, len(which), given.model, labels, pad_of(which))
     stacked = _stacked(config, model, state, path)
-    chosen = (
-        mean_model(stacked)
-        if client == "mean"
-        else stacking.client(stacked, _index(client, config.clients))
-    )
-    target = new_folder(Path(out), run=False)
-    with tempfile.TemporaryDirectory(
-        dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True
-    ) as written:
-        with quiet():
-            write(Trained(config, model, chosen, given.model, len(which)), Path(written))
-            if hasattr(which, "save_pretrained"):
-                which.save_pretrained(written)
+    number = _index(client, config.clients)
+    chosen = mean_model(stacked) if number is None else stacking.client(stacked, number)
+    with _renamed_to(new_folder(Path(out), run=False)) as target, quiet():
+        write(Trained(config, model, chosen, given.model, len(which)), target)
+        if hasattr(which, "save_pretrained"):
+            which.save_pretrained(target)
+    return Path(out)
+
+
+@contextmanager
+def _renamed_to(target: Path) -> Iterator[Path]:
+    """Yield a folder that takes the target's place once it is written: whole or not at all."""
+    place: dict[str, Any] = {"dir": target.parent, "prefix": f".{target.name}."}
+    with tempfile.TemporaryDirectory(**place, ignore_cleanup_errors=True) as written:
+        yield Path(written)
         mode = target.stat().st_mode
         shutil.rmtree(target)  # empty, but for what a killed process left
-        Path(written).rename(target).chmod(mode)  # whole or not at all
-    return target
+        Path(written).rename(target).chmod(mode)
 
 
 class Trained(NamedTuple):
@@ -127,12 +129,8 @@ def _peft(trained: Trained, out: Path) -> None:
     """Write LoRA's factors as a PEFT adapter, and the base beside them where it has no place of its own."""
     config, model, params, given, vocabulary = trained
     check(config.adapter == "lora", "form", "peft", f"model: the run's adapter is {config.adapter}")
-    check(
-        config.base_weights == "full",
-        "form",
-        "peft",
-        f"model: these factors fit the run's base in {config.base_weights} alone",
-    )
+    allowed = f"model: these factors fit the run's base in {config.base_weights} alone"
+    check(config.base_weights == "full", "form", "peft", allowed)
     base = causal_lm.PRESETS.get(config.model, causal_lm.Preset("", config.model)).source
     if given is not None or not base:  # an object, or drawn: no place to load it from
         base, plain = "base", replace(config, adapter="none")
@@ -147,12 +145,8 @@ FORMS: dict[str, Callable[[Trained, Path], None]] = {"model": _whole, "peft": _p
 
 def plain_model(config: RunConfig, model: "PreTrainedModel", params: Params) -> "PreTrainedModel":
     """Return the model of one client as transformers knows it: LoRA's factors are folded into the weights."""
-    check(
-        config.adapter != "bottleneck",
-        "adapter",
-        config.adapter,
-        "lora or none: a bottleneck is no part of transformers",
-    )
+    allowed = "lora or none: a bottleneck is no part of transformers"
+    check(config.adapter != "bottleneck", "adapter", config.adapter, allowed)
     return (
         adapters.merge(model, params)
         if config.adapter == "lora"
@@ -191,7 +185,10 @@ def _layout(block: Block, values: Params) -> Layout:
     return Layout(block.names, tuple(tuple(values[name].shape) for name in block.names))
 
 
-def _index(client: str, clients: int) -> int:
+def _index(client: str, clients: int) -> int | None:
+    """Return a client's number, or None for the mean."""
+    if client == "mean":
+        return None
     known = client.isascii() and client.isdecimal() and len(client) < 10 and int(client) < clients
     check(known, "client", client, f"'mean' or a number from 0 to {clients - 1}")
     return int(client)

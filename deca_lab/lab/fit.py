@@ -1,7 +1,7 @@
 """Any differentiable problem of your own, trained by the same loop: history, pictures, ledger, faults, checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,21 +13,19 @@ from torch import Tensor, nn
 from deca_lab.algorithm import gradients as gr
 from deca_lab.algorithm import stacking
 from deca_lab.algorithm.blocks import Block
-from deca_lab.algorithm.loop import Plan, plan
+from deca_lab.algorithm.loop import Plan
 from deca_lab.algorithm.problems import Problem
 from deca_lab.errors import BadInput, check
 from deca_lab.lab.history import History
 from deca_lab.lab.metrics import Measurement, Probe, mean_model
 from deca_lab.lab.objects import Objects, accepted, blocks_given, named, on_problem
 from deca_lab.lab.prepare import (
-    AUTO,
     Lab,
     blocks_of,
-    channel_of,
-    faults_of,
-    laid_out,
-    recipe_of,
+    device_and_graph,
+    planned,
     start_spread,
+    with_engine,
 )
 from deca_lab.lab.runs import Callback, Progress, continued, read_config, started
 from deca_lab.lab.snapshot import Snapshot
@@ -87,49 +85,29 @@ def fit(
 
 def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> Lab:
     """Return the lab of a problem; raise BadInput, before anything is written, where something does not fit."""
-    check(
-        isinstance(problem, Problem), "problem", problem, "a deca_lab.Problem(start, loss, batches)"
-    )
+    whole = isinstance(problem, Problem)
+    check(whole, "problem", problem, "a deca_lab.Problem(start, loss, batches)")
     _require_own_knobs(config)
     _try_out(problem)
-    check(
-        config.clients == problem.clients,
-        "clients",
-        config.clients,
-        f"{problem.clients}, the problem's",
-    )
+    allowed = f"{problem.clients}, the problem's"
+    check(config.clients == problem.clients, "clients", config.clients, allowed)
     objects = accepted(config, objects)
     config = resolve(named(config, objects._replace(problem=problem)), objects.method)
-    device, topo, diagnosis = laid_out(config, objects)
-    auto = config.engine == AUTO
-    config = replace(config, engine="stacked") if auto else config
-    problem = problem._replace(
-        start={name: tensor.detach().to(device) for name, tensor in problem.start.items()}
-    )
+    device, topo, diagnosis = device_and_graph(config, objects)
+    config, notes = with_engine(config, device.type)
+    start = {name: tensor.detach().to(device) for name, tensor in problem.start.items()}
+    problem = problem._replace(start=start)
     cut = objects.blocks or _cut(config, problem)
-    failing = faults_of(config, topo, len(cut))
-    carrier, wraps = channel_of(config, failing, topo)
-    recipe = recipe_of(config, objects.optimiser)(len(cut))
-    plan_ = plan(problem, cut, topo, recipe, *wraps, carrier=carrier)
+    laid, failing = planned(config, problem, cut, topo, objects.optimiser)
     evaluation = problem.batches(0) if problem.evaluation is None else problem.evaluation
     corpus = Corpus(config.corpus, (), np.zeros(0, np.int64), (), config.corpus)
     shards = Shards((), (), torch.zeros(0), np.zeros((problem.clients, 0), np.int64), (), 0, 0, ())
+    measured = partial(measure, problem, evaluation, gr.engine_kind(config.engine))
+    no_model = (cast(Any, None), cast(Any, nn.Module()))  # nor a tokenizer
+    every = config.eval_every or config.inner_steps
     return Lab(
-        config=config,
-        corpus=corpus,
-        shards=shards,
-        tokenizer=cast(Any, None),
-        model=cast(Any, nn.Module()),
-        topology=topo,
-        diagnosis=diagnosis,
-        heterogeneity=_unlike(plan_, config),
-        plan=plan_,
-        probe=Probe((), (), ()),
-        measure=partial(measure, problem, evaluation, config.engine),
-        eval_every=config.eval_every or config.inner_steps,
-        frozen=(),
-        device=device,
-        notes=("engine stacked, chosen by auto: there is no model to count from",) * auto,
+        *(config, corpus, shards, *no_model, topo, diagnosis, _unlike(laid, config), laid),
+        *(Probe((), (), ()), measured, every, (), device, tuple(notes)),
         failing=failing,
         objects=objects._replace(problem=problem),
     )
@@ -142,54 +120,39 @@ def _require_own_knobs(config: RunConfig) -> None:
     foreign += ["eval_share", "eval_windows"]
     changed = [name for name in foreign if getattr(config, name) != getattr(usual, name)]
     strange = [name for name in changed if not (name == "corpus" and on_problem(config))]
-    check(
-        not strange,
-        ", ".join(strange),
-        [getattr(config, n) for n in strange],
-        "left out: the problem brings its own",
-    )
+    allowed = "left out: the problem brings its own"
+    check(not strange, ", ".join(strange), [getattr(config, n) for n in strange], allowed)
 
 
 def _try_out(problem: Problem) -> None:
     """Raise BadInput unless one client's loss is a finite number of its parameters."""
     sizes = {name: tuple(tensor.shape) for name, tensor in problem.start.items()}
     counts = {shape[:1] for shape in sizes.values()}
-    check(
-        bool(sizes) and len(counts) == 1 and () not in counts,
-        "problem.start",
-        sizes,
-        "tensors with the clients on axis 0",
-    )
+    allowed = "tensors with the clients on axis 0"
+    check(bool(sizes) and len(counts) == 1 and () not in counts, "problem.start", sizes, allowed)
     try:
         engine = gr.looped(problem.loss)
         where = stacking.layout(problem.start, list(problem.start))
         x = stacking.flatten(problem.start, where.names)
         losses, g = engine(x, where, {}, problem.batches(0))
     except Exception as error:  # whatever a user's own function raises
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(
-            f"problem cannot be used: its loss raises {type(error).__name__}: {words}"
-        ) from error
-    check(
-        losses.dim() == 1,
-        "what problem.loss returns",
-        tuple(losses.shape[1:]),
-        "one number, a tensor without axes",
-    )
+        kind = type(error).__name__
+        line = f"{kind}: {(str(error).strip() or kind).splitlines()[0]}"
+        raise BadInput(f"problem cannot be used: its loss raises {line}") from error
+    allowed = "one number, a tensor without axes"
+    check(losses.dim() == 1, "what problem.loss returns", tuple(losses.shape[1:]), allowed)
     finite = bool(losses.isfinite().all() and g.isfinite().all())
     check(finite, "problem", losses.tolist(), "finite in loss and gradient at its start")
 
 
 def _cut(config: RunConfig, problem: Problem) -> tuple[Block, ...]:
     """Return the blocks of the config; where no name has a layer's number, one for each name."""
-    if config.blocks == "layers" and all(layer_of(name) is None for name in problem.start):
+    layers = {name: layer_of(name) for name in problem.start}
+    if config.blocks == "layers" and set(layers.values()) == {None}:
         return tuple(Block(name, (name,)) for name in problem.start)
-    anatomy: dict[str, int | str] = {
-        name: "head" if (k := layer_of(name)) is None else k for name in problem.start
-    }
-    return blocks_of(
-        config, anatomy, {name: tensor[0].numel() for name, tensor in problem.start.items()}
-    )
+    anatomy = {name: "head" if layer is None else layer for name, layer in layers.items()}
+    sizes = {name: tensor[0].numel() for name, tensor in problem.start.items()}
+    return blocks_of(config, anatomy, sizes)
 
 
 def _unlike(laid: Plan, config: RunConfig) -> heterogeneity.Heterogeneity:
@@ -202,7 +165,7 @@ def _unlike(laid: Plan, config: RunConfig) -> heterogeneity.Heterogeneity:
 def measure(
     problem: Problem,
     evaluation: gr.Batch,
-    engine: str,
+    engine: gr.EngineKind,
     params: stacking.Params,
     blocks: tuple[Tensor, ...],
     here: Tensor,
@@ -211,13 +174,9 @@ def measure(
     rows = {name: p[here.to(p.device)] for name, p in params.items()}
     centre = mean_model(rows)
     at_mean = _everywhere(problem, centre, evaluation, engine)
-    losses = [
-        float(_everywhere(problem, stacking.client(rows, i), evaluation, engine).mean())
-        for i in range(len(here))
-    ]
-    own = gr.losses(problem.loss, params, evaluation, over=gr.map_of(engine))[
-        here.to(at_mean.device)
-    ]
+    models = [stacking.client(rows, i) for i in range(len(here))]
+    losses = [float(_everywhere(problem, x, evaluation, engine).mean()) for x in models]
+    own = gr.losses(problem.loss, params, evaluation, over=engine.over)[here.to(at_mean.device)]
     return Measurement(
         mean_model=float(at_mean.mean()),
         validation=float(at_mean.mean()),
@@ -230,21 +189,19 @@ def measure(
 
 
 def _everywhere(
-    problem: Problem, model: stacking.Params, evaluation: gr.Batch, engine: str
+    problem: Problem, model: stacking.Params, evaluation: gr.Batch, engine: gr.EngineKind
 ) -> Tensor:
     """Return the loss (N,) of one model on each client's batch."""
-    stacked = {name: p.expand(problem.clients, *p.shape) for name, p in model.items()}
-    return gr.losses(problem.loss, stacked, evaluation, over=gr.map_of(engine))
+    everywhere = stacking.replicate(model, problem.clients)
+    return gr.losses(problem.loss, everywhere, evaluation, over=engine.over)
 
 
 @torch.enable_grad()
 def _gradient_norm(
-    problem: Problem, model: stacking.Params, evaluation: gr.Batch, engine: str
+    problem: Problem, model: stacking.Params, evaluation: gr.Batch, engine: gr.EngineKind
 ) -> float:
     """Return || (1/N) sum_i grad f_i(x) || at one model."""
     where = stacking.Layout(tuple(model), tuple(tuple(p.shape) for p in model.values()))
-    x = stacking.flatten(
-        {name: p.expand(problem.clients, *p.shape) for name, p in model.items()}, where.names
-    )
-    g = gr.ENGINES[engine](problem.loss)(x, where, {}, evaluation)[1]
+    x = stacking.flatten(stacking.replicate(model, problem.clients), where.names)
+    g = engine(problem.loss)(x, where, {}, evaluation)[1]
     return float(g.double().mean(0).norm())

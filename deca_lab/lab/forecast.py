@@ -15,9 +15,7 @@ from deca_lab.algorithm.gradients import Engine
 from deca_lab.algorithm.loop import Plan
 from deca_lab.errors import BadInput
 from deca_lab.lab import ledger
-from deca_lab.lab.objects import Objects
-from deca_lab.lab.prepare import Ground, assembled, engine_of
-from deca_lab.lab.sources import Texts
+from deca_lab.lab.prepare import Groundwork, assembled, engine_of
 from deca_lab.models.four_bit import stored_bytes
 from deca_lab.network.processes import ALONE, World
 from deca_lab.runconfig import RunConfig
@@ -35,11 +33,12 @@ class Forecast(NamedTuple):
     checkpoint: int
     sent: int  # by all clients in the whole run
 
-    def words(self) -> str:
-        """Return one line for a terminal."""
+    def words(self, free: int | None, joint: str = "; ") -> str:
+        """Return them for a terminal, and the `free` bytes where the device tells."""
+        beside = "" if free is None else f"{joint}{size(free)} are free for tensors"
         return (
             f"needs {size(self.memory)} of memory at its peak (model {size(self.model)}, clients {size(self.clients)}, "
-            f"activations {size(self.activations)}); a checkpoint is {size(self.checkpoint)}; {size(self.sent)} are sent"
+            f"activations {size(self.activations)}); a checkpoint is {size(self.checkpoint)}; {size(self.sent)} are sent{beside}"
         )
 
 
@@ -53,29 +52,20 @@ def size(count: float) -> str:
     return f"{count / 10**power:.3g} {unit}"
 
 
-def forecast_of(
-    config: RunConfig,
-    objects: Objects,
-    texts: Texts,
-    world: World = ALONE,
-    ground: Ground | None = None,
-) -> Forecast:
-    """Return the forecast of a settled config, for this process's clients; no weight is read."""
-    lab = assembled(config, objects, texts, world, shapes_alone=True, ground=ground)
-    return forecast(
-        lab.plan, engine_of(config, lab.model, once=True), stored_bytes(lab.model).total
-    )
+def forecast_of(ground: Groundwork, world: World = ALONE) -> Forecast:
+    """Return the forecast of a run, for this process's clients; no weight is read."""
+    lab = assembled(ground, world, shapes_alone=True)
+    engine = engine_of(ground.config, lab.model, once=True)
+    return forecast(lab.plan, engine, stored_bytes(lab.model).total)
 
 
-def require_room(
-    known: Forecast, free: int | None, config: RunConfig, objects: Objects, texts: Texts
-) -> None:
+def require_room(known: Forecast, free: int | None, ground: Groundwork) -> None:
     """Raise BadInput where a run needs more than the `free` bytes, with the three knobs that save most."""
     if free is None or known.memory <= free:
         return
     needs = []
-    for words, knobs in _savings(config).items():
-        smaller = forecast_of(replace(config, **knobs), objects, texts)
+    for words, knobs in _savings(ground.config).items():
+        smaller = forecast_of(ground._replace(config=replace(ground.config, **knobs)))
         needs.append(f"{size(smaller.memory)} with {words}")
     raise BadInput(
         f"this run needs {size(known.memory)} of memory, and {size(free)} are free; it would need "

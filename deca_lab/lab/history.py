@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from io import StringIO
@@ -178,25 +179,20 @@ def matrix_text(W: np.ndarray) -> str:
 def load(folder: Path | str) -> History:
     """Return the history of a finished run's folder; raise BadInput where a file is missing or damaged."""
     folder = Path(folder)
-    stored = from_json(
-        read_text(folder / "config.json", "the run folder's"), str(folder / "config.json")
-    )
-    config = (
-        stored if stored.method.startswith(OBJECT) else resolve(stored)
-    )  # no file holds what an own method fixes
+    file = folder / "config.json"
+    stored = from_json(read_text(file, "the run folder's"), str(file))
+    own = stored.method.startswith(OBJECT)  # no file holds what an own method fixes
+    config = stored if own else resolve(stored)
     try:
         texts = {name: read_text(folder / name, "the run folder's") for name in FILES}
         sealed = (folder / SUMS).exists()
         _require_sealed(folder, texts if sealed else {})
         tables = {name: _table(texts[f"{name}.csv"], name == "shards") for name in TABLES}
-        rows = texts["topology.csv"].splitlines()
-        W = np.array([[float(share) for share in row.split(",")] for row in rows]).reshape(
-            -1, config.clients, config.clients
-        )
+        rows = [row.split(",") for row in texts["topology.csv"].splitlines()]
+        shares = np.array([[float(share) for share in row] for row in rows])
+        W = shares.reshape(-1, config.clients, config.clients)
         summary = json.loads(texts["summary.json"])
-        lacking = [
-            f"{name}.csv" for name, table in tables.items() if not set(table) >= COLUMNS[name]
-        ]
+        lacking = [f"{k}.csv" for k, table in tables.items() if not set(table) >= COLUMNS[k]]
         if lacking or not isinstance(summary, dict):
             raise ValueError(f"{' and '.join(lacking) or 'summary.json'} is damaged")
     except (OSError, ValueError, RecursionError, OverflowError) as error:
@@ -230,20 +226,16 @@ def _table(text: str, indexed: bool = False) -> pd.DataFrame:
 def gather(lab: Lab, state: State, record: Record, folder: Path | None) -> History:
     """Return the tables of a finished run."""
     names = [block.name for block in lab.plan.blocks]
-    visits = pd.DataFrame([{**v._asdict(), "block": names[v.block]} for v in lab.plan.visits])
-    labels = pd.DataFrame(
-        lab.shards.label_counts, columns=list(lab.shards.label_names)
-    ).rename_axis("client")
+    visits = [{**v._asdict(), "block": names[v.block]} for v in lab.plan.visits]
+    labels = pd.DataFrame(lab.shards.label_counts, columns=list(lab.shards.label_names))
+    tables = ("metrics", "clients", "train", "timings")
     return History(
         config=lab.config,
-        metrics=pd.DataFrame(record.metrics),
-        clients=pd.DataFrame(record.clients),
-        train=pd.DataFrame(record.train),
-        visits=visits,
+        **{name: pd.DataFrame(getattr(record, name)) for name in tables},
+        visits=pd.DataFrame(visits),
         blocks=_block_table(lab),
-        shards=labels,
+        shards=labels.rename_axis("client"),
         edges=_edge_table(lab, state),
-        timings=pd.DataFrame(record.timings),
         W=np.stack(lab.topology.matrices),
         summary=_summary(lab, state, record),
         folder=folder,
@@ -252,24 +244,14 @@ def gather(lab: Lab, state: State, record: Record, folder: Path | None) -> Histo
 
 
 def _block_table(lab: Lab) -> pd.DataFrame:
-    parts = zip(lab.plan.blocks, lab.plan.layouts, strict=True)
-    rows = [
-        {
-            "block": block.name,
-            "parameters": where.width,
-            "visits": sum(v.block == k for v in lab.plan.visits),
-            "names": " ".join(block.names),
-        }
-        for k, (block, where) in enumerate(parts)
-    ]
+    visits = Counter(visit.block for visit in lab.plan.visits)
+    parts = enumerate(zip(lab.plan.blocks, lab.plan.layouts, strict=True))
+    rows = [(b.name, where.width, visits[k], " ".join(b.names)) for k, (b, where) in parts]
     sizes = {name: p.numel() for name, p in lab.model.named_parameters()}
-    frozen = {
-        "block": "frozen",
-        "parameters": sum(sizes[n] for n in lab.frozen),
-        "visits": 0,
-        "names": " ".join(lab.frozen),
-    }
-    return pd.DataFrame([*rows, *([frozen] if lab.frozen else [])])
+    if lab.frozen:
+        size = sum(sizes[name] for name in lab.frozen)
+        rows.append(("frozen", size, 0, " ".join(lab.frozen)))
+    return pd.DataFrame(rows, columns=["block", "parameters", "visits", "names"])
 
 
 def _edge_table(lab: Lab, state: State) -> pd.DataFrame:
@@ -281,24 +263,22 @@ def _edge_table(lab: Lab, state: State) -> pd.DataFrame:
 
 def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
     """Return the run in a few numbers, all of JSON's types."""
-    unlike = lab.heterogeneity
-    first, last, memory = record.metrics[0], record.metrics[-1], ledger.memory(lab.plan)
-    scores = {
-        name: last[name]
-        for name in last
-        if name.startswith("test_") and name not in ("test_loss", "test_perplexity")
-    }
+    last, losses = record.metrics[-1], ("test_loss", "test_perplexity")
+    scores = {k: last[k] for k in last if k.startswith("test_") and k not in losses}
+    learnt = _learnt(lab, state, record, scores)
+    return {**learnt, **_spent(lab, state, record), **_set_up(lab, scores)}
+
+
+def _learnt(lab: Lab, state: State, record: Record, scores: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run came to."""
+    first, last = record.metrics[0], record.metrics[-1]
     return {
         "method": lab.config.method,
         "clients": lab.config.clients,
         "inner_steps": state.step,
         "test_loss_start": first["test_loss"],
         "test_loss_end": last["test_loss"],
-        **{
-            f"test_perplexity_{when}": row["test_perplexity"]
-            for when, row in (("start", first), ("end", last))
-            if "test_perplexity" in row
-        },
+        **_perplexities(start=first, end=last),
         "stopped_early": record.stopped,
         "own_metrics": {name: last[name] for name in record.metric_names},
         "task": lab.config.task if lab.objects.problem is None else "fit",
@@ -306,23 +286,35 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "majority": lab.majority,
         "client_test_loss_end": last["client_test_loss"],
         "consensus_end": last["consensus"],
+    }
+
+
+def _spent(lab: Lab, state: State, record: Record) -> dict[str, Any]:
+    """Return the ledger's two columns, and what went wrong."""
+    memory = {
+        **ledger.memory(lab.plan)._asdict(),
+        "measured_peak": record.peak_bytes,
+        "with_activations": record.whole_bytes,
+        "shared": _shared(lab),
+    }
+    return {
         "bytes_sent": int(state.sent.sum()),
         "bytes_predicted": int(ledger.traffic(lab.plan, state.step).sum()),
-        "memory": {
-            **memory._asdict(),
-            "measured_peak": record.peak_bytes,
-            "with_activations": record.whole_bytes,
-            "shared": _shared(lab),
-        },
+        "memory": memory,
         "faults": _faults(lab, state),
+    }
+
+
+def _set_up(lab: Lab, scores: dict[str, Any]) -> dict[str, Any]:
+    """Return what the run was made of, and its notes."""
+    unlike, on_text = lab.heterogeneity, lab.objects.problem is None
+    return {
         "rho": lab.diagnosis.rho,
         "topology": lab.topology.name,
         "topology_note": lab.topology.note,
         "doctor": lab.diagnosis.verdict,
-        "heterogeneity": lab.heterogeneity._asdict(),
-        "heterogeneity_words": unlike.words()
-        if lab.objects.problem is None
-        else unlike.gradient_words(),
+        "heterogeneity": unlike._asdict(),
+        "heterogeneity_words": unlike.words() if on_text else unlike.gradient_words(),
         "entropy_floor": entropy_floor(lab.corpus),
         "corpus": lab.config.corpus,
         "fingerprint": lab.corpus.fingerprint,
@@ -332,6 +324,11 @@ def _summary(lab: Lab, state: State, record: Record) -> dict[str, Any]:
         "torch": torch.__version__,
         "deca_lab": version("deca-lab"),
     }
+
+
+def _perplexities(**rows: dict[str, Any]) -> dict[str, float]:
+    kept = {when: row for when, row in rows.items() if "test_perplexity" in row}
+    return {f"test_perplexity_{when}": row["test_perplexity"] for when, row in kept.items()}
 
 
 def _at_chance(accuracy: float | None, majority: float | None) -> list[str]:
@@ -347,21 +344,17 @@ def _faults(lab: Lab, state: State) -> dict[str, float]:
     if not lab.failing.any:
         return {}
     counts = fault_summary(lab.failing, lab.topology, lab.plan.steps, lab.plan.recipe.inner_steps)
-    tallies = state.wire.tallies
+    tallies = {"refused": 0, "mean_moved": 0.0, **state.wire.tallies}
     return {
         **counts,
-        "refused": int(tallies.get("refused", 0)),
-        "mean_moved": tallies.get("mean_moved", 0.0),
+        "refused": int(tallies["refused"]),
+        "mean_moved": tallies["mean_moved"],
     }
 
 
 def _shared(lab: Lab) -> int:
     """Return the bytes of the frozen base, which all clients share: 4 bits a weight where it is quantised."""
     stored = stored_bytes(lab.model)
-    trained = sum(
-        p.numel() * p.element_size()
-        for n, p in lab.model.named_parameters()
-        if n in lab.plan.problem.start
-    )
-    shared: int = stored.total - trained
-    return shared
+    sizes = {name: p.numel() * p.element_size() for name, p in lab.model.named_parameters()}
+    trained = sum(size for name, size in sizes.items() if name in lab.plan.problem.start)
+    return int(stored.total - trained)

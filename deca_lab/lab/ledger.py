@@ -61,28 +61,16 @@ def traffic(plan: Plan, until: int | None = None) -> np.ndarray:
 
 def mixings(plan: Plan) -> Iterator[tuple[int, np.ndarray]]:
     """Yield every mixing's inner step and the bytes (E,) that it puts on each of the channel's links."""
-    every, item, wire = (
-        plan.recipe.mix_every,
-        max(_item(plan), 4),
-        silence(len(plan.channel.links)),
-    )  # never in half precision
+    every, wire = plan.recipe.mix_every, silence(len(plan.channel.links))
+    item = max(_item(plan), 4)  # never in half precision
     for visit in plan.visits:
         for turn in range(visit.first // every, (visit.last + 1) // every):
             step, first = (turn + 1) * every - 1, plan.first(turn)
-            calls = [
-                (Call(step, turn, block, number, first), width)
-                for block, number, width in carried(plan, visit.block)
-            ]
-            yield (
-                step,
-                np.sum(
-                    [
-                        plan.channel.predicted(call, width, item, wire, None)
-                        for call, width in calls
-                    ],
-                    axis=0,
-                ),
-            )
+            table = np.zeros(len(plan.channel.links), np.int64)
+            for block, number, width in carried(plan, visit.block):
+                call = Call(step, turn, block, number, first)
+                table = table + plan.channel.predicted(call, width, item, wire, None)
+            yield step, table
         wire.tables.clear()
 
 
@@ -90,12 +78,8 @@ def carried(plan: Plan, active: int) -> list[tuple[int, int, int]]:
     """Return (block, number, columns) of each tensor that a mixing carries: what the optimiser tracks, X, and other blocks."""
     width = plan.layouts[active].width
     own = [(active, number, width) for number in range(plan.recipe.optimiser.mixed + 1)]
-    others = [
-        (k, 0, where.width)
-        for k, where in enumerate(plan.layouts)
-        if k != active and plan.recipe.mix_all
-    ]
-    return [*own, *others]
+    others = [(k, 0, where.width) for k, where in enumerate(plan.layouts) if k != active]
+    return [*own, *others] if plan.recipe.mix_all else own
 
 
 def _item(plan: Plan) -> int:
@@ -117,12 +101,8 @@ def memory(plan: Plan) -> Memory:
     if half:
         step = max(step, in_hand(plan, widest) + n * widest * (digits + item) + scratch(n * widest))
     full = weights + n * sum(widths) * ((digits if half else 0) + 4 * digits)
-    return Memory(
-        weights,
-        weights + kept(plan) + max(step + _replicas(plan), _all_mixed(plan)),
-        full,
-        weights * (1 + 10 / len(widths)),
-    )
+    peak = weights + kept(plan) + max(step + _replicas(plan), _all_mixed(plan))
+    return Memory(weights, peak, full, weights * (1 + 10 / len(widths)))
 
 
 def in_hand(plan: Plan, width: int) -> int:
@@ -151,14 +131,12 @@ def _all_mixed(plan: Plan) -> int:
     if not plan.recipe.mix_all:
         return 0
     n, item, widths = plan.topology.n, _item(plan), sorted(where.width for where in plan.layouts)
-    digits, others = max(item, 4), sum(widths[:-1])
-    copy = (
-        2 * digits * (widths[-2] if len(widths) > 1 else 0) if item < 4 else 0
-    )  # a block in float32, and it mixed
-    own = widths[-1] * (
-        (plan.recipe.optimiser.matrices + 1) * digits + (digits + item if item < 4 else 0)
-    )
-    return n * (own + others * item + copy)
+    digits, half = max(item, 4), item < 4
+    # Of half precision: a block in float32, and it mixed.
+    copy = 2 * digits * widths[-2] if half and len(widths) > 1 else 0
+    master = digits + item if half else 0
+    own = widths[-1] * ((plan.recipe.optimiser.matrices + 1) * digits + master)
+    return n * (own + sum(widths[:-1]) * item + copy)
 
 
 def flops(plan: Plan, model: nn.Module, tokens: int) -> float:
@@ -169,19 +147,13 @@ def flops(plan: Plan, model: nn.Module, tokens: int) -> float:
     optimiser are left out.
     """
     sizes = {name: p.numel() for name, p in model.named_parameters()}
-    heights = {name: height(name) for name in sizes}
-    total = 0.0
+    heights, used = {name: height(name) for name in sizes}, 0
     for visit in plan.visits:
         names = plan.blocks[visit.block].names
         lowest = min(heights[name] for name in names)
         above = sum(size for name, size in sizes.items() if heights[name] >= lowest)
-        total += (
-            2.0
-            * plan.recipe.inner_steps
-            * tokens
-            * (sum(sizes.values()) + above + sum(sizes[n] for n in names))
-        )
-    return total
+        used += sum(sizes.values()) + above + sum(sizes[name] for name in names)
+    return 2.0 * plan.recipe.inner_steps * tokens * used
 
 
 def height(name: str) -> float:
@@ -200,12 +172,12 @@ class Meter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.most = self.ever = 0
-        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.watch([])
 
     def watch(self, tensors: list[Tensor]) -> None:
         """Count from here on, beginning with the storages of `tensors`."""
-        self.most, self.ever, self._live = 0, 0, {}
+        self.most, self.ever, self._bound = 0, 0, 0
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
         for t in tensors:
             self._add(t, t.untyped_storage().nbytes())
 
@@ -226,6 +198,7 @@ class Meter(TorchDispatchMode):
     def _add(self, t: Tensor, size: int) -> None:
         key = t.untyped_storage()._cdata
         if key not in self._live or self._live[key][0].expired():
+            self._bound += size
             self._live[key] = (StorageWeakRef(t.untyped_storage()), size)
 
     def __torch_dispatch__(
@@ -241,9 +214,10 @@ class Meter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for t in _tensors(out):
             self._add(t, t.untyped_storage().nbytes())
-        self._live = {key: living for key, living in self._live.items() if not living[0].expired()}
-        now = sum(size for _, size in self._live.values())
-        self.most, self.ever = max(self.most, now), max(self.ever, now)
+        if self._bound > self.most:  # else no new peak, even if nothing was freed
+            self._live = {key: kept for key, kept in self._live.items() if not kept[0].expired()}
+            self._bound = sum(size for _, size in self._live.values())
+            self.most, self.ever = max(self.most, self._bound), max(self.ever, self._bound)
         return out
 
 

@@ -37,16 +37,9 @@ FIELDS = {  # argument -> the knob in whose place it stands
     "blocks": "blocks",
 }
 PROBLEM = f"{OBJECT}Problem:"  # begins the corpus of a fit
-UNREAD = (
-    "a1",
-    "a2",
-    "eps",
-    "momentum",
-    "feedback",
-    "feedback_scale",
-    "b1",
-    "b2",
-)  # knobs, by an own optimiser
+UNREAD = (  # knobs, by an own optimiser
+    *("a1", "a2", "eps", "momentum", "feedback", "feedback_scale", "b1", "b2"),
+)
 
 
 class Objects(NamedTuple):
@@ -69,18 +62,11 @@ NOTHING = Objects()  # every part by its name
 
 def accepted(config: RunConfig, objects: Objects) -> Objects:
     """Return the objects in the library's own types; raise BadInput for one that cannot be used."""
-    check(
-        objects.method is None or isinstance(objects.method, Method),
-        "method",
-        objects.method,
-        "a deca_lab.Method here; a name stands in the config",
-    )
-    check(
-        objects.model is None or isinstance(objects.model, nn.Module),
-        "model",
-        objects.model,
-        "a torch.nn.Module here; a name stands in the config",
-    )
+    kinds = {"method": (Method, "deca_lab.Method"), "model": (nn.Module, "torch.nn.Module")}
+    for name, (kind, called) in kinds.items():
+        given = getattr(objects, name)
+        allowed = f"a {called} here; a name stands in the config"
+        check(given is None or isinstance(given, kind), name, given, allowed)
     _require_callables(objects)
     return objects._replace(
         tokenizer=None if objects.tokenizer is None else tokens.tokenizer_of(objects.tokenizer),
@@ -92,14 +78,11 @@ def accepted(config: RunConfig, objects: Objects) -> Objects:
 
 def _require_callables(objects: Objects) -> None:
     metrics = {} if objects.metrics is None else objects.metrics
-    sound = isinstance(metrics, Mapping) and all(
-        isinstance(n, str) and callable(f) for n, f in metrics.items()
-    )
+    sound = isinstance(metrics, Mapping) and all(map(callable, metrics.values()))
+    sound = sound and all(isinstance(name, str) for name in metrics)
     check(sound, "metrics", objects.metrics, "a dict of functions of a Snapshot, {name: function}")
-    given = isinstance(objects.callbacks, Iterable) and all(
-        callable(call) for call in objects.callbacks
-    )
-    check(given, "callbacks", objects.callbacks, "a list of functions of a Snapshot")
+    listed = isinstance(objects.callbacks, Iterable) and all(map(callable, objects.callbacks))
+    check(listed, "callbacks", objects.callbacks, "a list of functions of a Snapshot")
 
 
 def columns_and_rows(config: RunConfig) -> dict[str, Any]:
@@ -121,12 +104,8 @@ def _corpus(config: RunConfig, data: Any) -> Corpus:  # noqa: ANN401 - whatever 
 
 
 def _graph(config: RunConfig, given: Any) -> Topology:  # noqa: ANN401 - whatever was given
-    check(
-        not isinstance(given, str),
-        "topology",
-        given,
-        "a graph or a matrix here; a name stands in the config",
-    )
+    allowed = "a graph or a matrix here; a name stands in the config"
+    check(not isinstance(given, str), "topology", given, allowed)
     return topology(given, config.clients, weights=config.weights)
 
 
@@ -137,45 +116,28 @@ def named(config: RunConfig, objects: Objects) -> RunConfig:
     """
     if objects.optimiser is not None:
         _require_unread(config, UNREAD, "optimiser")
-    labels = {
-        name: _label(name, getattr(objects, name))
-        for name in FIELDS
-        if getattr(objects, name) is not None
-    }
+    given = {name: getattr(objects, name) for name in FIELDS}
+    labels = {name: _label(name, part) for name, part in given.items() if part is not None}
     usual = defaults()
     for name, label in labels.items():
         knob = FIELDS[name]
         value = getattr(config, knob)
-        known = (
-            "the same object as before"
-            if str(value).startswith(OBJECT)
-            else f"left out beside {name}="
-        )
-        check(
-            value in (usual[knob], label),
-            knob,
-            value,
-            f"{known}: {name}={label.removeprefix(OBJECT)} is given",
-        )
+        again = str(value).startswith(OBJECT)
+        known = "the same object as before" if again else f"left out beside {name}="
+        allowed = f"{known}: {name}={label.removeprefix(OBJECT)} is given"
+        check(value in (usual[knob], label), knob, value, allowed)
     placed: dict[str, Any] = {FIELDS[name]: label for name, label in labels.items()}
     for name, knob in FIELDS.items():
         value = str(getattr(config, knob))
-        check(
-            not value.startswith(OBJECT) or knob in placed,
-            knob,
-            value,
-            f"given again as {_argument(name, value)}: it is an object, which no file holds",
-        )
+        allowed = f"given again as {_argument(name, value)}: it is an object, which no file holds"
+        check(not value.startswith(OBJECT) or knob in placed, knob, value, allowed)
     return replace(config, **placed)
 
 
 def with_objects(config: RunConfig) -> list[str]:
     """Return the knobs of a config in whose place objects were given."""
-    return [
-        knob
-        for knob in dict.fromkeys(FIELDS.values())
-        if str(getattr(config, knob)).startswith(OBJECT)
-    ]
+    knobs = dict.fromkeys(FIELDS.values())
+    return [knob for knob in knobs if str(getattr(config, knob)).startswith(OBJECT)]
 
 
 def on_problem(config: RunConfig) -> bool:
@@ -187,12 +149,8 @@ def _require_unread(config: RunConfig, knobs: Sequence[str], name: str) -> None:
     """Raise BadInput where a knob was set that the object does not read."""
     usual = defaults()
     changed = [knob for knob in knobs if getattr(config, knob) != usual[knob]]
-    check(
-        not changed,
-        ", ".join(changed),
-        [getattr(config, knob) for knob in changed],
-        f"left out: {name}= does not read it",
-    )
+    allowed = f"left out: {name}= does not read it"
+    check(not changed, ", ".join(changed), [getattr(config, knob) for knob in changed], allowed)
 
 
 def _argument(name: str, label: str) -> str:
@@ -231,12 +189,9 @@ def _of_code(function: Any) -> str:  # noqa: ANN401 - any callable
     except (OSError, TypeError):  # typed at a prompt, or no function of Python's
         text = getattr(function, "__qualname__", type(function).__qualname__)
     closed = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
-    plain = {
-        name: value
-        for name, value in sorted(closed.items())
-        if isinstance(value, int | float | str | bool)
-    }
-    inner = [_of_code(value) for _, value in sorted(closed.items()) if inspect.isfunction(value)]
+    within = dict(sorted(closed.items()))
+    plain = {name: x for name, x in within.items() if isinstance(x, int | float | str | bool)}
+    inner = [_of_code(value) for value in within.values() if inspect.isfunction(value)]
     return hashlib.sha256(f"{text}{plain}{inner}".encode()).hexdigest()
 
 

@@ -1,11 +1,10 @@
 """A config becomes everything that a run needs: text, shards, model, blocks, topology, plan. All checks happen here."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +12,19 @@ from torch import Tensor, nn
 from deca_lab.algorithm import blocks as bl
 from deca_lab.algorithm import moments, stacking
 from deca_lab.algorithm.channel import Carrier, Wrap, gossip
-from deca_lab.algorithm.compiled import missing, require_compiler, worth
+from deca_lab.algorithm.compiled import Worth, worth
 from deca_lab.algorithm.gradients import (
     ENGINES,
     Batch,
     Engine,
     Loss,
     Map,
+    engine_kind,
     in_model,
     in_parts,
     in_turn,
     length,
     looped,
-    map_of,
 )
 from deca_lab.algorithm.loop import Plan, Recipe, plan
 from deca_lab.algorithm.optimisers import OPTIMISERS, Optimiser, OptimiserSpec
@@ -55,7 +54,6 @@ from deca_lab.text.shards import Shards
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-AUTO = "auto"  # in place of an engine
 PARTS = ("embeddings", "head")  # of a model's anatomy, which --freeze may name in any family
 MIXINGS: dict[str, Carrier] = {"gossip": gossip, "decaf": decaf}
 
@@ -88,50 +86,52 @@ class Lab(NamedTuple):
     majority: float | None = None  # accuracy of always naming the test set's commonest label
 
 
+Say = Callable[[str], None]  # takes a line about what goes on
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
+
+
+class Groundwork(NamedTuple):
+    """What a run stands on before its model is loaded."""
+
+    config: RunConfig  # with its method's knobs and the objects' names
+    objects: Objects  # in the library's own types
+    device: torch.device
+    topology: Topology
+    diagnosis: Diagnosis
+    texts: Texts
+
+
 def prepare(config: RunConfig, world: World = ALONE, objects: Objects = NOTHING) -> Lab:
     """Return the lab of a config; raise BadInput, before anything is written, where something does not fit.
 
     `objects` stand in for names of the config. In a `world` of several processes each holds the models of its own clients
     alone.
     """
-    config, objects = settled(config, objects)
-    ground = ground_of(config, objects, world)
-    return assembled(config, objects, read_texts(config, objects), world, ground=ground)
+    return assembled(groundwork(config, objects, world), world)
 
 
-Ground = tuple[torch.device, Topology, Diagnosis]  # what needs neither text nor model
-
-
-def ground_of(config: RunConfig, objects: Objects, world: World = ALONE) -> Ground:
-    """Return the ground of a run; raise BadInput for what no text and no model is needed to refuse."""
+def groundwork(
+    config: RunConfig, objects: Objects = NOTHING, world: World = ALONE, say: Say = silent
+) -> Groundwork:
+    """Return what a run stands on; what needs no text is refused before any is read."""
+    objects = accepted(config, objects)
+    config = resolve(named(config, objects), objects.method)
     world.of(config.clients)
     recipe_of(config, objects.optimiser)
-    return laid_out(config, objects)
+    ground = device_and_graph(config, objects)
+    say("reading text ...")
+    return Groundwork(config, objects, *ground, read_texts(config, objects))
 
 
-def settled(config: RunConfig, objects: Objects) -> tuple[RunConfig, Objects]:
-    """Return a config with its method's knobs and the objects' names, and the objects in the library's own types."""
-    objects = accepted(config, objects)
-    return resolve(named(config, objects), objects.method), objects
-
-
-def assembled(
-    config: RunConfig,
-    objects: Objects,
-    texts: Texts,
-    world: World = ALONE,
-    shapes_alone: bool = False,
-    ground: Ground | None = None,
-) -> Lab:
-    """Return the lab of a settled config and its texts; of `shapes_alone`, on device "meta", no number is computed.
-
-    The `ground` is laid out anew where it is not given.
-    """
-    device, topo, diagnosis = ground or laid_out(config, objects)
-    if shapes_alone:  # the texts' own numbers are there, and are looked at
-        device = torch.device("cpu")
+def assembled(ground: Groundwork, world: World = ALONE, shapes_alone: bool = False) -> Lab:
+    """Return the lab of a groundwork; of `shapes_alone`, on device "meta", no number is computed."""
+    config, objects, topo, texts = ground.config, ground.objects, ground.topology, ground.texts
+    # The texts' own numbers are there, and are looked at, even where the model's are not.
+    device = torch.device("cpu") if shapes_alone else ground.device
     world = world.of(config.clients)
-    recipe, over = recipe_of(config, objects.optimiser), map_of(config.engine)
     model = model_of(config, objects, texts, shapes_alone)
     model = model if shapes_alone else model.to(device)
     values = causal_lm.trainable(model)
@@ -140,39 +140,23 @@ def assembled(
     _require_head(config, texts, model, cut)
     task = task_of(config, texts, model, device)
     trained = {name: values[name] for block in cut for name in block.names}
-    mine = world.mine
-    batches = task.batches if world.size == 1 else _changed(task.batches, lambda t: t[mine])
-    if shapes_alone:
-        batches = _changed(batches, lambda t: t.to("meta"))
-    problem = Problem(stacking.replicate(trained, mine.stop - mine.start), task.loss, batches)
-    scores = (task.score, task.validation_score)
-    if over is in_turn:
-        scores = (one_by_one(task.score), one_by_one(task.validation_score))
-    probe = Probe(task.test, task.own, task.train, *scores, rows_at_once(config))
-    failing = faults_of(config, topo, len(cut))
-    carrier, wraps = channel_of(config, failing, topo, world)
-    laid = plan(problem, cut, topo, recipe(len(cut)), *wraps, carrier=carrier, site=world.site)
-    spread = None
-    if not shapes_alone:
-        spread = start_spread(laid, config, model, world)
-    config, told = with_engine(config, laid, model)
+    problem, probe = _problem(task, trained, world, shapes_alone), _probe(task, config)
+    laid, failing = planned(config, problem, cut, topo, objects.optimiser, world)
+    spread = None if shapes_alone else start_spread(laid, config, model, world)
+    kind = laid.channel.like.device.type
+    config, notes = with_engine(config, kind, partial(graphs_worth, config, laid, model, kind))
     every, rarely = measured_every(config, probe, task.readings)
     return Lab(
-        config=config,
-        corpus=texts.corpus,
-        shards=texts.shards,
-        tokenizer=texts.tokenizer,
-        model=model,
-        topology=topo,
-        diagnosis=diagnosis,
+        config,
+        *(texts.corpus, texts.shards, texts.tokenizer, model, topo, ground.diagnosis),
         heterogeneity=heterogeneity.measure(texts.shards, spread),
         plan=laid,
         probe=probe,
-        measure=partial(_on_probe, problem.loss, probe, over),
+        measure=partial(_on_probe, problem.loss, probe, engine_kind(config.engine).over),
         eval_every=every,
         frozen=tuple(name for name, _ in model.named_parameters() if name not in trained),
         device=device,
-        notes=(*texts.notes, *task.notes, *told, *rarely),
+        notes=(*texts.notes, *task.notes, *notes, *rarely),
         world=world,
         failing=failing,
         objects=objects,
@@ -180,24 +164,51 @@ def assembled(
     )
 
 
+def planned(
+    config: RunConfig,
+    problem: Problem,
+    cut: Sequence[bl.Block],
+    topo: Topology,
+    own: Optimiser | None,
+    world: World = ALONE,
+) -> tuple[Plan, Faults]:
+    """Return the plan of a run over these blocks, and what goes wrong in it; `own` is as in `recipe_of`."""
+    failing, world = faults_of(config, topo, len(cut)), world.of(config.clients)
+    carrier, wraps = channel_of(config, failing, topo, world)
+    recipe = recipe_of(config, own)(len(cut))
+    return plan(problem, cut, topo, recipe, *wraps, carrier=carrier, site=world.site), failing
+
+
+def _problem(
+    task: tasks.Task, trained: dict[str, Tensor], world: World, shapes_alone: bool
+) -> Problem:
+    """Return what this process's clients minimise."""
+    mine, batches = world.mine, task.batches
+    if world.size > 1:
+        batches = _changed(batches, lambda t: t[mine])
+    if shapes_alone:
+        batches = _changed(batches, lambda t: t.to("meta"))
+    return Problem(stacking.replicate(trained, mine.stop - mine.start), task.loss, batches)
+
+
+def _probe(task: tasks.Task, config: RunConfig) -> Probe:
+    """Return what every measurement reads; a measurement keeps no graph, so it reads a few more rows than a step."""
+    scores = (task.score, task.validation_score)
+    if engine_kind(config.engine).over is in_turn:
+        scores = (one_by_one(task.score), one_by_one(task.validation_score))
+    rows = min(8, 2 * (config.micro_batch or config.batch))
+    return Probe(task.test, task.own, task.train, *scores, rows)
+
+
 def task_of(
     config: RunConfig, texts: Texts, model: "PreTrainedModel", device: torch.device
 ) -> tasks.Task:
     """Return what the model is trained and scored on."""
-    return tasks.build(
-        config.task,
-        texts.corpus,
-        texts.split,
-        texts.tokenizer,
-        model,
-        config.context,
-        config.batch,
-        config.seed,
-        device,
-        config.eval_windows,
-        words_of(config),
-        bool(texts.labels),
+    request = tasks.TaskRequest(
+        *(texts.corpus, texts.split, texts.tokenizer, model, config.context, config.batch),
+        *(config.seed, device, config.eval_windows, words_of(config)),
     )
+    return tasks.build(config.task, request, head=bool(texts.labels))
 
 
 def _changed(
@@ -206,31 +217,21 @@ def _changed(
     return lambda step: each(batches(step), change)
 
 
-def rows_at_once(config: RunConfig) -> int:
-    """Return how many examples of a client a measurement reads at once: it keeps no graph, so a few more than a step."""
-    return min(8, 2 * (config.micro_batch or config.batch))
-
-
-def laid_out(config: RunConfig, objects: Objects) -> tuple[torch.device, Topology, Diagnosis]:
+def device_and_graph(
+    config: RunConfig, objects: Objects
+) -> tuple[torch.device, Topology, Diagnosis]:
     """Return device, topology and what the doctor says of it."""
     device = find_device(config.device)
-    check(
-        not (device.type == "mps" and config.dtype == "float64"),
-        "dtype",
-        config.dtype,
-        "float32 or bfloat16 on Apple's GPU",
-    )
-    pick({**ENGINES, AUTO: None}, config.engine, "engine")
-    if config.engine == "compiled":
-        require_compiler(device.type)
-    topo = topology(
-        objects.topology or config.topology,
-        config.clients,
-        weights=config.weights,
-        probability=config.edge_probability,
-        degree=config.degree,
-        seed=config.seed,
-    )
+    wide = device.type == "mps" and config.dtype == "float64"
+    check(not wide, "dtype", config.dtype, "float32 or bfloat16 on Apple's GPU")
+    engine_kind(config.engine).ready(device.type)
+    drawn: dict[str, Any] = {
+        "probability": config.edge_probability,
+        "degree": config.degree,
+        "seed": config.seed,
+    }
+    source = objects.topology or config.topology
+    topo = topology(source, config.clients, weights=config.weights, **drawn)
     return device, topo, require_sound(topo, allow_unsound=config.allow_unsound)
 
 
@@ -267,17 +268,13 @@ def _on_probe(
     return measure(loss, rows, tuple(x[at] for x in blocks), own, over)
 
 
-def at_once(engine: str) -> str:
-    """Return the engine for a single gradient, or before "auto" has chosen: no graph would pay back."""
-    return "stacked" if engine in (AUTO, "compiled") else engine
-
-
 def engine_of(config: RunConfig, model: nn.Module | None = None, once: bool = False) -> Engine:
     """Return what computes the clients' gradients: through the model itself, or a few examples at a time, if asked to.
 
     `once` is for a single gradient.
     """
-    engine = pick(ENGINES, at_once(config.engine) if once else config.engine, "engine")
+    kind = engine_kind(config.engine)
+    engine = engine_kind(kind.once).gradients if once and kind.once else kind.gradients
     if config.gradient_checkpointing:
         loop = "loop with --gradient-checkpointing: torch.vmap cannot compute activations twice"
         check(engine is looped, "engine", config.engine, loop)
@@ -288,35 +285,30 @@ def engine_of(config: RunConfig, model: nn.Module | None = None, once: bool = Fa
     return in_parts(engine, config.micro_batch) if config.micro_batch else engine
 
 
-def with_engine(config: RunConfig, laid: Plan, model: nn.Module) -> tuple[RunConfig, list[str]]:
+def with_engine(
+    config: RunConfig, device: str, count: Callable[[], Worth] | None = None
+) -> tuple[RunConfig, list[str]]:
     """Return the config with an engine in place of "auto", and the notes on what compiling costs and saves."""
-    if config.engine not in (AUTO, "compiled"):
-        return config, []
-    kind, tokens = laid.channel.like.device.type, config.clients * config.batch * config.context
+    settle = engine_kind(config.engine).settle
+    engine, notes = settle(count and count(), device) if settle else (config.engine, [])
+    return replace(config, engine=engine), notes
+
+
+def graphs_worth(config: RunConfig, laid: Plan, model: nn.Module, device: str) -> Worth:
+    """Return what compiling would cost a run and save it."""
     layers = {causal_lm.layer_of(name) for name, _ in model.named_parameters()} - {None}
-    count = worth(len(laid.blocks), len(layers), flops(laid, model, tokens), kind)
-    if config.engine == "compiled":
-        return config, [f"engine compiled: {count.line}"]
-    lacking = missing(kind)
-    engine = "compiled" if count.pays and not lacking else "stacked"
-    why = f"{lacking} is not here" if lacking else count.line
-    return replace(config, engine=engine), [f"engine {engine}, chosen by auto: {why}"]
+    tokens = config.clients * config.batch * config.context
+    return worth(len(laid.blocks), len(layers), flops(laid, model, tokens), device)
 
 
 def find_device(name: str) -> torch.device:
     """Return the device of a name; "auto" takes a GPU where torch sees one."""
-    there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if name == "auto":
-        return torch.device(next(n for n in ("cuda", "mps", "cpu") if there[n]))
+    gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {**gpus, "cpu": True}
+    seen = [kind for kind, ok in there.items() if ok]
     if not pick({"auto": True, **there}, name, "device"):
-        raise BadInput(
-            f"device = {name!r} is not there: torch sees {', '.join(n for n, ok in there.items() if ok)}"
-        )
-    return torch.device(name)
+        raise BadInput(f"device = {name!r} is not there: torch sees {', '.join(reversed(seen))}")
+    return torch.device(seen[0] if name == "auto" else name)
 
 
 def _require_head(
@@ -353,16 +345,11 @@ def blocks_of(
     if config.ends == "frozen":
         frozen |= {name for name, where in anatomy.items() if not isinstance(where, int)}
     rest = {name: where for name, where in anatomy.items() if name not in frozen}
-    check(
-        bool(rest),
-        "freeze, ends",
-        (config.freeze, config.ends),
-        "such that a trainable name remains",
-    )
+    allowed = "such that a trainable name remains"
+    check(bool(rest), "freeze, ends", (config.freeze, config.ends), allowed)
+    ends = "own" if config.ends == "frozen" else config.ends
     cutters = {
-        "layers": lambda: bl.by_layers(
-            rest, config.granularity, "own" if config.ends == "frozen" else config.ends
-        ),
+        "layers": lambda: bl.by_layers(rest, config.granularity, ends),
         "equal": lambda: bl.of_equal_size({name: sizes[name] for name in rest}, config.block_count),
         "patterns": lambda: bl.by_patterns(list(rest), patterns_of(config)),
         "whole": lambda: bl.whole(list(rest)),
@@ -374,14 +361,18 @@ def blocks_of(
 
 def patterns_of(config: RunConfig) -> list[str]:
     """Return the regular expressions of the blocks, or raise BadInput where there is none."""
-    found = re.split(r"\s+", config.patterns.strip()) if config.patterns.strip() else []
-    check(
-        bool(found),
-        "patterns",
-        config.patterns,
-        "one or more regular expressions, with --blocks patterns",
-    )
-    return found
+    patterns = config.patterns.split()
+    allowed = "one or more regular expressions, with --blocks patterns"
+    check(bool(patterns), "patterns", config.patterns, allowed)
+    return patterns
+
+
+def _optimiser(config: RunConfig, own: Optimiser | None) -> Optimiser:
+    signal = pick(moments.SIGNALS, config.feedback, "feedback")
+    scale = pick(moments.SCALES, config.feedback_scale, "feedback_scale")
+    feedback = moments.Feedback(signal, scale, config.b1, config.b2)
+    spec = OptimiserSpec(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum)
+    return own or pick(OPTIMISERS, config.optimiser, "optimiser")(spec)
 
 
 def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int], Recipe]:
@@ -390,22 +381,10 @@ def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int]
     `own` is an optimiser that was given as an object.
     """
     shape = pick(SCHEDULES, config.lr_scheduler_type, "lr_scheduler_type")
-    feedback = moments.Feedback(
-        pick(moments.SIGNALS, config.feedback, "feedback"),
-        pick(moments.SCALES, config.feedback_scale, "feedback_scale"),
-        config.b1,
-        config.b2,
-    )
+    optimiser = _optimiser(config, own)
     rule = pick(MIXINGS, config.mixing, "mixing")
-    check(
-        rule is gossip or config.adapter == "lora",
-        "mixing",
-        config.mixing,
-        "gossip, but for --adapter lora",
-    )
-    optimiser = own or pick(OPTIMISERS, config.optimiser, "optimiser")(
-        OptimiserSpec(moments.Adam(config.a1, config.a2, config.eps), feedback, config.momentum)
-    )
+    allowed = "gossip, but for --adapter lora"
+    check(rule is gossip or config.adapter == "lora", "mixing", config.mixing, allowed)
     before = pick({"after": False, "before": True}, config.combine, "combine")
     keep = pick({"reset": False, "keep": True}, config.moments, "moments")
     mix_all = pick({"active": False, "all": True}, config.mixed, "mixed")
@@ -413,11 +392,9 @@ def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int]
 
     def recipe(count: int) -> Recipe:
         total = config.rounds * count * config.inner_steps
+        rate = schedule(config.lr, shape, total, config.warmup_steps)
         return Recipe(
-            config.rounds,
-            config.inner_steps,
-            schedule(config.lr, shape, total, config.warmup_steps),
-            optimiser,
+            *(config.rounds, config.inner_steps, rate, optimiser),
             keep_moments=keep,
             mix_every=config.mix_every,
             mix_all=mix_all,
@@ -433,21 +410,13 @@ def recipe_of(config: RunConfig, own: Optimiser | None = None) -> Callable[[int]
 
 def faults_of(config: RunConfig, topo: Topology, blocks: int) -> Faults:
     """Return what goes wrong in the run; raise BadInput where the topology cannot bear it."""
-    n, steps = topo.n, config.rounds * blocks * config.inner_steps
-    asked = Faults(
-        config.drop,
-        config.burst,
-        faults.spells(config.away, "away", n, steps),
-        faults.stragglers(config.stragglers, n),
-        faults.spells(config.garbage, "garbage", n, steps),
-        config.stale,
-        config.delay,
-        config.noise,
-        n,
-        steps // config.mix_every,
-        config.mix_every,
-        config.seed,
+    n, every, steps = topo.n, config.mix_every, config.rounds * blocks * config.inner_steps
+    away, garbage = (
+        faults.spells(getattr(config, knob), knob, n, steps) for knob in ("away", "garbage")
     )
+    slow = faults.stragglers(config.stragglers, n)
+    lost = (config.drop, config.burst, away, slow, garbage, config.stale, config.delay)
+    asked = Faults(*lost, config.noise, n, steps // every, every, config.seed)
     return faults.require_possible(asked, topo, steps)
 
 
@@ -469,10 +438,8 @@ def channel_of(
         carrier = through_server(world)
     else:
         carrier = over(world, rule, halo)
-    return carrier, [lost] if short is None else [
-        lost,
-        compression.compressed(short, config.seed, halo),
-    ]
+    wraps = [] if short is None else [compression.compressed(short, config.seed, halo)]
+    return carrier, [lost, *wraps]
 
 
 def _require_short_messages(config: RunConfig, topo: Topology) -> None:
@@ -509,8 +476,8 @@ def start_spread(
     except RuntimeError as error:  # functorch's, or autograd's
         if out_of_memory(error):
             raise
-        name = at_once(config.engine)
-        others = " or ".join(other for other in ENGINES if other not in (name, "compiled"))
+        name = engine_kind(config.engine).once or config.engine
+        others = " or ".join(n for n in ENGINES if n != name and not engine_kind(n).once)
         line = f"model does not train with --engine {name}: {first_line(error)}; try {others}"
         raise BadInput(line) from error
     return own.over(lambda x: summed(world, x))

@@ -58,9 +58,8 @@ def require_kept(path: Path, state: State, plan: Plan) -> None:
     letters = [(_block(name, len(widths)), x) for name, x in state.wire.letters.items()]
     for k, x in [*masters, *letters]:
         if k is None or tuple(x.shape) != tuple(state.blocks[k].shape):
-            raise refused(
-                path, f"a master copy or letter of block {k} has the shape {tuple(x.shape)}"
-            )
+            shape = f"the shape {tuple(x.shape)}"
+            raise refused(path, f"a master copy or letter of block {k} has {shape}")
     moments = [(k, part) for k, kept in state.moments.items() for part in op.tensors(kept)]
     _require(path, "master, letters or moments of block", [*masters, *letters, *moments], _numbers)
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,49 +12,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deca_lab.algorithm.gradients import Engine, Gradients, Loss
+from deca_lab.algorithm.gradients import Engine, Gradients, Loss, engine_kind
 from deca_lab.algorithm.loop import Plan, State, begin, params_of, train, working
 from deca_lab.algorithm.optimisers import tensors
 from deca_lab.errors import BadInput, Diverged, Stopped, check
 from deca_lab.files import alone, new_folder, read_text, require_new, write_whole
 from deca_lab.lab import checkpoint, history, ledger
-from deca_lab.lab.forecast import forecast_of, require_room, room, size
+from deca_lab.lab.forecast import forecast_of, require_room, room
 from deca_lab.lab.history import History, Record
 from deca_lab.lab.metrics import Measurement
 from deca_lab.lab.objects import NOTHING, Objects, named
 from deca_lab.lab.prepare import (
     Lab,
+    Say,
     assembled,
     engine_of,
     find_device,
-    ground_of,
+    groundwork,
     prepare,
-    settled,
+    silent,
 )
 from deca_lab.lab.restored import require_kept, require_record
 from deca_lab.lab.snapshot import Snapshot
-from deca_lab.lab.sources import foreign, read_texts
+from deca_lab.lab.sources import foreign
 from deca_lab.methods import Method
 from deca_lab.models.factor_mixing import interference
 from deca_lab.network.processes import World, broadcast, gathered_state, scattered_state, summed
 from deca_lab.runconfig import RunConfig, defaults, from_json
 
-CHEAP, WRITING = (
-    1.0,
-    0.05,
-)  # a checkpoint's seconds that nobody minds, and its share of a run's time
-
-Say = Callable[[str], None]  # takes a line about what goes on
-
-
-def silent(line: str) -> None:
-    """Say nothing."""
-
+CHEAP, WRITING = 1.0, 0.05  # a checkpoint's seconds that nobody minds, and its share of a run
 
 Callback = Callable[[Snapshot], bool | None]  # True ends the run
-Progress = Callable[
-    [int, int, dict[str, Any]], bool | None
-]  # (inner steps done, of how many, what is known) -> stop now?
+# (inner steps done, of how many, what is known) -> stop now?
+Progress = Callable[[int, int, dict[str, Any]], bool | None]
 
 
 def run(
@@ -83,16 +73,8 @@ def run(
     Raises BadInput before anything is written where the config does not fit, Diverged where a loss stops being finite:
     then the last good checkpoint stays; and Stopped, after a checkpoint, where `progress` returns True.
     """
-    objects = Objects(
-        model,
-        tokenizer,
-        dataset,
-        topology,
-        optimiser,
-        method,
-        metrics=metrics,
-        callbacks=tuple(callbacks),
-    )
+    given = (model, tokenizer, dataset, topology, optimiser, method)
+    objects = Objects(*given, metrics=metrics, callbacks=tuple(callbacks))
     done = run_in(World(), config, out, progress, objects)
     assert done is not None  # rank 0 has it, and there is no other
     return done
@@ -104,9 +86,8 @@ def resume(folder: Path | str, progress: Progress | None = None, **objects: Any)
     A run that was given objects must be given them again, by the names that they have in `run`.
     """
     unknown = sorted(set(objects) - set(Objects._fields) | {"problem", "blocks"} & set(objects))
-    check(
-        not unknown, "resume", ", ".join(unknown), f"arguments of run: {', '.join(Objects._fields)}"
-    )
+    allowed = f"arguments of run: {', '.join(Objects._fields)}"
+    check(not unknown, "resume", ", ".join(unknown), allowed)
     done = resume_in(World(), folder, progress, Objects(**objects))
     assert done is not None
     return done
@@ -134,17 +115,13 @@ def run_in(
 
 def prepared(config: RunConfig, world: World, objects: Objects, say: Say) -> Lab:
     """Return the lab of a config, as `prepare` does, but say what it needs, and refuse what does not fit, before it is held."""
-    whole, objects = settled(config, objects)
-    ground = ground_of(whole, objects, world)
-    say("reading text ...")
-    texts = read_texts(whole, objects)
-    if say is not silent or foreign(whole):
-        known = forecast_of(whole, objects, texts, world.of(whole.clients), ground)
-        free = room(ground[0])
-        say(known.words() + ("" if free is None else f"; {size(free)} are free for tensors"))
-        require_room(known, free, whole, objects, texts)
+    ground = groundwork(config, objects, world, say)
+    if say is not silent or foreign(ground.config):
+        known, free = forecast_of(ground, world), room(ground.device)
+        say(known.words(free))
+        require_room(known, free, ground)
     say("loading the model ...")
-    return assembled(whole, objects, texts, world, ground=ground)
+    return assembled(ground, world)
 
 
 def started(
@@ -191,11 +168,9 @@ def _everybodys(lab: Lab, values: Tensor) -> Tensor:
 
 def _anybodys(lab: Lab, number: int) -> int:
     """Return the sum over ranks of a whole number."""
-    return (
-        number
-        if lab.world.size == 1
-        else int(summed(lab.world, torch.tensor([number], device=lab.device)))
-    )
+    if lab.world.size == 1:  # nothing is read from the device
+        return number
+    return int(summed(lab.world, torch.tensor([number], device=lab.device)))
 
 
 def _kept(lab: Lab, folder: Path) -> tuple[State, Record]:
@@ -207,9 +182,8 @@ def _kept(lab: Lab, folder: Path) -> tuple[State, Record]:
     try:
         record = Record(**noted)
     except TypeError as error:
-        raise BadInput(
-            f"the checkpoint in {str(folder)!r} holds no record of a run: {error}"
-        ) from None
+        none = f"holds no record of a run: {error}"
+        raise BadInput(f"the checkpoint in {str(folder)!r} {none}") from None
     _require_same(lab, record, folder)
     require_kept(path, state, lab.plan)
     require_record(path, record, state.step, _present(lab, state.step, record.stopped))
@@ -230,11 +204,10 @@ def read_config(folder: Path | str) -> RunConfig:
 
 
 def _blank(lab: Lab) -> Record:
-    own = sorted(lab.objects.metrics or {})
     return Record(
         fingerprint=lab.corpus.fingerprint,
         config=asdict(lab.config),
-        metric_names=own,
+        metric_names=sorted(lab.objects.metrics or {}),
         labels=list(lab.corpus.label_names),
     )
 
@@ -248,12 +221,8 @@ def _require_same(lab: Lab, record: Record, folder: Path) -> None:
             "resume needs the same config"
         )
     own = sorted(lab.objects.metrics or {})
-    check(
-        record.metric_names == own,
-        "metrics",
-        own,
-        f"those that {folder} was started with: {record.metric_names}",
-    )
+    allowed = f"those that {folder} was started with: {record.metric_names}"
+    check(record.metric_names == own, "metrics", own, allowed)
     if record.fingerprint != lab.corpus.fingerprint:
         raise BadInput(
             f"corpus {lab.config.corpus!r} is not the text that {folder} was started on (another Python, or a "
@@ -266,36 +235,23 @@ def _go(
 ) -> History | None:
     """Advance from `state` to the end; measure and save where the config says."""
     meter, began = ledger.Meter(), time.perf_counter() - record.seconds
-    engine = _metered(_engine(lab), meter, unseen=lab.config.engine == "compiled")
+    engine = _metered(_engine(lab), meter, unseen=engine_kind(lab.config.engine).graphs)
     steps = train(lab.plan, state, engine, donate=True)
     seen = lab.world.rank == 0
     whole = gathered_state(lab.world, state) if state.step == 0 else state
     if state.step == 0 and seen:
         _note(lab, whole, record, began)
     while state.step < lab.plan.steps and not record.stopped:
-        opening = (
-            state.step % lab.config.inner_steps < lab.config.mix_every
-        )  # a visit is metered until it first mixes
-        meter.watch(_held(state))
-        with meter if opening else nullcontext():
-            state, own = next(steps)
-        if opening:
-            record.peak_bytes = max(record.peak_bytes, _anybodys(lab, meter.most))
-            record.whole_bytes = max(record.whole_bytes, _anybodys(lab, meter.ever))
+        state, own = _stepped(lab, steps, state, meter, record)
         losses = _everybodys(lab, own)
         _require_finite(lab.plan, state, ~torch.isfinite(losses), "loss", folder)
         record.train.append(_train_row(lab.plan, state, losses))
         measured = len(record.metrics)
         whole = _written_down(lab, state, record, folder, began) or whole
-        if lab.objects.callbacks and _anybodys(
-            lab, _called(lab, state, record, len(record.metrics) > measured)
-        ):
+        if _called(lab, state, record, len(record.metrics) > measured):
             whole = _stopped_early(lab, state, record, folder, began)
-        known = (
-            {**record.metrics[-1], "measured": len(record.metrics), **record.train[-1]}
-            if seen
-            else record.train[-1]
-        )
+        newest = {**record.metrics[-1], "measured": len(record.metrics)} if seen else {}
+        known = {**newest, **record.train[-1]}
         asked = progress is not None and bool(progress(state.step, lab.plan.steps, known))
         if _anybodys(lab, int(asked)) and state.step < lab.plan.steps:
             _stop(lab, folder, _finite(lab, state, folder), record)
@@ -307,10 +263,30 @@ def _go(
     return done
 
 
-def _called(lab: Lab, state: State, record: Record, measured: bool) -> int:
-    """Call every callback with this step; return how many of them want the run to stop."""
+def _stepped(
+    lab: Lab,
+    steps: Iterator[tuple[State, Tensor]],
+    state: State,
+    meter: ledger.Meter,
+    record: Record,
+) -> tuple[State, Tensor]:
+    """Take an inner step, and note what it held: a visit is metered until it first mixes."""
+    opening = state.step % lab.config.inner_steps < lab.config.mix_every
+    meter.watch(_held(state))
+    with meter if opening else nullcontext():
+        state, own = next(steps)
+    if opening:
+        record.peak_bytes = max(record.peak_bytes, _anybodys(lab, meter.most))
+        record.whole_bytes = max(record.whole_bytes, _anybodys(lab, meter.ever))
+    return state, own
+
+
+def _called(lab: Lab, state: State, record: Record, measured: bool) -> bool:
+    """Call every callback with this step; say whether any of any rank's wants the run to stop."""
+    if not lab.objects.callbacks:
+        return False
     snapshot = _snapshot(lab, state, record, measured)
-    return sum(bool(call(snapshot)) for call in lab.objects.callbacks)
+    return _anybodys(lab, sum(bool(call(snapshot)) for call in lab.objects.callbacks)) > 0
 
 
 def _snapshot(lab: Lab, state: State, record: Record, measured: bool) -> Snapshot:
@@ -375,13 +351,10 @@ def _keep(folder: Path, state: State, record: Record) -> None:
 
 def _stop(lab: Lab, folder: Path | None, state: State, record: Record) -> None:
     """Keep what there is and raise Stopped."""
+    kept = "nothing was kept, for there is no folder"
     if folder is not None:
         _keep(folder, state, record)
-    kept = (
-        "nothing was kept, for there is no folder"
-        if folder is None
-        else f"go on with: deca-lab run --resume {folder}"
-    )
+        kept = f"go on with: deca-lab run --resume {folder}"
     raise Stopped(f"stopped after inner step {state.step} of {lab.plan.steps}; {kept}")
 
 
@@ -392,7 +365,7 @@ def _due(step: int, every: int, lab: Lab) -> bool:
 def _engine(lab: Lab) -> Engine:
     """Return the engine of the config, or the problem's closed form, which the loop alone does without."""
     closed = lab.plan.problem.exact
-    if closed is not None and lab.config.engine != "loop":
+    if closed is not None and engine_kind(lab.config.engine).closed:
         return lambda loss: closed
     return engine_of(lab.config, lab.model)
 
@@ -417,13 +390,12 @@ def _require_finite(plan: Plan, state: State, wild: Tensor, what: str, folder: P
     """Raise Diverged, naming clients, step and block, where any client is `wild` (N,) bool."""
     if not bool(wild.any()):
         return
-    block = plan.blocks[plan.visits[(state.step - 1) // plan.recipe.inner_steps].block].name
+    block = _block_of(plan, state.step - 1)
     kept = "" if folder is None else f"; the last good checkpoint stays in {folder}"
     clients = ", ".join(map(str, wild.nonzero().flatten().tolist()))
-    raise Diverged(
-        f"the {what} is no longer finite for client {clients} at inner step {state.step - 1} in block {block!r}: "
-        f"try a smaller --lr, or --max-grad-norm 1{kept}"
-    )
+    where = f"for client {clients} at inner step {state.step - 1} in block {block!r}"
+    smaller = "try a smaller --lr, or --max-grad-norm 1"
+    raise Diverged(f"the {what} is no longer finite {where}: {smaller}{kept}")
 
 
 def _finite(lab: Lab, state: State, folder: Path | None) -> State:
@@ -439,54 +411,48 @@ def _wild(state: State) -> Tensor:
 
 def _train_row(plan: Plan, state: State, losses: Tensor) -> dict[str, Any]:
     s = state.step - 1
-    block = plan.blocks[plan.visits[s // plan.recipe.inner_steps].block].name
-    return {"step": s, "block": block, "lr": plan.recipe.lr(s), "loss": float(losses.mean())}
+    block, rate = _block_of(plan, s), plan.recipe.lr(s)
+    return {"step": s, "block": block, "lr": rate, "loss": float(losses.mean())}
+
+
+def _block_of(plan: Plan, step: int) -> str:
+    """Return the name of the block that is active at an inner step."""
+    return plan.blocks[plan.visits[step // plan.recipe.inner_steps].block].name
 
 
 def _note(lab: Lab, state: State, record: Record, began: float) -> None:
     """Append one measurement to the record."""
     started_at = time.perf_counter()
-    found, here = _measured(lab, state)
+    measured, here = _measured(lab, state)
     visit = lab.plan.visits[max(state.step - 1, 0) // lab.config.inner_steps]
     names = [block.name for block in lab.plan.blocks]
-    last = names[visit.block] if state.step else "start"
-    record.metrics.append(
-        {
-            "step": state.step,
-            "round": visit.round,
-            "block": last,
-            **found.row(names, lab.objects.problem is None and not found.scores),
-            **_interference(lab, state),
-            "bytes_sent": int(state.sent.sum()),
-            "peak_bytes": record.peak_bytes,
-        }
-    )
-    record.metrics[-1].update(_own_metrics(lab, state, record))
-    record.clients += _client_rows(state.step, found, here)
+    on_text = lab.objects.problem is None and not measured.scores
+    row = {
+        "step": state.step,
+        "round": visit.round,
+        "block": names[visit.block] if state.step else "start",
+        **measured.row(names, on_text),
+        **_interference(lab, state),
+        "bytes_sent": int(state.sent.sum()),
+        "peak_bytes": record.peak_bytes,
+    }
+    record.metrics.append(row)
+    row.update(_own_metrics(lab, state, record))
+    record.clients += _client_rows(state.step, measured, here)
     now = time.perf_counter()
     record.measuring += now - started_at
-    record.timings.append(
-        {
-            "step": state.step,
-            "seconds": now - began,
-            "measuring": record.measuring,
-            "writing": record.all_writing,
-            "process_bytes": process_bytes(),
-            "gpu_bytes": torch.cuda.max_memory_allocated() if lab.device.type == "cuda" else 0,
-        }
-    )
+    spent = {"measuring": record.measuring, "writing": record.all_writing}
+    gpu = torch.cuda.max_memory_allocated() if lab.device.type == "cuda" else 0
+    held = {"process_bytes": process_bytes(), "gpu_bytes": gpu}
+    record.timings.append({"step": state.step, "seconds": now - began, **spent, **held})
 
 
 def _own_metrics(lab: Lab, state: State, record: Record) -> dict[str, float]:
     """Return the user's figures; raise BadInput for a name that is one of ours, and for what is no number."""
     figures = {}
     for name, figure in (lab.objects.metrics or {}).items():
-        check(
-            name not in record.metrics[-1],
-            "metrics",
-            name,
-            "another name: the lab measures one of this name",
-        )
+        allowed = "another name: the lab measures one of this name"
+        check(name not in record.metrics[-1], "metrics", name, allowed)
         value = figure(_snapshot(lab, state, record, measured=True))
         value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
         check(isinstance(value, int | float), f"what metrics[{name!r}] returns", value, "a number")
@@ -498,8 +464,8 @@ def _interference(lab: Lab, state: State) -> dict[str, float]:
     """Return what mixing the factors apart would add to the mean of their products now, for runs with LoRA."""
     if lab.config.adapter != "lora":
         return {}
-    found = interference(params_of(lab.plan, state), lab.topology.at(0))
-    return {"interference": found.total, "interference_bound": found.bound}
+    added = interference(params_of(lab.plan, state), lab.topology.at(0))
+    return {"interference": added.total, "interference_bound": added.bound}
 
 
 def _measured(lab: Lab, state: State) -> tuple[Measurement, list[int]]:
@@ -508,11 +474,10 @@ def _measured(lab: Lab, state: State) -> tuple[Measurement, list[int]]:
     return lab.measure(params_of(lab.plan, state), state.blocks, here), here.tolist()
 
 
-def _client_rows(step: int, found: Measurement, here: list[int]) -> list[dict[str, Any]]:
-    pairs = zip(here, found.clients, found.own, strict=True)
-    return [
-        {"step": step, "client": i, "test_loss": test, "own_loss": own} for i, test, own in pairs
-    ]
+def _client_rows(step: int, measured: Measurement, here: list[int]) -> list[dict[str, Any]]:
+    rows = zip(here, measured.clients, measured.own, strict=True)
+    names = ("step", "client", "test_loss", "own_loss")
+    return [dict(zip(names, (step, *row), strict=True)) for row in rows]
 
 
 def process_bytes() -> int:

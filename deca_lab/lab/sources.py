@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from deca_lab.algorithm.gradients import map_of
+from deca_lab.algorithm.gradients import engine_kind
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.lab.objects import Objects, columns_and_rows
 from deca_lab.models.causal_lm import BYTES
@@ -57,12 +57,8 @@ def read_corpus(config: RunConfig) -> Corpus:
 def words_of(config: RunConfig) -> dict[str, str] | None:
     """Return {label: word} of a text such as "good=G, bad=B", or None for an empty one."""
     parts = [part.partition("=") for part in config.verbaliser.split(",") if part.strip()]
-    check(
-        all(mark and word.strip() for _, mark, word in parts),
-        "verbaliser",
-        config.verbaliser,
-        "'label=word, label=word'",
-    )
+    whole = all(mark and word.strip() for _, mark, word in parts)
+    check(whole, "verbaliser", config.verbaliser, "'label=word, label=word'")
     return {label.strip(): word.strip() for label, _, word in parts} or None
 
 
@@ -82,16 +78,12 @@ def split_of(config: RunConfig, corpus: Corpus) -> shards.Split:
 
 def _share_table(text: str) -> list[list[float]] | None:
     """Return the rows of a table such as "0.15,0.85; 0.85,0.15", or None for an empty text."""
+    rows = [row.split(",") for row in text.split(";")]
     try:
-        return (
-            [[float(cell) for cell in row.split(",")] for row in text.split(";")]
-            if text.strip()
-            else None
-        )
+        return [[float(cell) for cell in row] for row in rows] if text.strip() else None
     except ValueError:
-        raise BadInput(
-            f"shares = {text!r} cannot be used: it must be rows of numbers, '0.15,0.85; 0.85,0.15'"
-        ) from None
+        allowed = "rows of numbers, '0.15,0.85; 0.85,0.15'"
+        raise BadInput(f"shares = {text!r} cannot be used: it must be {allowed}") from None
 
 
 def _require_tokenizer(config: RunConfig, objects: Objects) -> None:
@@ -156,48 +148,70 @@ def load_model(
     With `labels` it is a classifier whose head trains, of texts that the id `pad` fills up. Of `shapes_alone` it is on
     device "meta".
     """
-    from deca_lab.models import adapters, causal_lm, classifier, four_bit, own_model
+    from deca_lab.models import classifier, four_bit
     from deca_lab.models.checkpointing import checkpoint_
     from deca_lab.models.shapes import without_numbers
 
-    make = pick(
-        {"none": None, "lora": adapters.lora, "bottleneck": adapters.bottleneck},
-        config.adapter,
-        "adapter",
+    adapt = pick(
+        {"none": _all_of_it, "lora": _lora, "bottleneck": _bottleneck}, config.adapter, "adapter"
     )
     store = pick({"full": None, "nf4": four_bit.quantise_base}, config.base_weights, "base_weights")
-    check(
-        make is not None or store is None,
-        "base_weights",
-        config.base_weights,
-        "full without an adapter: all of it trains",
-    )
-    dtype, revision = pick(DTYPES, config.dtype, "dtype"), config.model_revision
-    check(given is None or not revision, "model_revision", revision, "left empty beside model=")
-    attention = pick({"eager": "eager", "sdpa": "sdpa"}, config.attention, "attention")
-    sizes: dict[str, Any] = {"dtype": dtype, "vocabulary": vocabulary, "context": config.context}
-    sizes["attention"] = attention
-    if labels:
-        sizes |= {"labels": labels, "pad": pad}
-    by_name, of_object = (
-        (classifier.load, classifier.classifier_of)
-        if labels
-        else (causal_lm.load, own_model.model_of)
-    )
-    if given is None:
-        sizes |= {"seed": config.seed, "revision": revision, "shapes_alone": shapes_alone}
-        model: Any = by_name(config.model, **sizes)
-    else:
-        model = of_object(given, over=map_of(config.engine), **sizes)
+    allowed = "full without an adapter: all of it trains"
+    fits = adapt is not _all_of_it or store is None
+    check(fits, "base_weights", config.base_weights, allowed)
+    model: Any = _base(config, vocabulary, given, labels, pad, shapes_alone)
     if shapes_alone:
         model = without_numbers(model)
     if config.gradient_checkpointing:
         checkpoint_(model)
     head = classifier.head_names(model) if labels else ()
-    base = model if store is None else store(model)
-    if make is None:
-        return base
-    if make is adapters.bottleneck:
-        return adapters.bottleneck(base, config.rank, config.seed, head=head)
+    return adapt(config, model if store is None else store(model), head)
+
+
+def _base(
+    config: RunConfig,
+    vocabulary: int,
+    given: nn.Module | None,
+    labels: Sequence[str],
+    pad: int | None,
+    shapes_alone: bool,
+) -> "PreTrainedModel":
+    """Return the model without adapters, all of it as it is stored."""
+    from deca_lab.models import causal_lm, classifier, own_model
+
+    dtype, revision = pick(DTYPES, config.dtype, "dtype"), config.model_revision
+    check(given is None or not revision, "model_revision", revision, "left empty beside model=")
+    attention = pick({"eager": "eager", "sdpa": "sdpa"}, config.attention, "attention")
+    sizes: dict[str, Any] = {"dtype": dtype, "vocabulary": vocabulary, "context": config.context}
+    sizes |= {"attention": attention, **({"labels": labels, "pad": pad} if labels else {})}
+    if given is not None:
+        of_object = classifier.classifier_of if labels else own_model.model_of
+        return of_object(given, over=engine_kind(config.engine).over, **sizes)
+    by_name = classifier.load if labels else causal_lm.load
+    drawn: dict[str, Any] = {
+        "seed": config.seed,
+        "revision": revision,
+        "shapes_alone": shapes_alone,
+    }
+    return by_name(config.model, **sizes, **drawn)
+
+
+def _all_of_it(
+    config: RunConfig, base: "PreTrainedModel", head: Sequence[str]
+) -> "PreTrainedModel":
+    return base
+
+
+def _bottleneck(
+    config: RunConfig, base: "PreTrainedModel", head: Sequence[str]
+) -> "PreTrainedModel":
+    from deca_lab.models import adapters
+
+    return adapters.bottleneck(base, config.rank, config.seed, head=head)
+
+
+def _lora(config: RunConfig, base: "PreTrainedModel", head: Sequence[str]) -> "PreTrainedModel":
+    from deca_lab.models import adapters
+
     factors = config.rank, config.lora_alpha, config.targets, config.seed, config.frozen_factor
     return adapters.lora(base, *factors, head)

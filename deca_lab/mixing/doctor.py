@@ -69,11 +69,8 @@ def diagnose(subject: Subject) -> Diagnosis:
         prefixes = list(accumulate(matrices, lambda done, W: product(W, done)))  # W_k ... W_1
     if not all(np.abs(W).max() < LARGEST for W in (*matrices, *prefixes)):
         return _hopeless(name, note, matrices, square, finite=False)
-    return _with_verdict(
-        _with_spectrum(
-            _with_graph(_with_entries(name, note, matrices), matrices, prefixes[-1]), prefixes
-        )
-    )
+    seen = _with_graph(_with_entries(name, note, matrices), matrices, prefixes[-1])
+    return _with_verdict(_with_spectrum(seen, prefixes))
 
 
 def _with_entries(name: str, note: str, matrices: tuple[Array, ...]) -> Diagnosis:
@@ -101,13 +98,12 @@ def _with_spectrum(d: Diagnosis, prefixes: list[Array]) -> Diagnosis:
     """Return the diagnosis with rho, lambda2 and the mixings to a thousandth, from the products W_k ... W_1."""
     whole = spectrum(prefixes[-1])
     stochastic = d.nonnegative and max(d.row_error, d.column_error) <= TOLERANCE
+    primitive = stochastic and d.connected and d.aperiodic
     return d._replace(
         rho=0.0 if whole.rho < TINY else whole.rho ** (1 / d.period),
         rho_error=whole.error,
         lambda2=whole.lambda2 ** (1 / d.period),
-        rounds_1000=rounds_to_thousandth(
-            prefixes, whole.rho, stochastic and d.connected and d.aperiodic
-        ),
+        rounds_1000=rounds_to_thousandth(prefixes, whole.rho, primitive),
     )
 
 
@@ -117,13 +113,11 @@ def require_sound(subject: Subject, *, allow_unsound: bool = False) -> Diagnosis
     `allow_unsound` (`--allow-unsound`) lets an unsound W pass, but never one that is not square or not finite.
     """
     d = diagnose(subject)
-    if d.verdict == "sound" or (allow_unsound and d.square and d.finite):
+    matrix = d.square and d.finite
+    if d.verdict == "sound" or (allow_unsound and matrix):
         return d
-    way = (
-        "; to run it all the same, for a lesson, give --allow-unsound (allow_unsound=True)"
-        if d.square and d.finite
-        else ""
-    )
+    allow = "; to run it all the same, for a lesson, give --allow-unsound (allow_unsound=True)"
+    way = allow if matrix else ""
     raise BadInput(
         f"topology {d.name!r} with {d.clients} clients is unsound: {'; '.join(d.reasons)}{way}"
     )
@@ -146,11 +140,8 @@ def describe(subject: Diagnosis | Subject) -> str:
     notes += [_folded("reason", text) for text in d.reasons]
     title = f"mixing matrix of {d.clients} clients: {d.name}" + (f" ({d.note})" if d.note else "")
     verdict = d.verdict if d.verdict == "sound" else "unsound, refused"
-    flag = (
-        "; a lesson may run it with --allow-unsound"
-        if verdict != "sound" and d.square and d.finite
-        else ""
-    )
+    lesson = verdict != "sound" and d.square and d.finite
+    flag = "; a lesson may run it with --allow-unsound" if lesson else ""
     return "\n".join([title, *table, *notes, f"verdict: {verdict}{flag}"])
 
 
@@ -158,88 +149,54 @@ def _folded(kind: str, text: str) -> str:
     return fill(f"{kind}: {text}", 110, subsequent_indent=" " * 8, break_on_hyphens=False)
 
 
-def _rows(d: Diagnosis) -> list[tuple[str, str, str]]:
-    def fact(name: str, ok: bool, good: str, bad: str) -> tuple[str, str, str]:
-        return (name, "yes", good) if ok else (name, "NO", bad)
+Fact = tuple[str, str, str]  # check, result, what it means
+SHAPE = (  # check, what it means where it holds, and where it does not
+    ("square", "a row and a column for each client", "each client needs a row and a column"),
+    ("finite", "no NaN, no infinity", "NaN or infinity would spread into every model"),
+)
+AVERAGE = (("non-negative", "each mixing is an average of models", "some models are subtracted"),)
+GRAPH = (
+    ("symmetric", "i weighs j as j weighs i", "i may weigh j otherwise than j weighs i"),
+    ("connected", "every model reaches every client", "some models never reach some clients"),
+    ("aperiodic", "no disagreement bounces for ever", "some disagreement bounces for ever"),
+)
 
-    def total(name: str, error: float, good: str, bad: str) -> tuple[str, str, str]:
-        return (name, "1", good) if error <= TOLERANCE else (name, f"1 ± {error:.3g}", bad)
 
-    rows = [
-        fact(
-            "square",
-            d.square,
-            "a row and a column for each client",
-            "each client needs a row and a column",
-        ),
-        fact(
-            "finite",
-            d.finite,
-            "no NaN, no infinity",
-            "NaN or infinity would spread into every model",
-        ),
-    ]
+def _rows(d: Diagnosis) -> list[Fact]:
     if not (d.square and d.finite):
-        return rows
+        return _facts(d, SHAPE)
+    agree = "clients that agree stay as they are", "clients that agree are moved"
+    mean = "mixing keeps the network mean", "mixing moves the network mean"
     return [
-        *rows,
-        fact(
-            "non-negative",
-            d.nonnegative,
-            "each mixing is an average of models",
-            "some models are subtracted",
-        ),
-        total(
-            "row sums",
-            d.row_error,
-            "clients that agree stay as they are",
-            "clients that agree are moved",
-        ),
-        total(
-            "column sums",
-            d.column_error,
-            "mixing keeps the network mean",
-            "mixing moves the network mean",
-        ),
-        fact(
-            "symmetric",
-            d.symmetric,
-            "i weighs j as j weighs i",
-            "i may weigh j otherwise than j weighs i",
-        ),
-        fact(
-            "connected",
-            d.connected,
-            "every model reaches every client",
-            "some models never reach some clients",
-        ),
-        fact(
-            "aperiodic",
-            d.aperiodic,
-            "no disagreement bounces for ever",
-            "some disagreement bounces for ever",
-        ),
+        *_facts(d, (*SHAPE, *AVERAGE)),
+        _total("row sums", d.row_error, *agree),
+        _total("column sums", d.column_error, *mean),
+        *_facts(d, GRAPH),
         ("messages", f"{d.edges:g}", "models sent at each mixing"),
         *_factors(d),
     ]
 
 
-def _factors(d: Diagnosis) -> list[tuple[str, str, str]]:
+def _facts(d: Diagnosis, checks: Sequence[Fact]) -> list[Fact]:
+    holds = [bool(getattr(d, name.replace("-", ""))) for name, _, _ in checks]
+    rows = zip(checks, holds, strict=True)
+    return [(name, "yes" if ok else "NO", good if ok else bad) for (name, good, bad), ok in rows]
+
+
+def _total(name: str, error: float, good: str, bad: str) -> Fact:
+    return (name, "1", good) if error <= TOLERANCE else (name, f"1 ± {error:.3g}", bad)
+
+
+def _factors(d: Diagnosis) -> list[Fact]:
     means = "one mixing leaves at most this part of the disagreement"
     if d.period > 1:
         means = f"a mixing's mean factor on disagreement, over the {d.period} of a period"
     rho = _near_one(d.rho) + (f" to {_near_one(d.rho + d.rho_error)}" if d.rho_error else "")
-    rows = [("rho", rho, means)]
-    if not d.symmetric and d.period == 1:
-        rows.append(
-            (
-                "lambda2",
-                _near_one(d.lambda2),
-                "second eigenvalue modulus: not a valid factor for this W",
-            )
-        )
+    second = "second eigenvalue modulus: not a valid factor for this W"
+    plain = [] if d.symmetric or d.period > 1 else [("lambda2", _near_one(d.lambda2), second)]
     rounds = f"{d.rounds_1000:.0f}" if d.rounds_1000 < inf else "never"
-    return [*rows, ("1000-fold", rounds, "mixings that shrink disagreement 1000-fold")]
+    last = ("1000-fold", rounds, "mixings that shrink disagreement 1000-fold")
+    return [("rho", rho, means), *plain, last]
 
 
 def _near_one(factor: float) -> str:
@@ -271,19 +228,15 @@ def _hopeless(
     reasons = []
     if not square:
         shapes = " and ".join(sorted({" x ".join(map(str, W.shape)) for W in matrices}))
-        reasons.append(
-            f"not square: {shapes}, while each of N clients needs one row and one column in every matrix"
-        )
+        each = "while each of N clients needs one row and one column in every matrix"
+        reasons.append(f"not square: {shapes}, {each}")
     if not finite:
-        wild = [
-            (W, at)
-            for W in matrices
-            for at in map(tuple, np.argwhere(~np.isfinite(W))[:1].tolist())
+        places = [(W, np.argwhere(~np.isfinite(W))[:1]) for W in matrices]
+        wild = [(tuple(at.tolist()), W[tuple(at)]) for W, first in places for at in first]
+        spreads = "and mixing would spread it into every model it reaches"
+        reasons += [f"not finite: entry {at} is {value}, {spreads}" for at, value in wild[:1]] or [
+            f"too large: an entry of W, or of its products, is beyond {LARGEST:g}"
         ]
-        reasons += [
-            f"not finite: entry {at} is {W[at]}, and mixing would spread it into every model it reaches"
-            for W, at in wild[:1]
-        ] or [f"too large: an entry of W, or of its products, is beyond {LARGEST:g}"]
     blank = _blank(name, note, matrices)
     return blank._replace(square=square, finite=finite, verdict="unsound", reasons=tuple(reasons))
 
@@ -310,9 +263,8 @@ def _reasons(matrices: tuple[Array, ...], islands: Split | None, cycle: int) -> 
         reasons.append(f"column {wrong}: {drift}")
     if islands is not None:
         deaf, unheard = map(_set, islands)
-        reasons.append(
-            f"disconnected: {deaf} can never hear {unheard}, so nothing learnt there reaches them"
-        )
+        never = f"{deaf} can never hear {unheard}"
+        reasons.append(f"disconnected: {never}, so nothing learnt there reaches them")
     if cycle > 1:
         cure = "disagreement along one pattern never shrinks - a lazy W, (I + W)/2, mends it"
         reasons.append(f"period {cycle}: {cure}")
@@ -322,33 +274,23 @@ def _reasons(matrices: tuple[Array, ...], islands: Split | None, cycle: int) -> 
 def _with_verdict(d: Diagnosis) -> Diagnosis:
     """Return the diagnosis with its verdict, and with remarks where it is sound."""
     if not d.reasons and d.rounds_1000 == inf:
-        d = d._replace(
-            reasons=(
-                f"rho = {d.rho:.6g}: mixing keeps some disagreement for ever, or makes it grow",
-            )
-        )
+        keeps = f"rho = {d.rho:.6g}: mixing keeps some disagreement for ever, or makes it grow"
+        d = d._replace(reasons=(keeps,))
     return d._replace(verdict="unsound") if d.reasons else d._replace(remarks=_remarks(d))
 
 
 def _remarks(d: Diagnosis) -> tuple[str, ...]:
-    remarks = []
-    if not d.nonnegative:
-        remarks.append(
-            "negative entries: a mixing may leave the range of the models, but disagreement still shrinks"
-        )
-    if not d.symmetric:
-        remarks.append(
-            "not symmetric, yet doubly stochastic: the mean is kept; rho is the factor, lambda2 is not"
-        )
-    if d.rho >= 1 - TINY:
-        remarks.append(
-            "rho = 1: one mixing may shrink nothing, though many do; bounds that need rho < 1 do not hold"
-        )
-    if d.rho_error:
-        remarks.append(
-            f"rho is iterated: it may be {d.rho_error:.1g} larger, and 1000-fold may take longer"
-        )
-    return tuple(remarks)
+    negative = "a mixing may leave the range of the models, but disagreement still shrinks"
+    skew = "the mean is kept; rho is the factor, lambda2 is not"
+    slow = "one mixing may shrink nothing, though many do; bounds that need rho < 1 do not hold"
+    longer = f"it may be {d.rho_error:.1g} larger, and 1000-fold may take longer"
+    known = {
+        f"negative entries: {negative}": not d.nonnegative,
+        f"not symmetric, yet doubly stochastic: {skew}": not d.symmetric,
+        f"rho = 1: {slow}": d.rho >= 1 - TINY,
+        f"rho is iterated: {longer}": d.rho_error > 0,
+    }
+    return tuple(remark for remark, holds in known.items() if holds)
 
 
 def _wrong_sum(sums: list[Array]) -> str:
@@ -361,7 +303,6 @@ def _wrong_sum(sums: list[Array]) -> str:
 
 
 def _set(clients: NDArray[np.int64]) -> str:
-    shown = ", ".join(map(str, clients[:6])) + (
-        f", ... {len(clients)} in all" if len(clients) > 6 else ""
-    )
+    more = f", ... {len(clients)} in all" if len(clients) > 6 else ""
+    shown = ", ".join(map(str, clients[:6])) + more
     return f"{'client' if len(clients) == 1 else 'clients'} {{{shown}}}"

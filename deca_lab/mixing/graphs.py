@@ -82,33 +82,26 @@ def erdos_renyi(n: int, spec: GraphSpec) -> nx.Graph:
         return nx.from_numpy_array(np.triu(rng.random((n, n)) < spec.probability, 1))
 
     what = f"Erdos-Renyi, p = {spec.probability:g}, seed {spec.seed}"
-    return _redrawn(
-        draw, n, spec.seed, what, f"a larger probability (above log(n)/n = {np.log(n) / n:.2g})"
-    )
+    cure = f"a larger probability (above log(n)/n = {np.log(n) / n:.2g})"
+    return _redrawn(draw, n, spec.seed, what, cure)
 
 
 def random_regular(n: int, spec: GraphSpec) -> nx.Graph:
     """A random graph where each client has `degree` neighbours; redrawn until connected."""
     degree = spec.degree
     whole = isinstance(degree, int | np.integer)
-    check(
-        whole and 1 <= degree < n,
-        "degree",
-        degree,
-        f"a whole number from 1 to clients - 1 = {n - 1}",
-    )
+    allowed = f"a whole number from 1 to clients - 1 = {n - 1}"
+    check(whole and 1 <= degree < n, "degree", degree, allowed)
     check(n * degree % 2 == 0, "degree", degree, f"even, since the number of clients, {n}, is odd")
 
     def draw(rng: np.random.Generator) -> nx.Graph:
-        few = min(
-            degree, n - 1 - degree
-        )  # dense graphs as complements: pairing at random nearly never succeeds there
+        # Dense graphs as complements: pairing at random nearly never succeeds there.
+        few = min(degree, n - 1 - degree)
         graph = nx.random_regular_graph(few, n, seed=int(rng.integers(2**31)))
         return graph if few == degree else nx.complement(graph)
 
-    return _redrawn(
-        draw, n, spec.seed, f"random {degree}-regular, seed {spec.seed}", "a larger degree"
-    )
+    what = f"random {degree}-regular, seed {spec.seed}"
+    return _redrawn(draw, n, spec.seed, what, "a larger degree")
 
 
 def none(n: int, spec: GraphSpec) -> nx.Graph:
@@ -140,9 +133,8 @@ def _redrawn(
         if nx.is_connected(graph):
             graph.graph["note"] = f"{what}, connected at draw {k}"
             return graph
-    raise BadInput(
-        f"{what}: none of {DRAWS} draws with {n} clients was connected; try {cure} or another seed"
-    )
+    none_is = f"none of {DRAWS} draws with {n} clients was connected"
+    raise BadInput(f"{what}: {none_is}; try {cure} or another seed")
 
 
 # ---- sequences: (clients, seed) -> matrices, repeated for ever
@@ -153,10 +145,8 @@ def one_peer_exponential(n: int, seed: int) -> tuple[Array, ...]:
 
     For n a power of two the product over a period is exactly J = 11'/n. Source: Ying et al., 2021.
     """
-    eye = np.eye(n)
-    return tuple(
-        (eye + np.roll(eye, 1 << k, axis=1)) / 2 for k in range(max(1, (n - 1).bit_length()))
-    )
+    eye, steps = np.eye(n), [1 << k for k in range(max(1, (n - 1).bit_length()))]
+    return tuple((eye + np.roll(eye, step, axis=1)) / 2 for step in steps)
 
 
 def random_matchings(n: int, seed: int) -> tuple[Array, ...]:

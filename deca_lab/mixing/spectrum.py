@@ -92,19 +92,15 @@ def rounds_to_thousandth(prefixes: list[Array], rho: float, primitive: bool) -> 
     """Return how many mixings shrink disagreement 1000-fold, given rho of the product over the whole period."""
     period, whole, times = len(prefixes), prefixes[-1], 1
     if rho <= 1e-3:
-        return 1.0 + bisect_left(
-            range(period - 1), True, key=lambda k: spectrum(prefixes[k]).rho <= 1e-3
-        )
-    while (
-        rho >= 1 - TINY and primitive and times <= len(whole) ** 2
-    ):  # some power contracts: Wielandt's bound on it
+        first = range(period - 1)
+        return 1.0 + bisect_left(first, True, key=lambda k: spectrum(prefixes[k]).rho <= 1e-3)
+    # Some power contracts: Wielandt's bound on it.
+    while rho >= 1 - TINY and primitive and times <= len(whole) ** 2:
         whole, times = whole @ whole, 2 * times
         rho = spectrum(whole).rho
-    return (
-        inf
-        if rho >= 1 - TINY
-        else float(period * times * ceil(log(1000) / -log(max(rho, TINY)) - TINY))
-    )
+    if rho >= 1 - TINY:
+        return inf
+    return float(period * times * ceil(log(1000) / -log(max(rho, TINY)) - TINY))
 
 
 # ---- the graph of non-zero entries: support[i, j] says that i hears j
@@ -137,8 +133,7 @@ def cycle_length(support: NDArray[np.bool_]) -> int:
     if (level >= 0).all() and (_reached(support.T) >= 0).all():
         i, j = np.nonzero(support)
         return int(np.gcd.reduce(level[i] + 1 - level[j]))
-    parts = nx.strongly_connected_components(
-        nx.from_edgelist(np.argwhere(support).tolist(), nx.DiGraph)
-    )
+    graph = nx.from_edgelist(np.argwhere(support).tolist(), nx.DiGraph)
+    parts = nx.strongly_connected_components(graph)
     inside = [support[np.ix_(part, part)] for part in map(sorted, parts)]
     return max((cycle_length(part) for part in inside if part.any()), default=1)

@@ -30,9 +30,7 @@ class Topology(NamedTuple):
     name: str
     matrices: tuple[Array, ...]
     note: str = ""
-    served: bool = (
-        False  # by a server: a client sends to it and hears from it, and from no other client
-    )
+    served: bool = False  # by a server: a client sends to it, and hears from it alone
 
     @property
     def n(self) -> int:
@@ -79,11 +77,14 @@ def read_matrices(paths: str | Path) -> tuple[Array, ...]:
     Shapes and NaN are left for the doctor. A CSV has commas between its numbers, `#` lines are skipped and `1/3`
     is read as a fraction; an .npy of shape (P, N, N) is a list of P. Raises BadInput with file and line.
     """
-    whole = Path(paths)
-    files = (
-        [whole] if os.path.isfile(whole) else [Path(part.strip()) for part in str(paths).split(",")]
-    )
+    several = [Path(part.strip()) for part in str(paths).split(",")]
+    files = [Path(paths)] if os.path.isfile(paths) else several
     return tuple(W for file in files for W in _read(file))
+
+
+UNREADABLE = (  # what numpy raises of files and their headers
+    *(OSError, ValueError, EOFError, MemoryError, OverflowError, SyntaxError, TokenError),
+)
 
 
 def _read(file: Path) -> tuple[Array, ...]:
@@ -100,49 +101,29 @@ def _read(file: Path) -> tuple[Array, ...]:
         raise
     except FileNotFoundError:
         raise BadInput(f"matrix file {str(file)!r} does not exist") from None
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        MemoryError,
-        OverflowError,
-        SyntaxError,
-        TokenError,
-    ) as error:  # of a header
+    except UNREADABLE as error:
         raise BadInput(f"matrix file {str(file)!r} cannot be read: {error}") from None
 
 
 def _read_csv(file: Path) -> Array:
     lines = enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1)
-    rows = [
-        (k, line.split(","))
-        for k, line in lines
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
+    rows = {k: line.split(",") for k, line in lines if line.partition("#")[0].strip()}
+    what = f"matrix file {str(file)!r}"
     if not rows:
-        raise BadInput(
-            f"matrix file {str(file)!r} is empty: it must hold one line of numbers for each client"
-        )
-    first, width = rows[0][0], len(rows[0][1])
-    for k, cells in rows:
+        raise BadInput(f"{what} is empty: it must hold one line of numbers for each client")
+    first, width = next((k, len(cells)) for k, cells in rows.items())
+    for k, cells in rows.items():
         if len(cells) != width:
-            raise BadInput(
-                f"matrix file {str(file)!r}: line {k} has {len(cells)} numbers, line {first} has {width}"
-            )
-    return np.array([_numbers(cells, file, k) for k, cells in rows])
+            both = f"line {k} has {len(cells)} numbers, line {first} has {width}"
+            raise BadInput(f"{what}: {both}")
+    return np.array([[_number(cell, what, k) for cell in cells] for k, cells in rows.items()])
 
 
-def _numbers(cells: Sequence[str], file: Path, line: int) -> list[float]:
-    return [_number(cell, file, line) for cell in cells]
-
-
-def _number(cell: str, file: Path, line: int) -> float:
+def _number(cell: str, what: str, line: int) -> float:
     try:
         return float(cell) if "/" not in cell else float(Fraction(cell.replace(" ", "")))
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise BadInput(
-            f"matrix file {str(file)!r}: line {line} holds {cell.strip()!r}, not a number"
-        ) from None
+        raise BadInput(f"{what}: line {line} holds {cell.strip()!r}, not a number") from None
 
 
 def _stack(W: object, what: str) -> tuple[Array, ...]:
@@ -179,15 +160,10 @@ def topology(
     `clients` may be left out where the source has a size. Whether W is sound is for the doctor. Raises BadInput.
     """
     if clients is not None:
-        check(
-            isinstance(clients, int | np.integer) and clients >= 1,
-            "clients",
-            clients,
-            "a whole number from 1 up",
-        )
-    check(
-        isinstance(seed, int | np.integer) and seed >= 0, "seed", seed, "a whole number from 0 up"
-    )
+        allowed = "a whole number from 1 up"
+        check(isinstance(clients, int | np.integer) and clients >= 1, "clients", clients, allowed)
+    sown = isinstance(seed, int | np.integer) and seed >= 0
+    check(sown, "seed", seed, "a whole number from 0 up")
     rule = pick(WEIGHTS, weights, "weights")
     if isinstance(source, Topology):
         check(clients in (None, source.n), "clients", clients, f"{source.n}, the topology's")
@@ -196,9 +172,7 @@ def topology(
         return _of_graph(source, clients, rule, weights)
     if not isinstance(source, str | Path):
         return _of_matrices("matrix", _matrices(source, "matrix"), clients)
-    if isinstance(source, Path) or (
-        source not in GRAPHS and any(mark in source for mark in "./\\,")
-    ):
+    if isinstance(source, Path) or (source not in GRAPHS and set(source) & set("./\\,")):
         return _of_matrices(str(source), read_matrices(source), clients)
     return _of_name(source, clients, rule, weights, GraphSpec(probability, degree, int(seed)))
 
@@ -212,16 +186,11 @@ def _of_name(
         raise BadInput(f"clients is missing: topology {name!r} needs to know how many there are")
     _fits(clients, PERIOD if name == "random-matchings" else 1)
     if name == SERVER:
-        return Topology(
-            name,
-            (np.full((clients, clients), 1 / clients),),
-            "a server averages all clients",
-            served=True,
-        )
+        mean = np.full((clients, clients), 1 / clients)
+        return Topology(name, (mean,), "a server averages all clients", served=True)
     if name in SEQUENCES:
-        given = _of_matrices(
-            name, _matrices(SEQUENCES[name](int(clients), spec.seed), name), clients
-        )
+        drawn = SEQUENCES[name](int(clients), spec.seed)
+        given = _of_matrices(name, _matrices(drawn, name), clients)
         return given._replace(note=f"period {given.period}")
     # one client has no neighbours in any graph
     graph = nx.empty_graph(1) if clients == 1 else GRAPHS[name](int(clients), spec)
@@ -246,9 +215,8 @@ def _ordered(graph: nx.Graph) -> nx.Graph:
         nodes = sorted(graph)
     except TypeError:
         nodes = list(graph)
-    ordered = nx.empty_graph(
-        len(nodes), create_using=nx.DiGraph if graph.is_directed() else nx.Graph
-    )
+    kind = nx.DiGraph if graph.is_directed() else nx.Graph
+    ordered = nx.empty_graph(len(nodes), create_using=kind)
     index = {node: i for i, node in enumerate(nodes)}
     ordered.add_edges_from((index[u], index[v]) for u, v in graph.edges())
     return ordered
@@ -262,15 +230,11 @@ def _of_matrices(name: str, matrices: Sequence[Array], clients: int | None) -> T
             allowed = f"a mixing matrix must be square, and all of one size ({n} x {n})"
             raise BadInput(f"{which} has {W.shape[0]} rows and {W.shape[1]} columns: {allowed}")
         for i, j in np.argwhere(~np.isfinite(W))[:1]:
-            raise BadInput(
-                f"{which} holds {W[i, j]} in row {i}, column {j}: every entry must be finite"
-            )
+            where = f"in row {i}, column {j}"
+            raise BadInput(f"{which} holds {W[i, j]} {where}: every entry must be finite")
     check(clients in (None, n), "clients", clients, f"{n}, the size of {name}")
-    return Topology(
-        name,
-        tuple(matrices),
-        "as given" if len(matrices) == 1 else f"{len(matrices)} matrices in turn",
-    )
+    note = "as given" if len(matrices) == 1 else f"{len(matrices)} matrices in turn"
+    return Topology(name, tuple(matrices), note)
 
 
 def _matrices(source: object, what: str) -> list[np.ndarray]:
@@ -295,9 +259,5 @@ def _fits(n: int, period: int) -> None:
     """Refuse what would not fit in memory as dense matrices."""
     size = period * int(n) ** 2 * 8
     gib = min(size, 2**90) / 2**30  # a whole number may be larger than any float
-    check(
-        size <= MEMORY,
-        "clients",
-        n,
-        f"fewer: {period} dense matrices of that size take {gib:.1f} GiB, and 2 are allowed",
-    )
+    allowed = f"fewer: {period} dense matrices of that size take {gib:.1f} GiB, and 2 are allowed"
+    check(size <= MEMORY, "clients", n, allowed)

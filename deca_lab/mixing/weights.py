@@ -52,9 +52,8 @@ def fastest(graph: nx.Graph) -> Array:
     W = _filled(W + W.T)  # exactly symmetric, sums 1 to rounding, zero off the edges
     best, plain = (np.linalg.norm(M - 1 / n, 2) for M in (W, metropolis(graph)))
     if not best <= plain + 1e-4:
-        raise BadInput(
-            f"weights 'fastest': the solver's rho {best:.6g} is above Metropolis's {plain:.6g}; use those"
-        )
+        above = f"rho {best:.6g} is above Metropolis's {plain:.6g}"
+        raise BadInput(f"weights 'fastest': the solver's {above}; use those")
     return W
 
 
@@ -82,9 +81,8 @@ def _filled(W: Array) -> Array:
 
 def _undirected(graph: nx.Graph, rule: str) -> nx.Graph:
     if graph.is_directed():
-        raise BadInput(
-            f"weights = {rule!r} needs an undirected graph; 'metropolis' takes a directed one"
-        )
+        undirected = "an undirected graph; 'metropolis' takes a directed one"
+        raise BadInput(f"weights = {rule!r} needs {undirected}")
     return graph
 
 
@@ -93,9 +91,8 @@ def _fastest_shares(n: int, pairs: NDArray[np.int64]) -> Array:
     try:
         import cvxpy as cp
     except ImportError:
-        raise BadInput(
-            "weights = 'fastest' needs cvxpy, which is not installed: pip install cvxpy"
-        ) from None
+        lacking = "cvxpy, which is not installed: pip install cvxpy"
+        raise BadInput(f"weights = 'fastest' needs {lacking}") from None
     B = np.zeros((n, len(pairs)))  # incidence: +1 and -1 in each column
     B[pairs[:, 0], range(len(pairs))], B[pairs[:, 1], range(len(pairs))] = 1, -1
     shares, s = cp.Variable(len(pairs)), cp.Variable()
@@ -106,12 +103,9 @@ def _fastest_shares(n: int, pairs: NDArray[np.int64]) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "may be inaccurate": the caller measures rho itself
             problem.solve(solver="CLARABEL" if fine else None)
+        ended = f"ended {problem.status!r}"
     except cp.error.SolverError as error:
-        raise BadInput(
-            f"weights = 'fastest': the solver failed ({error}); use 'metropolis'"
-        ) from None
+        ended = f"failed ({error})"
     if shares.value is None:
-        raise BadInput(
-            f"weights = 'fastest': the solver ended {problem.status!r}; use 'metropolis'"
-        )
+        raise BadInput(f"weights = 'fastest': the solver {ended}; use 'metropolis'")
     return np.asarray(shares.value)

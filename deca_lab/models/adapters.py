@@ -35,9 +35,8 @@ class LoRA(nn.Module):
         bound = inner**-0.5
         self.base = base
         self.scale = alpha / rank
-        self.lora_A = nn.Parameter(
-            torch.from_numpy(rng.uniform(-bound, bound, (rank, inner))).to(like)
-        )
+        drawn = torch.from_numpy(rng.uniform(-bound, bound, (rank, inner)))
+        self.lora_A = nn.Parameter(drawn.to(like))
         self.lora_B = nn.Parameter(like.new_zeros(out, rank))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,29 +75,15 @@ class Bottleneck(nn.Module):
         return y + added
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": nn.functional.gelu,
-    "relu": nn.functional.relu,
-}
-FREEZES: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "A": ("lora_A",),
-}  # a frozen B would stay zero, and A with it
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Activation] = {"gelu": nn.functional.gelu, "relu": nn.functional.relu}
+# A frozen B would stay zero, and A with it.
+FREEZES: dict[str, tuple[str, ...]] = {"none": (), "A": ("lora_A",)}
 
 Names = Sequence[str]
 FIRST_OF_ATTENTION = {
-    "q_proj",
-    "v_proj",
-    "query",
-    "value",
-    "q_lin",
-    "v_lin",
-    "query_proj",
-    "value_proj",
-    "c_attn",
-    "query_key_value",
-    "qkv_proj",
-    "Wqkv",
+    *("q_proj", "v_proj", "query", "value", "q_lin", "v_lin", "query_proj", "value_proj"),
+    *("c_attn", "query_key_value", "qkv_proj", "Wqkv"),
 }
 
 
@@ -182,10 +167,7 @@ def bottleneck(
 
 def targets_of(model: "PreTrainedModel", targets: str) -> list[str]:
     """Return the full names of the modules that `targets` means, in the model's order; BadInput for an unknown one."""
-    names, given = (
-        _names(model),
-        [target.strip() for target in targets.split(",") if target.strip()],
-    )
+    names, given = _names(model), list(filter(None, map(str.strip, targets.split(","))))
     check(bool(given), "targets", targets, "module-name endings, separated by commas")
     wanted = {name for target in given for name in _meant(names, target)}
     return [name for name in names if name in wanted]
@@ -197,11 +179,8 @@ def merge(model: "PreTrainedModel", params: Mapping[str, Tensor]) -> "PreTrained
     4-bit weights come back in their first dtype, with the levels that they were rounded to, so that the logits stay the
     adapted model's. Raises BadInput for bottlenecks, which are not linear.
     """
-    linear, only = (
-        not _modules_of(model, Bottleneck),
-        "one with LoRA's factors only: they are linear",
-    )
-    check(linear, "model", "one with bottleneck adapters", only)
+    bent, only = _modules_of(model, Bottleneck), "one with LoRA's factors only: they are linear"
+    check(not bent, "model", "one with bottleneck adapters", only)
     twin = with_parameters(model, params)
     for name, module in _modules_of(twin, LoRA).items():
         twin.set_submodule(name, _folded(module))
@@ -220,17 +199,12 @@ def save_peft(model: nn.Module, base: str, out: Path) -> None:
     wrapped = _modules_of(model, LoRA)
     one = next(iter(wrapped.values()))
     assert isinstance(one, LoRA)
+    rank = len(one.lora_A)
     config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "inference_mode": True,
-        "r": len(one.lora_A),
-        "lora_alpha": one.scale * len(one.lora_A),
-        "lora_dropout": 0.0,
-        "bias": "none",
+        **{"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base},
+        **{"inference_mode": True, "lora_dropout": 0.0, "bias": "none"},
+        **{"r": rank, "lora_alpha": one.scale * rank, "target_modules": list(wrapped)},
         "fan_in_fan_out": is_conv1d(one.base),
-        "target_modules": list(wrapped),
     }
     factors = {n: p for n, p in model.named_parameters() if n.endswith(("lora_A", "lora_B"))}
     named = {f"base_model.model.{n}.weight": p.detach().cpu() for n, p in factors.items()}
@@ -277,17 +251,13 @@ def _names(model: "PreTrainedModel") -> list[str]:
 
 def _meant(names: Names, target: str) -> list[str]:
     """The names that one shortcut or ending means."""
-    matching = (
-        SHORTCUTS[target](names)
-        if target in SHORTCUTS
-        else [n for n in names if f".{n}".endswith(f".{target}")]
-    )
+    ending = [name for name in names if f".{name}".endswith(f".{target}")]
+    matching = SHORTCUTS[target](names) if target in SHORTCUTS else ending
     if not matching:
         endings = [name.rpartition(".")[2] for name in names]
         shortcuts = [shortcut for shortcut, choose in SHORTCUTS.items() if choose(names)]
-        pick(
-            dict.fromkeys([*endings, *shortcuts]), target, "target module"
-        )  # raises: the target is in neither
+        # Raises: the target is in neither.
+        pick(dict.fromkeys([*endings, *shortcuts]), target, "target module")
     return matching
 
 

@@ -108,10 +108,8 @@ def load(
     preset = _preset(name)
     if preset.family:
         check(not revision, "model_revision", revision, f"left empty: {name!r} is no hub name")
-        size = vocabulary or BYTES
-        model = draw(
-            preset, seed=seed, dtype=dtype, attention=attention, vocabulary=size, purpose=purpose
-        )
+        own: dict[str, Any] = {"seed": seed, "vocabulary": vocabulary or BYTES, "purpose": purpose}
+        model = draw(preset, dtype=dtype, attention=attention, **own)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -150,18 +148,15 @@ def shape(preset: Preset, vocabulary: int = BYTES, heads: int = 4) -> "Pretraine
     own: dict[str, Any] = {"activation_function": "gelu_pytorch_tanh"}
     if preset.family != "gpt2":
         own = {"intermediate_size": -(-preset.width * 8 // 24) * 8, "num_key_value_heads": heads}
-    return AutoConfig.for_model(
-        preset.family,
-        vocab_size=vocabulary,
-        hidden_size=preset.width,
-        num_hidden_layers=preset.layers,
-        num_attention_heads=heads,
-        max_position_embeddings=POSITIONS,
-        tie_word_embeddings=preset.tied,
-        bos_token_id=1,  # the byte tokenizer has no token for a beginning: an end is one
-        eos_token_id=1,
-        **own,
-    )
+    sizes = {
+        "hidden_size": preset.width,
+        "num_hidden_layers": preset.layers,
+        "vocab_size": vocabulary,
+    }
+    own |= {"num_attention_heads": heads, "max_position_embeddings": POSITIONS, **sizes}
+    # The byte tokenizer has no token for a beginning: an end is one.
+    ends = {"bos_token_id": 1, "eos_token_id": 1, "tie_word_embeddings": preset.tied}
+    return AutoConfig.for_model(preset.family, **own, **ends)
 
 
 def from_transformers(model: nn.Module) -> bool:
@@ -194,9 +189,8 @@ def client_loss(model: nn.Module) -> Callable[[Mapping[str, Tensor], Tensor], Te
     logits = logits_of(model)
 
     def loss(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(
-            logits(params, tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()
-        )
+        out = logits(params, tokens[:, :-1]).flatten(0, 1)
+        return nn.functional.cross_entropy(out, tokens[:, 1:].flatten())
 
     return loss
 
@@ -345,9 +339,8 @@ def _preset(name: str) -> Preset:
     try:
         return pick(PRESETS, name, "model preset")
     except BadInput as error:
-        raise BadInput(
-            f"{error}; or a directory, or a hub name such as openai-community/gpt2"
-        ) from None
+        others = "or a directory, or a hub name such as openai-community/gpt2"
+        raise BadInput(f"{error}; {others}") from None
 
 
 def is_encoder(model: str | nn.Module) -> bool:
@@ -357,9 +350,9 @@ def is_encoder(model: str | nn.Module) -> bool:
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
-    config = (
-        _config_of(_preset(model)) if isinstance(model, str) else getattr(model, "config", None)
-    )
+    config: Any = getattr(model, "config", None)
+    if isinstance(model, str):
+        config = _config_of(_preset(model))
     decodes = any(getattr(config, key, False) for key in ("is_decoder", "is_encoder_decoder"))
     return getattr(config, "model_type", None) in MASKED and not decodes
 

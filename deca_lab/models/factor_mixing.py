@@ -36,9 +36,8 @@ def pairs(where: Layout | Sequence[str]) -> list[FactorPair]:
     names = where.names if isinstance(where, Layout) else where
     alone = [name for name in names if _other(name) not in (None, *names)]
     if alone:
-        raise BadInput(
-            f"names: {alone[0]} is without {_other(alone[0])}: both of a pair must train, in one block"
-        )
+        pair = f"{alone[0]} is without {_other(alone[0])}"
+        raise BadInput(f"names: {pair}: both of a pair must train, in one block")
     return _pairs(names)
 
 
@@ -59,12 +58,8 @@ def interference(params: Params, W: np.ndarray) -> Interference:
     counterpart in `params` (frozen, so common to all) interferes with nothing. Raises BadInput unless rows of W sum to 1.
     """
     sums = W.sum(1)
-    check(
-        np.allclose(sums, 1, rtol=0, atol=1e-9),
-        "W",
-        f"row sums {sums.round(6).tolist()}",
-        "a matrix whose rows sum to 1",
-    )
+    stochastic, shown = np.allclose(sums, 1, rtol=0, atol=1e-9), sums.round(6).tolist()
+    check(stochastic, "W", f"row sums {shown}", "a matrix whose rows sum to 1")
     squares: dict[str, Tensor] = {}
     bounds = torch.zeros(len(W), dtype=torch.float64)
     for pair in _pairs(list(params)):
@@ -74,16 +69,11 @@ def interference(params: Params, W: np.ndarray) -> Interference:
         spread = [torch.einsum("nk,nkxy->n", w.abs(), f.square()) for f in (da, db)]
         bounds += spread[0] * spread[1]
     total = sum(squares.values(), torch.zeros(len(W), dtype=torch.float64))
-    return Interference(
-        {m: float(s.mean().sqrt()) for m, s in squares.items()},
-        float(total.mean().sqrt()),
-        float(bounds.mean().sqrt()),
-    )
+    by_module = {module: float(s.mean().sqrt()) for module, s in squares.items()}
+    return Interference(by_module, float(total.mean().sqrt()), float(bounds.mean().sqrt()))
 
 
-Share = Callable[
-    [Tensor], tuple[Tensor, Tensor]
-]  # singular values -> what B and what A takes of them
+Share = Callable[[Tensor], tuple[Tensor, Tensor]]  # singular values -> what B and A take of them
 
 
 def balanced(s: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,12 +102,8 @@ def decaf(
     is not whole or where there is none, and, when it mixes, Diverged for factors that are not finite.
     """
     factors, split = pairs(where), pick(SHARES, share, "share of the singular values")
-    check(
-        bool(factors),
-        "names",
-        ", ".join(where.names[:3]),
-        "pairs of LoRA's factors to mix as products",
-    )
+    allowed = "pairs of LoRA's factors to mix as products"
+    check(bool(factors), "names", ", ".join(where.names[:3]), allowed)
     W = np.hstack(shares)
     mixed_plainly = gossip([W], where, like)
 
@@ -162,10 +148,8 @@ def _cut(
     sign = u.gather(1, u.abs().argmax(1, keepdim=True)).sign()  # (N, 1, r)
     none = s <= torch.finfo(s.dtype).eps * max(core.shape[1:]) * s[:, :1]  # as matrix_rank has it
     to_b, to_a = split(s.where(~none, 0))
-    dead = none[:, :, None]
-    return torch.where(
-        dead, a_mixed.to(a.dtype), vh * sign.mT * to_a[:, :, None]
-    ), u * sign * to_b.where(~none, 0)[:, None]
+    new_a = torch.where(none[:, :, None], a_mixed.to(a.dtype), vh * sign.mT * to_a[:, :, None])
+    return new_a, u * sign * to_b.where(~none, 0)[:, None]
 
 
 def _neighbours(a: Tensor, b: Tensor, W: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,12 +157,8 @@ def _neighbours(a: Tensor, b: Tensor, W: np.ndarray) -> tuple[Tensor, Tensor, Te
 
     deg is the largest; a client with fewer has some with weight zero at the end.
     """
-    check(
-        W.shape[1] == len(a),
-        "W",
-        f"of shape {W.shape}",
-        f"({len(a)}, {len(a)}), for the stacked clients",
-    )
+    allowed = f"({len(a)}, {len(a)}), for the stacked clients"
+    check(W.shape[1] == len(a), "W", f"of shape {W.shape}", allowed)
     degree = int((W != 0).sum(1).max())
     index = np.argsort(W == 0, axis=1, kind="stable")[:, :degree]
     weights = torch.from_numpy(np.take_along_axis(W, index, 1)).to(a)
@@ -204,23 +184,18 @@ def _require_finite(params: Mapping[str, Tensor], pair: FactorPair) -> None:
     for name in pair:
         fine = params[name].flatten(1).isfinite().all(1)  # (N,)
         if not bool(fine.all()):
-            raise Diverged(
-                f"client {int(fine.logical_not().nonzero()[0])}: {name} is no longer finite"
-            )
+            client = int(fine.logical_not().nonzero()[0])
+            raise Diverged(f"client {client}: {name} is no longer finite")
 
 
 def _pairs(names: Sequence[str]) -> list[FactorPair]:
     """The whole pairs among the names."""
-    return [
-        FactorPair(name, other)
-        for name in names
-        if name.endswith(A) and (other := _other(name)) in names and other
-    ]
+    both = [(name, _other(name)) for name in names if name.endswith(A)]
+    return [FactorPair(name, other) for name, other in both if other and other in names]
 
 
 def _other(name: str) -> str | None:
     """The name of a factor's counterpart, or None for what is no factor."""
-    return next(
-        (name.removesuffix(end) + other for end, other in ((A, B), (B, A)) if name.endswith(end)),
-        None,
-    )
+    if name.endswith(A):
+        return name.removesuffix(A) + B
+    return name.removesuffix(B) + A if name.endswith(B) else None

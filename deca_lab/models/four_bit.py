@@ -67,9 +67,8 @@ def dequantise(packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the tensor that the codes stand for, in `dtype`."""
     n = prod(packed.shape)
     # A table of whole bytes: one look-up gives two weights, without shifting bits in each pass.
-    both = _bytes_to_levels(packed.codes.device).index_select(
-        0, packed.codes.int()
-    )  # (ceil(n / 2), 2)
+    table = _bytes_to_levels(packed.codes.device)
+    both = table.index_select(0, packed.codes.int())  # (ceil(n / 2), 2)
     flat, short = both.view(-1)[:n], -n % packed.block
     rows = (nn.functional.pad(flat, (0, short)) if short else flat).view(-1, packed.block)
     return (rows * packed.absmax.float()[:, None]).view(-1)[:n].view(packed.shape).to(dtype)
@@ -159,11 +158,9 @@ def projections(model: nn.Module) -> dict[str, nn.Module]:
 
     nn.Linear, GPT-2's Conv1D and NF4Linear; embeddings and head are outside the layers. GPT-2's fused c_attn is one.
     """
-    return {
-        name: m
-        for name, m in model.named_modules()
-        if layer_of(name) is not None and (isinstance(m, (nn.Linear, NF4Linear)) or is_conv1d(m))
-    }
+    inside = {name: m for name, m in model.named_modules() if layer_of(name) is not None}
+    kinds = (nn.Linear, NF4Linear)
+    return {name: m for name, m in inside.items() if isinstance(m, kinds) or is_conv1d(m)}
 
 
 def quantise_base(model: "PreTrainedModel", block: int = 64) -> "PreTrainedModel":
@@ -207,11 +204,8 @@ def plain(module: nn.Module, weight: Tensor) -> nn.Module:
     bias = bias_of(module)
     conv1d = module.transposed if isinstance(module, NF4Linear) else is_conv1d(module)
     with torch.device("meta"):  # shapes only: no values drawn
-        fresh = (
-            Conv1D(*weight.shape)
-            if conv1d
-            else nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
-        )
+        out, inner = weight.shape
+        fresh = Conv1D(out, inner) if conv1d else nn.Linear(inner, out, bias is not None)
     fresh.weight = nn.Parameter((weight.T if conv1d else weight).contiguous())
     fresh.bias = None if bias is None else nn.Parameter(bias.clone())
     return fresh.train(module.training)

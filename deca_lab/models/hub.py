@@ -38,16 +38,14 @@ def _endpoint() -> str:
 
 def _answers(seconds: float) -> bool:
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(_endpoint(), method="HEAD"), timeout=seconds
-        ):
+        request = urllib.request.Request(_endpoint(), method="HEAD")
+        with urllib.request.urlopen(request, timeout=seconds):
             return True
     except urllib.error.HTTPError as error:
         return error.code in ANSWERS
     except urllib.error.URLError as error:
-        return isinstance(
-            error.reason, SSLCertVerificationError
-        )  # the hub's libraries bring their own certificates
+        # The hub's libraries bring their own certificates.
+        return isinstance(error.reason, SSLCertVerificationError)
     except (OSError, ValueError):
         return False
 
@@ -89,11 +87,8 @@ def hub_or_offline(kind: str, name: str, seconds: float = 3.0) -> Iterator[bool]
 
 def unreachable(kind: str, name: str) -> str:
     """The one line about a hub that does not answer."""
-    instead = (
-        "a local file or an embedded corpus"
-        if kind == "dataset"
-        else "a local path or an embedded preset"
-    )
+    own = {"dataset": "file or an embedded corpus", "model": "path or an embedded preset"}
+    instead = f"a local {own[kind]}"
     cause = f"{_OFFLINE} is set" if os.environ.get(_OFFLINE) else f"{_endpoint()} does not answer"
     return f"{kind} {name!r} is not in the cache and {cause}: connect to the network, or give {instead}"
 
@@ -103,9 +98,9 @@ def is_cached(kind: str, name: str) -> bool:
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
     prepared = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")).expanduser()
-    places = [hub / f"{kind}s--{name.replace('/', '--')}"] + [
-        prepared / name.replace("/", "___")
-    ] * (kind == "dataset")
+    places = [hub / f"{kind}s--{name.replace('/', '--')}"]
+    if kind == "dataset":
+        places.append(prepared / name.replace("/", "___"))
     return any(os.path.isdir(place) for place in places)  # False too for a name that is too long
 
 

@@ -78,11 +78,8 @@ def arguments(source: str, revision: str = "") -> dict[str, Any]:
 
     Raises BadInput for a GGUF file without the package that reads it, and a `revision` of a local source.
     """
-    given: dict[str, Any] = {
-        "pretrained_model_name_or_path": source,
-        "trust_remote_code": False,
-        **({"revision": revision} if revision else {}),
-    }
+    given: dict[str, Any] = {"pretrained_model_name_or_path": source, "trust_remote_code": False}
+    given |= {"revision": revision} if revision else {}
     local = os.path.exists(source)
     check(not (revision and local), "model_revision", revision, f"left empty: {source!r} is local")
     file = gguf_file(source)
@@ -97,9 +94,8 @@ def gguf_file(source: str) -> Path | None:
     path = Path(source)
     if source.endswith(".gguf") and os.path.isfile(path):
         return path
-    files = (
-        [] if not os.path.isdir(path) or any(path.glob("*.safetensors")) else [*path.glob("*.gguf")]
-    )
+    whole = not os.path.isdir(path) or any(path.glob("*.safetensors"))
+    files = [] if whole else list(path.glob("*.gguf"))
     names = [file.name for file in files]
     check(len(files) < 2, "model directory", source, f"one of its files {', '.join(sorted(names))}")
     return files[0] if files else None
@@ -112,9 +108,8 @@ def built(
     import transformers
 
     auto, config = getattr(transformers, purpose.auto), purpose.configured(copy.deepcopy(config))
-    model: PreTrainedModel = auto.from_config(
-        config, attn_implementation=attention, trust_remote_code=False
-    )
+    given = {"attn_implementation": attention, "trust_remote_code": False}
+    model: PreTrainedModel = auto.from_config(config, **given)
     for p in model.parameters():  # not model.to(dtype): rotary angles, a buffer, stay in float32
         p.data = p.data.to(dtype)
     return model.eval()

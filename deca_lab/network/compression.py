@@ -42,28 +42,28 @@ def top_k(share: float, bits: int) -> Compressor:
     """The largest entries of a row and their places."""
 
     def pack(z: Tensor, rng: np.random.Generator) -> Tensor:
-        at = z.abs().topk(kept(share, len(z)), sorted=False).indices
+        at = z.abs().topk(entries(share, len(z)), sorted=False).indices
         return torch.cat([_raw(at.int()), _raw(z[at])])
 
     def unpack(message: Tensor, like: Tensor, rng: np.random.Generator) -> Tensor:
-        end = INDEX * kept(share, len(like))
+        end = INDEX * entries(share, len(like))
         places = _read(message[:end], torch.int32).long()
         return _filled(like, places, _read(message[end:], like.dtype))
 
-    return Compressor(pack, unpack, lambda width, item: kept(share, width) * (item + INDEX))
+    return Compressor(pack, unpack, lambda width, item: entries(share, width) * (item + INDEX))
 
 
 def random_k(share: float, bits: int) -> Compressor:
     """Entries at random places, which the receiver draws from the same seed."""
 
     def places(row: Tensor, rng: np.random.Generator) -> Tensor:
-        drawn = rng.choice(len(row), kept(share, len(row)), replace=False, shuffle=False)
+        drawn = rng.choice(len(row), entries(share, len(row)), replace=False, shuffle=False)
         return torch.from_numpy(drawn).to(row.device)
 
     return Compressor(
         lambda z, rng: _raw(z[places(z, rng)]),
         lambda message, like, rng: _filled(like, places(like, rng), _read(message, like.dtype)),
-        lambda width, item: kept(share, width) * item,
+        lambda width, item: entries(share, width) * item,
     )
 
 
@@ -115,7 +115,7 @@ def _filled(like: Tensor, places: Tensor, values: Tensor) -> Tensor:
 COMPRESSORS = {"top-k": top_k, "random-k": random_k, "quantised": quantised}
 
 
-def kept(share: float, width: int) -> int:
+def entries(share: float, width: int) -> int:
     """Return how many of so many entries a share of them is: one at least."""
     return max(1, min(width, round(share * width)))
 
@@ -123,9 +123,8 @@ def kept(share: float, width: int) -> int:
 def compressor(name: str, share: float, bits: int, gamma: float) -> Compressor | None:
     """Return the compressor of a name, or None for "none"; raise BadInput."""
     make = pick({"none": None, **COMPRESSORS}, name, "compress")
-    check(
-        gamma == 1 or make is not None, "gamma", gamma, "1 with --compress none: messages are whole"
-    )
+    allowed = "1 with --compress none: messages are whole"
+    check(gamma == 1 or make is not None, "gamma", gamma, allowed)
     return make and make(share, bits)._replace(gamma=gamma)
 
 
@@ -136,20 +135,15 @@ def compressed(how: Compressor, seed: int, halo: Halo | None = None) -> ch.Wrap:
     """
 
     def wrap(inner: Channel) -> Channel:
-        check(
-            inner.exact,
-            "faults",
-            "noise on compressed messages",
-            "without noise: a replica adds up what it hears, and errors of it never leave",
-        )
+        allowed = "without noise: a replica adds up what it hears, and errors of it never leave"
+        check(inner.exact, "faults", "noise on compressed messages", allowed)
 
         def exchange(call: Call, x: Tensor, wire: Wire, size: Size | None = None) -> Tensor:
             waiting = _waiting(inner, how, call, x.shape[1], x.element_size(), wire)
             replica = _replica(inner, how, seed, halo, call, x, wire)
             before = wire.tallies.get("mean_moved", 0.0)
-            x_new = (
-                inner.exchange(call, replica, wire, waiting).sub_(replica).mul_(how.gamma).add_(x)
-            )
+            moved = inner.exchange(call, replica, wire, waiting).sub_(replica)
+            x_new = moved.mul_(how.gamma).add_(x)
             if before != (now := wire.tallies.get("mean_moved", 0.0)):
                 # x moves by gamma times its replica
                 wire.tallies["mean_moved"] = before + how.gamma * (now - before)
@@ -179,11 +173,10 @@ def _waiting(
     said = speaks[channel.links[:, 1]] * how.size(width, item)
     before = wire.tables.get(f"{call.key}.waiting", np.zeros_like(wire.sent))
     waiting = np.full_like(before, whole) if call.first else np.minimum(before + said, whole)
-    failed = channel.failed(call.turn)
-    reached = channel.messages(call.turn) > 0
-    wire.tables[f"{call.key}.waiting"] = np.where(
-        reached if failed is None else reached & ~failed, 0, waiting
-    )
+    failed, reached = channel.failed(call.turn), channel.messages(call.turn) > 0
+    if failed is not None:
+        reached &= ~failed
+    wire.tables[f"{call.key}.waiting"] = np.where(reached, 0, waiting)
     return waiting
 
 

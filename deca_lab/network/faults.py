@@ -92,9 +92,8 @@ class Faults(NamedTuple):
         if self.drop > 0:
             # One coin for both directions: an exchange fails for both sides, and W stays symmetric.
             upper = np.triu_indices(n, 1)
-            failed[upper] = (
-                _outages(self)[turn] if self.burst > 1 else _coins(self, turn) < self.drop
-            )
+            alone = self.burst <= 1
+            failed[upper] = _coins(self, turn) < self.drop if alone else _outages(self)[turn]
         return failed | failed.T
 
     def ages(self, turn: int) -> np.ndarray:
@@ -102,10 +101,8 @@ class Faults(NamedTuple):
         age = np.zeros((self.clients,) * 2, np.int64)
         late = ~np.eye(self.clients, dtype=bool)
         for past in range(self.delay if self.stale > 0 else 0):  # late as often in a row as its age
-            late &= (
-                np.random.default_rng([self.seed, max(turn - past, 0), 0x1A7E]).random(age.shape)
-                < self.stale
-            )
+            rng = np.random.default_rng([self.seed, max(turn - past, 0), 0x1A7E])
+            late &= rng.random(age.shape) < self.stale
             age += late
         return age
 
@@ -114,39 +111,24 @@ def require_possible(faults: Faults, graph: Topology, steps: int) -> Faults:
     """Return the faults of a run, or raise BadInput where this topology or this number of inner steps cannot bear them."""
     drop, burst, n = faults.drop, faults.burst, faults.clients
     least = max(drop / (1 - drop), 1.0)
-    check(
-        burst == 1 or burst >= least,
-        "burst",
-        burst,
-        f"1, or {least:.3g} or more: an outage ends for one mixing at least",
-    )
+    allowed = f"1, or {least:.3g} or more: an outage ends for one mixing at least"
+    check(burst == 1 or burst >= least, "burst", burst, allowed)
     cells = faults.turns * n * n
-    check(
-        burst == 1 or cells <= MOST_CELLS,
-        "burst",
-        burst,
-        f"1 for {faults.turns:,} mixings of {n} clients: too large a table",
-    )
+    allowed = f"1 for {faults.turns:,} mixings of {n} clients: too large a table"
+    check(burst == 1 or cells <= MOST_CELLS, "burst", burst, allowed)
     if faults.any:
         even = all(np.array_equal(W, W.T) and (W >= 0).all() for W in graph.matrices)
-        check(
-            even and not graph.served,
-            "topology",
-            graph.name,
+        allowed = (
             "one with a symmetric W without negative entries, and without a "
-            "server, where exchanges fail: else what remains cannot be made sound",
+            "server, where exchanges fail: else what remains cannot be made sound"
         )
+        check(even and not graph.served, "topology", graph.name, allowed)
     edges = {0, *(edge for spell in faults.away for edge in (spell.first, spell.last))}
     empty = [step for step in sorted(edges) if step < steps and not faults.members(step).any()]
-    check(
-        not empty,
-        "away",
-        spoken(faults.away, steps),
-        f"such that somebody is left: at inner step {empty[:1]} nobody is",
-    )
-    check(
-        len(faults.stragglers) < n, "stragglers", faults.stragglers, f"fewer than all {n} clients"
-    )
+    allowed = f"such that somebody is left: at inner step {empty[:1]} nobody is"
+    check(not empty, "away", spoken(faults.away, steps), allowed)
+    slow = faults.stragglers
+    check(len(slow) < n, "stragglers", slow, f"fewer than all {n} clients")
     return faults
 
 
@@ -158,30 +140,24 @@ def spoken(spells: Sequence[Spell], steps: int) -> str:
 def stragglers(text: str, clients: int) -> tuple[tuple[int, int], ...]:
     """Return the pairs of a text such as "3@4, 5@2": client 3 finishes in time for one mixing of four."""
     periods = {}
-    for part in (part.strip() for part in text.split(",") if part.strip()):
+    for part in filter(None, map(str.strip, text.split(","))):
         who, _, times = part.partition("@")
         try:
             client, each = int(who), int(times)
         except ValueError:
-            raise BadInput(
-                f"stragglers = {part!r} cannot be used: it must be CLIENT@TIMES, such as 3@4"
-            ) from None
+            allowed = "CLIENT@TIMES, such as 3@4"
+            raise BadInput(f"stragglers = {part!r} cannot be used: it must be {allowed}") from None
         fits = 0 <= client < clients and each > 0
-        check(
-            fits,
-            "stragglers",
-            part,
-            f"CLIENT@TIMES of a client from 0 to {clients - 1}, with TIMES 1 or more",
-        )
+        allowed = f"CLIENT@TIMES of a client from 0 to {clients - 1}, with TIMES 1 or more"
+        check(fits, "stragglers", part, allowed)
         periods[client] = each
     return tuple(sorted(periods.items()))
 
 
 def spells(text: str, argument: str, clients: int, steps: int) -> tuple[Spell, ...]:
     """Return the spells of a text such as "3@0.5, 5@0.25-0.75", in inner steps of a run of `steps`."""
-    return tuple(
-        _spell(part.strip(), argument, clients, steps) for part in text.split(",") if part.strip()
-    )
+    parts = filter(None, map(str.strip, text.split(",")))
+    return tuple(_spell(part, argument, clients, steps) for part in parts)
 
 
 def _spell(part: str, argument: str, clients: int, steps: int) -> Spell:
@@ -190,10 +166,8 @@ def _spell(part: str, argument: str, clients: int, steps: int) -> Spell:
     try:
         client, first, last = int(who), float(start), float(end or 1)
     except ValueError:
-        raise BadInput(
-            f"{argument} = {part!r} cannot be used: it must be CLIENT@FROM or CLIENT@FROM-UNTIL, in shares of the "
-            "run, such as 3@0.25-0.75"
-        ) from None
+        allowed = "CLIENT@FROM or CLIENT@FROM-UNTIL, in shares of the run, such as 3@0.25-0.75"
+        raise BadInput(f"{argument} = {part!r} cannot be used: it must be {allowed}") from None
     check(0 <= client < clients, argument, part, f"of a client from 0 to {clients - 1}")
     check(0 <= first < last <= 1, argument, part, "with 0 <= FROM < UNTIL <= 1")
     return Spell(client, round(first * steps), round(last * steps))
@@ -207,9 +181,8 @@ def _without(n: int, out: tuple[Spell, ...], step: int) -> np.ndarray:
 
 def _coins(faults: Faults, turn: int) -> np.ndarray:
     """Return a uniform number for each pair of clients at a mixing."""
-    return np.random.default_rng([faults.seed, turn, 0xFA17]).random(
-        faults.clients * (faults.clients - 1) // 2
-    )
+    pairs = faults.clients * (faults.clients - 1) // 2
+    return np.random.default_rng([faults.seed, turn, 0xFA17]).random(pairs)
 
 
 @lru_cache(4)
@@ -222,7 +195,7 @@ def _outages(faults: Faults) -> np.ndarray:
     for turn in range(faults.turns):
         coin = _coins(faults, turn)
         bad[turn] = (
-            coin < faults.drop if turn == 0 else np.where(bad[turn - 1], coin >= heal, coin < fail)
+            np.where(bad[turn - 1], coin >= heal, coin < fail) if turn else coin < faults.drop
         )
     return bad
 
@@ -255,14 +228,12 @@ def fault_summary(
         W = remaining(graph.at(turn), out | ~there[:, None] | ~there)
         counts["exchanges"] += int(edges.sum()) // 2
         counts["lost"] += int((edges & out).sum()) // 2
-        first = (turn * faults.mix_every - 1) // inner_steps != (
-            (turn + 1) * faults.mix_every - 1
-        ) // inner_steps  # of its visit
+        before, visit = ((k * faults.mix_every - 1) // inner_steps for k in (turn, turn + 1))
+        first = before != visit
         counts["late"] += 0 if first else int((edges & ~out & (faults.ages(turn) > 0)).sum())
         counts["alone"] += int((there & ((W != 0).sum(1) == 1)).sum())
-        counts["apart"] += (
-            int(islands(W[np.ix_(there, there)] != 0) is not None) if there.any() else 0
-        )
+        among = W[np.ix_(there, there)] != 0
+        counts["apart"] += int(there.any() and islands(among) is not None)
         counts["unsound"] += int(not doubly_stochastic(W))
         product = W @ product
     here = faults.members(steps - 1)

@@ -23,12 +23,9 @@ def lossy(faults: Faults, mix_every: int) -> ch.Wrap:
 
     def wrap(inner: Channel) -> Channel:
         laid_out = (faults.clients, faults.mix_every)
-        check(
-            not faults.any or laid_out == (inner.topology.n, mix_every),
-            "faults",
-            laid_out,
-            f"of the plan's clients and mix_every, {(inner.topology.n, mix_every)}",
-        )
+        due = (inner.topology.n, mix_every)
+        allowed = f"of the plan's clients and mix_every, {due}"
+        check(not faults.any or laid_out == due, "faults", laid_out, allowed)
         return _under(faults, inner) if faults.any else inner
 
     return wrap
@@ -53,31 +50,23 @@ def _under(faults: Faults, inner: Channel) -> Channel:
 
     def exchange(call: Call, x: Tensor, wire: Wire, size: Size | None = None) -> Tensor:
         ch.count(wire, messages(call.turn) * here, row_bytes(x) if size is None else size)
-        return mixed(inner, faults, call, x, wire)
+        return mixed_under(inner, faults, call, x, wire)
 
     def predicted(
         call: Call, width: int, item: int, wire: Wire, size: Size | None = None
     ) -> np.ndarray:
         return messages(call.turn) * (width * item if size is None else size)
 
-    return inner._replace(
-        exchange=exchange,
-        predicted=predicted,
-        messages=messages,
-        failed=failed,
-        absent=faults.absent,
-        exact=faults.noise == 0,
-    )
+    lossy = inner._replace(exchange=exchange, predicted=predicted, messages=messages)
+    return lossy._replace(failed=failed, absent=faults.absent, exact=faults.noise == 0)
 
 
-def mixed(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire) -> Tensor:
+def mixed_under(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire) -> Tensor:
     """Return X (n, D) mixed under faults: who hears nobody, or is heard by nobody, keeps to itself what it would have given."""
     W, site, there = channel.topology.at(call.turn), channel.site, faults.present(call.step)
     out = faults.lost(call.turn) | ~there[:, None] | ~there
-    own, sent = (
-        everybodys(site, sizes(part), faults.clients)
-        for part in (x, garbled(x, faults, call.step, site.mine))
-    )
+    said = garbled(x, faults, call.step, site.mine)
+    own, sent = (everybodys(site, sizes(part), faults.clients) for part in (x, said))
     good = acceptable(own, sent)
     _add(wire, "refused", ((W != 0) & ~out & ~good & ~np.eye(len(W), dtype=bool)).sum())
     left = remaining(W, out | ~good[:, None] | ~good)
@@ -87,17 +76,13 @@ def mixed(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire) -
     clean = x if bool(finite.all()) else torch.where(finite[site.mine, None], x, 0.0)
     shares, letters = [left], [clean]
     if faults.altered:
-        shares, letters = _by_age(
-            left, faults.ages(call.turn), clean, _letters(channel, faults, call, clean, wire)
-        )
+        kept = _letters(channel, faults, call, clean, wire)
+        shares, letters = _by_age(left, faults.ages(call.turn), clean, kept)
     x_new = channel.carrier(shares, channel.layouts[call.block], x[:, :1])(letters)
 
     counts = torch.from_numpy((good & there)[site.mine]).to(x.device)[:, None]
-    _add(
-        wire,
-        "mean_moved",
-        _moved(clean, x_new, counts.to(x.dtype), site) / max(int((there & good).sum()), 1),
-    )
+    moved = _moved(clean, x_new, counts.to(x.dtype), site)
+    _add(wire, "mean_moved", moved / max(int((there & good).sum()), 1))
     return x_new if bool(counts.all()) else torch.where(counts, x_new, x)
 
 
@@ -108,9 +93,8 @@ def _add(wire: Wire, name: str, value: float) -> None:
 def everybodys(site: Site, values: Tensor, clients: int) -> Tensor:
     """Return a value of every client (N,), of those of this process's."""
     full = values.new_zeros(clients)
-    full[site.mine] = torch.nan_to_num(
-        values, posinf=INFINITE, nan=INFINITE
-    )  # infinity times 0 would spoil the sum
+    # Infinity times 0 would spoil the sum.
+    full[site.mine] = torch.nan_to_num(values, posinf=INFINITE, nan=INFINITE)
     full = site.total(full)
     return torch.where(full >= INFINITE, float("inf"), full)
 
@@ -142,9 +126,8 @@ def _moved(x: Tensor, x_new: Tensor, counts: Tensor, site: Site) -> float:
     """Return the length of the sum over rows of x_new - x, of those that count, a few columns at a time: little memory."""
     squares = 0.0
     for old, new in zip(torch.split(x, COLUMNS, 1), torch.split(x_new, COLUMNS, 1), strict=True):
-        squares += float(
-            site.total(((new - old) * counts).sum(0, dtype=torch.float64)).square().sum()
-        )
+        moved = ((new - old) * counts).sum(0, dtype=torch.float64)
+        squares += float(site.total(moved).square().sum())
     return float(squares**0.5)
 
 

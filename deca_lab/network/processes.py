@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,15 +19,20 @@ from torch import Tensor
 
 from deca_lab.algorithm.channel import Carrier, Rows, Site, Wire, gossip, silence
 from deca_lab.algorithm.loop import Plan, State, working
-from deca_lab.algorithm.optimisers import OptState, leaves, numbers, tensors, with_leaves
+from deca_lab.algorithm.optimisers import (
+    OptState,
+    each_tensor,
+    leaves,
+    numbers,
+    tensors,
+    with_leaves,
+)
 from deca_lab.algorithm.stacking import Layout
 from deca_lab.errors import PeerLost, check, out_of_memory
 from deca_lab.mixing.topology import Topology
 from deca_lab.network.meeting import number_of, require_place, require_secret
 
-WAIT = timedelta(
-    minutes=10
-)  # for a rank that is measuring, say; one that is dead is noticed at once
+WAIT = timedelta(minutes=10)  # for a rank that is measuring, say; a dead one is noticed at once
 
 
 class World(NamedTuple):
@@ -54,12 +60,8 @@ class World(NamedTuple):
 
     def of(self, clients: int) -> "World":
         """Return this world with so many clients; raise BadInput where a rank would have none."""
-        check(
-            clients >= self.size,
-            "clients",
-            clients,
-            f"{self.size} or more: every process has one at least",
-        )
+        allowed = f"{self.size} or more: every process has one at least"
+        check(clients >= self.size, "clients", clients, allowed)
         return self._replace(clients=clients)
 
 
@@ -82,11 +84,7 @@ def joined() -> Iterator[World]:
         torch.cuda.set_device(number_of("LOCAL_RANK", 0, "0") % gpus)
     try:
         dist.init_process_group("nccl" if gpus else "gloo", timeout=WAIT)
-    except (
-        RuntimeError,
-        ValueError,
-        OSError,
-    ) as error:  # of a port that is taken, a host that is none
+    except (RuntimeError, ValueError, OSError) as error:  # a port that is taken, no such host
         words = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise PeerLost(f"the processes did not meet at MASTER_ADDR ({words})") from None
     world = World(dist.get_rank(), dist.get_world_size())
@@ -106,10 +104,8 @@ def answering(world: World) -> Iterator[None]:
     except RuntimeError as error:
         if world.size == 1 or isinstance(error, PeerLost) or out_of_memory(error):
             raise
-        raise PeerLost(
-            f"rank {world.rank} of {world.size}: another rank is gone, or the network is "
-            f"({str(error).splitlines()[0][:160]})"
-        ) from None
+        who, why = f"rank {world.rank} of {world.size}", str(error).splitlines()[0][:160]
+        raise PeerLost(f"{who}: another rank is gone, or the network is ({why})") from None
 
 
 def over(world: World, rule: Carrier = gossip, halo: "Halo | None" = None) -> Carrier:
@@ -124,13 +120,10 @@ def over(world: World, rule: Carrier = gossip, halo: "Halo | None" = None) -> Ca
     ) -> Callable[[Rows], Tensor]:
         routes = [_route(world, W, like.device) for W in shares]
         # Shares in the order in which `_all_rows` yields rows: mine first, then others' by rank.
-        own = [W[world.mine, world.mine] for W in shares]
-        arriving = [
-            W[world.mine][:, rows]
-            for W, route in zip(shares, routes, strict=True)
-            for rows in route.heard.values()
-        ]
-        mix = rule([*own, *arriving], where, like)
+        parts = [W[world.mine, world.mine] for W in shares]
+        for W, route in zip(shares, routes, strict=True):
+            parts += [W[world.mine][:, rows] for rows in route.heard.values()]
+        mix = rule(parts, where, like)
         return lambda rows: mix(_all_rows(world, routes, tuple(rows), halo))
 
     return carrier
@@ -146,20 +139,15 @@ class Route(NamedTuple):
 def _route(world: World, W: np.ndarray, device: torch.device) -> Route:
     wanted = {rank: _heard(world, W, rank).get(world.rank) for rank in range(world.size)}
     rows = {rank: who - world.mine.start for rank, who in wanted.items() if who is not None}
-    return Route(
-        _heard(world, W, world.rank),
-        {rank: torch.from_numpy(mine).to(device) for rank, mine in rows.items()},
-    )
+    there = {rank: torch.from_numpy(mine).to(device) for rank, mine in rows.items()}
+    return Route(_heard(world, W, world.rank), there)
 
 
 def _heard(world: World, W: np.ndarray, rank: int) -> dict[int, np.ndarray]:
     """Return the clients of each other rank that some client of this `rank` hears, where there are any."""
     hears = (W[world.rows(rank)] != 0).any(0)
-    others = (other for other in range(world.size) if other != rank)
-    clients = {
-        other: np.flatnonzero(hears[world.rows(other)]) + world.rows(other).start
-        for other in others
-    }
+    places = {other: world.rows(other) for other in range(world.size) if other != rank}
+    clients = {k: np.flatnonzero(hears[rows]) + rows.start for k, rows in places.items()}
     return {other: who for other, who in clients.items() if len(who)}
 
 
@@ -217,12 +205,9 @@ class Halo:
             {rank: [int(i) for i in clients if i not in silent] for rank, clients in sides.items()}
             for sides in (self._route.heard, self._wanted)
         )
-        room = {
-            rank: rows.new_empty(len(who), size, dtype=torch.uint8) for rank, who in heard.items()
-        }
-        sent = {
-            rank: torch.stack([messages[i] for i in who]) for rank, who in wanted.items() if who
-        }
+        blank = rows.new_empty(0, size, dtype=torch.uint8)
+        room = {rank: blank.new_empty(len(who), size) for rank, who in heard.items()}
+        sent = {k: torch.stack([messages[i] for i in who]) for k, who in wanted.items() if who}
         with answering(self._world):
             pending = [dist.P2POp(dist.irecv, x, rank) for rank, x in room.items() if len(x)]
             pending += [dist.P2POp(dist.isend, x, rank) for rank, x in sent.items()]
@@ -244,27 +229,18 @@ def _all_rows(
     world: World, routes: Sequence[Route], own: Sequence[Tensor], halo: Halo | None = None
 ) -> Iterator[Tensor]:
     """Yield this rank's rows of each tensor, then, when they are there, those that it hears of the others."""
-    known = [halo.rows_of(x, route) if halo else None for x, route in zip(own, routes, strict=True)]
-    routes = [
-        route if rows is None else Route({}, {}) for route, rows in zip(routes, known, strict=True)
-    ]
-    arrived = [
-        [x.new_empty(len(clients), x.shape[1]) for clients in route.heard.values()]
-        if rows is None
-        else rows
-        for x, route, rows in zip(own, routes, known, strict=True)
-    ]
+    arrived, pending = [], []
     with answering(world):
-        pending = []
-        for x, route, rows in zip(own, routes, arrived, strict=True):
-            # Receives first: Gloo starts a send at once, and on a slow link waits until the peer has somewhere to put it.
-            pending += [
-                dist.P2POp(dist.irecv, row, rank)
-                for row, rank in zip(rows, route.heard, strict=False)
-            ]
-            pending += [
-                dist.P2POp(dist.isend, x[index], rank) for rank, index in route.wanted.items()
-            ]
+        for x, route in zip(own, routes, strict=True):
+            rows = halo.rows_of(x, route) if halo else None
+            if rows is None:
+                rows = [x.new_empty(len(who), x.shape[1]) for who in route.heard.values()]
+                # Receives first: Gloo starts a send at once, and on a slow link waits until the peer has somewhere to put it.
+                room = zip(rows, route.heard, strict=True)
+                pending += [dist.P2POp(dist.irecv, row, rank) for row, rank in room]
+                sides = route.wanted.items()
+                pending += [dist.P2POp(dist.isend, x[index], rank) for rank, index in sides]
+            arrived.append(rows)
         work = _started(pending)
     # Before the wait: the caller mixes its own rows while the others' are on their way.
     yield from own
@@ -288,11 +264,10 @@ def gathered(world: World, x: Tensor) -> Tensor:
             dist.send(x.contiguous(), 0)
             return x
         # One rank after another: dist.gather would want equally many rows of each.
-        parts = [x] + [
-            x.new_empty(_count(world.rows(rank)), *x.shape[1:]) for rank in range(1, world.size)
-        ]
-        for rank, part in enumerate(parts[1:], 1):
-            dist.recv(part, rank)
+        parts = [x]
+        for rank in range(1, world.size):
+            parts.append(x.new_empty(_count(world.rows(rank)), *x.shape[1:]))
+            dist.recv(parts[-1], rank)
     return torch.cat(parts)
 
 
@@ -329,11 +304,8 @@ def broadcast(world: World, numbers: list[int] | None, device: torch.device) -> 
         # Their number first: a receiver must make room before they come.
         count = torch.tensor([len(numbers or [])], device=device)
         dist.broadcast(count, 0)
-        received = (
-            torch.tensor(numbers, device=device)
-            if numbers
-            else torch.zeros(int(count), dtype=torch.int64, device=device)
-        )
+        room = [0] * int(count)
+        received = torch.tensor(numbers or room, dtype=torch.int64, device=device)
         dist.broadcast(received, 0)
     return [int(number) for number in received]
 
@@ -358,23 +330,16 @@ def gathered_state(world: World, state: State) -> State:
     if world.size == 1:
         return state
 
-    def whole(x: Tensor) -> Tensor:
-        return gathered(world, x)
-
-    moments = {k: _each_tensor(optimiser, whole) for k, optimiser in state.moments.items()}
+    whole = partial(gathered, world)
+    moments = {k: each_tensor(optimiser, whole) for k, optimiser in state.moments.items()}
     # A copy, since the sum is written in place: the state that goes on training keeps its own.
-    sent = (
-        summed(world, torch.from_numpy(state.sent).to(state.blocks[0].device, copy=True))
-        .cpu()
-        .numpy()
-    )
+    own = torch.from_numpy(state.sent).to(state.blocks[0].device, copy=True)
+    sent = summed(world, own).cpu().numpy()
     letters = {name: whole(letter) for name, letter in state.wire.letters.items()}
-    return state._replace(
-        blocks=tuple(map(whole, state.blocks)),
-        moments=moments,
-        master=None if state.master is None else whole(state.master),
-        wire=state.wire._replace(sent=sent, letters=letters),
-    )
+    wire = state.wire._replace(sent=sent, letters=letters)
+    blocks = tuple(map(whole, state.blocks))
+    master = None if state.master is None else whole(state.master)
+    return state._replace(blocks=blocks, moments=moments, master=master, wire=wire)
 
 
 def scattered_state(world: World, plan: Plan, state: State | None) -> State:
@@ -386,72 +351,46 @@ def scattered_state(world: World, plan: Plan, state: State | None) -> State:
     known = _outline(world, state, like.device)
     widths = [(where.width,) for where in plan.layouts]
 
-    def part(x: Tensor | None, shape: tuple[int, ...], form: Tensor) -> Tensor:
-        return scattered(world, x, shape, form)
-
-    blocks = tuple(
-        part(state.blocks[k] if state else None, width, like) for k, width in enumerate(widths)
-    )
+    part, wide = partial(scattered, world), plan.channel.like
+    rows = state.blocks if state else [None] * len(widths)
+    blocks = tuple(part(x, width, like) for x, width in zip(rows, widths, strict=True))
     # At the end of the run no visit follows: then the last one counts.
     active = plan.visits[min(known["step"], plan.steps - 1) // plan.recipe.inner_steps].block
-    master = (
-        part(state.master if state else None, widths[active], plan.channel.like)
-        if known["master"]
-        else None
-    )
-    moments = {
-        int(k): _scattered_moments(
-            part,
-            plan.optimisers[int(k)].init(working(blocks[int(k)])),
-            numbers,
-            state.moments[int(k)] if state else None,
-        )
-        for k, numbers in known["moments"].items()
-    }
-    letters = {
-        name: part(
-            state.wire.letters[name] if state else None,
-            widths[int(name.split(".")[0])],
-            plan.channel.like,
-        )
-        for name in known["letters"]
-    }
-    empty = silence(len(plan.channel.links))  # the others' sums of bytes start again from zero
+    master = None
+    if known["master"]:
+        master = part(state.master if state else None, widths[active], wide)
+    moments = {}
+    for k, counts in known["moments"].items():
+        fresh = plan.optimisers[int(k)].init(working(blocks[int(k)]))
+        whole = state.moments[int(k)] if state else None
+        moments[int(k)] = _scattered_moments(part, fresh, counts, whole)
+    letters = {}
+    for name in known["letters"]:
+        letter = state.wire.letters[name] if state else None
+        letters[name] = part(letter, widths[int(name.split(".")[0])], wide)
+    # The others' sums of bytes start again from zero.
+    sent = state.sent if state else silence(len(plan.channel.links)).sent
     tables = {name: np.array(table, np.int64) for name, table in known["tables"].items()}
-    return State(
-        known["step"],
-        blocks,
-        master,
-        moments,
-        Wire(state.sent if state else empty.sent, letters, tables, known["tallies"], {}),
-    )
+    wire = Wire(sent, letters, tables, known["tallies"], {})
+    return State(known["step"], blocks, master, moments, wire)
 
 
 def _outline(world: World, state: State | None, device: torch.device) -> dict[str, Any]:
     """Return, on every rank, all of rank 0's state that is no row of a client."""
-    text = ""
+    text = None
     if state is not None:
+        known = {
+            "step": state.step,
+            "master": state.master is not None,
+            "moments": {k: numbers(optimiser) for k, optimiser in state.moments.items()},
+            "letters": list(state.wire.letters),
+            "tallies": state.wire.tallies,
+            "tables": {name: table.tolist() for name, table in state.wire.tables.items()},
+        }
         # As bytes of JSON: only tensors travel, for what unpickles an object would run whatever a peer sends.
-        text = json.dumps(
-            {
-                "step": state.step,
-                "master": state.master is not None,
-                "moments": {k: numbers(optimiser) for k, optimiser in state.moments.items()},
-                "letters": list(state.wire.letters),
-                "tallies": state.wire.tallies,
-                "tables": {name: table.tolist() for name, table in state.wire.tables.items()},
-            }
-        )
-    outline: dict[str, Any] = json.loads(
-        bytes(broadcast(world, list(text.encode()) if state else None, device))
-    )
+        text = list(json.dumps(known).encode())
+    outline: dict[str, Any] = json.loads(bytes(broadcast(world, text, device)))
     return outline
-
-
-def _each_tensor(state: OptState, change: Callable[[Tensor], Tensor]) -> OptState:
-    return with_leaves(
-        state, (change(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves(state))
-    )
 
 
 def _scattered_moments(
@@ -459,15 +398,12 @@ def _scattered_moments(
 ) -> OptState:
     """Return an optimiser's state of this rank's rows, in the shape of a fresh one."""
     given, rest = iter(tensors(state) if state is not None else ()), iter(counts)
-    return with_leaves(
-        template,
-        (
-            part(next(given, None), tuple(leaf.shape[1:]), leaf)
-            if isinstance(leaf, Tensor)
-            else next(rest)
-            for leaf in leaves(template)
-        ),
-    )
+
+    def own(leaf: Any) -> Any:  # noqa: ANN401 - a tensor or a number
+        tensor = isinstance(leaf, Tensor)
+        return part(next(given, None), tuple(leaf.shape[1:]), leaf) if tensor else next(rest)
+
+    return with_leaves(template, map(own, leaves(template)))
 
 
 def _count(rows: slice) -> int:

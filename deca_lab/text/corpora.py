@@ -266,11 +266,8 @@ def _outside(name: str, seed: int, split: str, revision: str | None, asked: Aske
     known = path.suffix.lower() in tables.KINDS or bool(name and os.path.exists(path))
     if known or name.startswith(("/", "~", ".")):
         check(not revision, "revision", revision, "left out: only datasets of the hub have one")
-        return (
-            _of_folder(path, split, asked)
-            if tables.is_saved(path)
-            else _of_file(path, split, asked)
-        )
+        read = _of_folder if tables.is_saved(path) else _of_file
+        return read(path, split, asked)
     if tables.dataset_name(name) is None:
         _unknown(name)
     return from_rows(name, *columns.rows(tables.from_hub(name, split, revision), *asked))
@@ -288,9 +285,8 @@ def _of_file(path: Path, split: str, asked: Asked) -> Corpus:
             check(given is None, what, given, allowed)
         raw = tables.read(path).decode("utf-8-sig")
         text = raw.replace("\r\n", "\n").replace("\r", "\n")
-        return from_rows(
-            path.name, ((p, "all") for p in paragraphs(text)), ("rows are paragraphs",)
-        )
+        parts = [(part, "all") for part in paragraphs(text)]
+        return from_rows(path.name, parts, ("rows are paragraphs",))
     named = [*columns.split_names(asked.text), *filter(None, (asked.label, asked.answer))]
     table, noticed = tables.from_file(path, named)
     rows, notes = columns.rows(table, *asked)

@@ -46,16 +46,13 @@ def labelled(
 
 def encode(texts: list[str], which: "PreTrainedTokenizerBase", context: int) -> list[np.ndarray]:
     """Return the ids of each text, at most `context`, with the tokenizer's own special tokens."""
-    count = getattr(
-        which, "num_special_tokens_to_add", lambda: 0
-    )  # none of a tokenizer of one's own
-    special = int(count())
+    # None of a tokenizer of one's own.
+    special = int(getattr(which, "num_special_tokens_to_add", lambda: 0)())
     needed = f"at least {special + 1} tokens: one of text and {special} special ones"
     check(context > special, "context", context, needed)
     if is_bytes(which):  # a short cut, as in `tokenize`
-        ended = [
-            [*text[: context - special], end_of_text(which)] for text in tokenize(texts, which)
-        ]
+        end, room = end_of_text(which), context - special
+        ended = [[*text[:room], end] for text in tokenize(texts, which)]
     elif texts:
         ended = which(texts, truncation=True, max_length=context, verbose=False)["input_ids"]
     else:

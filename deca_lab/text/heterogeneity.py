@@ -32,10 +32,11 @@ class Heterogeneity(NamedTuple):
     def words(self) -> str:
         """One plain sentence."""
         verdict = next(word for limit, word in WORDS if self.label_js_share < limit)
+        change = f"{self.label_tv:.0%} of a client's rows would have to change label"
+        shares = f"the labels show {self.label_js_share:.0%}, the tokens {self.token_js_share:.1%}"
         sentence = (
-            f"{verdict}: on average {self.label_tv:.0%} of a client's rows would have to change label to give the mean "
-            f"mix; of the largest possible divergence, the labels show {self.label_js_share:.0%}, the tokens "
-            f"{self.token_js_share:.1%}"
+            f"{verdict}: on average {change} to give the mean mix; "
+            f"of the largest possible divergence, {shares}"
         )
         return f"{sentence}; {self.gradient_words()}" if self.zeta2 is not None else sentence
 
@@ -78,9 +79,8 @@ class Spread(NamedTuple):
 
 def measure(shards: Shards, gradients: Spread | None = None) -> Heterogeneity:
     """Measure training shards; with the spread of the clients' `gradients` at the start, zeta^2 too."""
-    tokens = np.stack(
-        [torch.bincount(s, minlength=shards.vocabulary).cpu().numpy() for s in shards.train]
-    )
+    counts = [torch.bincount(stream, minlength=shards.vocabulary) for stream in shards.train]
+    tokens = np.stack([count.cpu().numpy() for count in counts])
     label_js, token_js = jensen_shannon(shards.label_counts), jensen_shannon(tokens)
     return Heterogeneity(
         label_tv=total_variation(shards.label_counts),

@@ -90,14 +90,11 @@ def instructions(seed: int = 0, rows: int = ROWS) -> Instructions:
     check(rows >= 1, "rows", rows, "at least 1")
     check(seed >= 0, "seed", seed, "non-negative")
     each = -(-rows // len(SKILLS))
-    drawn = [
-        _distinct(name, each, np.random.default_rng([seed, i])) for i, name in enumerate(SKILLS)
-    ]
-    turns = [
-        (prompt, name, answer)
-        for pairs in zip(*drawn, strict=True)
-        for name, (prompt, answer) in zip(SKILLS, pairs, strict=True)
-    ]
+    seeds = [np.random.default_rng([seed, i]) for i in range(len(SKILLS))]
+    drawn = [_distinct(name, each, rng) for name, rng in zip(SKILLS, seeds, strict=True)]
+    turns: Instructions = []
+    for pairs in zip(*drawn, strict=True):
+        turns += [(ask, name, said) for name, (ask, said) in zip(SKILLS, pairs, strict=True)]
     return turns[:rows]
 
 

@@ -173,7 +173,7 @@ def take(examples: Examples, chosen: np.ndarray | Tensor) -> Examples:
     return Examples(*(part[at] for part in examples))
 
 
-def spread(labels: Tensor, limit: int) -> np.ndarray:
+def evenly(labels: Tensor, limit: int) -> np.ndarray:
     """At most `limit` indices (sorted) spread evenly over the examples in the order of their labels.
 
     Where the limit allows, each label has one at least, in the place of one of the label that has most.

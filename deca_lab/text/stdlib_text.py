@@ -52,9 +52,8 @@ GROUPS = {  # of pydoc's topics; large ones such as "compound" keep what no smal
 
 def paragraphs(text: str) -> list[str]:
     """Runs of non-blank lines, without the blank lines around them."""
-    return [
-        part.strip("\n") for part in re.split(r"\n[ \t\f]*(?:\n[ \t\f]*)*\n", text) if part.strip()
-    ]
+    parts = re.split(r"\n[ \t\f]*(?:\n[ \t\f]*)*\n", text)
+    return [part.strip("\n") for part in parts if part.strip()]
 
 
 def _short(part: str, size: int) -> Iterator[str]:
@@ -131,19 +130,15 @@ def modules() -> LabelledTexts:
     """The standard library's single-file modules, one label, to pretrain on: no long paragraph of the other two."""
     files = [path for path in sorted(_library().glob("*.py")) if _is_module(path.stem)]
     if not files:
-        raise BadInput(
-            f"corpus 'modules' needs the .py files of this Python, and {_library()} has none"
-        )
-    theirs = {
-        part.strip()
-        for text, _ in (*stdlib(), *topics())
-        for part in paragraphs(text)
-        if len(part) > LONG
-    }
-    kept = (
-        [part for part in paragraphs(_source(path)) if part.strip() not in theirs] for path in files
-    )
-    return [(row, "modules") for parts in kept for row in cut(parts)]
+        needs = "needs the .py files of this Python"
+        raise BadInput(f"corpus 'modules' {needs}, and {_library()} has none")
+    others = (part for text, _ in (*stdlib(), *topics()) for part in paragraphs(text))
+    theirs = {part.strip() for part in others if len(part) > LONG}
+    rows: LabelledTexts = []
+    for path in files:
+        kept = [part for part in paragraphs(_source(path)) if part.strip() not in theirs]
+        rows.extend((row, "modules") for row in cut(kept))
+    return rows
 
 
 def group(topic: str) -> str:

@@ -21,10 +21,10 @@ from deca_lab.text.prompts import (
     Examples,
     batch,
     classification,
+    evenly,
     generation,
     listed,
     require_labels,
-    spread,
     take,
     verbaliser,
     widen,
@@ -78,7 +78,7 @@ def entropy_floor(corpus: Corpus, rows: np.ndarray | None = None) -> float | Non
 
 
 class TaskRequest(NamedTuple):
-    """What a row of TASKS is given; all of it is `build`'s."""
+    """What a row of TASKS is given."""
 
     corpus: Corpus
     split: Split
@@ -88,8 +88,8 @@ class TaskRequest(NamedTuple):
     batch_size: int
     seed: int
     device: torch.device
-    test_limit: int
-    words: Mapping[str, str] | None
+    test_limit: int  # test examples (windows for "lm"), and those pooled for validation, at most
+    words: Mapping[str, str] | None = None  # for "classify", a word a label: see `verbaliser`
 
 
 class Task(NamedTuple):
@@ -173,12 +173,9 @@ def headed_task(request: TaskRequest) -> Task:
         return headed.labelled(request.corpus, rows, request.tokenizer, request.context, pad)
 
     fill = partial(headed.filled, pad=pad)
-    sets = _sets(request, make)
-    sets = sets._replace(
-        train=list(map(fill, sets.train)),
-        validation=list(map(fill, sets.validation)),
-        test=fill(sets.test),
-    )
+    made = _sets(request, make)
+    train, validation = (list(map(fill, parts)) for parts in (made.train, made.validation))
+    sets = _Sets(train, validation, fill(made.test), made.notes)
     require_tested(sets.test.labels, request.corpus.label_names)
     logits = class_logits(request.model)
 
@@ -191,10 +188,8 @@ def headed_task(request: TaskRequest) -> Task:
 
 
 def _hits(predicted: Tensor, examples: Examples) -> dict[str, Tensor]:
-    return {
-        "accuracy": accuracy(predicted, examples.labels),
-        "macro_f1": macro_f1(predicted, examples.labels),
-    }
+    scores = {"accuracy": accuracy, "macro_f1": macro_f1}
+    return {name: score(predicted, examples.labels) for name, score in scores.items()}
 
 
 def _majority(test: Examples) -> float:
@@ -233,49 +228,28 @@ class TaskKind(NamedTuple):
     headed: Callable[[TaskRequest], Task] | None = None  # the same by a head that trains
 
 
+BY_LABEL, BY_ANSWER = {"accuracy": True, "macro_f1": True}, {"exact_match": True}
 TASKS: dict[str, TaskKind] = {
     "lm": TaskKind("predict every next token; measured by perplexity", lm, {}),
-    "classify": TaskKind(
-        "name the label of a text",
-        classify_task,
-        {"accuracy": True, "macro_f1": True},
-        headed_task,
-    ),
-    "generate": TaskKind(
-        "write the answer to an instruction", generate_task, {"exact_match": True}
-    ),
+    "classify": TaskKind("name the label of a text", classify_task, BY_LABEL, headed_task),
+    "generate": TaskKind("write the answer to an instruction", generate_task, BY_ANSWER),
 }
 
 
-def build(
-    task: str,
-    corpus: Corpus,
-    split: Split,
-    tokenizer: "PreTrainedTokenizerBase",
-    model: "PreTrainedModel",
-    context: int,
-    batch_size: int,
-    seed: int,
-    device: torch.device,
-    test_limit: int,
-    words: Mapping[str, str] | None = None,
-    head: bool = False,
-) -> Task:
+def build(task: str, request: TaskRequest, head: bool = False) -> Task:
     """Return the task of a name in TASKS on a split corpus; raise BadInput where they do not fit one another.
 
-    `test_limit` is the largest number of test examples (windows for "lm"), and of those pooled for validation. `words`
-    is for "classify": a word a label (see `verbaliser`). With `head` the model is a classifier.
+    With `head` the model is a classifier.
     """
     row = pick(TASKS, task, "task")
     made = row.headed if head else row.build
     check(made is not None, "task", task, "classify, with a head that trains")
     assert made is not None
     allowed = "left out: only the task 'classify' has a verbaliser, and no head that trains"
-    check(words is None or made is classify_task, "words", words, allowed)
-    for name, count in (("batch_size", batch_size), ("test_limit", test_limit)):
-        check(count >= 1, name, count, "at least 1")
-    rest = (context, batch_size, seed, device, test_limit, words)
-    return made(TaskRequest(corpus, split, tokenizer, model, *rest))
+    check(request.words is None or made is classify_task, "words", request.words, allowed)
+    for name in ("batch_size", "test_limit"):
+        check(getattr(request, name) >= 1, name, getattr(request, name), "at least 1")
+    return made(request)
 
 
 class _Sets(NamedTuple):
@@ -287,20 +261,19 @@ class _Sets(NamedTuple):
 
 def _sets(request: TaskRequest, make: Callable[[np.ndarray], Examples]) -> _Sets:
     """All examples of a split, equally wide, on the device, without training prompts that are held-out ones too."""
-    train, validation = (
-        list(map(make, rows)) for rows in (request.split.train, request.split.validation)
-    )
-    test = make(request.split.test)
+    split = request.split
+    train, validation = (list(map(make, rows)) for rows in (split.train, split.validation))
+    test = make(split.test)
     own_train, own_validation = _disjoint(train, validation, test)
     _require_examples(own_train, own_validation, test, request.context)
-    rows = sum(map(len, (*request.split.train, *request.split.validation, request.split.test)))
+    rows = sum(map(len, (*split.train, *split.validation, split.test)))
     long = rows - _count([*train, *validation, test])
     repeated = _count([*train, *validation]) - _count([*own_train, *own_validation])
     notes = _counted(long, f"left out: longer than the context of {request.context} tokens")
     notes += _counted(repeated, "dropped: cut to the context, their prompts are held-out ones")
     width = max(examples.tokens.shape[1] for examples in (*own_train, *own_validation, test))
     fit = partial(_fit, width, request.device)
-    limited = take(test, spread(test.labels, request.test_limit))
+    limited = take(test, evenly(test.labels, request.test_limit))
     return _Sets(list(map(fit, own_train)), list(map(fit, own_validation)), fit(limited), notes)
 
 
@@ -329,7 +302,8 @@ def _require_examples(
     empty = [whose for whose, examples in sets.items() if not len(examples.tokens)]
     if empty:
         why = f"its rows are none, longer than context {context}, or held-out prompts"
-        more = "a larger context, fewer clients, a larger alpha, or larger test_share and validation_share"
+        shares = "larger test_share and validation_share"
+        more = f"a larger context, fewer clients, a larger alpha, or {shares}"
         raise BadInput(f"no example in {listed(empty)}: {why}; take {more}")
 
 
@@ -368,7 +342,7 @@ def _task(
     shown: Callable[[Examples], Batch],  # what the loss takes of examples
 ) -> Task:
     pool = Examples(*map(torch.cat, zip(*sets.validation, strict=True)))
-    pool = take(pool, spread(pool.labels, request.test_limit))
+    pool = take(pool, evenly(pool.labels, request.test_limit))
     return Task(
         loss=loss,
         batches=lambda step: shown(batch(sets.train, request.batch_size, request.seed, step)),
@@ -387,5 +361,5 @@ def _pair(examples: Examples) -> CountedTokens:
 
 def _probe(parts: Sequence[Examples], most: int) -> Examples:
     count = min(most, *(len(examples.tokens) for examples in parts))
-    chosen = [take(examples, spread(examples.labels, count)) for examples in parts]
+    chosen = [take(examples, evenly(examples.labels, count)) for examples in parts]
     return Examples(*map(torch.stack, zip(*chosen, strict=True)))

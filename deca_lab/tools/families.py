@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deca_lab.algorithm.gradients import ENGINES
+from deca_lab.algorithm.gradients import engine_kind
 from deca_lab.algorithm.loop import begin, params_of, train
 from deca_lab.errors import BadInput, check
 from deca_lab.lab.objects import Objects
@@ -140,7 +140,7 @@ def rows() -> list[tuple[str, str]]:
 def trained(source: str, engine: str) -> Tensor:
     """Return all clients' parameters (N, D) after both steps of a model in a folder; raise BadInput."""
     lab = prepare(replace(CONFIG, model=source, engine=engine), objects=Objects(dataset=rows()))
-    *_, (state, _) = train(lab.plan, engine=ENGINES[engine])
+    *_, (state, _) = train(lab.plan, engine=engine_kind(engine).gradients)
     lab.measure(params_of(lab.plan, state), state.blocks, torch.arange(CONFIG.clients))
     moved = [
         not torch.equal(x, y) for x, y in zip(state.blocks, begin(lab.plan).blocks, strict=True)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -48,8 +49,13 @@ def cubic_case(dtype, clients=N, rows=5):
     return {"w": w, "s": s}, (inputs, target)
 
 
-@pytest.mark.parametrize("dtype", quick(CLOSE), ids=str)
-def test_gradients_are_the_loops_from_one_graph_a_block(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "backend"),  # aot_eager makes the same graphs, and leaves the C++ compiler out
+    quick([(torch.float32, "aot_eager"), *((dtype, "inductor") for dtype in CLOSE)]),
+    ids=str,
+)
+def test_gradients_are_the_loops_from_one_graph_a_block(dtype, backend, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     params, batch = cubic_case(dtype)
     gradients, before = compiled(cubic), co.graphs()
     for names in (["w"], ["s"], ["w"], ["s"]):
@@ -118,7 +124,8 @@ def test_a_break_in_the_graph_is_bad_input():
         compiled(broken)(*split(params, ["w"]), batch)
 
 
-def test_two_engines_on_one_loss_have_graphs_of_their_own():
+def test_two_engines_on_one_loss_have_graphs_of_their_own(monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     params, batch = cubic_case(torch.float32)
     mapped, before = torch.vmap(cubic), co.graphs()
     one, two = (co.one_graph(mapped)(*split(params, ["w"]), batch) for _ in range(2))

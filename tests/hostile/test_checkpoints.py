@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -126,7 +127,14 @@ FORGERIES = {  # which run, what is changed, and whether an export must notice t
 }
 
 
-def test_what_is_forged_is_refused_and_named(middles, tmp_path, capsys):
+@pytest.fixture
+def prepared_once(monkeypatch):
+    """Let each config be prepared once for all of its forgeries: what a file holds is looked at afterwards."""
+    once = cache(runs.prepare)
+    monkeypatch.setattr(runs, "prepare", once)
+
+
+def test_what_is_forged_is_refused_and_named(middles, prepared_once, tmp_path, capsys):
     for name, (which, change, noticed) in FORGERIES.items():
         folder = copied(middles[which], tmp_path / "run")
         path = folder / "checkpoint.safetensors"

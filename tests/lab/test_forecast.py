@@ -12,9 +12,7 @@ from deca_lab.cli import app
 from deca_lab.errors import BadInput
 from deca_lab.lab import forecast as fc
 from deca_lab.lab import runs
-from deca_lab.lab.objects import NOTHING
-from deca_lab.lab.prepare import settled
-from deca_lab.lab.sources import read_texts
+from deca_lab.lab.prepare import groundwork
 from deca_lab.models import adapters, causal_lm, four_bit
 from deca_lab.models.shapes import without_numbers
 from deca_lab.runconfig import RunConfig
@@ -22,6 +20,7 @@ from deca_lab.runconfig import RunConfig
 CONFIG = RunConfig(
     **{**SMALL, "clients": 4, "rounds": 1, "inner_steps": 2, "context": 32, "batch": 4}
 )
+FEW = replace(CONFIG, clients=2, batch=2)
 KINDS = {
     "deca": {},
     "loop": {"engine": "loop"},
@@ -44,8 +43,7 @@ KINDS = {
 
 
 def forecast(config):
-    whole, objects = settled(config, NOTHING)
-    return fc.forecast_of(whole, objects, read_texts(whole, objects))
+    return fc.forecast_of(groundwork(config))
 
 
 @pytest.mark.slow
@@ -65,19 +63,18 @@ def test_the_checkpoint_is_as_large_as_forecast(tmp_path):
 
 
 def test_each_saving_saves():
-    usual = forecast(replace(CONFIG, clients=8))
-    for knobs in ({"micro_batch": 1}, {"engine": "loop"}, {"clients": 4}, {"context": 16}):
-        assert forecast(replace(CONFIG, **{"clients": 8, **knobs})).memory < usual.memory
+    usual = forecast(CONFIG)
+    for knobs in ({"micro_batch": 1}, {"engine": "loop"}, {"clients": 2}, {"context": 16}):
+        assert forecast(replace(CONFIG, **knobs)).memory < usual.memory
 
 
 def test_too_little_room_is_one_line_with_the_three_knobs_that_save_most():
-    whole, objects = settled(CONFIG, NOTHING)
-    texts = read_texts(whole, objects)
-    known = fc.forecast_of(whole, objects, texts)
-    fc.require_room(known, known.memory, whole, objects, texts)
-    fc.require_room(known, None, whole, objects, texts)
+    ground = groundwork(FEW)
+    known = fc.forecast_of(ground)
+    fc.require_room(known, known.memory, ground)
+    fc.require_room(known, None, ground)
     with pytest.raises(BadInput, match="this run needs") as refusal:
-        fc.require_room(known, known.memory - 1, whole, objects, texts)
+        fc.require_room(known, known.memory - 1, ground)
     line = str(refusal.value)
     for knob in ("with --micro-batch 1,", "with --engine loop,", "with --dtype bfloat16,"):
         assert knob in line
@@ -89,7 +86,7 @@ def test_a_model_from_outside_that_does_not_fit_is_refused_before_it_is_loaded(
     tmp_path, monkeypatch
 ):
     causal_lm.load("tiny").save_pretrained(tmp_path / "model")
-    config = replace(CONFIG, model=str(tmp_path / "model"), tokenizer="bytes")
+    config = replace(FEW, model=str(tmp_path / "model"), tokenizer="bytes")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"")  # reading it would fail
     monkeypatch.setattr(runs, "room", lambda device: 1000)
     with pytest.raises(BadInput, match=r"this run needs .* and 1 kB are free"):

@@ -92,9 +92,8 @@ def test_measured_bytes_equal_predicted_bytes(unbroken):
     history = unbroken[0]
     assert (history.edges["measured"] == history.edges["predicted"]).all()
     blocks = dict(zip(history.blocks["block"], history.blocks["parameters"], strict=True))
-    by_hand = (
-        sum(blocks[name] for name in history.visits["block"]) * 3 * 4 * 8
-    )  # inner steps x float32 x directed edges
+    visited = sum(blocks[name] for name in history.visits["block"])
+    by_hand = visited * CONFIG.inner_steps * 4 * 8  # float32 x directed edges
     assert history.summary["bytes_sent"] == history.edges["measured"].sum() == by_hand
 
 

@@ -12,9 +12,7 @@ from deca_lab.algorithm.gradients import in_model, looped
 from deca_lab.errors import BadInput
 from deca_lab.lab import runs
 from deca_lab.lab.forecast import forecast_of
-from deca_lab.lab.objects import NOTHING
-from deca_lab.lab.prepare import prepare, settled
-from deca_lab.lab.sources import read_texts
+from deca_lab.lab.prepare import groundwork, prepare
 from deca_lab.models import causal_lm
 from deca_lab.models.checkpointing import checkpoint_
 from deca_lab.runconfig import RunConfig
@@ -43,10 +41,8 @@ def test_a_run_is_the_same(knobs):
 @pytest.mark.slow
 def test_a_deep_model_holds_far_fewer_activations():
     config = replace(CONFIG, model="medium", context=256, batch=4)
-    whole, objects = settled(config, NOTHING)
-    texts = read_texts(whole, objects)
     plain, less = (
-        forecast_of(replace(whole, gradient_checkpointing=on), objects, texts).activations
+        forecast_of(groundwork(replace(config, gradient_checkpointing=on))).activations
         for on in (False, True)
     )
     assert less < 0.5 * plain

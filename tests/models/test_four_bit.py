@@ -69,6 +69,7 @@ def test_the_levels_are_the_papers():
     assert four_bit.levels()[0] == -1
 
 
+@pytest.mark.slow  # the import of bitsandbytes
 @cases("block", [64, 128])
 @cases("shape", [(96, 64), (33, 7), (5, 200), (1, 1)])
 def test_codes_scales_and_values_are_those_of_bitsandbytes(bits, shape, block):

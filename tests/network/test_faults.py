@@ -44,7 +44,7 @@ def faults_of(away="", garbage="", stragglers="", clients=6, turns=STEPS, graph=
 def mixed(faults, step, X, wire):
     """One mixing of a ring under faults, after an inner step; `wire` remembers."""
     inner = ch.plain(topology("ring", 6), (layout({"x": X}, ["x"]),), X[:0, :0])
-    return lossy_mixing.mixed(inner, faults, ch.Call(step, step, 0, 0, False), X, wire)
+    return lossy_mixing.mixed_under(inner, faults, ch.Call(step, step, 0, 0, False), X, wire)
 
 
 @pytest.mark.parametrize("graph", ["ring", "star", "complete", "erdos-renyi"])

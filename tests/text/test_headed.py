@@ -29,9 +29,8 @@ def bert(tmp_path_factory):
 def task_of(rows, model, which, how="iid", **more):
     parts = shards.split(rows.labels, 3, how=how, test_share=0.3, validation_share=0.3)
     limits = {"context": CONTEXT, "batch_size": 5, "seed": 0, "device": CPU, "test_limit": 20}
-    return tasks.build(
-        "classify", rows, parts, which, model, **{**limits, **more}, head=True
-    ), parts
+    request = tasks.TaskRequest(rows, parts, which, model, **{**limits, **more})
+    return tasks.build("classify", request, head=True), parts
 
 
 @cases("family", ["bert", "llama"])
@@ -155,21 +154,9 @@ def test_nothing_held_out_is_trained_on(bert):
 def test_what_does_not_fit_is_said(more, name, words, rows):
     model = classifier.load("tiny", rows.label_names, vocabulary=40, pad=0)
     parts = shards.split(rows.labels, 3, how="iid")
+    request = (rows, parts, small.tokenizer_of("gpt2"), model, CONTEXT, 2, 0, CPU, 9)
     with pytest.raises(BadInput, match=words):
-        tasks.build(
-            name,
-            rows,
-            parts,
-            small.tokenizer_of("gpt2"),
-            model,
-            CONTEXT,
-            2,
-            0,
-            CPU,
-            9,
-            head=True,
-            **more,
-        )
+        tasks.build(name, tasks.TaskRequest(*request, **more), head=True)
 
 
 def test_streams_of_whole_texts_need_no_end_and_no_length(rows):

@@ -62,7 +62,9 @@ def small(rows=90, labels=("asyncio", "email", "xml")):
 
 def made(task, corpus, which, model, how="iid", context=CONTEXT, n=N, limit=30, **more):
     parts = shards.split(corpus.labels, n, how=how)
-    return tasks.build(task, corpus, parts, which, model, context, 4, 0, CPU, limit, **more), parts
+    sizes = (context, 4, 0, CPU, limit)
+    request = tasks.TaskRequest(corpus, parts, which, model, *sizes, **more)
+    return tasks.build(task, request), parts
 
 
 # examples
@@ -304,13 +306,13 @@ def test_bad_batches(which, told, change, says):
 
 def test_spread_keeps_every_label_and_takes_whole_sets():
     labels = torch.tensor([i % 4 for i in range(80)])
-    chosen = examples_.spread(labels, 20)
+    chosen = examples_.evenly(labels, 20)
     assert np.bincount(labels[chosen]).tolist() == [5, 5, 5, 5]
     assert (np.diff(chosen) > 0).all()
-    assert examples_.spread(labels, 500).tolist() == list(range(80))
-    assert examples_.spread(labels[:0], 5).tolist() == []
+    assert examples_.evenly(labels, 500).tolist() == list(range(80))
+    assert examples_.evenly(labels[:0], 5).tolist() == []
     with pytest.raises(BadInput, match="limit = 0"):
-        examples_.spread(labels, 0)
+        examples_.evenly(labels, 0)
 
 
 # scores
@@ -377,19 +379,32 @@ def test_all_tokens_of_a_label_are_counted_and_fit_the_context(which):
         examples_.classification(corpus, np.arange(3), which, 16, words)
 
 
-def test_a_model_learns_labels_of_several_tokens(tiny, which):
-    corpus = corpora.load("instructions", labels=["first", "last", "length"], max_rows=300)
-    words = {"first": "one", "last": "other", "length": "how long"}
-    task, _ = made("classify", corpus, which, tiny, limit=60, words=words)
-    leaves = {k: p.clone().requires_grad_() for k, p in causal_lm.trainable(tiny).items()}
-    optimiser = torch.optim.Adam(leaves.values(), lr=3e-3)
-    for step in range(60):
-        tokens, counted = task.batches(step)
+def trained(model, loss, batches, steps, lr):
+    """The parameters after each step of plain Adam on one model."""
+    leaves = {k: p.clone().requires_grad_() for k, p in causal_lm.trainable(model).items()}
+    optimiser = torch.optim.Adam(leaves.values(), lr=lr)
+    for step in range(steps):
         optimiser.zero_grad()
-        task.loss(leaves, (tokens.flatten(0, 1), counted.flatten(0, 1))).backward()
+        loss(leaves, batches(step)).backward()
         optimiser.step()
-    found = task.score({k: p.detach()[None] for k, p in leaves.items()})
+        yield {k: p.detach().clone() for k, p in leaves.items()}
+
+
+SEVERAL = {"first": "one", "last": "other", "length": "how long"}
+
+
+@pytest.mark.parametrize("words", [None, SEVERAL], ids=["letters", "several tokens"])
+def test_training_lifts_accuracy_above_chance(tiny, which, words):
+    corpus = corpora.load("instructions", labels=list(SEVERAL), max_rows=300)
+    task, _ = made("classify", corpus, which, tiny, limit=60, words=words)
+
+    def pooled(step):
+        return [part.flatten(0, 1) for part in task.batches(step)]
+
+    *_, last = trained(tiny, task.loss, pooled, 60, 3e-3)
+    found = task.score({k: p[None] for k, p in last.items()})
     assert found["accuracy"] > 0.8  # chance: a third
+    assert found["macro_f1"] > 0.8
 
 
 def test_one_label_is_nothing_to_classify(tiny, which):
@@ -448,16 +463,9 @@ def taught(which):
     corpus = corpora.from_rows("echo", rows)
     examples = examples_.generation(corpus, np.arange(len(rows)), which, CONTEXT)
     model = causal_lm.load("tiny")
-    leaves = {k: p.clone().requires_grad_() for k, p in causal_lm.trainable(model).items()}
-    optimiser, loss = torch.optim.Adam(leaves.values(), lr=1e-2), tasks.masked_loss(model)
-    states = []
-    for step in range(50):
-        optimiser.zero_grad()
-        loss(leaves, examples[:2]).backward()
-        optimiser.step()
-        if step in (14, 29, 49):
-            states.append({k: p.detach().clone() for k, p in leaves.items()})
-    return model, {k: torch.stack([state[k] for state in states]) for k in leaves}, examples
+    states = list(trained(model, tasks.masked_loss(model), lambda step: examples[:2], 50, 1e-2))
+    kept = [states[step] for step in (14, 29, 49)]
+    return model, {k: torch.stack([state[k] for state in kept]) for k in kept[0]}, examples
 
 
 def test_exact_match_is_transformers_greedy_decoding(taught):
@@ -771,24 +779,9 @@ def test_every_score_says_which_way_is_up():
     assert all(row.about and row.build.__doc__ for row in tasks.TASKS.values())
 
 
-def test_training_lifts_accuracy_above_chance(tiny, which):
-    corpus = corpora.load("instructions", labels=["first", "last", "length"], max_rows=300)
-    task, _ = made("classify", corpus, which, tiny, limit=60)
-    leaves = {k: p.clone().requires_grad_() for k, p in causal_lm.trainable(tiny).items()}
-    optimiser = torch.optim.Adam(leaves.values(), lr=3e-3)
-    for step in range(80):
-        tokens, counted = task.batches(step)
-        optimiser.zero_grad()
-        task.loss(leaves, (tokens.flatten(0, 1), counted.flatten(0, 1))).backward()
-        optimiser.step()
-    found = task.score({k: p.detach()[None] for k, p in leaves.items()})
-    assert found["accuracy"] > 0.8  # chance: a third
-    assert found["macro_f1"] > 0.8
-
-
 def test_a_rare_label_keeps_an_example_where_the_limit_allows():
     labels = torch.tensor([0] * 50 + [1] * 2 + [2] * 40 + [3] * 1)
-    chosen = examples_.spread(labels, 8)
+    chosen = examples_.evenly(labels, 8)
     assert len(set(chosen.tolist())) == 8
     assert set(labels[chosen].tolist()) == {0, 1, 2, 3}
-    assert len(examples_.spread(labels, 2)) == 2
+    assert len(examples_.evenly(labels, 2)) == 2
