@@ -361,7 +361,7 @@ def test_words_of_several_tokens_are_scored_whole(model, which):
                     logs = alone(text[:, :-1]).logits[0].log_softmax(-1)
                 sums[i, k, j] = sum(logs[at - 1 + t, word[t]] for t in range(len(word)))
     assert torch.equal(predicted, sums.argmax(-1))
-    assert predicted.unique().numel() > 1
+    assert predicted.any()  # not the first word each time, as of scores that are all alike
 
 
 def test_all_tokens_of_a_label_are_counted_and_fit_the_context(which):
