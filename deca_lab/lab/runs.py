@@ -282,7 +282,7 @@ def _go(
         if opening:
             record.peak_bytes = max(record.peak_bytes, _anybodys(lab, meter.most))
             record.whole_bytes = max(record.whole_bytes, _anybodys(lab, meter.ever))
-        losses = _everybodys(lab, own)
+        losses = _everybodys(lab, own).cpu()  # all that a step reads from the device
         _require_finite(lab.plan, state, ~torch.isfinite(losses), "loss", folder)
         record.train.append(_train_row(lab.plan, state, losses))
         measured = len(record.metrics)

@@ -8,20 +8,25 @@ from deca_lab.algorithm import loop as tr
 from deca_lab.algorithm import moments as mo
 from deca_lab.algorithm import optimisers as op
 from deca_lab.algorithm.blocks import whole
+from deca_lab.algorithm.channel import gossip
 from deca_lab.algorithm.problems import quadratics
 from deca_lab.mixing.topology import topology
 from deca_lab.network.faults import Faults, require_possible
 from deca_lab.network.lossy_mixing import lossy
 
 
-def small(optimiser, graph="ring", noise=0.0, n=6, wraps=(), dtype=torch.float64, **knobs):
+def small(
+    optimiser, graph="ring", noise=0.0, n=6, wraps=(), dtype=torch.float64, carrier=gossip, **knobs
+):
     """A plan of three rounds on quadratics, which have a closed form."""
     rng = np.random.default_rng(5)
     roots, b, start = (rng.standard_normal((n, *shape)) for shape in ((4, 4), (4,), (4,)))
     A = torch.from_numpy(roots @ roots.transpose(0, 2, 1)).to(dtype)
     problem = quadratics(A, *(torch.from_numpy(v).to(dtype) for v in (b, start)), noise)
     recipe = tr.Recipe(3, 7, lambda s: 0.02 / (1 + s), optimiser, **knobs)
-    return tr.plan(problem, whole(["x"]), topology(graph, n, seed=1), recipe, *wraps)
+    return tr.plan(
+        problem, whole(["x"]), topology(graph, n, seed=1), recipe, *wraps, carrier=carrier
+    )
 
 
 def fed(signal, scale=mo.raw):
@@ -79,6 +84,7 @@ def test_what_is_more_than_a_small_problem_goes_through_the_loop():
     spied = plan.optimisers[0]._replace(update=lambda g, m, x, exchange: (g, m))
     for other in (
         small(op.sgd(), wraps=[lost]),
+        small(op.sgd(), carrier=lambda *laid: gossip(*laid)),
         small(op.sgd(), clip=1.0),
         small(op.sgd(), weight_decay=0.1),
         small(op.sgd(), dtype=torch.float32),
