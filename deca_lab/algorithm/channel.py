@@ -136,6 +136,7 @@ class Channel(NamedTuple):
     absent: Callable[[int], np.ndarray] = lambda step: NOBODY
     copies: float = 0
     exact: bool = True
+    plain: Callable[..., Tensor] | None = None  # the `exchange` that is W X and nothing else
 
 
 Wrap = Callable[[Channel], Channel]
@@ -169,7 +170,10 @@ def plain(
     def messages(turn: int) -> np.ndarray:
         return said[turn % topology.period]
 
-    return Channel(topology, links, layouts, like, carrier, here, exchange, predicted, messages)
+    whole = exchange if carrier is gossip and site is None else None
+    return Channel(
+        topology, links, layouts, like, carrier, here, exchange, predicted, messages, plain=whole
+    )
 
 
 def count(wire: Wire, heard: np.ndarray, size: Size) -> None:

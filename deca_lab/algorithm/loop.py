@@ -21,7 +21,7 @@ from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.rounding import rounded
 from deca_lab.algorithm.stacking import Layout, Params, flatten, layout, unflatten
 from deca_lab.errors import check
-from deca_lab.mixing.gossip import Mix
+from deca_lab.mixing.gossip import FEW, SMALL, Mix, row_bytes
 from deca_lab.mixing.topology import Topology
 
 
@@ -129,6 +129,8 @@ def train(
     """
     exact = plan.problem.exact if engine is stacked else None
     first = begin(plan) if state is None else state
+    if exact is not None and is_small(plan):
+        return small_loop(plan, first, donate)
     return loop(plan, first, exact or engine(plan.problem.loss), donate)
 
 
@@ -154,6 +156,51 @@ def loop(plan: Plan, state: State, gradients: Gradients, donate: bool) -> Iterat
             state = closed(plan, state, visit, s, x_new, moments, wire)
             yield state, losses
 # fmt: on
+
+
+def is_small(plan: Plan) -> bool:
+    """Say whether a plan is one that `small_loop` runs: one block of few numbers in closed form, and nothing on the way."""
+    x, rule = next(iter(plan.problem.start.values())), plan.optimisers[0].arrays
+    return (
+        len(plan.problem.start) == 1
+        and plan.problem.arrays is not None
+        and rule is not None
+        and rule.of == (plan.optimisers[0].update, plan.optimisers[0].feed)
+        and plan.channel.plain is plan.channel.exchange
+        and (x.dtype, x.device.type) == (torch.float64, "cpu")
+        and x.numel() <= SMALL
+        and len(x) <= FEW
+    )
+
+
+def small_loop(plan: Plan, state: State, donate: bool) -> Iterator[tuple[State, Tensor]]:
+    """Yield what `loop` does, as NumPy operations: a call costs more than its numbers, and theirs cost the least."""
+    recipe, problem, rule = plan.recipe, plan.problem, plan.optimisers[0].arrays
+    assert problem.arrays is not None
+    assert rule is not None
+    topo, size = plan.topology, row_bytes(state.blocks[0])
+    sent = [plan.channel.messages(k) * size for k in range(topo.period)]
+    for visit in plan.visits[state.step // recipe.inner_steps :]:
+        for s in range(max(state.step, visit.first), visit.last + 1):
+            old, moments, wire = opened(plan, state, visit, s, donate=True)
+            if not donate:
+                moments = type(moments)(*(part.clone() for part in moments[:-1]), moments.steps)
+                wire = ch.copied(wire)
+            x, parts = old.numpy(), [part.numpy() for part in moments[:-1]]
+            turn, lr = s // recipe.mix_every % topo.period, recipe.lr(s)
+            W = topo.matrices[turn] if mixes(plan, s) else None
+
+            losses, g = problem.arrays(x, problem.batches(s))
+            d = rule.update(g, parts, moments.steps + 1)
+            x_new = x - lr * d if W is None or not recipe.combine_first else W @ x - lr * d
+            if W is not None:
+                x_new = x_new if recipe.combine_first else W @ x_new
+                rule.feed(parts, x, x_new)
+                np.add(wire.sent, sent[turn], out=wire.sent)
+
+            moments = type(moments)(*moments[:-1], moments.steps + 1)
+            state = closed(plan, state, visit, s, torch.from_numpy(x_new), moments, wire)
+            yield state, torch.from_numpy(losses)
 
 
 def copied(state: State) -> State:

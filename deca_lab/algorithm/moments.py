@@ -3,9 +3,10 @@
 The functions end in `_` because they change the moments that they are given: state is held once, for one block.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +48,30 @@ def direction(m: Tensor, v: Tensor, steps: int, adam: Adam) -> Tensor:
     first, second = 1 - adam.a1**steps, 1 - adam.a2**steps
     root = v.sqrt().mul_(first * second**-0.5).add_(first * adam.eps)
     return torch.div(m, root, out=root)
+
+
+def adam_arrays_(g: np.ndarray, parts: Sequence[np.ndarray], steps: int, adam: Adam) -> np.ndarray:
+    """Do what `adam_` does on arrays m, v: of few numbers, where torch's calls cost more than they compute."""
+    average_(parts, g, adam.a1, adam.a2)
+    m, v = parts
+    first, second = 1 - adam.a1**steps, 1 - adam.a2**steps
+    root: np.ndarray = np.sqrt(v)
+    root *= first * second**-0.5
+    root += first * adam.eps
+    np.divide(m, root, out=root)
+    return root
+
+
+def average_(parts: Sequence[np.ndarray], h: np.ndarray, c1: float, c2: float) -> None:
+    """Write m <- c1 m + (1 - c1) h and v <- c2 v + (1 - c2) h*h into arrays m, v."""
+    m, v = parts
+    change = h - m
+    change *= 1 - c1
+    m += change
+    square = h * h
+    square *= 1 - c2
+    v *= c2
+    v += square
 
 
 # The discrepancy h. The paper's sign and scale are known from one transcription only, so each is an option.

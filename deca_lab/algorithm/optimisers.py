@@ -5,7 +5,7 @@ Each is a row of pieces around one state: tensors with the clients on axis 0, an
 return a new one, so that it is held once; the loop gives them a copy where somebody may keep the old one.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -62,6 +62,18 @@ def copied(state: OptState) -> OptState:
     return each_tensor(state, Tensor.clone)
 
 
+class Arrays(NamedTuple):
+    """An optimiser of small matrices as NumPy operations, whose state is tensors and, last, the number of gradients.
+
+    `update(g, parts, steps)` writes the state's arrays and returns the direction, `feed(parts, x, x_new)` takes in a
+    mixing. Both do what the `of`, an Optimiser's update and feed, do: an optimiser with others has no arrays.
+    """
+
+    update: Callable[[np.ndarray, Sequence[np.ndarray], int], np.ndarray]
+    feed: Callable[[Sequence[np.ndarray], np.ndarray, np.ndarray], None]
+    of: tuple[Update, Feed]
+
+
 class Optimiser(NamedTuple):
     """How one method turns gradients into directions.
 
@@ -76,6 +88,7 @@ class Optimiser(NamedTuple):
     feed: Feed = lambda state, x, x_new, lr: state
     mixed: int = 0
     scratch: int = 2
+    arrays: Arrays | None = None
 
     @property
     def matrices(self) -> int:
@@ -135,7 +148,21 @@ def adam(decays: mo.Adam, feedback: mo.Feedback) -> Optimiser:
     def update(g: Tensor, state: mo.Moments, x: Tensor, exchange: Mix) -> tuple[Tensor, mo.Moments]:
         return mo.adam_(state, g, decays)
 
-    return Optimiser(mo.start, update, partial(mo.feed_, feedback=feedback))
+    feed = partial(mo.feed_, feedback=feedback)
+    small = Arrays(partial(mo.adam_arrays_, adam=decays), _fed(feedback), (update, feed))
+    plain = feedback.signal in (None, mo.printed, mo.downhill) and feedback.scale is mo.raw
+    return Optimiser(mo.start, update, feed, arrays=small if plain else None)
+
+
+def _fed(feedback: mo.Feedback) -> Callable[[Sequence[np.ndarray], np.ndarray, np.ndarray], None]:
+    """Return DECA's feedback of a discrepancy that is a difference, on arrays."""
+
+    def feed(parts: Sequence[np.ndarray], x: np.ndarray, x_new: np.ndarray) -> None:
+        if feedback.signal is not None:
+            h = x_new - x if feedback.signal is mo.printed else x - x_new
+            mo.average_(parts, h, feedback.b1, feedback.b2)
+
+    return feed
 
 
 def mixed_adam(decays: mo.Adam, feedback: mo.Feedback) -> Optimiser:
@@ -232,7 +259,17 @@ def sgd(momentum: float = 0.0) -> Optimiser:
         m = state.m.mul_(momentum).add_(g)
         return g.copy_(m), Velocity(m, state.steps + 1)
 
-    return Optimiser(_at_rest, update)
+    def step(g: np.ndarray, parts: Sequence[np.ndarray], steps: int) -> np.ndarray:
+        if momentum == 0:
+            return g
+        (m,) = parts
+        m *= momentum
+        m += g
+        return m
+
+    feed: Feed = Optimiser._field_defaults["feed"]
+    small = Arrays(step, lambda parts, x, x_new: None, (update, feed))
+    return Optimiser(_at_rest, update, feed, arrays=small)
 
 
 def quasi_global_sgd(momentum: float = 0.9, share: float = 0.1) -> Optimiser:

@@ -11,6 +11,8 @@ from deca_lab.algorithm.gradients import Batch, Gradients, Loss
 from deca_lab.algorithm.stacking import Layout, Params
 from deca_lab.errors import check
 
+ClosedForm = Callable[[np.ndarray, Batch], tuple[np.ndarray, np.ndarray]]
+
 
 class Problem(NamedTuple):
     """N clients' start (stacked), the loss of one of them, and fresh batches for all at every inner step.
@@ -26,6 +28,7 @@ class Problem(NamedTuple):
     evaluation: Batch | None = (
         None  # as a batch: what measurements are taken on; the batches of step 0 when None
     )
+    arrays: ClosedForm | None = None  # `exact` of X and a batch as NumPy arrays
 
     @property
     def clients(self) -> int:
@@ -61,4 +64,12 @@ def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: in
         g = torch.baddbmm(linear.unsqueeze(2), hessian, x.unsqueeze(2), beta=-1).squeeze(2)
         return torch.linalg.vecdot(x, g - linear).div_(2), g
 
-    return Problem({"x": start}, loss, batches, exact, (A, b))
+    def arrays(x: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        hessian, linear = batch[0].numpy(), batch[1].numpy()
+        g = np.matmul(hessian, x[:, :, None])[:, :, 0]
+        g -= linear
+        losses = np.einsum("ij,ij->i", x, g - linear)
+        losses *= 0.5
+        return losses, g
+
+    return Problem({"x": start}, loss, batches, exact, (A, b), arrays)

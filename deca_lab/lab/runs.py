@@ -243,7 +243,7 @@ def _go(
         _note(lab, whole, record, began)
     while state.step < lab.plan.steps and not record.stopped:
         state, own = _stepped(lab, steps, state, meter, record)
-        losses = _everybodys(lab, own)
+        losses = _everybodys(lab, own).cpu()  # all that a step reads from the device
         _require_finite(lab.plan, state, ~torch.isfinite(losses), "loss", folder)
         record.train.append(_train_row(lab.plan, state, losses))
         measured = len(record.metrics)

@@ -785,3 +785,20 @@ def test_a_rare_label_keeps_an_example_where_the_limit_allows():
     assert len(set(chosen.tolist())) == 8
     assert set(labels[chosen].tolist()) == {0, 1, 2, 3}
     assert len(examples_.evenly(labels, 2)) == 2
+
+
+def test_a_batch_goes_to_a_gpu_from_pinned_memory_and_nobody_waits():
+    class Said:
+        def __init__(self):
+            self.calls = []
+
+        def pin_memory(self):
+            self.calls.append("pinned")
+            return self
+
+        def to(self, device, non_blocking=False):
+            self.calls.append((device.type, non_blocking))
+            return self
+
+    for device, calls in (("cuda", ["pinned", ("cuda", True)]), ("cpu", [("cpu", False)])):
+        assert tasks._sent(Said(), torch.device(device)).calls == calls
