@@ -209,10 +209,22 @@ def test_a_nan_in_x_is_never_said_to_hold():
 
 
 def test_sums_of_w_that_are_off_one_within_the_tolerance_are_counted_as_rounding():
-    """Found by an hour of attack: W near J, whose float64 rows do not sum to one, moves clients that agree."""
+    """W near J, whose rows do not quite sum to one, moves the mean of clients that agree."""
     W = np.full((3, 3), 1 / 3) * (1 + 5e-10)
     X = 1e3 + np.array([[0.0], [1e-3], [-1e-3]])
     found = gossip_contraction(W, X, 8)
     assert found.holds()
     assert found.lhs[-1] > 1e3 * found.rhs[-1]  # what is left is the drift of the mean alone
     assert not found._replace(rounding=2**-52 * 3 * np.linalg.norm(X) * found.at).holds()
+
+
+def test_rounding_grows_where_a_signed_w_makes_disagreement_grow():
+    """Found by an hour of attack: two equal clients, rho = 1.8; what one mixing rounds is 1.8 times as much after the next."""
+    rng, seen = np.random.default_rng(0), []
+    for _ in range(60):
+        a, x = rng.uniform(1.2, 1.45), rng.standard_normal()
+        found = gossip_contraction(np.array([[a, 1 - a], [1 - a, a]]), np.full((2, 1), x), 30)
+        assert found.rhs.max() == 0
+        assert found.holds()
+        seen.append(found._replace(rounding=2**-52 * 2 * 2**0.5 * abs(x) * found.at).holds())
+    assert not all(seen)  # as the allowance was before
