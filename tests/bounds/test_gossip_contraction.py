@@ -219,12 +219,15 @@ def test_sums_of_w_that_are_off_one_within_the_tolerance_are_counted_as_rounding
 
 
 def test_rounding_grows_where_a_signed_w_makes_disagreement_grow():
-    """Found by an hour of attack: two equal clients, rho = 1.8; what one mixing rounds is 1.8 times as much after the next."""
-    rng, seen = np.random.default_rng(0), []
-    for _ in range(60):
-        a, x = rng.uniform(1.2, 1.45), rng.standard_normal()
-        found = gossip_contraction(np.array([[a, 1 - a], [1 - a, a]]), np.full((2, 1), x), 30)
-        assert found.rhs.max() == 0
+    """Found by an hour of attack: equal clients, rho = 1.8; what one mixing rounds is 1.8 times as much after the next."""
+    rng, before = np.random.default_rng(0), []
+    for _ in range(20):
+        turn = np.linalg.qr(np.column_stack([np.ones(4), rng.standard_normal((4, 3))]))[0][:, 1:]
+        W = 0.25 + turn @ np.diag([1.8, -0.5, 1.2]) @ turn.T
+        X = np.full((4, 1), rng.standard_normal())
+        found = gossip_contraction(W, X, 30)
+        assert found.rhs.max() < 1e-6
         assert found.holds()
-        seen.append(found._replace(rounding=2**-52 * 2 * 2**0.5 * abs(x) * found.at).holds())
-    assert not all(seen)  # as the allowance was before
+        allowed = 4 * 2**-52 * 4 * np.linalg.norm(X) * found.at  # as it was, and four times over
+        before.append(found._replace(rhs=0 * found.rhs, rounding=allowed).holds())
+    assert not all(before)
