@@ -80,6 +80,46 @@ def deca(
     return seen
 
 
+def predictable(
+    slope: Slope, X: Array, W: Array, cuts: Sequence[slice], R: int, T: int, lr: float, d: Decays, floor: float
+) -> list[Seen]:  # fmt: skip
+    """Return every step that moves of Adam which divides by the mixed second moments of the steps before, moments kept."""
+    seen: list[Seen] = []
+    kept = [(X[:, cut] * 0, X[:, cut] * 0, 0) for cut in cuts]
+    for k in [k for _ in range(T) for k in range(len(cuts)) for _ in range(R)]:
+        cut, (m, v, q), g = cuts[k], kept[k], slope(X)[:, cuts[k]]
+        if q:
+            v_hat = v / (1 - d.a2**q)
+            below = np.sqrt(v_hat + floor * v_hat.mean(1, keepdims=True)) + d.eps
+            m, new = d.a1 * m + (1 - d.a1) * g / below, X.copy()
+            new[:, cut] = W @ (X[:, cut] - lr * m)
+            seen.append(Seen(cut, X, new, v_hat, q))
+            X = new
+        kept[k] = (m, W @ (d.a2 * v + (1 - d.a2) * g**2), q + 1)
+    return seen
+
+
+def signs(slope: Slope, X: Array, lr: float, K: int) -> list[Array]:
+    """Return the clients' common model before and after each step along the mean sign of tracked gradients."""
+    y = last = slope(X)
+    out = [X[0]]
+    for _ in range(K):
+        X = np.broadcast_to((X - lr * np.sign(y)).mean(0), X.shape)
+        new = slope(X)
+        y, last = y.mean(0) + new - last, new
+        out.append(X[0])
+    return out
+
+
+def balance(slopes: Callable[[float], Array], eps: float, low: float, high: float) -> float:
+    """Return where the mean of y / (|y| + eps) over clients' rising slopes y is 0, by bisection."""
+    for _ in range(200):
+        middle = (low + high) / 2
+        y = slopes(middle)
+        low, high = (low, middle) if (y / (np.abs(y) + eps)).sum() > 0 else (middle, high)
+    return (low + high) / 2
+
+
 def squared(slope: Slope, seen: Sequence[Seen]) -> Array:
     """Return (1/S) sum_s || grad_k(s) f(xbar_s) ||^2 for each S."""
     each = []

@@ -1,6 +1,7 @@
 """What an attack tries on each claim: an instance from a draw, the claim's own right side, a left side by a plain loop.
 
-`rates` speaks of exponents, `costs`, `adam_counterexample` and `dgd_worst_case` of fixed instances: there is nothing to draw.
+`rates` speaks of exponents, `costs`, `adam_counterexample`, `dgd_worst_case` and `block_worst_case` of fixed instances: there
+is nothing to draw.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,14 +16,18 @@ from deca_lab.bounds import (
     amsgrad_consensus,
     badam_visit,
     block_consensus,
+    certified_gossip,
     d_sgd,
     deca_descent,
     deca_mixed,
+    deca_predictable,
     dgd_gradient,
     dgd_quadratics,
     factor_averaging,
     feedback_step,
     gossip_contraction,
+    median_limit,
+    track_before_sign,
     tracking_consensus,
     tracking_rate,
 )
@@ -286,6 +291,62 @@ def _factors(draw: Draw) -> Bound:
     return bound._replace(lhs=ref.interference(A, B, W))
 
 
+def _deca_predictable(draw: Draw) -> Bound:
+    setting, d, n, blocks = _run(draw, "rmdsn", False, draw.log(1e-2, 10.0))
+    d = d._replace(sign=0, b1=1.0, b2=1.0)
+    setting = setting._replace(feedback=mo.Feedback(None, mo.raw, 1.0, 1.0))
+    land, slope = functions(draw, n, blocks * draw.whole(1, 2))
+    setting = setting._replace(lr=draw.log(0.03, 1.0) * d.eps / (2 * land.smoothness))
+    start, observed = np.tile(land.start.numpy(), (n, 1)), draw.one_of([False, True])
+    if largest_rho(setting.topology) >= 1:
+        return UNFIT
+    try:
+        bound = deca_predictable.deca_predictable(land, setting, observed=observed)
+    except BadInput:  # of a network, or too few gradients of a block
+        return UNFIT
+    cuts = np.array_split(np.arange(start.shape[1]), blocks)
+    seen = ref.predictable(
+        slope, start, setting.topology.at(0), [slice(c[0], c[-1] + 1) for c in cuts],
+        setting.inner_steps, setting.rounds, setting.lr, d, deca_predictable.FLOOR,
+    )  # fmt: skip
+    return bound._replace(lhs=ref.squared(slope, seen))
+
+
+def _wishes(draw: Draw, n: int, d: int) -> median_limit.Bowls:
+    a, c = np.exp(draw.normal(n, d)), draw.normal(n, d) ** 3
+    return median_limit.Bowls(a, c, draw.normal(d) * 3)
+
+
+def _median_limit(draw: Draw) -> Bound:
+    n, eps = draw.whole(2, 7), draw.log(1e-6, 10.0)
+    made = _wishes(draw, n, 1)
+    x = ref.balance(lambda x: (made.a * (x - made.c))[:, 0], eps, made.c.min(), made.c.max())
+    setting = Setting(network(draw, n, "r", 1), 1, 1, 1, 0.1, mo.Adam(eps=eps))
+    slopes = made.slopes(np.array([x]))
+    return median_limit.at_rest(slopes, setting)._replace(lhs=np.square(slopes.mean(0)))
+
+
+def _track_before_sign(draw: Draw) -> Bound:
+    made, lr = _wishes(draw, draw.whole(1, 6), draw.whole(1, 3)), draw.log(0.05, 1.0)
+    away = float(np.abs(made.start - made.solution()).max())
+    steps = int(away / lr) + 3 + draw.whole(1, 20)
+    bound = track_before_sign.track_before_sign(made, lr, steps)
+    at = ref.signs(
+        lambda X: made.a * (X - made.c), np.tile(made.start, (len(made.c), 1)), lr, steps
+    )
+    lhs = np.array([np.square(made.slopes(x).mean(0)).sum() for x in at])
+    return bound._replace(lhs=lhs[bound.first :])
+
+
+def _certified_gossip(draw: Draw) -> Bound:
+    n, mixings = draw.whole(2, 5), draw.whole(1, 6)
+    W, X = network(draw, n, most=1).at(0), draw.normal(n, 2) * draw.log(1e-3, 1e3)
+    X = X + draw.one_of([0.0, 1e3, 1e6])
+    bound = certified_gossip.certified_gossip(W, X, mixings)
+    lhs = [ref.apart(X := W @ X) for _ in range(mixings)]
+    return bound._replace(lhs=np.array(lhs))
+
+
 TARGETS: Mapping[str, Callable[[Draw], Bound]] = {
     "gossip_contraction": _gossip,
     "adam_step": _adam_step,
@@ -302,4 +363,8 @@ TARGETS: Mapping[str, Callable[[Draw], Bound]] = {
     "d_sgd": _d_sgd,
     "dgd_gradient": _dgd_gradient,
     "factor_averaging": _factors,
+    "deca_predictable": _deca_predictable,
+    "median_limit": _median_limit,
+    "track_before_sign": _track_before_sign,
+    "certified_gossip": _certified_gossip,
 }

@@ -17,6 +17,7 @@ What is not certified: the rounding of the mixing itself, in float32 or float64.
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import reduce
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -53,8 +54,9 @@ class Certificate(NamedTuple):
 
     @property
     def line(self) -> str:
-        """Return the certificate in a line for people."""
-        return f"certificate: {self.note}"
+        """Return the certificate in a line for people, folded as the doctor's are."""
+        words = f"certificate: {self.note}"
+        return fill(words, 110, subsequent_indent=" " * 8, break_on_hyphens=False)
 
 
 def certify(W: Array | Topology | Sequence[Array], rho: float | None = None) -> Certificate:

@@ -45,6 +45,7 @@ def gossip_contraction(
     )
     check(isinstance(rounds, int) and rounds >= 1, "rounds", rounds, "a whole number from 1 up")
     factors = np.array([(factor or second_singular_value)(M) for M in matrices])
+    largest = max(1.0, *map(second_singular_value, matrices))  # what is lost grows with the rest
     start = np.linalg.norm(X - X.mean(0))
     k = np.arange(1, rounds + 1)
     rhs = start * np.cumprod(factors[(k - 1) % len(matrices)])
@@ -54,7 +55,7 @@ def gossip_contraction(
         "gossip contraction",
         SOURCE,
         axis="mixing",
-        rounding=_lost(matrices) * k * np.linalg.norm(X),
+        rounding=_lost(matrices) * k * largest ** (k - 1) * np.linalg.norm(X),
         broken=hy.broken(HYPOTHESES, hy.Instance(Topology("W", matrices))),
     )
 

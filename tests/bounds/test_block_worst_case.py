@@ -131,7 +131,8 @@ def test_inner_products_of_a_run_are_the_programs(seed):
     """Any functions' run: the aim of the program, at the run's own leaves, is what the library measures."""
     rng = np.random.default_rng(seed)
     game = Game(bw.pair(3), 2, alpha=0.7, tracked=bool(seed % 2))
-    A = np.diag(rng.uniform(0, 1, 4))
+    roots = rng.standard_normal((3, 4, 4))
+    A = roots @ roots.transpose(0, 2, 1) / 8  # blocks and clients that feel one another
     b = rng.standard_normal((3, 4))
     b -= b.mean(0)
     x0 = rng.standard_normal(4)
@@ -142,9 +143,11 @@ def test_inner_products_of_a_run_are_the_programs(seed):
         for i, one in enumerate(clients):
             x = np.hstack([one.where[k, p].astype(float) @ leaves[k] for k in range(2)])
             if p < each - 1 or i < 2:
-                leaves[:, 1 + i * each + p] = (A @ x + b[i]).reshape(2, 2)
+                leaves[:, 1 + i * each + p] = (A[i] @ x + b[i]).reshape(2, 2)
     aim = sum(np.tensordot(laid.aim[k].astype(float), leaves[k] @ leaves[k].T) for k in range(2))
-    run = bw.measured(game, (x0[:2], x0[2:]), lambda X: (X[:, 0] * 0, X @ A + b))
+    run = bw.measured(
+        game, (x0[:2], x0[2:]), lambda X: (X[:, 0] * 0, np.einsum("nij,nj->ni", A, X) + b)
+    )
     assert run.mean() == pytest.approx(aim, rel=1e-9)
 
 

@@ -102,6 +102,20 @@ def test_a_period_is_certified_by_its_exact_product():
     assert cg.certify(listed) == found
 
 
+def test_matrices_in_turn_are_multiplied_in_their_order():
+    rng = np.random.default_rng(4)
+    first, second = ((np.eye(4) + np.eye(4)[rng.permutation(4)]) / 2 for _ in range(2))
+    third = np.diag([1.0, 1.0, 0.5, 0.5]) + np.array(
+        [[0, 0, 0, 0]] * 2 + [[0, 0, 0, 0.5], [0, 0, 0.5, 0]]
+    )
+    turns = [third, first, second]
+    norm = np.linalg.norm(second @ first @ third - 0.25, 2)
+    other = np.linalg.norm(third @ first @ second - 0.25, 2)
+    assert abs(norm - other) > 1e-3  # the order matters
+    assert cg.certify(turns, rho=norm + 1e-9).proved
+    assert not cg.certify(turns, rho=norm - 1e-9).proved
+
+
 def test_too_many_clients_get_no_certificate_and_are_told():
     found = cg.certify(topology("ring", cg.LARGEST + 1))
     assert not found.proved

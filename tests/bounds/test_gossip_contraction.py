@@ -209,10 +209,25 @@ def test_a_nan_in_x_is_never_said_to_hold():
 
 
 def test_sums_of_w_that_are_off_one_within_the_tolerance_are_counted_as_rounding():
-    """Found by an hour of attack: W near J, whose float64 rows do not sum to one, moves clients that agree."""
+    """W near J, whose rows do not quite sum to one, moves the mean of clients that agree."""
     W = np.full((3, 3), 1 / 3) * (1 + 5e-10)
     X = 1e3 + np.array([[0.0], [1e-3], [-1e-3]])
     found = gossip_contraction(W, X, 8)
     assert found.holds()
     assert found.lhs[-1] > 1e3 * found.rhs[-1]  # what is left is the drift of the mean alone
     assert not found._replace(rounding=2**-52 * 3 * np.linalg.norm(X) * found.at).holds()
+
+
+def test_rounding_grows_where_a_signed_w_makes_disagreement_grow():
+    """Found by an hour of attack: equal clients, rho = 1.8; what one mixing rounds is 1.8 times as much after the next."""
+    rng, before = np.random.default_rng(0), []
+    for _ in range(20):
+        turn = np.linalg.qr(np.column_stack([np.ones(4), rng.standard_normal((4, 3))]))[0][:, 1:]
+        W = 0.25 + turn @ np.diag([1.8, -0.5, 1.2]) @ turn.T
+        X = np.full((4, 1), rng.standard_normal())
+        found = gossip_contraction(W, X, 30)
+        assert found.rhs.max() < 1e-6
+        assert found.holds()
+        allowed = 4 * 2**-52 * 4 * np.linalg.norm(X) * found.at  # as it was, and four times over
+        before.append(found._replace(rhs=0 * found.rhs, rounding=allowed).holds())
+    assert not all(before)
