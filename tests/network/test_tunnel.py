@@ -21,7 +21,7 @@ from deca_lab.lab import checkpoint, runs
 from deca_lab.network.meeting import SECRET
 from deca_lab.runconfig import RunConfig
 
-KNOBS = {**SMALL, "clients": 2, "dtype": "float64", "device": "cpu"}
+KNOBS = {**SMALL, "clients": 2, "dtype": "float64", "device": "cpu", "eval_share": 1}
 ENDS = {  # name: address in the tunnel, UDP port outside
     "deca-lab-1": ("10.97.44.1", 51897),
     "deca-lab-2": ("10.97.44.2", 51898),
