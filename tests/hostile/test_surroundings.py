@@ -1,8 +1,12 @@
 """Surroundings of a process: language, home, folders that cannot be written, knobs and files that nobody would give."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from cases import cases
@@ -151,3 +155,43 @@ def test_weights_that_are_pickled_or_of_another_model_are_refused(tmp_path, caps
     torch.save(good, folder / "pytorch_model.bin")
     assert outcome(capsys, *words, says="safetensors") == "refused"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_a_folder_of_another_user_can_be_read_and_what_cannot_be_written_is_one_line(
+    whole, tmp_path, capsys
+):
+    folder = copied(whole, tmp_path / "run")
+    for command in (["clock", folder], ["report", folder]):  # imports all that they need
+        assert outcome(capsys, *command) == "right"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with as_another_user(folder):
+        assert outcome(capsys, "clock", folder) == "right"
+        assert outcome(capsys, "report", folder, says="cannot (be )?writ") == "refused"
+        assert outcome(capsys, "run", "--resume", folder, says="cannot|denied") == "refused"
+        assert outcome(capsys, "export", folder, says="cannot|denied") == "refused"
+        words = run_words(folder / "inside")
+        assert outcome(capsys, *words, says="cannot|denied") == "refused"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@contextmanager
+def as_another_user(folder):
+    """Let files of the folder be read, and none be written: by permissions, and, for root, as the user nobody."""
+    kept = {path: path.stat().st_mode for path in (folder, *folder.parents) if path != path.parent}
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    root, ours = os.geteuid() == 0, Path(tempfile.gettempdir())
+    if root:
+        for path in kept:
+            if ours in path.parents and path != folder:
+                path.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        for path, mode in kept.items():
+            if ours in path.parents:
+                path.chmod(mode)

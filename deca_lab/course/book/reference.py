@@ -64,6 +64,12 @@ def names() -> str:
     return f"# Names that knobs take\n\nAs `deca-lab list` prints them.\n\n```text\n{printed}```\n"
 
 
+def commands() -> str:
+    """Return the page of every command with its arguments and options, as the app itself has them."""
+    made = [sys.executable, "-m", "deca_lab.cli.reference"]  # a room above: it runs beside
+    return subprocess.run(made, capture_output=True, encoding="utf-8", check=True).stdout
+
+
 def solutions() -> str:
     """Return the page of every exercise with the library's own answer."""
     from deca_lab.course.exercises import EXERCISES

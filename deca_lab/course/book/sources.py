@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deca_lab.course.book.reference import knobs, names, public_names, solutions
+from deca_lab.course.book.reference import commands, knobs, names, public_names, solutions
 from deca_lab.course.place import files
 from deca_lab.course.place import notebooks as course_notebooks
 
@@ -17,16 +17,18 @@ DOCS = Path(__file__).parents[1] / "docs"
 FOR_TEACHERS = "## For teachers"  # where the teachers' part of notebooks/README.md begins
 REFERENCE = {
     f"reference/{stem}": f"reference/{stem}.{kind}"
-    for stem, kind in (("public", "rst"), ("knobs", "md"), ("names_of_knobs", "md"))
+    for stem, kind in zip(
+        ("commands", "public", "knobs", "names_of_knobs"), ("md", "rst", "md", "md"), strict=True
+    )
 }
 LESSON = re.compile(r"notebooks/\d")
 HOW_TO = (  # in the sidebar's order
     "commands",
     *("bring_data", "bring_a_model", "bring_an_optimiser", "bring_a_topology", "bring_a_metric"),
-    *("bring_objects", "read_a_report", "several_machines", "reproduce_a_finding", "write_a_bound"),
-    "extend",
+    *("bring_objects", "read_a_report", "run_on_a_gpu", "several_machines", "reproduce_a_finding"),
+    *("write_a_bound", "extend"),
 )
-MEASURED = ("measured", "faults", "speed", "models", "house")
+MEASURED = ("measured", "faults", "speed", "models", "hostile", "house")
 ABOUT = ("cite", "changelog")
 
 
@@ -46,7 +48,7 @@ def gathered(place: Path, teachers: bool) -> dict[Path, str | bytes]:
     pages[Path("notebooks/README.md")] = lessons
     how_to = {Path("howto", path.name): _text(path) for path in sorted(DOCS.glob("*.md"))}
     pages |= {path: text for path, text in how_to.items() if path.name != "index.md"}
-    made = (public_names(), knobs(), names())
+    made = (commands(), public_names(), knobs(), names())
     pages |= dict(zip(map(Path, REFERENCE.values()), made, strict=True))
     if teachers:
         pages[Path("teachers/class.md")] = "# For teachers" + for_teachers
