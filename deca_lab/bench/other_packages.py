@@ -95,9 +95,12 @@ def _peft(lab: Lab) -> list[Iterator[None]]:
         target_modules=["c_attn"],
         fan_in_fan_out=True,
     )
-    models = [
-        get_peft_model(causal_lm.load(lab.config.model), config) for _ in range(lab.config.clients)
-    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names in transformers that peft still uses
+        models = [
+            get_peft_model(causal_lm.load(lab.config.model), config)
+            for _ in range(lab.config.clients)
+        ]
     return [
         _steps(model, torch.optim.Adam(model.parameters(), lr=LR), lab, client)
         for client, model in enumerate(models)
