@@ -55,8 +55,12 @@ class Topology(NamedTuple):
         np.fill_diagonal(ever, 0)
         return np.argwhere(ever)
 
-    def messages(self, k: int, links: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many messages of mixing k go along each of these links, (E,): with a server, one there and one back."""
+    def messages(self, k: int, links: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Return how many messages of mixing k go along each link (E,): one, or with a server one there and one back.
+
+        `links` are the topology's own, where they are known already.
+        """
+        links = self.links if links is None else links
         if self.served:
             return np.full(len(links), 2)
         shares: Array = self.at(k)[links[:, 0], links[:, 1]]

@@ -170,7 +170,7 @@ def test_links_and_messages_by_hand():
 )
 def test_number_of_messages_of_known_graphs(name, n, edges):
     found = topology(name, n)
-    assert found.messages(0, found.links).sum() == edges
+    assert found.messages(0).sum() == edges
 
 
 def test_links_of_a_graph_are_its_edges_both_ways():
