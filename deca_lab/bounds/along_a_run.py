@@ -3,8 +3,8 @@
 So one sees which line of the proof makes the bound large. Each row has all that the rows before it have: `as proved`;
 `divisors seen`: the smallest and largest numbers that clients divided by so far, for eps and G' + eps; `moments seen`: spread
 and staleness of the first moments at each step (lines 4 and 6); `errors seen`: both errors and the mean step coordinate by
-coordinate (lines 1, 5 and 7). What is left of the last are the loss at the start, the curvature L of line 3, Young's
-inequality (8) and the largest denominator (9).
+coordinate (lines 1, 5 and 7); `curvature seen`: how f really bends along the steps in place of L (line 3). What is left of the
+last are the loss at the start, Young's inequality (8) and the largest denominator (9).
 """
 
 from collections.abc import Sequence
@@ -41,6 +41,7 @@ class Walk(NamedTuple):
     high: Array  # largest D
     widest: Array  # largest 1 / p
     omega: Array
+    bend: Array  # (f(xbar+) - f(xbar)) / lr + <grad, ubar>, which L lr || ubar ||^2 / 2 bounds
 
 
 def walk(plan: Plan, data: Batch, decays: Adam, t: Turns) -> Walk:
@@ -48,12 +49,23 @@ def walk(plan: Plan, data: Batch, decays: Adam, t: Turns) -> Walk:
     inside: list[tuple[Tensor, ...]] = []
     laid = plan._replace(optimisers=tuple(spied(one, decays, inside) for one in plan.optimisers))
     rows, before = [], stacking.mean(plan.problem.start)
+    levels = [level(plan, before, data)]
     for state, _ in train(laid):
         visit, turn = divmod(state.step - 1, plan.recipe.inner_steps)
         names = plan.blocks[plan.visits[visit].block].names
         rows.append(_row(inside.pop(), _gradient(plan, before, names, data), float(t.omega[turn])))
         before = stacking.mean(params_of(laid, state))
-    return Walk(*np.array(rows).T)
+        levels.append(level(plan, before, data))
+    seen = np.array(rows).T
+    bend = np.diff(levels) / plan.recipe.lr(0) + seen[-1]
+    return Walk(*np.vstack([seen[:-1], bend]))
+
+
+def level(plan: Plan, params: Params, data: Batch) -> float:
+    """Return f at one model."""
+    with torch.no_grad():
+        losses = [plan.problem.loss(params, of_client(data, i)) for i in range(plan.topology.n)]
+    return float(torch.stack(losses).double().mean())
 
 
 def _gradient(plan: Plan, params: Params, names: tuple[str, ...], data: Batch) -> Tensor:
@@ -78,7 +90,7 @@ def of_client(data: Batch, i: int) -> Any:  # noqa: ANN401 - a client's batch
 
 
 def _row(inside: tuple[Tensor, ...], g: Tensor, omega: float) -> tuple[float, ...]:
-    """Return a row of the walk from (g, m_hat, D, direction) (N, D_k) of a step, and grad_k f(xbar) before it."""
+    """Return a row of the walk, and <grad, ubar>, from (g, m_hat, D, direction) (N, D_k) of a step, and grad_k f(xbar)."""
     _, m_hat, below, direction = (part.double().cpu() for part in inside)
     p, m_bar, u_bar = (1 / below).mean(0), m_hat.mean(0), direction.mean(0)
     return (
@@ -91,6 +103,7 @@ def _row(inside: tuple[Tensor, ...], g: Tensor, omega: float) -> tuple[float, ..
         float(below.max()),
         float((1 / p).max()),
         omega,
+        float(g @ u_bar),
     )
 
 
@@ -105,12 +118,14 @@ def ladder(seen: Walk, known: Known, setting: Setting, t: Turns) -> dict[str, Bo
     half, start = known.smoothness * setting.lr / 2, known.gap / setting.lr
     moments = start + np.cumsum(error + half * t.C[r] ** 2 * max(known.widths))
     exact = start + np.cumsum(seen.error / (2 * seen.omega) + half * seen.step)
+    bent = start + np.cumsum(seen.error / (2 * seen.omega) + seen.bend)
     largest = 2 * np.maximum.accumulate(seen.widest) / float(t.omega.min())
     sides = {
         "as proved": deca_descent.right_side(known, setting),
         "divisors seen": deca_descent.right_side(known, setting, (float(low[-1]), float(high[-1]))),
         "moments seen": worst * moments / steps,
         "errors seen": largest * exact / steps,
+        "curvature seen": largest * bent / steps,
     }
     lhs = np.cumsum(seen.squared) / steps
     return {
@@ -122,6 +137,8 @@ def ladder(seen: Walk, known: Known, setting: Setting, t: Turns) -> dict[str, Bo
 def loosest(rungs: dict[str, Bound]) -> str:
     """Say at the run's end by how much each replacement lowers the right side, and how much is left above the left one."""
     ends = {name: float(np.atleast_1d(one.rhs)[-1]) for name, one in rungs.items()}
-    left = float(np.atleast_1d(rungs["errors seen"].lhs)[-1])
+    left = float(np.atleast_1d(rungs["curvature seen"].lhs)[-1])
     falls = [f"{b} divides it by {ends[a] / ends[b]:.3g}" for a, b in pairwise(ends)]
-    return f"{', '.join(falls)}; the last is {ends['errors seen'] / left:.3g} times the left side"
+    return (
+        f"{', '.join(falls)}; the last is {ends['curvature seen'] / left:.3g} times the left side"
+    )

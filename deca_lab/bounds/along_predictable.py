@@ -10,7 +10,6 @@ largest divisor. The first two speak only of learning rates below l / (2 L).
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from deca_lab.algorithm import stacking
@@ -19,7 +18,7 @@ from deca_lab.algorithm.loop import Plan, State, begin, params_of, train
 from deca_lab.algorithm.moments import Adam
 from deca_lab.algorithm.stacking import Params
 from deca_lab.bounds import deca_predictable as dp
-from deca_lab.bounds.along_a_run import gradients, of_client
+from deca_lab.bounds.along_a_run import gradients, level
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.deca_descent import Known
 from deca_lab.bounds.trace import Setting
@@ -55,11 +54,11 @@ def walk(plan: Plan, data: Batch, decays: Adam) -> Walk:
         if visit.block in visited:  # else it was only measured
             z = _ahead(laid, before, decays.a1)
             rows.append(_row(laid, before, z, visit.block, data, inside[-1]))
-            levels.append(_level(laid, z, data))
+            levels.append(level(laid, z, data))
         visited.add(visit.block)
         inside.clear()
         before = state
-    levels.append(_level(laid, _ahead(laid, before, decays.a1), data))
+    levels.append(level(laid, _ahead(laid, before, decays.a1), data))
     bend = np.diff(levels) / plan.recipe.lr(0) + np.array([row[-1] for row in rows])
     seen = np.array([row[:-1] for row in rows]).T
     return Walk(*np.vstack([seen[:6], bend, seen[6:]]))
@@ -73,13 +72,6 @@ def _ahead(plan: Plan, state: State, a1: float) -> Params:
         by = stacking.unflatten(lr * share * held.m.double().mean(0, keepdim=True), plan.layouts[k])
         z |= {name: z[name] - step[0].to(z[name]) for name, step in by.items()}
     return z
-
-
-def _level(plan: Plan, params: Params, data: Batch) -> float:
-    """Return f at one model."""
-    with torch.no_grad():
-        losses = [plan.problem.loss(params, of_client(data, i)) for i in range(plan.topology.n)]
-    return float(torch.stack(losses).double().mean())
 
 
 def _row(

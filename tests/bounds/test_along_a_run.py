@@ -51,7 +51,13 @@ def test_every_rung_holds_and_comes_nearer_where_constants_are_exact(seed):
     land = valleys(4, 5, seed=seed)
     walk, t = seen(land)
     rungs = along.ladder(walk, dd.known(land, SETTING), SETTING, t)
-    assert list(rungs) == ["as proved", "divisors seen", "moments seen", "errors seen"]
+    assert list(rungs) == [
+        "as proved",
+        "divisors seen",
+        "moments seen",
+        "errors seen",
+        "curvature seen",
+    ]
     assert {one.verdict for one in rungs.values()} == {"holds"}
     ends = [one.rhs[-1] for one in rungs.values()]
     assert ends == sorted(ends, reverse=True)
@@ -64,7 +70,7 @@ def test_every_rung_holds_and_comes_nearer_where_constants_are_exact(seed):
 def test_beside_a_fit_the_theorems_own_left_side_is_measured():
     verdicts = beside(fit(problem(), DECA), again=True)
     names = [name for name in verdicts if name.startswith("gradient, ")]
-    assert len(names) == 4
+    assert len(names) == 5
     assert all(verdicts[name].verdict == "holds" for name in names)
     assert len(verdicts[names[0]].bound.lhs) == 24  # every inner step
     assert "divides it by" in verdicts[names[-1]].rests_on
