@@ -129,7 +129,7 @@ def test_memory_that_ends_in_the_middle_leaves_a_run_that_goes_on(capsys, tmp_pa
 def test_a_used_folder_is_refused_before_anything_is_read(capsys, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("mine")
     read = []
-    monkeypatch.setattr(runs, "read_texts", lambda *a: read.append(a))
+    monkeypatch.setattr(runs, "groundwork", lambda *a: read.append(a))
     said = deca_lab(capsys, "run", *options(out=tmp_path, **SMALL))
     assert (said.code, read) == (2, [])
     assert said.err.endswith("is not empty (notes.txt is there): name a new folder\n")
