@@ -31,7 +31,7 @@ def _command(command: Any) -> Iterator[str]:  # noqa: ANN401 - typer's, whose cl
     yield f"```sh\ndeca-lab {command.name}{' ' + words if words else ''} [OPTIONS]\n```\n"
     yield f"{cleandoc(command.help or '')}\n"
     if own:
-        yield from ("| takes | default | what it is |", "|---|---|---|", *map(_row, own), "")
+        yield from ("| takes | what it is |", "|---|---|", *map(_row, own), "")
     if knobs:
         every = len(knobs) == len(KNOBS)
         named = ", ".join(f"`--{one.name.replace('_', '-')}`" for one in knobs)
@@ -55,8 +55,8 @@ def _row(one: Any) -> str:  # noqa: ANN401
     empty = (
         one.default is None or callable(one.default) or one.default is False or one.default == ""
     )
-    default = "" if empty else f"`{one.default}`"
-    return f"| {names} | {default} | {_plain(one.help or '')} |"
+    default = "" if empty else f"; else `{one.default}`"
+    return f"| {names} | {_plain(one.help or '')}{default} |"
 
 
 def _plain(text: str) -> str:

@@ -252,7 +252,14 @@ def test_clients_are_dealt_to_ranks_as_evenly_as_can_be():
         world.of(3)
 
 
-KNOBS = {**SMALL, "clients": 5, "dtype": "float64", "device": "cpu", "rounds": 2}
+KNOBS = {
+    **SMALL,
+    "clients": 5,
+    "dtype": "float64",
+    "device": "cpu",
+    "rounds": 2,
+    "eval_every": SMALL["inner_steps"],
+}
 
 
 def command(folder, **knobs):
