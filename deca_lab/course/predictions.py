@@ -19,6 +19,11 @@ class Question(NamedTuple):
 
 
 QUESTIONS = {
+    "own text": Question(
+        ("alone", "together"),
+        "alone",
+        "Nobody pulls a lone client away from its own text. It pays with all other text.",
+    ),
     "chord": Question(
         ("falls", "stays", "rises"),
         "rises",

@@ -14,6 +14,7 @@ from deca_lab.pictures import (
     of_topology,
     of_visits,
 )
+from deca_lab.pictures.of_alone import alt_alone, draw_alone
 from deca_lab.pictures.of_bound import draw_beside, draw_bounds
 from deca_lab.pictures.of_consensus import consensus, draw_consensus
 from deca_lab.pictures.of_findings import draw_findings
@@ -30,7 +31,9 @@ from deca_lab.pictures.style import nats, number, png, size
 __all__ = [
     "PICTURES",
     "Picture",
+    "alt_alone",
     "consensus",
+    "draw_alone",
     "draw_beside",
     "draw_bounds",
     "draw_consensus",

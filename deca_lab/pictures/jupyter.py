@@ -70,3 +70,10 @@ def shown(figure: "Figure", alt: str) -> "Image":
     drawn.quantize(256, dither=Pixels.Dither.NONE).save(small, "png", optimize=True)
     make: Callable[..., Image] = Image  # IPython has no types
     return make(data=small.getvalue(), alt=alt)
+
+
+def algorithm(*lit: str) -> "Image":
+    """Return the drawing of the algorithm with these parts lit, or all of them, for a notebook."""
+    from deca_lab.pictures.of_algorithm import alt_algorithm, draw_algorithm
+
+    return shown(draw_algorithm(lit), alt_algorithm(lit))
