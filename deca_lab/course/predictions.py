@@ -69,6 +69,11 @@ QUESTIONS = {
         "three",
         "The claim on the gradient asks for a mixing after every step, and says so.",
     ),
+    "what shows first": Question(
+        ("perplexity", "words"),
+        "perplexity",
+        "It counts every byte; a written text changes only where the likeliest byte does.",
+    ),
 }  # fmt: skip
 
 
