@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deca_lab.course.blank import ASKS, Cell, is_code, text
-from deca_lab.course.book.site import MATHJAX, mathjax, require_sphinx
+from deca_lab.course.book.site import MATHJAX, mathjax
 from deca_lab.course.handout import exercise_in
 from deca_lab.course.place import home, notebooks
-from deca_lab.errors import check
+from deca_lab.errors import check, require
 from deca_lab.files import folder, write_whole
 
 WORDS, LINES = 110, 14  # of a slide: words of a text, lines of what a cell printed
@@ -33,7 +33,7 @@ def slides(out: Path | str, names: Sequence[str] = (), place: Path | None = None
     Nothing runs: pictures and printed lines are those that the lessons hold. Formulas need MathJax, which is copied beside
     them. Raises BadInput where no lesson has such a name, and where the extra `book` is not installed.
     """
-    require_sphinx()
+    require("slides", "book", "nbconvert", "sphinx-mathjax-offline")
     lessons = [path for path in notebooks(place or home()) if path.parent.name == "notebooks"]
     chosen = [path for path in lessons if not names or any(name in path.stem for name in names)]
     allowed = f"parts of these: {', '.join(path.stem for path in lessons)}"
