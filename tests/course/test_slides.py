@@ -27,7 +27,9 @@ def lesson():
         new_markdown_cell("# 0 · A lesson\n\nSome **words**.\n\n## A section\n\n" + "many " * 150),
         new_markdown_cell("In loops:"),
         new_code_cell("for i in range(30):\n    print(i)", outputs=[printed]),
-        new_markdown_cell("**Predict.** Higher or lower?\n\nLower, by [a page](x.md) of $x$."),
+        new_markdown_cell(
+            "Before.\n\n**Predict.** Higher or lower?\n\nLower, by [a page](x.md) of $x$."
+        ),
         new_code_cell("secret = 1\nshown(figure)", outputs=[picture]),
         new_markdown_cell(
             "## Now you\n\nWrite it.\n\n<details><summary>A hint</summary>W</details>"
@@ -42,6 +44,7 @@ def test_a_lesson_becomes_sections_questions_pictures_and_exercises():
         ("0 · A lesson", ""),
         ("A section", ""),
         ("A section", ""),
+        ("A section", ""),
         ("A section", "question"),
         ("A section", ""),
         ("A section", "picture"),
@@ -54,7 +57,7 @@ def test_a_lesson_becomes_sections_questions_pictures_and_exercises():
     assert "secret" not in said  # code shows where the text announces it
     assert "print(i)" in made[2].below
     assert "13</pre>" in made[2].below  # fourteen lines of thirty
-    assert 'alt="a ring &amp; a star"' in made[5].below
+    assert 'alt="a ring &amp; a star"' in made[6].below
 
 
 def test_a_long_text_is_cut_after_whole_paragraphs():
