@@ -20,7 +20,7 @@ class Question(NamedTuple):
 
 QUESTIONS = {
     "own text": Question(
-        ("alone", "together"),
+        ("alone", "together", "neither"),
         "alone",
         "Nobody pulls a lone client away from its own text. It pays with all other text.",
     ),
@@ -70,7 +70,7 @@ QUESTIONS = {
         "The claim on the gradient asks for a mixing after every step, and says so.",
     ),
     "what shows first": Question(
-        ("perplexity", "words"),
+        ("perplexity", "words", "both at once"),
         "perplexity",
         "It counts every byte; a written text changes only where the likeliest byte does.",
     ),
