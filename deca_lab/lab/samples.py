@@ -13,7 +13,7 @@ from deca_lab.lab.export import trained_model
 from deca_lab.lab.objects import NOTHING
 from deca_lab.lab.sources import read_texts
 from deca_lab.models.causal_lm import Logits, logits_of
-from deca_lab.text.prompts import ANSWER_CUE, spread
+from deca_lab.text.prompts import ANSWER_CUE, evenly
 from deca_lab.text.tokens import BYTES, end_of_text, is_bytes, tokenize
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def samples(
     if config.task == "classify" or not (is_bytes(which) or hasattr(which, "decode")):
         return []
     corpus, _, split, *_ = read_texts(config, NOTHING)
-    rows = split.test[spread(torch.from_numpy(corpus.labels[split.test]), count)]
+    rows = split.test[evenly(torch.from_numpy(corpus.labels[split.test]), count)]
     answers = None if corpus.answers is None else [corpus.answers[i] for i in rows]
     texts = [corpus.texts[i] for i in rows]
     if config.task == "lm" or answers is None:
