@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from deca_lab.lab.history import History, load
     from deca_lab.lab.prepare import prepare
     from deca_lab.lab.runs import resume, run
+    from deca_lab.lab.samples import samples
     from deca_lab.lab.snapshot import Snapshot
     from deca_lab.methods import Method
     from deca_lab.mixing.doctor import describe, diagnose
@@ -44,6 +45,7 @@ _HOME = {  # public name -> its module
     "Method": "methods",
     "optimiser": "algorithm.own_optimiser",
     "export_model": "lab.export",
+    "samples": "lab.samples",
     "prepare": "lab.prepare",
     "recipe": "recipes.recipe",
     "register": "registry",
@@ -84,6 +86,7 @@ __all__ = [
     "register",
     "resume",
     "run",
+    "samples",
     "train",
 ]
 

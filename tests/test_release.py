@@ -111,7 +111,7 @@ def test_a_release_learns_the_address_of_its_repository(tmp_path):
     assert all(target.startswith("https://") for target in targets)
     ours = [t.split(f"v{PROJECT['version']}/")[1] for t in targets if t.startswith(ADDRESS)]
     assert all((ROOT / path).exists() for path in ours)
-    assert f"]({ADDRESS}/raw/v{PROJECT['version']}/notebooks/losses.png)" in text
+    assert f"]({ADDRESS}/raw/v{PROJECT['version']}/notebooks/alone.png)" in text
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ app.command()(teaching.notebooks)
 app.command()(teaching.lab)
 app.command()(teaching.students)
 app.command()(teaching.book)
+app.command()(teaching.slides)
 app.command("list")(looking.list_names)
 
 

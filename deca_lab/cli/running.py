@@ -1,6 +1,6 @@
 """`deca-lab run`: a run from its knobs, or from where it broke off, to its report."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -44,6 +44,14 @@ def run(
             help="say afterwards what theory says of such a run; DECA is trained once more for it",
         ),
     ] = False,
+    alone: Annotated[
+        bool,
+        typer.Option(
+            "--alone",
+            metavar=" ",
+            help="train once more without any mixing, and show both: texts, and losses in alone.png",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", metavar=" ", help="say what the run would need, and end")
     ] = False,
@@ -57,15 +65,17 @@ def run(
     """
     if dry_run:
         beside = {"resume": resume and str(resume), "out": out and str(out), "bounds": bounds}
+        beside["alone"] = alone
         require_alone("--dry-run", beside, "it only says what a new run would need")
     if resume is not None:
         own = "the run continues in its own folder"
-        require_alone("--resume", {"out": out and str(out)}, own)
+        require_alone("--resume", {"out": out and str(out), "alone": alone}, own)
         _require_as_stored(resume, given)
-        folder, config = resume, None
+        folder, config, local = resume, None, None
     else:
         config = RunConfig(**knobs)
         require_read(given, [resolve(config)])
+        local = _without_mixing(config) if alone else None
         if dry_run:
             return _say_what_it_needs(config, as_json, quiet)
         folder = out or _fresh_folder(config.method)
@@ -73,9 +83,50 @@ def run(
     done = _finish(folder, config, quiet)
     if done is None:
         return None
+    written, shown = _written(folder, local, quiet)
     rows, words = _write_bounds(folder) if bounds else ([], [])
     result = {**done.result, **({"bounds": rows} if bounds else {})}
-    return show(as_json, result, "\n".join([done.words, *words]))
+    result = {**result, "samples": written}
+    return show(as_json, result, "\n".join([done.words, *shown, *words]))
+
+
+def _without_mixing(config: RunConfig) -> RunConfig:
+    """Return the config of the same clients, each alone; raise BadInput where the method has no such twin."""
+    allowed = "a method that trains block by block with mixing, such as deca"
+    check(config.method.startswith("deca"), "--alone beside --method", config.method, allowed)
+    local = replace(config, method="local")
+    resolve(local)
+    return local
+
+
+def _written(
+    folder: Path, local: RunConfig | None, quiet: bool
+) -> tuple[list[dict[str, str]], list[str]]:
+    """Return what the mean model of a finished run writes, as values and in words; train the clients alone for `local`."""
+    from deca_lab.lab.samples import in_words, samples
+
+    words, beside = [], []
+    if local is not None:
+        speaker(quiet)("the same clients, each alone ...")
+        _finish(folder / "alone", local, quiet)
+        words.append(_draw_both(folder))
+        beside = samples(folder / "alone", "0")
+    rows = samples(folder) if (folder / "checkpoint.safetensors").exists() else []
+    if rows:
+        words.append(
+            f"what the model writes after a start that it has not seen:\n{in_words(rows, beside)}"
+        )
+    return [row._asdict() for row in rows], words
+
+
+def _draw_both(folder: Path) -> str:
+    """Write alone.png of a run and of the same clients alone; return where it is, and what it says."""
+    from deca_lab import pictures
+    from deca_lab.lab import history
+
+    both = history.load(folder), history.load(folder / "alone")
+    write_whole(folder / "alone.png", pictures.png(pictures.draw_alone(*both)))
+    return f"{folder / 'alone.png'}: {pictures.alt_alone(*both)}"
 
 
 def _say_what_it_needs(config: RunConfig, as_json: bool, quiet: bool) -> None:

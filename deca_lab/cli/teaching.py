@@ -116,3 +116,17 @@ def book(
     result = {"index": index, "pages": built.pages, "bytes": built.size, "warnings": warnings}
     show(as_json, result, "\n".join([*warnings, words]))
     raise typer.Exit(1 if warnings else 0)
+
+
+def slides(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="parts of lessons' names, such as 02; all when none")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder of the pages")] = Path("slides"),
+    as_json: JSON = False,
+) -> None:
+    """Write slides of the lessons, a self-contained page each, to show in a browser and to print."""
+    from deca_lab.course.slides import slides as write
+
+    pages = write(out, names or ())
+    show(as_json, {"pages": pages}, "\n".join(map(str, pages)))

@@ -19,6 +19,11 @@ class Question(NamedTuple):
 
 
 QUESTIONS = {
+    "own text": Question(
+        ("alone", "together", "neither"),
+        "alone",
+        "Nobody pulls a lone client away from its own text. It pays with all other text.",
+    ),
     "chord": Question(
         ("falls", "stays", "rises"),
         "rises",
@@ -63,6 +68,11 @@ QUESTIONS = {
         ("one", "three", "all four"),
         "three",
         "The claim on the gradient asks for a mixing after every step, and says so.",
+    ),
+    "what shows first": Question(
+        ("perplexity", "words", "both at once"),
+        "perplexity",
+        "It counts every byte; a written text changes only where the likeliest byte does.",
     ),
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from deca_lab.course.place import FIRST, Copied, copy_to
 from deca_lab.errors import check, require
 
 COPY = "deca_lab_course"
+CONFIG = Path(__file__).with_name("jupyter")  # JupyterLab asks no learner whether news are welcome
 
 
 def folder_of(folder: Path | None) -> Copied:
@@ -43,8 +44,10 @@ def command(place: Path, port: int = 8888, browser: bool = True) -> list[str]:
 
 
 def server_environment() -> dict[str, str]:
-    """Return the environment of the server: kernels import this deca_lab, and python3 is the kernel of this Python."""
-    return {**checkout_first(os.environ), "JUPYTER_PREFER_ENV_PATH": "1"}
+    """Return the environment of the server: kernels import this deca_lab, python3 is the kernel of this Python, no pop-ups."""
+    config = filter(None, [str(CONFIG), os.environ.get("JUPYTER_CONFIG_PATH", "")])
+    own = {"JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_CONFIG_PATH": os.pathsep.join(config)}
+    return {**checkout_first(os.environ), **own}
 
 
 def serve(place: Path, port: int = 8888, browser: bool = True) -> int:

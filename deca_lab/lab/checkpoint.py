@@ -123,5 +123,6 @@ def _digest(version: int | None, text: str, tensors: Mapping[str, Tensor]) -> st
     for name in sorted(tensors):
         t = tensors[name]
         sha.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
-        sha.update(t.contiguous().flatten().view(torch.uint8).numpy().data)
+        if t.numel():  # an empty one, such as the bytes of no link, cannot be viewed as bytes
+            sha.update(t.contiguous().flatten().view(torch.uint8).numpy().data)
     return sha.hexdigest()

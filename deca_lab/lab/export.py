@@ -30,7 +30,7 @@ from deca_lab.models.pretrained import quiet
 from deca_lab.runconfig import OBJECT, RunConfig, defaults
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 MAKERS = ("method", "tokenizer", "model")  # what makes the model that is written
@@ -55,18 +55,9 @@ def export_model(
     """
     write = pick(FORMS, form, "form")
     require_new(Path(out), run=False)
-    config, given = _with_objects(read_config(folder), objects)
-    which, _ = tokenizer_of(config, given.tokenizer)
-    path = Path(folder) / "checkpoint.safetensors"
-    state, record = checkpoint.load(path)
-    _require_written_with(config, record, path)
-    labels = record.get("labels", ()) if has_head(config, given.model) else ()
-    model = load_model(config, len(which), given.model, labels, pad_of(which))
-    stacked = _stacked(config, model, state, path)
-    number = _index(client, config.clients)
-    chosen = mean_model(stacked) if number is None else stacking.client(stacked, number)
+    trained, which = trained_model(folder, client, **objects)
     with _renamed_to(new_folder(Path(out), run=False)) as target, quiet():
-        write(Trained(config, model, chosen, given.model, len(which)), target)
+        write(trained, target)
         if hasattr(which, "save_pretrained"):
             which.save_pretrained(target)
     return Path(out)
@@ -81,6 +72,25 @@ def _renamed_to(target: Path) -> Iterator[Path]:
         mode = target.stat().st_mode
         shutil.rmtree(target)  # empty, but for what a killed process left
         Path(written).rename(target).chmod(mode)
+
+
+def trained_model(
+    folder: Path | str,
+    client: str = "mean",
+    **objects: Any,  # noqa: ANN401 - as of `run`
+) -> "tuple[Trained, PreTrainedTokenizerBase]":
+    """Return the mean model, or a client's, of a run's last checkpoint, and its tokenizer; raise as `export_model`."""
+    config, given = _with_objects(read_config(folder), objects)
+    which, _ = tokenizer_of(config, given.tokenizer)
+    path = Path(folder) / "checkpoint.safetensors"
+    state, record = checkpoint.load(path)
+    _require_written_with(config, record, path)
+    labels = record.get("labels", ()) if has_head(config, given.model) else ()
+    model = load_model(config, len(which), given.model, labels, pad_of(which))
+    stacked = _stacked(config, model, state, path)
+    number = _index(client, config.clients)
+    chosen = mean_model(stacked) if number is None else stacking.client(stacked, number)
+    return Trained(config, model, chosen, given.model, len(which)), which
 
 
 class Trained(NamedTuple):

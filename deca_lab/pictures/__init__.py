@@ -14,12 +14,13 @@ from deca_lab.pictures import (
     of_topology,
     of_visits,
 )
+from deca_lab.pictures.of_alone import alt_alone, draw_alone
 from deca_lab.pictures.of_bound import draw_beside, draw_bounds
 from deca_lab.pictures.of_consensus import consensus, draw_consensus
 from deca_lab.pictures.of_findings import draw_findings
 from deca_lab.pictures.of_heterogeneity import draw_heterogeneity, heterogeneity
 from deca_lab.pictures.of_ledger import draw_ledger, ledger, sent_by, served
-from deca_lab.pictures.of_lines import draw_lines
+from deca_lab.pictures.of_lines import draw_bars, draw_lines
 from deca_lab.pictures.of_losses import draw_losses, losses
 from deca_lab.pictures.of_rates import draw_rates
 from deca_lab.pictures.of_sweep import draw_sweep
@@ -30,7 +31,10 @@ from deca_lab.pictures.style import nats, number, png, size
 __all__ = [
     "PICTURES",
     "Picture",
+    "alt_alone",
     "consensus",
+    "draw_alone",
+    "draw_bars",
     "draw_beside",
     "draw_bounds",
     "draw_consensus",

@@ -1,11 +1,12 @@
-"""A picture of a few curves on the same axes."""
+"""Pictures of a few curves, or of a few named numbers, on the same axes."""
 
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from deca_lab.pictures.style import COLOURS, LINES, MARKERS, WIDTH, styled
+from deca_lab.pictures.style import COLOURS, LINES, MARKERS, WIDTH, number, styled, tint
 
+HATCHES = ("", "//", "..", "xx")
 Curve = tuple[Sequence[float], Sequence[float]]  # x and y, of one length
 
 
@@ -31,5 +32,34 @@ def draw_lines(
     axes.set_xscale("log" if log_x else "linear")
     axes.set_yscale("log" if log_y else "linear")
     axes.grid(True)
-    figure.legend(loc="outside lower center", ncols=2)
+    axes.tick_params(labelsize=10)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=10)
+    return figure
+
+
+@styled
+def draw_bars(groups: Mapping[str, Mapping[str, float]], xlabel: str, log: bool = False) -> Figure:
+    """Return {series: {name: value}} as lying bars, a row a name, a colour and a hatch a series, each value beside its bar.
+
+    Names come in the order of the first series; a series may lack some.
+    """
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    figure = Figure(
+        figsize=(WIDTH, 1.2 + 0.34 * len(names) * (0.5 + 0.6 * len(groups))), layout="constrained"
+    )
+    axes, thick = figure.subplots(), 0.8 / len(groups)
+    for k, (series, group) in enumerate(groups.items()):
+        rows = [names.index(name) + (k - (len(groups) - 1) / 2) * thick for name in group]
+        colour, hatch = tint(COLOURS[k % len(COLOURS)], 0.75), HATCHES[k % len(HATCHES)]
+        drawn = axes.barh(rows, list(group.values()), 0.9 * thick, label=series, color=colour)
+        for bar in drawn:
+            bar.set(hatch=hatch, edgecolor="white", linewidth=0)
+        axes.bar_label(drawn, [number(value) for value in group.values()], padding=4, fontsize=10)
+    axes.set_yticks(range(len(names)), names, fontsize=10)
+    axes.invert_yaxis()
+    axes.set(xlabel=xlabel, xscale="log" if log else "linear")
+    axes.margins(x=0.14)
+    axes.tick_params(labelsize=10)
+    if len(groups) > 1:
+        figure.legend(loc="outside lower center", ncols=3, fontsize=10)
     return figure

@@ -152,7 +152,7 @@ def _draw_matrix(figure: Figure, axes: Axes, W: np.ndarray, small: bool = False)
     low, high = min(values.min(initial=0), 0.0), max(values.max(initial=0), 1e-12)
     limit = max(-low, high)
     look = (
-        {"cmap": "Blues", "vmin": 0, "vmax": 1.3 * high}
+        {"cmap": "Blues", "vmin": 0, "vmax": 2.2 * high}  # dark ink stays legible on all of it
         if low == 0
         else {"cmap": "PuOr", "vmin": -limit, "vmax": limit}
     )

@@ -13,6 +13,7 @@ import numpy as np
 
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.text import columns, in_memory, instructions, markov, stdlib_text, tables
+from deca_lab.text import village as villagers
 from deca_lab.text.stdlib_text import LabelledTexts, paragraphs, unlike
 
 
@@ -21,7 +22,7 @@ class Corpus(NamedTuple):
 
     `fingerprint` is a SHA-256 over label names, labels, texts and answers. `notes` say in plain
     words what was guessed or dropped. `entropy` is the exact entropy rate of each label's source
-    (nats per byte), known for "markov" only. Where the rows are instructions, `answers[i]` is what
+    (nats per byte), known for "markov" and "village" only. Where the rows are instructions, `answers[i]` is what
     should follow `texts[i]`.
     """
 
@@ -127,12 +128,22 @@ def _instructions(seed: int) -> Corpus:
     return from_rows("instructions", rows, (f"generated with seed {seed}",))
 
 
+@lru_cache(maxsize=4)
+def _village(seed: int) -> Corpus:
+    """Eight villagers who each write one kind of text (weather, recipes, letters ...), of known entropy."""
+    rows = villagers.village(seed)
+    corpus = from_rows("village", rows, (f"generated with seed {seed}",))
+    rates = villagers.entropy_rates(rows)
+    return corpus._replace(entropy=np.array([rates[name] for name in corpus.label_names]))
+
+
 CORPORA: dict[str, Callable[[int], Corpus]] = {  # a seed, which only generated text heeds -> corpus
     "stdlib": _embedded("stdlib", stdlib_text.stdlib, unlike),
     "modules": _embedded("modules", stdlib_text.modules, list),  # the very text the base learnt
     "topics": _embedded("topics", stdlib_text.topics, unlike),
     "markov": generated,
     "instructions": _instructions,
+    "village": _village,
 }
 
 

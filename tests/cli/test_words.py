@@ -13,7 +13,7 @@ from command import SMALL, deca_lab, options
 from deca_lab.cli.words import plain
 
 KEYS = {  # command -> the keys of its result, which stay as they are
-    "run": {"folder", "report", "seconds", "summary"},
+    "run": {"folder", "report", "seconds", "summary", "samples"},
     "run --dry-run": {
         *("model", "clients", "activations", "memory", "checkpoint", "sent", "free", "notes"),
     },

@@ -204,7 +204,11 @@ def test_solutions_and_teachers_page_are_for_teachers_alone(monkeypatch):
     for_students = sources.gathered(course.home(), teachers=False)
     for_teachers = sources.gathered(course.home(), teachers=True)
     more = set(for_teachers) - set(for_students)
-    assert more == {Path("teachers/class.md"), Path("teachers/solutions.md")}
+    pages = {path.stem for path in more}
+    assert pages == {"class", "syllabus", "rubric", "solutions"}
+    assert {path.parent.name for path in more} == {"teachers"}
+    assert "(rubric.md)" in for_teachers[Path("teachers/class.md")]
+    assert "12 · Your own text" in for_teachers[Path("teachers/syllabus.md")]
     solved = for_teachers[Path("teachers/solutions.md")]
     assert all(f"## {name}\n" in solved for name in EXERCISES)
     assert "misconception" in for_teachers[Path("teachers/class.md")]

@@ -1,6 +1,8 @@
 """The course's machinery: running notebooks, failures told, copies that overwrite nothing, student copies."""
 
 import json
+import os
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -112,6 +114,16 @@ def test_the_server_is_local_and_keeps_its_token():
     assert not any("token" in word.lower() for word in words)
     with pytest.raises(BadInput, match="port = 80"):
         course.command(course.home(), 80)
+
+
+def test_jupyterlab_asks_nobody_for_news(monkeypatch):
+    from deca_lab.course.server import server_environment
+
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "mine")
+    ours, mine = server_environment()["JUPYTER_CONFIG_PATH"].split(os.pathsep)
+    assert mine == "mine"
+    page = json.loads((Path(ours) / "labconfig" / "page_config.json").read_text())
+    assert page["disabledExtensions"]["@jupyterlab/apputils-extension:announcements"]
 
 
 def test_commands(capsys, tmp_path, monkeypatch):

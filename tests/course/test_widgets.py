@@ -1,8 +1,12 @@
 """Widgets: a moved slider draws another picture, the drawn numbers are the library's, headless is a picture with words."""
 
+from base64 import b64encode
+from io import BytesIO
+
 import numpy as np
 import pytest
 from pictured import seen
+from PIL import Image as Pixels
 from reference import ROUNDING
 
 from deca_lab.bounds.gossip_contraction import second_singular_value
@@ -10,6 +14,7 @@ from deca_lab.course.widgets import editor as ed
 from deca_lab.course.widgets import panel, topology_editor
 from deca_lab.errors import BadInput
 from deca_lab.mixing.topology import topology
+from deca_lab.pictures import jupyter
 
 
 @pytest.fixture
@@ -68,6 +73,17 @@ def test_live_is_told_by_the_server_and_overruled_by_the_reader(monkeypatch):
     monkeypatch.setenv("DECA_LAB_WIDGETS", "perhaps")
     with pytest.raises(BadInput, match="DECA_LAB_WIDGETS"):
         panel.live()
+
+
+def test_a_picture_keeps_its_words_in_a_live_page_and_as_an_image_elsewhere(monkeypatch):
+    monkeypatch.setenv("DECA_LAB_WIDGETS", "on")
+    page = jupyter.algorithm("mix").data
+    assert 'alt="DECA&#x27;s loops' in page
+    monkeypatch.setenv("DECA_LAB_WIDGETS", "off")
+    image = jupyter.algorithm("mix")
+    assert image.alt.endswith("lit: mix.")
+    assert page.count(b64encode(image.data).decode()) == 1
+    assert Pixels.open(BytesIO(image.data)).width == round(1.5 * image.width)  # sharp on any screen
 
 
 @pytest.mark.parametrize("graph", ["ring", "path", "star", "complete"])

@@ -311,3 +311,12 @@ def test_loop_and_stacked_engines_give_the_same_run():
     )
     columns = ["test_loss", "consensus", "gradient_norm"]
     np.testing.assert_allclose(one.metrics[columns], two.metrics[columns], rtol=1e-9, atol=1e-12)
+
+
+def test_a_run_without_any_link_is_kept_and_goes_on(tmp_path):
+    alone = RunConfig(**{**SMALL, "method": "local"})
+    done = runs.run(alone, tmp_path / "run")
+    assert done.summary["bytes_sent"] == 0
+    state, _ = checkpoint.load(tmp_path / "run" / "checkpoint.safetensors")
+    assert len(state.sent) == 0
+    assert runs.resume(tmp_path / "run").metrics.equals(done.metrics)

@@ -9,7 +9,7 @@ from deca_lab.runconfig import RunConfig
 
 PARTS = {  # public names in the order in which one meets them
     "Run": ("RunConfig", "run", "resume", "fit", "recipe", "compare_runs"),
-    "What a run leaves": ("History", "load", "Snapshot", "export_model"),
+    "What a run leaves": ("History", "load", "Snapshot", "export_model", "samples"),
     "Bring your own": ("Problem", "quadratics", "Topology", "optimiser", "Method", "register"),
     "Look closer": ("prepare", "train", "diagnose", "describe"),
     "Errors": ("BadInput", "Diverged", "Stopped"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deca_lab.course.book.reference import commands, knobs, names, public_names, solutions
+from deca_lab.course.book.syllabus import syllabus
 from deca_lab.course.place import files
 from deca_lab.course.place import notebooks as course_notebooks
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 DOCS = Path(__file__).parents[1] / "docs"
+RUBRIC = "../deca_lab/course/docs/rubric.md"  # as notebooks/README.md links to it
 FOR_TEACHERS = "## For teachers"  # where the teachers' part of notebooks/README.md begins
 REFERENCE = {
     f"reference/{stem}": f"reference/{stem}.{kind}"
@@ -47,11 +49,14 @@ def gathered(place: Path, teachers: bool) -> dict[Path, str | bytes]:
     lessons, _, for_teachers = _text(place / "notebooks/README.md").partition(FOR_TEACHERS)
     pages[Path("notebooks/README.md")] = lessons
     how_to = {Path("howto", path.name): _text(path) for path in sorted(DOCS.glob("*.md"))}
+    rubric = how_to.pop(Path("howto/rubric.md"), "")
     pages |= {path: text for path, text in how_to.items() if path.name != "index.md"}
     made = (commands(), public_names(), knobs(), names())
     pages |= dict(zip(map(Path, REFERENCE.values()), made, strict=True))
     if teachers:
-        pages[Path("teachers/class.md")] = "# For teachers" + for_teachers
+        pages[Path("teachers/class.md")] = "# A class" + for_teachers.replace(RUBRIC, "rubric.md")
+        pages[Path("teachers/syllabus.md")] = syllabus(_lessons(place))
+        pages[Path("teachers/rubric.md")] = rubric
         pages[Path("teachers/solutions.md")] = solutions()
     pages[Path("index.md")] = how_to[Path("howto/index.md")] + "\n" + _contents(pages, place)
     return pages
@@ -71,18 +76,32 @@ def _contents(pages: Mapping[Path, str | bytes], place: Path) -> str:
     names = {path.with_suffix("").as_posix(): path for path in sorted(pages)}
     theory = [f"theory/{p.stem}" for p in course_notebooks(place) if p.parent.name == "theory"]
     parts = {
-        "Lessons": ["notebooks/README", *(name for name in names if LESSON.match(name))],
+        "For learners": [
+            *("notebooks/README", "notebooks/glossary"),
+            *(name for name in names if LESSON.match(name)),
+        ],
+        "For teachers": [
+            f"teachers/{name}" for name in ("class", "syllabus", "rubric", "solutions")
+        ],
         "How to": [f"howto/{name}" for name in HOW_TO] + [n for n in names if "/bring_your" in n],
         "Measured": [f"howto/{name}" for name in MEASURED],
         "Theory": ["theory/README", *theory, "theory/findings", "theory/attack"],
-        "Reference": [*REFERENCE, "notebooks/glossary"],
+        "Reference": [*REFERENCE],
         "About": [f"howto/{name}" for name in ABOUT],
-        "For teachers": ["teachers/class", "teachers/solutions"],
     }
     return "\n".join(
         _toctree(caption, {name: _short(pages[names[name]]) for name in entries if name in names})
         for caption, entries in parts.items()
     )
+
+
+def _lessons(place: Path) -> list[Path]:
+    """Return the lessons of the course, in order."""
+    return [
+        p
+        for p in course_notebooks(place)
+        if LESSON.match(f"notebooks/{p.name}") and p.parent.name == "notebooks"
+    ]
 
 
 def _short(page: str | bytes) -> str:

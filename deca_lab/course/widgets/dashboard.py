@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deca_lab.course.widgets.panel import Scene, headline, live, put, renderer, say, sheet, still
+from deca_lab.course.widgets.panel import Scene, headline, put, renderer, say, sheet, still
 from deca_lab.errors import BadInput, Diverged, Stopped
+from deca_lab.pictures.jupyter import live
 from deca_lab.pictures.style import BLUE, GREY, ORANGE, RED, STYLE, nats, number, styled
 from deca_lab.runconfig import RunConfig
 

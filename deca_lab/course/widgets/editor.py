@@ -13,7 +13,6 @@ from deca_lab.course.widgets.panel import (
     Control,
     Scene,
     headline,
-    live,
     mount,
     require,
     say,
@@ -23,6 +22,7 @@ from deca_lab.course.widgets.panel import (
 from deca_lab.mixing.doctor import Diagnosis, diagnose
 from deca_lab.mixing.graphs import GRAPHS, GraphSpec
 from deca_lab.mixing.topology import topology
+from deca_lab.pictures.jupyter import live
 from deca_lab.pictures.of_topology import said_topology
 from deca_lab.pictures.style import BLUE, GREY, INK, ORANGE, RED, SKY, STYLE, number, tint
 

@@ -4,7 +4,6 @@ A picture is a `Scene`: its figure is built once, what follows the controls is m
 artists alone over the kept pixels of the rest; that is what makes a slider answer in time.
 """
 
-import os
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -14,8 +13,8 @@ from math import isfinite
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from deca_lab.errors import BadInput, check, pick
-from deca_lab.pictures.jupyter import DOTS, shown
+from deca_lab.errors import BadInput, check
+from deca_lab.pictures.jupyter import DOTS, kept, live
 from deca_lab.pictures.style import GREY, LINE, STYLE, WIDTH, clean, styled
 
 if TYPE_CHECKING:
@@ -74,16 +73,6 @@ class Mounted(NamedTuple):
     redraw: Callable[[], None]
 
 
-def live() -> bool:
-    """Say whether somebody can move a slider: Jupyter Server names its sessions; DECA_LAB_WIDGETS=on or off overrules."""
-    wish = os.environ.get("DECA_LAB_WIDGETS", "")
-    return (
-        pick({"on": True, "off": False}, wish, "DECA_LAB_WIDGETS")
-        if wish
-        else "JPY_SESSION_NAME" in os.environ
-    )
-
-
 def show(
     scene: Callable[[], Scene], controls: Mapping[str, Control], values: Values
 ) -> "VBox | Image":
@@ -125,7 +114,7 @@ def require(controls: Mapping[str, Control], values: Values) -> None:
 def still(scene: Scene, values: Values) -> "Image":
     """Return the picture of these values as an IPython image."""
     alt = styled(scene.update)(**values)
-    return shown(scene.figure, alt)
+    return kept(scene.figure, alt)
 
 
 def mount(
