@@ -254,6 +254,7 @@ def report(
 ) -> None:
     """Draw a finished run's pictures and write its report again; of several runs, write one page that compares them."""
     from deca_lab.lab import history
+    from deca_lab.lab.samples import for_report
     from deca_lab.pictures import report as rep
     from deca_lab.pictures import runs_report
 
@@ -261,7 +262,7 @@ def report(
         page = runs_report.write(folders, out or Path("runs.html"))
     else:
         check(out is None, "out", str(out), "left out: the page of one run is in its folder")
-        page = rep.write(history.load(folders[0]), folders[0])
+        page = rep.write(history.load(folders[0]), folders[0], for_report(folders[0]))
     show(as_json, {"report": page}, f"report: {page}")
 
 

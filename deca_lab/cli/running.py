@@ -17,13 +17,15 @@ from deca_lab.runconfig import RUN_COMMAND, RunConfig
 
 if TYPE_CHECKING:
     from deca_lab.bounds.beside_a_run import Verdict
+    from deca_lab.lab.samples import Sample
 
 
 class Finished(NamedTuple):
-    """What a finished run says of itself: as values, and in words."""
+    """What a finished run says of itself: as values, and in words; and what its models write."""
 
     result: dict[str, Any]
     words: str
+    samples: "list[Sample]"
 
 
 @with_knobs(**RUN_COMMAND)
@@ -83,10 +85,10 @@ def run(
     done = _finish(folder, config, quiet)
     if done is None:
         return None
-    written, shown = _written(folder, local, quiet)
+    shown = _written(folder, done, local, quiet)
     rows, words = _write_bounds(folder) if bounds else ([], [])
     result = {**done.result, **({"bounds": rows} if bounds else {})}
-    result = {**result, "samples": written}
+    result = {**result, "samples": [row._asdict() for row in done.samples]}
     return show(as_json, result, "\n".join([done.words, *shown, *words]))
 
 
@@ -99,24 +101,20 @@ def _without_mixing(config: RunConfig) -> RunConfig:
     return local
 
 
-def _written(
-    folder: Path, local: RunConfig | None, quiet: bool
-) -> tuple[list[dict[str, str]], list[str]]:
-    """Return what the mean model of a finished run writes, as values and in words; train the clients alone for `local`."""
-    from deca_lab.lab.samples import in_words, samples
+def _written(folder: Path, done: Finished, local: RunConfig | None, quiet: bool) -> list[str]:
+    """Return what the mean model of a finished run writes, in words; train the clients alone for `local`."""
+    from deca_lab.lab.samples import in_words
 
     words, beside = [], []
     if local is not None:
         speaker(quiet)("the same clients, each alone ...")
-        _finish(folder / "alone", local, quiet)
+        alone = _finish(folder / "alone", local, quiet, "0")
         words.append(_draw_both(folder))
-        beside = samples(folder / "alone", "0")
-    rows = samples(folder) if (folder / "checkpoint.safetensors").exists() else []
-    if rows:
-        words.append(
-            f"what the model writes after a start that it has not seen:\n{in_words(rows, beside)}"
-        )
-    return [row._asdict() for row in rows], words
+        beside = alone.samples if alone else []
+    if done.samples:
+        what = "what the model writes after a start that it has not seen"
+        words.append(f"{what}:\n{in_words(done.samples, beside)}")
+    return words
 
 
 def _draw_both(folder: Path) -> str:
@@ -163,9 +161,15 @@ def _fresh_folder(method: str) -> Path:
     return next(path for path in (stem, *again) if not path.exists())
 
 
-def _finish(folder: Path, config: RunConfig | None, quiet: bool) -> Finished | None:
-    """Run or resume, then write the report; return what there is to say where this process has the history."""
+def _finish(
+    folder: Path, config: RunConfig | None, quiet: bool, client: str = "mean"
+) -> Finished | None:
+    """Run or resume, then write the report; return what there is to say where this process has the history.
+
+    The samples are what `client` writes.
+    """
     from deca_lab.lab import glance, progress, runs
+    from deca_lab.lab.samples import for_report
     from deca_lab.network import processes
     from deca_lab.pictures import report
 
@@ -185,7 +189,8 @@ def _finish(folder: Path, config: RunConfig | None, quiet: bool) -> Finished | N
             )
     if done is None:
         return None
-    page, summary = report.write(done, folder), done.summary
+    written = for_report(folder, client)
+    page, summary = report.write(done, folder, written), done.summary
     for note in summary["notes"]:  # what was guessed and dropped
         say(f"note: {note}")
     seconds = float(done.timings["seconds"].iloc[-1])
@@ -194,7 +199,7 @@ def _finish(folder: Path, config: RunConfig | None, quiet: bool) -> Finished | N
         f"{glance.seconds(done.timings)}\nreport: {page}\n{glance.outcome(summary)}"
     )
     result = {"folder": folder, "report": page, "seconds": seconds, "summary": summary}
-    return Finished(result, words)
+    return Finished(result, words, written)
 
 
 def _write_bounds(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:

@@ -10,8 +10,9 @@ import torch
 from deca_lab.algorithm.stacking import Params
 from deca_lab.errors import check
 from deca_lab.lab.export import trained_model
-from deca_lab.lab.objects import NOTHING
-from deca_lab.lab.sources import read_texts
+from deca_lab.lab.objects import NOTHING, with_objects
+from deca_lab.lab.runs import read_config
+from deca_lab.lab.sources import foreign, read_texts
 from deca_lab.models.causal_lm import Logits, logits_of
 from deca_lab.text.prompts import ANSWER_CUE, evenly
 from deca_lab.text.tokens import BYTES, end_of_text, is_bytes, tokenize
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 START, LENGTH = 60, 64  # characters of a row that are given, at most, and tokens that are written
+FEW = 1, 24  # rows and tokens where the model may be large: each token is a forward pass
 
 
 class Sample(NamedTuple):
@@ -42,8 +44,10 @@ def samples(
     `export_model`.
     """
     check(count >= 1 and length >= 1, "count, length", (count, length), "at least 1")
+    if read_config(folder).task == "classify":
+        return []
     (config, model, params, *_), which = trained_model(folder, client)
-    if config.task == "classify" or not (is_bytes(which) or hasattr(which, "decode")):
+    if not (is_bytes(which) or hasattr(which, "decode")):
         return []
     corpus, _, split, *_ = read_texts(config, NOTHING)
     rows = split.test[evenly(torch.from_numpy(corpus.labels[split.test]), count)]
@@ -61,6 +65,17 @@ def samples(
         for of in ({}, params)
     )
     return [Sample(*row) for row in zip(starts, answers, *written, strict=True)]
+
+
+def for_report(folder: Path | str, client: str = "mean") -> list[Sample]:
+    """Return the samples that a finished run shows unasked: few and short ones of a model of any size.
+
+    None where there is no checkpoint, or where the run was given objects, which a folder does not hold.
+    """
+    config = read_config(folder)
+    if with_objects(config) or not Path(folder, "checkpoint.safetensors").exists():
+        return []
+    return samples(folder, client, *(FEW if foreign(config) else ()))
 
 
 @torch.no_grad()

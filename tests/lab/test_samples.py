@@ -1,10 +1,13 @@
 """What models write, compared with the `generate` of transformers; and what a run's folder says of before and after."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from cases import cases
+from command import deca_lab
+from markupsafe import escape
 
 from deca_lab.errors import BadInput
 from deca_lab.lab.export import export_model
@@ -85,6 +88,20 @@ def test_bytes_that_are_no_text_become_marks():
 
 
 @pytest.mark.slow
+def test_a_report_shows_them_and_does_without_a_checkpoint(folder, capsys, tmp_path):
+    copy, heading = tmp_path / "run", '<section id="written">'
+    shutil.copytree(folder, copy)
+    assert deca_lab(capsys, "report", copy).code == 0
+    page = (copy / "report.html").read_text(encoding="utf-8")
+    assert heading in page
+    for row in samples(folder):
+        assert escape(row.start) in page
+        assert escape(row.after) in page
+    (copy / "checkpoint.safetensors").unlink()
+    assert deca_lab(capsys, "report", copy).code == 0
+    assert heading not in (copy / "report.html").read_text(encoding="utf-8")
+
+
 def test_words_name_who_wrote_what(folder):
     (row,) = samples(folder, count=1, length=4)
     assert [line.split()[0] for line in in_words([row]).splitlines()] == [
