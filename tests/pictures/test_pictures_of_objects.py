@@ -84,8 +84,8 @@ def test_the_page_of_a_fit_speaks_of_its_loss(fitted, tmp_path):
         "IID",
         "rows",
     ):
-        assert not re.search(
-            rf"\b{word}\b", re.sub(r"<(style|script)[^>]*>.*?</\1>", "", text, flags=re.DOTALL)
+        assert not re.search(  # the doctor, in <pre>, speaks of W's rows
+            rf"\b{word}\b", re.sub(r"<(style|script|pre)[^>]*>.*?</\1>", "", text, flags=re.DOTALL)
         ), word
     assert not re.search(r"<(td|p|h2|b|figcaption|pre)>\s*</\1>", text)
     assert {file.stem for file in tmp_path.glob("*.png")} == set(WITHOUT)
