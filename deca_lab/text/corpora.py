@@ -14,6 +14,7 @@ import numpy as np
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.text import columns, in_memory, instructions, markov, stdlib_text, tables
 from deca_lab.text import village as villagers
+from deca_lab.text.shakespeare import speeches
 from deca_lab.text.stdlib_text import LabelledTexts, paragraphs, unlike
 
 
@@ -128,6 +129,12 @@ def _instructions(seed: int) -> Corpus:
     return from_rows("instructions", rows, (f"generated with seed {seed}",))
 
 
+@lru_cache(maxsize=1)
+def _shakespeare(seed: int) -> Corpus:
+    """Speeches of eight people in Shakespeare's plays, label = who speaks."""
+    return from_rows("shakespeare", speeches())
+
+
 @lru_cache(maxsize=4)
 def _village(seed: int) -> Corpus:
     """Eight villagers who each write one kind of text (weather, recipes, letters ...), of known entropy."""
@@ -143,6 +150,7 @@ CORPORA: dict[str, Callable[[int], Corpus]] = {  # a seed, which only generated 
     "topics": _embedded("topics", stdlib_text.topics, unlike),
     "markov": generated,
     "instructions": _instructions,
+    "shakespeare": _shakespeare,
     "village": _village,
 }
 
