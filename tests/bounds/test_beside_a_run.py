@@ -146,7 +146,6 @@ def test_the_command_writes_the_table_and_the_picture(capsys, tmp_path):
     assert said.code == 0
     assert "disagreement of the active block: holds, tightness" in said.out
     table = pd.read_csv(tmp_path / "run" / "bounds.csv")
-    assert (
-        table["verdict"].tolist() == ["holds"] * 8
-    )  # four of them the gradient, with more and more of it seen
+    # five of them the gradient, with more and more of it seen, the curvature last
+    assert table["verdict"].tolist() == ["holds"] * 9
     assert (tmp_path / "run" / "bounds.png").stat().st_size > 1000

@@ -81,10 +81,10 @@ def test_pages_are_written_for_the_lessons_that_are_named(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_no_slide_is_larger_than_a_screen_and_every_formula_is_set(browser, tmp_path):
-    over, sections = [], 0
+    over, errors, sections = [], [], 0
     for path in slides(tmp_path / "out"):
         page = browser.new_page(viewport={"width": 1280, "height": 720})
-        page.on("pageerror", over.append)
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(path.as_uri())
         page.wait_for_function(
             "() => window.MathJax?.startup?.promise?.then(() => true)", timeout=120_000
@@ -97,7 +97,7 @@ def test_no_slide_is_larger_than_a_screen_and_every_formula_is_set(browser, tmp_
             path.stem,
         )
         page.close()
-    assert over == []
+    assert over == errors == []
     assert sections > 300
 
 

@@ -127,6 +127,7 @@ def test_killed_and_resumed_gives_the_same_bits(tmp_path):
         **SMALL,
         "inner_steps": 24,
         "checkpoint_every": 1,
+        "eval_share": 1.0,  # the command line has a default of its own
     }  # far from its end when it is killed
     runs.run(RunConfig(**knobs), tmp_path / "whole")
     killed = tmp_path / "killed"
