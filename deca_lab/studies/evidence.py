@@ -41,12 +41,15 @@ def interval(gaps: np.ndarray, confidence: float = 1 - LEVEL) -> tuple[float, fl
 
 
 def p_above(gaps: np.ndarray, line: float) -> float:
-    """Return Student's p of "the mean is at most `line`", one-sided: small where it lies above."""
+    """Return Student's p of "the mean is at most `line`", one-sided: small where it lies above.
+
+    Gaps that are equal on every seed, as counted scores can be, have no spread to judge by: then it is the sign test's p.
+    """
     from scipy.stats import t
 
     away, error = mean(gaps) - line, _error(gaps)
-    if error == 0:  # equal on every seed, to the bit
-        return 0.0 if away > 0 else 1.0
+    if error == 0:
+        return 0.5 ** len(gaps) if away > 0 else 1.0
     return float(t.sf(away / error, len(gaps) - 1))
 
 

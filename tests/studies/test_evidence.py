@@ -5,6 +5,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 from cases import cases
+from scipy import stats
 
 from deca_lab.errors import BadInput
 from deca_lab.studies import evidence as ev
@@ -44,6 +45,16 @@ def test_one_side_alone_shows_no_equality():
     far = np.array([2.0, 2.1, 1.9, 2.05])  # surely above -1, surely not below 1
     assert ev.p_equal(far, 1.0) > 0.99
     assert ev.p_equal(-far, 1.0) > 0.99
+
+
+@pytest.mark.parametrize("seeds", [2, 5, 10])
+def test_equal_gaps_are_judged_by_their_signs_not_by_a_spread_of_nothing(seeds):
+    gaps = np.full(seeds, -1 / 32)
+    wins = stats.binomtest(seeds, seeds, alternative="greater").pvalue
+    assert ev.p_above(-gaps, 0.0) == wins
+    assert ev.p_above(gaps, 0.0) == 1.0
+    (row,) = ev.weigh([Case(gaps)])
+    assert row["verdict"] == ("disagree" if seeds > 5 else "undecided")
 
 
 def test_signs_are_every_flip_by_hand():
@@ -136,7 +147,8 @@ TIGHT = np.array([0.01, -0.01, 0.02, -0.02, 0.015])
         (-0.1 + TIGHT, 0.1, True, "undecided"),
         (-0.1 + 10 * TIGHT, 0.1, True, "undecidable"),
         (np.zeros(5), 0.1, False, "equal"),
-        (np.ones(5), 0.1, False, "agree"),
+        (np.ones(5), 0.1, False, "undecided"),  # 2 / 2**5 is above 5 %
+        (np.ones(10), 0.1, False, "agree"),
         (np.ones(1), 0.1, False, "undecided"),
         (np.ones(0), 0.1, False, "undecided"),
     ],
