@@ -149,6 +149,7 @@ def test_a_run_writes_its_folder_and_resumes_and_exports(capsys, tmp_path):
     assert deca_lab(capsys, "report", out).code == 0
 
 
+@pytest.mark.slow
 def test_exported_mean_model_has_the_loss_that_the_run_reported(capsys, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM

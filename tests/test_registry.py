@@ -46,6 +46,7 @@ def hub_and_chain(n, spec):
     return nx.compose(nx.path_graph(n), nx.star_graph(n - 1))
 
 
+@pytest.mark.slow
 def test_a_topology_of_ones_own_is_in_the_list_and_gives_the_same_run_as_its_matrix(
     capsys, tmp_path
 ):

@@ -81,6 +81,7 @@ OURS = [name for name in METHODS if name != "decaf"]
 
 
 @cases("knobs", [*({"method": name} for name in OURS), *TALKING])
+@pytest.mark.slow
 def test_a_step_stays_on_its_device_and_reads_nothing(knobs):
     states = steps(laid("meta", **knobs))
     assert all(losses.device.type == "meta" for _, losses in states)

@@ -129,6 +129,7 @@ def test_the_left_side_is_the_mean_squared_gradient_by_autograd():
     np.testing.assert_allclose(dp.deca_predictable(land, S).lhs, want, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_broken_deca_itself_is_not_covered():
     assert dp.broken().verdict.startswith("fails at step that moves")
 

@@ -138,6 +138,7 @@ def test_a_used_folder_is_refused_before_anything_is_read(capsys, tmp_path, monk
     assert read == []
 
 
+@pytest.mark.slow
 def test_an_export_into_a_used_folder_does_not_speak_of_runs(capsys, tmp_path):
     from deca_lab.lab.export import default_out, export_model
 

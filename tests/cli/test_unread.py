@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pandas as pd
 import pytest
-from cases import cases
+from cases import cases, quick
 from command import SMALL, deca_lab, options
 from typer.testing import CliRunner
 
@@ -80,7 +80,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", quick(COMMANDS))
 def test_every_knob_of_every_command_is_honoured_or_refused(command, caught, tmp_path):
     honoured = 0
     for f in fields(RunConfig):

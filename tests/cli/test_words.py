@@ -87,6 +87,7 @@ def test_one_method_is_compared_with_nobody_and_two_are(capsys, result, tmp_path
     assert two["differences"][0]["low"] is None  # one seed has no interval
 
 
+@pytest.mark.slow
 def test_quiet_says_nothing_on_the_way(capsys, tmp_path):
     said = deca_lab(capsys, "run", "--quiet", *options(out=tmp_path / "run", **SMALL))
     assert (said.code, said.err) == (0, "")

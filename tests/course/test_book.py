@@ -234,6 +234,7 @@ DEFAULTS = {
 
 
 @cases("name", DEFAULTS)
+@pytest.mark.slow
 def test_the_first_picture_says_what_the_widget_says(name, monkeypatch):
     monkeypatch.setenv("DECA_LAB_WIDGETS", "off")
     pictures, [(file, words)] = stills.frames_of(

@@ -162,6 +162,7 @@ def test_there_is_enough_to_say(exercise):
 
 
 @every
+@pytest.mark.slow
 def test_no_answer_makes_a_check_raise(exercise):
     for answer in ODD:
         said = ex.check(named(exercise.name, lambda *args, answer=answer: answer))

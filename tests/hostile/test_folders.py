@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+from cases import quick
 from harness import CONFIG, SAME, bits, copied, outcome
 
 from deca_lab import files
@@ -33,7 +34,7 @@ READERS = {"report": (), "clock": ()}
 TABLES = [name for name in history.FILES if name != "config.json"]
 
 
-@pytest.mark.parametrize("command", READERS)
+@pytest.mark.parametrize("command", quick(READERS))
 def test_a_damaged_table_is_named_whatever_the_damage(whole, tmp_path, capsys, command):
     folder = copied(whole, tmp_path / "run")
     for name in TABLES:

@@ -56,6 +56,7 @@ def test_own_files_are_recipes_too(tmp_path):
     assert recipe(str(tmp_path / "config.json")) == config
 
 
+@pytest.mark.slow
 def test_every_config_of_a_run_replays(tmp_path):
 
     runs.run(RunConfig(**SMALL), tmp_path / "one")

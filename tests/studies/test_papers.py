@@ -199,6 +199,7 @@ def steps():
 
 
 @cases("name", ARMS)
+@pytest.mark.slow
 def test_every_arm_has_the_same_inner_steps(name, steps):
     assert steps(config_of(name)) == 96
     assert steps(config_of(name, steps=36)) == 36
