@@ -12,7 +12,7 @@ from deca_lab.cli.unread import require_alone, require_read
 from deca_lab.cli.words import JSON, QUIET, show, speaker
 from deca_lab.errors import check
 from deca_lab.files import require_new, write_whole
-from deca_lab.methods import resolve
+from deca_lab.methods import METHODS, resolve
 from deca_lab.runconfig import RUN_COMMAND, RunConfig
 
 if TYPE_CHECKING:
@@ -94,8 +94,13 @@ def run(
 
 def _without_mixing(config: RunConfig) -> RunConfig:
     """Return the config of the same clients, each alone; raise BadInput where the method has no such twin."""
+    from deca_lab.network.meeting import number_of
+
     allowed = "a method that trains block by block with mixing, such as deca"
-    check(config.method.startswith("deca"), "--alone beside --method", config.method, allowed)
+    another = {"adapter", "blocks", "topology"}.intersection(METHODS[config.method].fixed)
+    check(not another, "--alone beside --method", config.method, allowed)
+    ranks = number_of("WORLD_SIZE", 1, "1")
+    check(ranks == 1, "--alone beside WORLD_SIZE", ranks, "1: clients alone need no processes")
     local = replace(config, method="local")
     resolve(local)
     return local

@@ -21,10 +21,19 @@ def test_a_run_beside_the_same_clients_alone(capsys, tmp_path):
     assert {"start", "really", "before", "after"} == set(rows[0])
 
 
+def test_processes_are_refused_for_only_the_first_would_go_on(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = deca_lab(capsys, "run", "--alone")
+    assert said.code == 2
+    assert "--alone beside WORLD_SIZE = 2 cannot be used" in said.err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["--method", "d-sgd"], "--alone beside --method = 'd-sgd' cannot be used"),
+        (["--method", "decaf"], "--alone beside --method = 'decaf' cannot be used"),
+        (["--method", "local"], "--alone beside --method = 'local' cannot be used"),
         (["--moments", "keep", "--feedback", "downhill"], "feedback = 'downhill' contradicts"),
         (["--dry-run"], "left out with --dry-run"),
         (["--resume", "o"], "left out with --resume"),
