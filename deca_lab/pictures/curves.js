@@ -46,6 +46,7 @@
   function draw() {
     const width = home.clientWidth;
     if (!width) return; // folded away
+    const chosen = at === null ? null : stops[at][0]; // a new width must not take the reading away
     const height = Math.max(240, Math.min(400, width * 0.55)), left = 58, bottom = 44, top = 10, right = 12;
     const { label, log } = data.measures[measure.selectedIndex];
     const put = v => v === null ? null : log ? (v > 0 ? Math.log10(v) : null) : v;
@@ -58,7 +59,7 @@
     chart.setAttribute("width", width);
     chart.setAttribute("height", height);
     chart.setAttribute("aria-label", `${label} against ${axis.value}: ${lines.map(line => line.name).join(", ")}`);
-    if (!points.length) { stops = []; return; }
+    if (!points.length) { stops = []; at = null; return; }
     const range = i => { const v = points.map(p => p[i]), a = Math.min(...v), b = Math.max(...v); return a < b ? [a, b] : [a - Math.abs(a) / 10 - 1e-9, b + Math.abs(b) / 10 + 1e-9]; };
     const [x0, x1] = range(0), [y0, y1] = range(1);
     const X = v => left + (v - x0) / (x1 - x0) * (width - left - right), Y = v => height - bottom - (v - y0) / (y1 - y0) * (height - bottom - top);
@@ -81,6 +82,8 @@
     mark = make("svg:line", chart, { class: "mark", y1: top, y2: height - bottom, visibility: "hidden" });
     stops = [...new Set(lines.flatMap(line => line.x))].filter(v => v !== null).sort((a, b) => a - b).map(v => [v, X(v)]);
     at = null;
+    const again = stops.findIndex(stop => stop[0] === chosen);
+    if (again >= 0) read(again);
   }
 
   function read(index) {
