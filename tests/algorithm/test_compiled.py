@@ -209,7 +209,9 @@ def test_a_compiled_run_is_the_stacked_one_and_resumes_to_the_bit(tmp_path):
     torch.testing.assert_close(
         *(torch.tensor(h.metrics[columns].to_numpy()) for h in (whole, stacked)), rtol=1e-9, atol=0
     )
-    assert whole.summary["memory"]["measured_peak"] == stacked.summary["memory"]["measured_peak"]
+    graphs, plain = (h.summary["memory"] for h in (whole, stacked))
+    late = graphs["weights"]  # what making a graph leaves behind is freed when Python comes to it
+    assert 0 <= graphs["measured_peak"] - plain["measured_peak"] <= late
     assert "engine compiled: 1 graphs" in whole.summary["notes"][-1]
     half = subprocess.run(
         [sys.executable, "-c", HALF, config.to_json(), str(tmp_path / "half")], check=False
