@@ -4,7 +4,7 @@ An engine differentiates one matrix X (N, D), the active block; the rest of the 
 backward pass stops where the block's own part of the graph ends.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -54,15 +54,21 @@ def looped(loss: Loss) -> Gradients:
     """Return the engine that takes the clients one after another, each through plain autograd."""
 
     def gradients(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
-        losses, rows = [], []
+        losses, g = [], torch.empty_like(x)
         for i in range(len(x)):
-            leaf = x[i : i + 1].detach().requires_grad_()
-            value = loss({**client(rest, i), **client(unflatten(leaf, where), 0)}, _of(batch, i))
+            own = client(unflatten(x[i : i + 1], where), 0)
+            leaves = {n: p.detach().requires_grad_() for n, p in own.items()}
+            value = loss({**client(rest, i), **leaves}, _of(batch, i))
             losses.append(value.detach())
-            rows.append(torch.autograd.grad(value, leaf)[0])
-        return torch.stack(losses), torch.cat(rows)
+            _join(torch.autograd.grad(value, list(leaves.values()), materialize_grads=True), g[i])
+        return torch.stack(losses), g
 
     return gradients
+
+
+def _join(parts: Sequence[Tensor], row: Tensor) -> None:
+    """Write one client's gradients into its row (D,), which is all that is held of them beside the parts."""
+    torch.cat([part.flatten() for part in parts], out=row)
 
 
 def in_model(own: Mapping[str, Tensor]) -> Engine:
@@ -76,7 +82,7 @@ def in_model(own: Mapping[str, Tensor]) -> Engine:
             x: Tensor, where: Layout, rest: Params, batch: Batch
         ) -> tuple[Tensor, Tensor]:
             before = {name: p.data for name, p in own.items()}
-            losses, rows = [], []
+            losses, g = [], torch.empty_like(x)
             try:
                 for i in range(len(x)):
                     values = {**client(rest, i), **client(unflatten(x[i : i + 1], where), 0)}
@@ -84,13 +90,12 @@ def in_model(own: Mapping[str, Tensor]) -> Engine:
                         own[name].data = value.detach()
                     leaves = [own[name] for name in where.names]
                     value = loss({name: own[name] for name in values}, _of(batch, i))
-                    grads = torch.autograd.grad(value, leaves)
                     losses.append(value.detach())
-                    rows.append(torch.cat([g.flatten() for g in grads]))
+                    _join(torch.autograd.grad(value, leaves), g[i])
             finally:
                 for name, data in before.items():
                     own[name].data = data
-            return torch.stack(losses), torch.stack(rows)
+            return torch.stack(losses), g
 
         return gradients
 

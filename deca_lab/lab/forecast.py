@@ -15,7 +15,8 @@ from deca_lab.algorithm.gradients import Engine
 from deca_lab.algorithm.loop import Plan
 from deca_lab.errors import BadInput
 from deca_lab.lab import ledger
-from deca_lab.lab.prepare import Groundwork, assembled, engine_of
+from deca_lab.lab.metrics import each, gradient_norm
+from deca_lab.lab.prepare import Groundwork, Lab, assembled, engine_of
 from deca_lab.models.four_bit import stored_bytes
 from deca_lab.network.processes import ALONE, World
 from deca_lab.runconfig import RunConfig
@@ -56,7 +57,7 @@ def forecast_of(ground: Groundwork, world: World = ALONE) -> Forecast:
     """Return the forecast of a run, for this process's clients; no weight is read."""
     lab = assembled(ground, world, shapes_alone=True)
     engine = engine_of(ground.config, lab.model, once=True)
-    return forecast(lab.plan, engine, stored_bytes(lab.model).total)
+    return forecast(lab.plan, engine, stored_bytes(lab.model).total, measuring(lab))
 
 
 def require_room(known: Forecast, free: int | None, ground: Groundwork) -> None:
@@ -110,9 +111,13 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def forecast(plan: Plan, engine: Engine, model: int) -> Forecast:
-    """Return the forecast of a plan laid out on device "meta"; `model` is the bytes of the model as it is loaded."""
+def forecast(plan: Plan, engine: Engine, model: int, measured: int) -> Forecast:
+    """Return the forecast of a plan laid out on device "meta"; `model` is the bytes of the model as it is loaded.
+
+    `measured` is what a measurement holds beside the clients' weights.
+    """
     memory = ledger.memory(plan)
+    resting = memory.weights + ledger.kept(plan)
     gradients = {k: activations(plan, engine, k) for k in _hardest(plan)}
     at_gradient = max(
         ledger.in_hand(plan, plan.layouts[k].width) + some for k, some in gradients.items()
@@ -121,8 +126,8 @@ def forecast(plan: Plan, engine: Engine, model: int) -> Forecast:
         model,
         memory.peak,
         max(gradients.values()),
-        model + max(memory.peak, memory.weights + ledger.kept(plan) + at_gradient),
-        memory.weights + ledger.kept(plan),
+        model + max(memory.peak, resting + max(at_gradient, measured)),
+        resting,
         int(ledger.traffic(plan).sum()),
     )
 
@@ -149,6 +154,18 @@ def activations(plan: Plan, engine: Engine, k: int) -> int:
     with meter:
         engine(plan.problem.loss)(x, plan.layouts[k], rest, plan.problem.batches(0))
     return meter.most - x.nbytes
+
+
+def measuring(lab: Lab) -> int:
+    """Return the most bytes that live while the mean model's gradient is computed, the mean model's among them."""
+    start, probe = lab.plan.problem.start, lab.probe
+    centre = {n: torch.empty(p.shape[1:], dtype=p.dtype, device="meta") for n, p in start.items()}
+    some = each(probe.train, lambda t: t[:1, : probe.rows_back].to("meta"))
+    meter = ShapesAlone()
+    meter.watch(list(centre.values()))
+    with meter:
+        gradient_norm(lab.plan.problem.loss, centre, some, probe.rows_back)
+    return meter.ever
 
 
 class ShapesAlone(ledger.Meter):

@@ -10,6 +10,7 @@ from torch import Tensor
 from deca_lab.algorithm import stacking
 from deca_lab.algorithm.gradients import Batch, Loss, Map, length, losses, pieces
 from deca_lab.algorithm.stacking import Params
+from deca_lab.text.heterogeneity import square
 from deca_lab.text.scoring import LOSS, Scores
 
 ROWS = 8  # examples that a forward pass takes at once from each client
@@ -24,6 +25,9 @@ class Probe(NamedTuple):
     score: Scores = lambda params: {}  # on the common test set
     validation_score: Scores = lambda params: {}
     rows: int = ROWS  # examples of a client that are read at once
+    rows_back: int = (
+        4 * ROWS
+    )  # examples whose way back is kept at once, for the mean model's gradient
 
 
 class Measurement(NamedTuple):
@@ -106,7 +110,7 @@ def measure(
         clients=on_test("client_test", params).tolist(),
         own=own_losses(loss, params, probe.own, over, probe.rows).tolist(),
         consensus=[stacking.consensus_distance(x) for x in blocks],
-        gradient_norm=gradient_norm(loss, centre, probe.train, probe.rows),
+        gradient_norm=gradient_norm(loss, centre, probe.train, probe.rows_back),
         scores={
             f"{of}_{name}": float(value.mean())
             for of, row in scores.items()
@@ -138,8 +142,9 @@ def one_by_one(score: Scores) -> Scores:
 
 def mean_model(params: Params) -> Params:
     """Return the mean over clients, summed in float32 at least."""
-    wide = {n: p.float() if p.element_size() < 4 else p for n, p in params.items()}
-    return {n: p.to(params[n].dtype) for n, p in stacking.mean(wide).items()}
+    return {
+        n: (p.float() if p.element_size() < 4 else p).mean(0).to(p.dtype) for n, p in params.items()
+    }
 
 
 def common_losses(
@@ -169,15 +174,11 @@ def each(data: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     return tuple(each(part, change) for part in data) if isinstance(data, tuple) else change(data)
 
 
-def gradient_norm(loss: Loss, params: Params, data: Batch, rows: int = ROWS) -> float:
-    """Return the norm of the gradient at one model of the mean loss over all clients' data (N, n, ...)."""
+def gradient_norm(loss: Loss, params: Params, data: Batch, rows: int = 4 * ROWS) -> float:
+    """Return the norm of the gradient at one model of the mean loss over all clients' data (N, n, ...), `rows` at once."""
     leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
     pooled = each(data, lambda t: t.flatten(0, 1))
-    total = [torch.zeros_like(p) for p in leaves.values()]
-    for chunk in pieces(pooled, 4 * rows):
-        value = loss(leaves, chunk) * (length(chunk) / length(pooled))
-        total = [
-            t + g
-            for t, g in zip(total, torch.autograd.grad(value, list(leaves.values())), strict=True)
-        ]
-    return math.sqrt(sum(float(g.double().square().sum()) for g in total))
+    for chunk in pieces(pooled, rows):  # torch adds the gradients up in the leaves, one a tensor
+        share = length(chunk) / length(pooled)
+        torch.autograd.backward(loss(leaves, chunk) * share, inputs=list(leaves.values()))
+    return math.sqrt(sum(square(p.grad.flatten()) for p in leaves.values() if p.grad is not None))

@@ -140,7 +140,8 @@ def assembled(ground: Groundwork, world: World = ALONE, shapes_alone: bool = Fal
     _require_head(config, texts, model, cut)
     task = task_of(config, texts, model, device)
     trained = {name: values[name] for block in cut for name in block.names}
-    problem, probe = _problem(task, trained, world, shapes_alone), _probe(task, config)
+    problem = _problem(task, trained, world, shapes_alone)
+    probe = _probe(task, config, problem.clients)
     laid, failing = planned(config, problem, cut, topo, objects.optimiser, world)
     spread = None if shapes_alone else start_spread(laid, config, model, world)
     kind = laid.channel.like.device.type
@@ -191,13 +192,14 @@ def _problem(
     return Problem(stacking.replicate(trained, mine.stop - mine.start), task.loss, batches)
 
 
-def _probe(task: tasks.Task, config: RunConfig) -> Probe:
-    """Return what every measurement reads; a measurement keeps no graph, so it reads a few more rows than a step."""
-    scores = (task.score, task.validation_score)
+def _probe(task: tasks.Task, config: RunConfig, clients: int) -> Probe:
+    """Return what every measurement reads; a loss keeps no graph, so it reads a few more rows than a step, a gradient no more."""
+    scores, rows = (task.score, task.validation_score), config.micro_batch or config.batch
+    together = clients
     if engine_kind(config.engine).over is in_turn:
-        scores = (one_by_one(task.score), one_by_one(task.validation_score))
-    rows = min(8, 2 * (config.micro_batch or config.batch))
-    return Probe(task.test, task.own, task.train, *scores, rows)
+        scores, together = (one_by_one(task.score), one_by_one(task.validation_score)), 1
+    at_once = min(8, 2 * rows), min(32, rows * together)
+    return Probe(task.test, task.own, task.train, *scores, *at_once)
 
 
 def task_of(
@@ -462,7 +464,10 @@ def start_spread(
     where = stacking.layout(problem.start, list(problem.start))
     widest = max(block.width for block in laid.layouts)
     batch, n = problem.batches(0), problem.clients
-    rows = max(2, n * widest // where.width)  # two, so that a model that cannot be stacked shows
+    least = (
+        1 if engine_kind(config.engine).over is in_turn else 2
+    )  # a model must show that it can be stacked
+    rows = max(least, n * widest // where.width)
     gradients = engine_of(config, model, once=True)(problem.loss)
 
     def some(first: int) -> Tensor:

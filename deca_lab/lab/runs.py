@@ -240,7 +240,10 @@ def _go(
     seen = lab.world.rank == 0
     whole = gathered_state(lab.world, state) if state.step == 0 else state
     if state.step == 0 and seen:
-        _note(lab, whole, record, began)
+        meter.watch(_held(whole))
+        with meter:  # a measurement may hold more than a step
+            _note(lab, whole, record, began)
+        record.whole_bytes = meter.ever
     while state.step < lab.plan.steps and not record.stopped:
         state, own = _stepped(lab, steps, state, meter, record)
         losses = _everybodys(lab, own).cpu()  # all that a step reads from the device

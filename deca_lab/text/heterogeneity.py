@@ -64,15 +64,15 @@ class Spread(NamedTuple):
     @property
     def share(self) -> float:
         """zeta^2 / ||gbar||^2; infinite where the mean gradient vanishes and the clients' do not."""
-        square = float(self.mean.double().square().sum())
-        return self.zeta2 / square if square > 0 else (float("inf") if self.zeta2 > 0 else 0.0)
+        of_mean = square(self.mean)
+        return self.zeta2 / of_mean if of_mean > 0 else (float("inf") if self.zeta2 > 0 else 0.0)
 
     def over(self, total: Callable[[Tensor], Tensor]) -> "Spread":
         """Return the spread of the clients of all processes, by the `total` of a tensor over them."""
         own = self.mean.new_tensor([self.clients, 0.0], dtype=torch.float64)
         clients = round(float(total(own.clone())[0]))
         mean = total(self.mean * (self.clients / clients))
-        moved = float((self.mean - mean).double().square().sum())
+        moved = square(self.mean - mean)
         own[1] = self.squares + self.clients * moved
         return Spread(clients, mean, float(total(own)[1]))
 
@@ -127,15 +127,22 @@ def share_of_most(divergence: float, shape: tuple[int, ...]) -> float:
 
 
 def spread(parts: Iterable[Tensor]) -> Spread:
-    """Return the spread of gradients (n, D) that come a few clients at a time (Chan, Golub and LeVeque 1983)."""
+    """Return the spread of gradients (n, D) that come a few clients at a time (Welford 1962).
+
+    One row after another: a row may be a whole model's, and little else is held than those that came, and their mean.
+    """
     count, mean, squares = 0, torch.zeros(0), 0.0
     for rows in parts:
-        wide = rows.float() if rows.element_size() < 4 else rows
-        middle = wide.mean(0)
-        squares += float((wide - middle).square().sum(dtype=torch.float64))
-        apart = middle - mean if count else middle
-        both = count + len(rows)
-        squares += float(apart.double().square().sum()) * count * len(rows) / both
-        mean = mean + apart * (len(rows) / both) if count else middle
-        count = both
+        for row in rows:
+            apart = (row.float() if row.element_size() < 4 else row).clone()
+            mean = mean if count else torch.zeros_like(apart)
+            apart, count = apart.sub_(mean), count + 1
+            squares += square(apart) * (count - 1) / count
+            mean.add_(apart, alpha=1 / count)
+        del rows, row, apart  # before the next are made
     return Spread(count, mean, squares)
+
+
+def square(row: Tensor) -> float:
+    """Return || row ||^2, summed in float64, without a float64 copy of the row."""
+    return float(sum(part.double().square().sum() for part in torch.split(row, 1 << 20)))

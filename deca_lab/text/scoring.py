@@ -26,11 +26,11 @@ def _mapped(read: Callable[..., Tensor], params: Params, *parts: Tensor) -> Tens
 
 def classify(
     logits: Logits, params: Params, examples: Examples, words: Sequence[Sequence[int]]
-) -> Tensor:
-    """Return every client's label (N, n) of each example: the word that is likeliest as the answer.
+) -> tuple[Tensor, Tensor]:
+    """Return every client's label (N, n) of each example, the word that is likeliest as the answer, and its loss (N,).
 
-    A word's log-probability is the sum over its tokens. One forward pass serves all words that
-    agree but for their last token: letters of one token need a single pass.
+    A word's log-probability is the sum over its tokens; the loss is that of the true word, in nats a token, as a mean over
+    examples. One forward pass serves all words that agree but for their last token: letters of one token need a single pass.
     """
     heads = list(dict.fromkeys(tuple(word[:-1]) for word in words))
 
@@ -43,9 +43,12 @@ def classify(
             text = tokens.scatter(1, places[:, :-1], given)
             logs[head] = logits(mine, text[:, :-1])[rows, places - 1].log_softmax(-1)
         costs = [logs[tuple(w[:-1])][:, range(len(w)), list(w)].sum(-1) for w in words]
-        return torch.stack(costs, -1).argmax(-1)
+        return torch.stack(costs, -1)
 
-    return _mapped(read, params, examples.tokens, examples.answer_at)
+    logs = _mapped(read, params, examples.tokens, examples.answer_at)  # (N, n, W)
+    truth, lengths = examples.labels, examples.labels.new_tensor([len(word) for word in words])
+    true = logs.gather(-1, truth.expand(len(logs), -1)[..., None])[..., 0]
+    return logs.argmax(-1), -(true.double() / lengths[truth]).mean(1)
 
 
 def by_head(
@@ -75,18 +78,23 @@ def macro_f1(predictions: Tensor, truth: Tensor) -> Tensor:
     return f1.mean(1)
 
 
-def exact_match(logits: Logits, params: Params, examples: Examples) -> Tensor:
-    """Return each client's share (N,) of examples that greedy decoding answers token for token, the end included.
+def exact_match(logits: Logits, params: Params, examples: Examples) -> tuple[Tensor, Tensor]:
+    """Return each client's share (N,) of examples that greedy decoding answers token for token, and its loss (N,).
 
+    The end token is part of an answer. The loss is in nats a token of the answers, as a mean over examples.
     One forward pass tells: greedy decoding writes the answer exactly if the likeliest next token after the prompt and
     each beginning of the answer is the answer's own (induction over its tokens). With bytes, that is byte for byte.
     """
 
     def read(mine: Params, tokens: Tensor, counted: Tensor) -> Tensor:
-        hit = logits(mine, tokens[:, :-1]).argmax(-1) == tokens[:, 1:]
-        return (hit | ~counted).all(1)
+        out, targets = logits(mine, tokens[:, :-1]), tokens[:, 1:]
+        hit = ((out.argmax(-1) == targets) | ~counted).all(1)
+        costs = nn.functional.cross_entropy(out.flatten(0, 1), targets.flatten(), reduction="none")
+        cost = (costs.view(targets.shape) * counted).sum(1) / counted.sum(1).clamp(min=1)
+        return torch.stack([hit.to(cost.dtype), cost], -1)
 
-    return _mapped(read, params, examples.tokens, examples.counted).double().mean(1)
+    hits, costs = _mapped(read, params, examples.tokens, examples.counted).double().unbind(-1)
+    return hits.mean(1), costs.mean(1)
 
 
 def greedy(logits: Logits, params: Params, examples: Examples, end: int) -> Tensor:

@@ -109,7 +109,7 @@ class Task(NamedTuple):
     validation_score: Scores
     notes: tuple[str, ...] = ()  # what was left out or dropped, in plain words
     majority: float | None = None  # accuracy of always naming the test set's commonest label
-    readings: int = 1  # how often a measurement reads the test set: for the loss, and for scores
+    readings: int = 1  # how often a measurement reads the test set
 
 
 def lm(request: TaskRequest) -> Task:
@@ -164,10 +164,11 @@ def classify_task(request: TaskRequest) -> Task:
     require_tested(sets.test.labels, tuple(words))
 
     def score(params: Params, examples: Examples) -> dict[str, Tensor]:
-        return _hits(classify(logits, params, examples, tuple(words.values())), examples)
+        labels, loss = classify(logits, params, examples, tuple(words.values()))
+        return {**_hits(labels, examples), LOSS: loss}
 
     task = _task(request, sets, score, masked_loss(request.model), _pair)
-    readings = 1 + len({tuple(word[:-1]) for word in words.values()})
+    readings = len({tuple(word[:-1]) for word in words.values()})
     return task._replace(majority=_majority(sets.test), readings=readings)
 
 
@@ -218,9 +219,10 @@ def generate_task(request: TaskRequest) -> Task:
     sets = _sets(request, lambda rows: generation(corpus, rows, which, request.context))
 
     def score(params: Params, examples: Examples) -> dict[str, Tensor]:
-        return {"exact_match": exact_match(logits, params, examples)}
+        share, loss = exact_match(logits, params, examples)
+        return {"exact_match": share, LOSS: loss}
 
-    return _task(request, sets, score, masked_loss(request.model), _pair)._replace(readings=2)
+    return _task(request, sets, score, masked_loss(request.model), _pair)
 
 
 class TaskKind(NamedTuple):

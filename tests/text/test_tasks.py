@@ -196,9 +196,10 @@ def test_padding_changes_nothing(model, which, told):
     noise = torch.where(wide.tokens == 0, 77, wide.tokens)  # what the padding is does not matter
     first = stacking.client(params, 0)
     assert torch.allclose(loss(first, (noise, wide.counted)), loss(first, wide[:2]), atol=1e-6)
-    assert torch.equal(
-        scoring.exact_match(logits, params, wide), scoring.exact_match(logits, params, examples)
-    )
+    for one, two in zip(
+        *(scoring.exact_match(logits, params, of) for of in (wide, examples)), strict=True
+    ):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=0)
     with pytest.raises(BadInput, match="width = 5 cannot be used: it must be at least"):
         examples_.widen(examples, 5)
 
@@ -322,7 +323,7 @@ def test_predictions_are_those_of_each_model_alone(model, which, told):
     examples, ids = labelled(told, which, rows=np.arange(40))  # of many lengths
     assert len(examples.answer_at.unique()) > 4
     params = clients(model)
-    said = scoring.classify(causal_lm.logits_of(model), params, examples, ids)
+    said, _ = scoring.classify(causal_lm.logits_of(model), params, examples, ids)
     assert said.shape == (N, 40)
     for i in range(N):
         alone = plain(model, params, i)
@@ -336,7 +337,7 @@ def test_predictions_are_those_of_each_model_alone(model, which, told):
     assert said.unique().numel() > 1
     hidden = examples._replace(tokens=examples.tokens.clone())
     hidden.tokens[torch.arange(40), examples.answer_at] = 99  # the answer itself is not read
-    assert torch.equal(scoring.classify(causal_lm.logits_of(model), params, hidden, ids), said)
+    assert torch.equal(scoring.classify(causal_lm.logits_of(model), params, hidden, ids)[0], said)
     assert not said.requires_grad
 
 
@@ -350,7 +351,10 @@ def test_words_of_several_tokens_are_scored_whole(model, which):
     examples = examples_.classification(corpus, np.arange(12), which, CONTEXT, words)
     assert which.decode(examples.tokens[0][: examples.answer_at[0]]).endswith("\nlabel:")
     params, spans = clients(model), list(words.values())
-    predicted = scoring.classify(causal_lm.logits_of(model), params, examples, spans)
+    predicted, losses = scoring.classify(causal_lm.logits_of(model), params, examples, spans)
+    loss = tasks.masked_loss(model)  # of the true words
+    wanted = [float(loss(stacking.client(params, i), examples[:2])) for i in range(N)]
+    assert losses.tolist() == pytest.approx(wanted, rel=1e-5)
     sums = torch.zeros(N, 12, len(spans))
     for i in range(N):
         alone = plain(model, params, i)
@@ -471,10 +475,10 @@ def taught(which):
 def test_exact_match_is_transformers_greedy_decoding(taught):
     model, params, examples = taught
     logits = causal_lm.logits_of(model)
-    score, written = (
-        scoring.exact_match(logits, params, examples),
-        scoring.greedy(logits, params, examples, 1),
-    )
+    score, losses = scoring.exact_match(logits, params, examples)
+    written, loss = scoring.greedy(logits, params, examples, 1), tasks.masked_loss(model)
+    wanted = [float(loss(stacking.client(params, i), examples[:2])) for i in range(N)]
+    assert losses.tolist() == pytest.approx(wanted, rel=1e-5)
     steps = int(examples.counted.sum(1).max())
     assert written.shape == (N, len(examples.tokens), steps)
     for i in range(N):
@@ -533,8 +537,8 @@ def test_a_wrong_end_is_no_match(taught, which):
     rows = torch.arange(len(last))
     shorter.tokens[rows, last] = ord("!") + 3  # the answer goes on instead
     logits = causal_lm.logits_of(model)
-    assert scoring.exact_match(logits, params, examples).max() > 0
-    assert scoring.exact_match(logits, params, shorter).max() == 0
+    assert scoring.exact_match(logits, params, examples)[0].max() > 0
+    assert scoring.exact_match(logits, params, shorter)[0].max() == 0
 
 
 def test_an_answer_is_cut_at_the_width(taught):
@@ -584,6 +588,8 @@ def test_every_task_has_its_shapes_and_scores(name, tiny, which, told):
     params = clients(tiny)
     for score in (task.score, task.validation_score):
         found = score(params)
+        if name != "lm":  # the loss comes from the scores' pass
+            assert found.pop(scoring.LOSS).shape == (N,)
         assert set(found) == set(tasks.TASKS[name].scores)
         assert all(
             value.shape == (N,) and 0 <= value.min() <= value.max() <= 1 for value in found.values()
@@ -599,7 +605,7 @@ def test_scores_are_of_the_test_and_the_validation_rows(tiny, which):
         (task.validation_score, np.concatenate(parts.validation)),
     ):
         examples, ids = labelled(corpus, which, rows=rows)
-        said = scoring.classify(logits, params, examples, ids)
+        said, _ = scoring.classify(logits, params, examples, ids)
         found = score(params)
         assert len(examples.tokens) > 15
         assert found["accuracy"].tolist() == pytest.approx(
