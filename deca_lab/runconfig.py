@@ -135,7 +135,9 @@ class RunConfig:
         False, "Model", "compute activations twice to hold few of them; needs the engine loop"
     )
     attention: str = knob(
-        "eager", "Model", "eager, or sdpa: torch's own kernels, where the model has them"
+        "auto",
+        "Model",
+        "eager; sdpa: torch's fused kernels, less memory; auto: sdpa from a context of 256",
     )
 
     adapter: str = knob(

@@ -25,7 +25,7 @@ TABLES = {  # knob -> kinds of registered parts
 }
 FIXED = {
     "head": ("auto", "words", "trained"),
-    "attention": ("eager", "sdpa"),
+    "attention": ("auto", "eager", "sdpa"),
     "dtype": ("float32", "bfloat16", "float64"),
     "adapter": ("none", "lora", "bottleneck"),
     "frozen_factor": ("none", "A"),

@@ -282,7 +282,7 @@ def engine_of(config: RunConfig, model: nn.Module | None = None, once: bool = Fa
         check(engine is looped, "engine", config.engine, loop)
         # On a CPU the kernel is chosen once more when a layer is computed again, and may be another.
         eager = "eager with --gradient-checkpointing"
-        check(config.attention == "eager", "attention", config.attention, eager)
+        check(config.attention != "sdpa", "attention", config.attention, eager)
         engine = in_model(dict(model.named_parameters() if model else ()))
     return in_parts(engine, config.micro_batch) if config.micro_batch else engine
 

@@ -1,6 +1,6 @@
 """The text and the model that a config means, read before anything is laid out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -19,7 +19,20 @@ from deca_lab.text.tokens import tokenizer_for
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+LONG = 256  # tokens of a context from which torch's fused attention is the quicker one, not only the smaller
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def _by_length(config: RunConfig) -> str:
+    """Return fused attention for long contexts; with checkpointing its kernel could not be the same both times."""
+    return "sdpa" if config.context >= LONG and not config.gradient_checkpointing else "eager"
+
+
+ATTENTIONS: dict[str, Callable[[RunConfig], str]] = {
+    "auto": _by_length,
+    "eager": lambda config: "eager",
+    "sdpa": lambda config: "sdpa",
+}
 
 
 class Texts(NamedTuple):
@@ -181,7 +194,7 @@ def _base(
 
     dtype, revision = pick(DTYPES, config.dtype, "dtype"), config.model_revision
     check(given is None or not revision, "model_revision", revision, "left empty beside model=")
-    attention = pick({"eager": "eager", "sdpa": "sdpa"}, config.attention, "attention")
+    attention = pick(ATTENTIONS, config.attention, "attention")(config)
     sizes: dict[str, Any] = {"dtype": dtype, "vocabulary": vocabulary, "context": config.context}
     sizes |= {"attention": attention, **({"labels": labels, "pad": pad} if labels else {})}
     if given is not None:

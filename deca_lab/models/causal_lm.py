@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.models import pretrained
+from deca_lab.models.attention import fused
 from deca_lab.models.hub import is_a
 from deca_lab.models.pretrained import Purpose
 
@@ -97,8 +98,8 @@ def load(
     A preset, a directory that holds safetensors or a GGUF file, such a file, or a hub name "owner/name" of which
     `revision` is a branch, tag or commit. The global random state is untouched. `seed` draws the weights of a random
     preset; `vocabulary` (token ids) is its size, or what a pretrained model must hold; `context` (tokens) must fit.
-    `attention`: "eager" equals "sdpa" in speed under vmap on a CPU, where sdpa's fused kernel has no batching rule and
-    warns; "sdpa" is the better one on CUDA. In float64 the Llama and Qwen2 families still take norms, softmax and
+    `attention`: "eager", or "sdpa", torch's fused kernels (`models.attention`).
+    In float64 the Llama and Qwen2 families still take norms, softmax and
     rotary angles in float32. `purpose` makes it another kind of model, whose weights that a checkpoint may lack are
     drawn from `seed` too. Of `shapes_alone` no weights are read: they are on device "meta", unless drawn. Raises BadInput.
     """
@@ -275,7 +276,9 @@ def takes(model: nn.Module, argument: str) -> bool:
 
 
 def _batchable_attention(device: torch.device) -> AbstractContextManager[None]:
-    """Torch's attention in plain operations where its fused kernel cannot be stacked over clients: on a CPU."""
+    """Torch's attention for all clients in one call, or, in a graph for a CPU, in plain operations, which it fuses itself."""
+    if not torch.compiler.is_compiling():
+        return fused()
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 

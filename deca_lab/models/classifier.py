@@ -113,23 +113,26 @@ def class_logits(model: nn.Module) -> ClassLogits:
 
 @contextmanager
 def _masks_unseen() -> Iterator[None]:
-    """Let transformers build an encoder's mask without a look whether it hides anything.
+    """Let transformers build a mask without a look whether it hides anything.
 
     That look would be a branch on a tensor's values, which torch.vmap cannot follow.
     """
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as TABLE
 
-    usual = TABLE["eager"]
+    usual = {name: TABLE[name] for name in ("eager", "sdpa")}
+    look = {"allow_is_bidirectional_skip": False, "allow_is_causal_skip": False}
 
-    def whole(*sizes: Any, **options: Any) -> Tensor | None:  # noqa: ANN401 - transformers' own
-        made: Tensor | None = usual(*sizes, **{**options, "allow_is_bidirectional_skip": False})
+    def whole(name: str, *sizes: Any, **options: Any) -> Tensor | None:  # noqa: ANN401 - transformers' own
+        made: Tensor | None = usual[name](*sizes, **{**options, **look})
         return made
 
-    TABLE["eager"] = whole
+    for name in usual:
+        TABLE[name] = partial(whole, name)
     try:
         yield
     finally:
-        TABLE["eager"] = usual
+        for name, function in usual.items():
+            TABLE[name] = function
 
 
 def head_names(model: nn.Module) -> list[str]:

@@ -47,6 +47,15 @@ def forecast(config):
 
 
 @pytest.mark.slow
+@cases("engine", ["stacked", "loop"])
+def test_what_fused_attention_holds_is_forecast(engine):
+    config = replace(CONFIG, context=256, attention="sdpa", engine=engine)
+    known, held = forecast(config), runs.run(config).summary["memory"]["with_activations"]
+    assert known.memory - known.model == pytest.approx(held, rel=0.15)  # the kernel has room of its own
+    assert known.memory < 0.7 * forecast(replace(config, attention="eager")).memory
+
+
+@pytest.mark.slow
 @cases("kind", KINDS)
 def test_what_is_forecast_is_what_is_then_held(kind):
     config = replace(CONFIG, **KINDS[kind])
