@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from harness import CALM, CONFIG, bits
-from test_meeting import free_port
+from ports import free_port
 
 from deca_lab.lab import history
 
