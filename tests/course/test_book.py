@@ -204,6 +204,7 @@ def test_the_look_at_a_page_finds_what_is_wrong(browser, tmp_path, content):
 @pytest.mark.slow
 def test_a_dead_link_is_named_and_an_old_site_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(stills, "write_stills", lambda folder: folder.mkdir())
+    monkeypatch.setattr(sources, "names", lambda: "# Names\n")
     place = small_course(tmp_path / "place", "See [there](nowhere.ipynb), and $x$.")
     (tmp_path / "out").mkdir()
     for name in (MARK, "old.html"):  # as an earlier call left it
