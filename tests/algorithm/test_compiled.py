@@ -74,9 +74,11 @@ def test_gradients_are_the_loops_from_one_graph_a_block(dtype, backend, monkeypa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("preset", "dtype"), [("tiny", torch.float64), ("llama-tiny", torch.float32)]
+    ("preset", "dtype", "backend"),  # a whole run compares `tiny` through the C++ compiler
+    [("tiny", torch.float64, "aot_eager"), ("llama-tiny", torch.float32, "inductor")],
 )
-def test_a_model_is_one_graph_a_block(preset, dtype):
+def test_a_model_is_one_graph_a_block(preset, dtype, backend, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     # Llama's norms and rotations are in single precision, whatever the model's is
     model = causal_lm.load(preset, seed=3, dtype=dtype)
     g = torch.Generator().manual_seed(0)
