@@ -363,7 +363,7 @@ def test_a_rank_that_is_killed_stops_the_others_and_the_run_goes_on_from_its_che
             "compress": "quantised",
         },
     )
-    process = torchrun(4, *command(folder, **knobs))
+    process = torchrun(3, *command(folder, **knobs))
     waited_for(folder / "checkpoint.safetensors", process)
     os.kill(children(process)[2], signal.SIGKILL)
     err = process.communicate(timeout=PATIENCE)[1]  # torch alone would wait for half an hour
