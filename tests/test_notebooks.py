@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import re
 from pathlib import Path
 
@@ -20,7 +19,7 @@ GUIDES = [HOUSE / "notebooks" / f"bring_your_own_{what}.ipynb" for what in ("met
 SECONDS = 600  # a cell, on a slow and busy machine
 
 pytestmark = [
-    pytest.mark.timeout(3600),  # each runs up to three times
+    pytest.mark.timeout(3600),  # each runs twice over
     pytest.mark.filterwarnings("default"),  # papermill, nbclient and zmq warn of their own
 ]
 
@@ -29,14 +28,18 @@ def cells(path):
     return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
 
 
-def outputs(path):
-    return [output for cell in cells(path) for output in cell["outputs"]]
+def source(cell):
+    return "".join(cell["source"])
 
 
-def words(path):
-    """All text that the cells printed or returned; pictures by their size."""
+def outputs(cells):
+    return [output for cell in cells for output in cell["outputs"]]
+
+
+def words(cells):
+    """All text that cells printed or returned; pictures by their size."""
     said = []
-    for output in outputs(path):
+    for output in outputs(cells):
         said += output.get("text", []) + output.get("data", {}).get("text/plain", [])
         said += (
             [str(len(output["data"]["image/png"]))] if "image/png" in output.get("data", {}) else []
@@ -49,48 +52,40 @@ def other(path):
     return json.loads(path.read_text())["metadata"]["deca_lab"]["other"]
 
 
-def stubs(path):
-    """The names of the exercises that a notebook leaves to its reader."""
-    sources = ["".join(cell["source"]) for cell in cells(path)]
-    return [
-        name
-        for s in sources
-        if "raise NotImplementedError" in s
-        for name in re.findall(r"^def (\w+)\(", s, re.M)
-    ]
+def is_stub(cell):
+    """Whether a cell leaves an exercise to its reader."""
+    return cell["cell_type"] == "code" and "raise NotImplementedError" in source(cell)
 
 
-def solved(path, out):
-    """Write the notebook with the library's own function in the place of every stub."""
+def again(cell, knobs):
+    """A cell as its reader runs it next: other parameters, and the library's own function in the place of a stub."""
+    text = source(cell)
+    if "parameters" in cell["metadata"].get("tags", []):
+        text += "".join(f"\n{name} = {value!r}" for name, value in knobs.items())
+    if is_stub(cell):
+        (name,) = re.findall(r"^def (\w+)\(", text, re.M)
+        rest = text.split("raise NotImplementedError")[1]
+        text = f"from deca_lab.course.exercises import EXERCISES\n{name} = EXERCISES[{name!r}].solution\n{rest}"
+    return {**cell, "id": cell["id"] + "-again", "metadata": {}, "source": text}
+
+
+def twice(path, place):
+    """Write the notebook's cells twice over, to be run in one kernel: as they are, and then as their reader changes them."""
     nb = json.loads(path.read_text())
-    for cell in nb["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "code" and "raise NotImplementedError" in source:
-            (name,) = re.findall(r"^def (\w+)\(", source, re.M)
-            rest = source.split("raise NotImplementedError")[1]
-            cell["source"] = (
-                f"from deca_lab.course.exercises import EXERCISES\n{name} = EXERCISES[{name!r}].solution\n{rest}"
-            )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(nb))
-    return out
+    knobs = {"profile": "fast", **other(path)}
+    nb["cells"] += [again(cell, knobs) for cell in nb["cells"]]
+    place.write_text(json.dumps(nb))
+    return place
 
 
-def ran(path, place):
-    """Run a notebook as it is, with other parameters and, where it has stubs, solved; return {how: result}."""
-    given = {"usual": (path, {}), "changed": (path, other(path))}
-    if stubs(path):
-        given["solved"] = (solved(path, place / "stubs" / path.name), {})
-    jobs = [
-        running.Job(source, place / how / path.name, {"profile": "fast", **knobs}, SECONDS, 1)
-        for how, (source, knobs) in given.items()
+def halves(path, executed):
+    """What an executed notebook of `twice` holds: the cells as they are, and as changed."""
+    kept = [
+        c for c in cells(executed) if "injected-parameters" not in c["metadata"].get("tags", [])
     ]
-    for job in jobs:
-        job.copy.parent.mkdir(parents=True, exist_ok=True)
-    width = (
-        1 if "PYTEST_XDIST_WORKER" in os.environ else running.cores()
-    )  # each worker has a core to itself
-    return dict(zip(given, running.in_parallel(jobs, width, lambda line: None), strict=True))
+    number = len(cells(path))
+    assert len(kept) == 2 * number
+    return kept[:number], kept[number:]
 
 
 @pytest.mark.slow
@@ -100,16 +95,18 @@ def test_it_runs_heeds_its_parameters_and_tells_solved_exercises_from_unsolved_o
     assert "profile" in known
     assert other(path)
     assert set(other(path)) <= known
-    results = ran(path, tmp_path)
-    for result in results.values():
-        assert not result.error, result.error
-    usual = words(results["usual"].copy)
-    assert usual != words(results["changed"].copy)
-    assert usual.count("Not yet") == len(stubs(path))
-    if stubs(path):
-        right = words(results["solved"].copy)
-        assert right.count("Right") == len(stubs(path))
-        assert "Not yet" not in right
+    job = running.Job(
+        twice(path, tmp_path / path.name), tmp_path / "ran.ipynb", {"profile": "fast"}, SECONDS, 1
+    )
+    result = running.run_one(job)
+    assert not result.error, result.error
+    usual, changed = halves(path, job.copy)
+    text = [k for k, cell in enumerate(cells(path)) if not is_stub(cell)]
+    assert words([usual[k] for k in text]) != words([changed[k] for k in text])
+    stubs = len(usual) - len(text)
+    assert words(usual).count("Not yet") == stubs
+    assert words(changed).count("Right") == stubs
+    assert "Not yet" not in words(changed)
 
 
 @cases("path", NOTEBOOKS)
@@ -117,7 +114,7 @@ def test_it_is_committed_clean(path):
     counts = [cell["execution_count"] for cell in cells(path)]
     assert counts == list(range(1, len(counts) + 1)), "run it from top to bottom once"
     assert not [
-        o for o in outputs(path) if o["output_type"] == "error" or o.get("name") == "stderr"
+        o for o in outputs(cells(path)) if o["output_type"] == "error" or o.get("name") == "stderr"
     ]
     assert path.stat().st_size <= 300_000
     assert str(HOUSE) not in path.read_text()
@@ -127,17 +124,17 @@ def test_it_is_committed_clean(path):
 @cases("path", NOTEBOOKS)
 def test_its_cells_are_short_and_hold_no_machinery(path):
     for cell in cells(path):
-        source = "".join(cell["source"])
-        assert len(source.splitlines()) <= 12
-        assert "class " not in source
-        assert "plt." not in source
+        text = source(cell)
+        assert len(text.splitlines()) <= 12
+        assert "class " not in text
+        assert "plt." not in text
     assert sum("parameters" in cell["metadata"].get("tags", []) for cell in cells(path)) == 1
 
 
 def imported(path):
     """The names that a notebook imports, each with its module: "torch.nn"."""
     names = set()
-    for node in ast.walk(ast.parse("\n".join("".join(cell["source"]) for cell in cells(path)))):
+    for node in ast.walk(ast.parse("\n".join(map(source, cells(path))))):
         if isinstance(node, ast.Import | ast.ImportFrom):
             module = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
             names |= {module + alias.name for alias in node.names}

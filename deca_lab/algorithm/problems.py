@@ -53,23 +53,29 @@ def quadratics(A: Tensor, b: Tensor, start: Tensor, noise: float = 0.0, seed: in
         xi = np.random.default_rng([seed, step, 0xA11]).standard_normal((n, d))
         return A, b + noise * torch.from_numpy(xi).to(b)
 
-    def loss(params: Params, batch: Batch) -> Tensor:
-        hessian, linear = batch
-        x = params["x"]
-        value: Tensor = x @ hessian @ x / 2 - linear @ x
-        return value
+    return Problem({"x": start}, _of_one, batches, _of_all, (A, b), _in_arrays)
 
-    def exact(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
-        hessian, linear = batch
-        g = torch.baddbmm(linear.unsqueeze(2), hessian, x.unsqueeze(2), beta=-1).squeeze(2)
-        return torch.linalg.vecdot(x, g - linear).div_(2), g
 
-    def arrays(x: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        hessian, linear = batch[0].numpy(), batch[1].numpy()
-        g = np.matmul(hessian, x[:, :, None])[:, :, 0]
-        g -= linear
-        losses = np.einsum("ij,ij->i", x, g - linear)
-        losses *= 0.5
-        return losses, g
+def _of_one(params: Params, batch: Batch) -> Tensor:
+    """Return one client's loss: x (d,), Hessian (d, d) and linear part (d,)."""
+    hessian, linear = batch
+    x = params["x"]
+    value: Tensor = x @ hessian @ x / 2 - linear @ x
+    return value
 
-    return Problem({"x": start}, loss, batches, exact, (A, b), arrays)
+
+def _of_all(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return all clients' losses (N,) and gradients (N, d), exactly."""
+    hessian, linear = batch
+    g = torch.baddbmm(linear.unsqueeze(2), hessian, x.unsqueeze(2), beta=-1).squeeze(2)
+    return torch.linalg.vecdot(x, g - linear).div_(2), g
+
+
+def _in_arrays(x: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `_of_all` does, by NumPy."""
+    hessian, linear = batch[0].numpy(), batch[1].numpy()
+    g = np.matmul(hessian, x[:, :, None])[:, :, 0]
+    g -= linear
+    losses = np.einsum("ij,ij->i", x, g - linear)
+    losses *= 0.5
+    return losses, g

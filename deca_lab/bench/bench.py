@@ -24,11 +24,11 @@ from torch import Tensor
 from deca_lab.algorithm import optimisers as op
 from deca_lab.algorithm.blocks import whole
 from deca_lab.algorithm.compiled import missing, one_graph
-from deca_lab.algorithm.gradients import compiled, stacked
+from deca_lab.algorithm.gradients import Loss, compiled, stacked
 from deca_lab.algorithm.loop import Plan, Recipe, begin, params_of, plan, train
 from deca_lab.algorithm.moments import Adam, Feedback, printed, raw
 from deca_lab.algorithm.problems import quadratics
-from deca_lab.algorithm.stacking import client, flatten, layout, replicate
+from deca_lab.algorithm.stacking import Layout, client, flatten, layout, replicate
 from deca_lab.bench import growth
 from deca_lab.bench.other_packages import beside_badam, beside_decent_dp, beside_peft
 from deca_lab.bench.shaped_links import measured, possible
@@ -60,6 +60,11 @@ FLOORS = (
     ("floor", "one model, the same tokens", "1.00 at most"),
     ("fused floor", "one compiled model, the same tokens", "1.25 at most"),
 )
+STARTS = {  # what Python is asked for, and how long that may take
+    "import deca_lab": (("-c", "import deca_lab"), "under 1 s of its own"),
+    "from deca_lab import run": (("-c", "from deca_lab import run"), "under 1 s more"),
+    "deca-lab --help": (("-m", "deca_lab", "--help"), "under 0.5 s"),
+}
 WIRES = (("ring", 20.0), ("ring", 50.0), ("star", 20.0), ("star", 50.0))  # graph, megabits a second
 # rounds of each, few: of short works the quickest of MANY are what a machine does that is busy besides
 THEORY, MANY = (("ring", 64, 100), ("ring", 4096, 8), ("exponential", 4096, 8)), 50
@@ -89,6 +94,11 @@ class Benchmark(NamedTuple):
             f"{self.part:<9} {self.case:<38} {self.ours:>10.4g} {self.theirs:>10.4g} {self.unit:<9} {self.ratio:>6.2f}  "
             f"{self.against} ({self.goal})"
         )
+
+
+def _ms(part: str, case: str, ours: float, theirs: float, against: str, goal: str) -> Benchmark:
+    """Return the row in milliseconds of two times in seconds."""
+    return Benchmark(part, case, 1e3 * ours, 1e3 * theirs, "ms", against, goal)
 
 
 class Skipped(NamedTuple):
@@ -158,87 +168,62 @@ def engines(device: torch.device) -> Iterator[Benchmark | Skipped]:
         yield Skipped("engine", f"compiled: {lacking} is not here")
     for layers, width, clients, batch, context in SIZES:
         case = f"{layers} x {width}, {clients} clients, batch {batch} x {context}"
+        shape = causal_lm.Preset("of the bench", family="gpt2", layers=layers, width=width)
         with pretrained.quiet():
-            works = _gradients(layers, width, clients, batch, context, device, not lacking)
-            took = medians(works, device)
-        best = min(took["loop"], took["vmap"])
-        yield Benchmark(
-            "engine",
-            case,
-            1e3 * took["stacked"],
-            1e3 * best,
-            "ms",
-            "the faster of N models in a loop, and vmap(grad)",
-            "never above 1",
-        )
-        yield Benchmark(
-            "engine",
-            case,
-            1e3 * took["stacked"],
-            1e3 * took["floor"],
-            "ms",
-            "one model, the same tokens",
-            "1.15 at most",
-        )
-        for floor, against, aim in FLOORS if not lacking else ():
-            yield Benchmark(
-                "engine",
-                f"compiled, {case}",
-                1e3 * took["compiled"],
-                1e3 * took[floor],
-                "ms",
-                against,
-                aim,
-            )
+            model = causal_lm.draw(shape).to(device)
+            tokens = torch.randint(3, causal_lm.BYTES, (clients, batch, context + 1), device=device)
+            took = medians(_gradients(model, tokens, graphs=not lacking), device)
+        yield from _of_engines(case, took)
         gc.collect()
 
 
-def _gradients(
-    layers: int,
-    width: int,
-    clients: int,
-    batch: int,
-    context: int,
-    device: torch.device,
-    graphs: bool,
-) -> dict[str, Work]:
-    """Return the ways to the gradients of all parameters on the same tokens; with `graphs` the compiled ones too."""
-    model = causal_lm.draw(
-        causal_lm.Preset("of the bench", family="gpt2", layers=layers, width=width)
-    ).to(device)
-    tokens = torch.randint(3, causal_lm.BYTES, (clients, batch, context + 1), device=device)
+def _of_engines(case: str, took: Mapping[str, float]) -> Iterator[Benchmark]:
+    """Yield the rows of one size: stacked, and compiled where that was measured."""
+    ours, best = took["stacked"], min(took["loop"], took["vmap"])
+    others = "the faster of N models in a loop, and vmap(grad)"
+    yield _ms("engine", case, ours, best, others, "never above 1")
+    yield _ms("engine", case, ours, took["floor"], "one model, the same tokens", "1.15 at most")
+    for floor, against, aim in FLOORS if "compiled" in took else ():
+        yield _ms("engine", f"compiled, {case}", took["compiled"], took[floor], against, aim)
+
+
+def _gradients(model: "PreTrainedModel", tokens: Tensor, graphs: bool) -> dict[str, Work]:
+    """Return the ways to all clients' gradients on tokens (N, batch, context + 1); with `graphs` the compiled ones too."""
     loss, values = causal_lm.client_loss(model), causal_lm.trainable(model)
-    start = replicate(values, clients)
+    start = replicate(values, len(tokens))
     where = layout(start, list(start))
     x, gradients = flatten(start, where.names), stacked(loss)
-    own, mapped = (
-        [copy.deepcopy(model) for _ in range(clients)],
-        torch.vmap(torch.func.grad_and_value(loss)),
-    )
-
-    def of_model(one: "PreTrainedModel", mine: Tensor) -> None:
-        one.zero_grad()
-        logits = one(input_ids=mine[:, :-1]).logits
-        torch.autograd.backward(
-            torch.nn.functional.cross_entropy(logits.flatten(0, 1), mine[:, 1:].flatten())
-        )
+    mapped = torch.vmap(torch.func.grad_and_value(loss))
+    own = [copy.deepcopy(model) for _ in tokens]
 
     def loop() -> None:
         for one, mine in zip(own, tokens, strict=True):
-            of_model(one, mine)
+            _backward(one, mine)
 
-    fused, pooled = compiled(loss), tokens.flatten(0, 1)[None]
-    alone = one_graph(lambda params, batch: loss(client(params, 0), batch[0])[None])
-    with_graphs: dict[str, Work] = {
-        "compiled": lambda: fused(x, where, {}, tokens),
-        "fused floor": lambda: alone(x[:1], where, {}, pooled),
-    }
     return {
-        **(with_graphs if graphs else {}),
+        **(_compiled(loss, x, where, tokens) if graphs else {}),
         "stacked": lambda: gradients(x, where, {}, tokens),
         "vmap": lambda: mapped(start, tokens),
         "loop": loop,
-        "floor": lambda: of_model(model, tokens.flatten(0, 1)),
+        "floor": lambda: _backward(model, tokens.flatten(0, 1)),
+    }
+
+
+def _backward(model: "PreTrainedModel", tokens: Tensor) -> None:
+    """Take the gradients of one model, as anyone would."""
+    model.zero_grad()
+    logits = model(input_ids=tokens[:, :-1]).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    torch.autograd.backward(loss)
+
+
+def _compiled(loss: Loss, x: Tensor, where: Layout, tokens: Tensor) -> dict[str, Work]:
+    """Return the compiled engine, and one model whose loss and gradient are a graph, on all tokens."""
+    fused, pooled = compiled(loss), tokens.flatten(0, 1)[None]
+    alone = one_graph(lambda params, batch: loss(client(params, 0), batch[0])[None])
+    return {
+        "compiled": lambda: fused(x, where, {}, tokens),
+        "fused floor": lambda: alone(x[:1], where, {}, pooled),
     }
 
 
@@ -263,22 +248,18 @@ def steps(device: torch.device) -> Iterator[Benchmark]:
     each = _by_step(blocks.plan, device)
     per_visit = [median(each[k + 1 : k + REPEATS + 1]) for k in range(0, len(each), REPEATS + 1)]
     at_once = median(_by_step(full.plan, device)[1:])
-    yield Benchmark(
-        "step",
-        "DECA, mean over blocks (small, 8)",
-        1e3 * float(np.mean(per_visit)),
-        1e3 * at_once,
-        "ms",
-        "all parameters at once",
-        "0.60 at most; arithmetic 0.53",
-    )
-    lab = blocks
+    case, aim = "DECA, mean over blocks (small, 8)", "0.60 at most; arithmetic 0.53"
+    yield _ms("step", case, float(np.mean(per_visit)), at_once, "all parameters at once", aim)
+    took = medians(_parts_of_a_step(blocks), device, 3 * REPEATS)
+    case = "optimiser and mixing of layer 0"
+    yield _ms("step", case, took["other"], sum(took.values()), "the whole step", "0.10 at most")
+
+
+def _parts_of_a_step(lab: Lab) -> dict[str, Work]:
+    """Return what an inner step of layer 0 is made of: its gradient, and all else."""
     where, state = lab.plan.layouts[1], begin(lab.plan)
-    x, rest, batch = (
-        state.blocks[1],
-        params_of(lab.plan, state, without=1),
-        lab.plan.problem.batches(0),
-    )
+    x, rest = state.blocks[1], params_of(lab.plan, state, without=1)
+    batch = lab.plan.problem.batches(0)
     mix, optimiser = mixer(lab.topology.at(0), x[:, :1]), lab.plan.recipe.optimiser
     gradients = stacked(lab.plan.problem.loss)
     moments, g = optimiser.init(x), gradients(x, where, rest, batch)[1]
@@ -289,18 +270,7 @@ def steps(device: torch.device) -> Iterator[Benchmark]:
         x_new = mix(torch.add(x, direction, alpha=-1e-3, out=direction))
         moments = optimiser.feed(moments, x, x_new, 1e-3)
 
-    took = medians(
-        {"gradient": lambda: gradients(x, where, rest, batch), "other": other}, device, 3 * REPEATS
-    )
-    yield Benchmark(
-        "step",
-        "optimiser and mixing of layer 0",
-        1e3 * took["other"],
-        1e3 * sum(took.values()),
-        "ms",
-        "the whole step",
-        "0.10 at most",
-    )
+    return {"gradient": lambda: gradients(x, where, rest, batch), "other": other}
 
 
 def _by_step(plan: Plan, device: torch.device) -> list[float]:
@@ -338,37 +308,23 @@ def mixings(device: torch.device) -> Iterator[Benchmark]:
         ("exponential", (8, 64, 512, 4096)),
         ("complete", (8, 64, 512)),
     ):
+        aim = (
+            "2 at most" if graph != "complete" else "a product of matrices: arithmetic, not memory"
+        )
         for clients in counts:
-            topo = topology(graph, clients)
-            x = torch.randn(clients, NUMBERS // clients, device=device)
-            mix = mixer(topo.at(0), x)
-            reads = (int((topo.at(0) != 0).sum()) + clients) * x.shape[
-                1
-            ]  # each w_ij reads a row, each client writes one
-            much = torch.randn(reads // 2, device=device)  # a copy reads it and writes it
-            into = torch.empty_like(much)
+            took = medians(_mixing(topology(graph, clients).at(0), device), device)
+            case = f"{graph}, {clients} clients"
+            yield _ms("mixing", case, took["mix"], took["copy"], "a copy of the same bytes", aim)
 
-            def copied(much: Tensor = much, into: Tensor = into) -> None:
-                into.copy_(much)
 
-            def mixed(mix: Callable[[Tensor], Tensor] = mix, x: Tensor = x) -> None:
-                mix(x)
-
-            took = medians({"mix": mixed, "copy": copied}, device)
-            aim = (
-                "2 at most"
-                if graph != "complete"
-                else "a product of matrices: arithmetic, not memory"
-            )
-            yield Benchmark(
-                "mixing",
-                f"{graph}, {clients} clients",
-                1e3 * took["mix"],
-                1e3 * took["copy"],
-                "ms",
-                "a copy of the same bytes",
-                aim,
-            )
+def _mixing(W: np.ndarray, device: torch.device) -> dict[str, Work]:
+    """Return one mixing by W (N, N), and a copy of as much: each w_ij reads a row, and each client writes one."""
+    x = torch.randn(len(W), NUMBERS // len(W), device=device)
+    mix = mixer(W, x)
+    reads = (int((W != 0).sum()) + len(W)) * x.shape[1]
+    much = torch.randn(reads // 2, device=device)  # a copy reads it and writes it
+    into = torch.empty_like(much)
+    return {"mix": lambda: mix(x), "copy": lambda: into.copy_(much)}
 
 
 def theory(device: torch.device) -> Iterator[Benchmark]:
@@ -429,9 +385,7 @@ def gpu(device: torch.device) -> Iterator[Benchmark | Skipped]:
     for name, n, work in growth.crowds(device) if device.type == "cuda" else ():
         took = medians({"all": work}, device)["all"]
         alone = took if n == 1 else alone
-        yield Benchmark(
-            "gpu", f"{name}, {n} clients", 1e3 * took, 1e3 * alone, "ms", "one client", "near 1"
-        )
+        yield _ms("gpu", f"{name}, {n} clients", took, alone, "one client", "near 1")
     if device.type != "cuda":
         yield Skipped("gpu", "torch sees no CUDA device, or --device names another")
 
@@ -450,50 +404,21 @@ def draw(rows: Iterable[Benchmark | Skipped], path: Path) -> None:
 
 def startup(device: torch.device) -> Iterator[Benchmark]:
     """Seconds until the package is there, beside torch alone; and until the help is."""
-    cpu = torch.device("cpu")
 
-    def python(*words: str) -> Callable[[], object]:
+    def python(*words: str) -> Work:
         return lambda: subprocess.run([sys.executable, *words], check=True, capture_output=True)
 
-    took = medians(
-        {
-            "deca_lab": python("-c", "import deca_lab"),
-            "run": python("-c", "from deca_lab import run"),
-            "torch": python("-c", "import torch"),
-            "help": python("-m", "deca_lab", "--help"),
-        },
-        cpu,
-    )
-    yield Benchmark(
-        "start",
-        "import deca_lab",
-        took["deca_lab"],
-        took["torch"],
-        "s",
-        "import torch",
-        "under 1 s of its own",
-    )
-    yield Benchmark(
-        "start",
-        "from deca_lab import run",
-        took["run"],
-        took["torch"],
-        "s",
-        "import torch",
-        "under 1 s more",
-    )
-    yield Benchmark(
-        "start", "deca-lab --help", took["help"], took["torch"], "s", "import torch", "under 0.5 s"
-    )
+    works = {case: python(*words) for case, (words, _) in STARTS.items()}
+    took = medians({**works, "torch": python("-c", "import torch")}, torch.device("cpu"))
+    for case, (_, aim) in STARTS.items():
+        yield Benchmark("start", case, took[case], took["torch"], "s", "import torch", aim)
 
 
 def others(device: torch.device) -> Iterator[Benchmark | Skipped]:
     """Inner steps beside packages of others, on CPUs, where they are installed."""
     rows = [*beside_peft(), *beside_badam(), *beside_decent_dp()]
     for row in rows:
-        yield Benchmark(
-            "others", row.case, 1e3 * row.ours, 1e3 * row.theirs, "ms", row.whose, "1 at most"
-        )
+        yield _ms("others", row.case, row.ours, row.theirs, row.whose, "1 at most")
     if not rows:
         yield Skipped("others", "none of them is installed: pip install peft decent-dp badam")
 

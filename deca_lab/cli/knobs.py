@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from copy import copy
 from dataclasses import Field, asdict, fields
 from typing import Annotated, Any
@@ -43,37 +43,37 @@ def with_knobs(*refused: str, **usual: Value) -> Callable[[Command], Command]:
     """
 
     def wrap(command: Command) -> Command:
-        own = [
-            p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD
-        ]
-
         def filled(ctx: typer.Context, recipe: str, **values: Any) -> None:  # noqa: ANN401
             for name in ("help", "help_all"):
                 values.pop(name)
             given = given_of(ctx, {f.name for f in fields(RunConfig)})
             command(given=given, **{**values, **_of_recipe(ctx, recipe)})
 
-        others = [p for p in own if p.name != "given"]
-        defaults: dict[str, Value] = {**asdict(RunConfig()), **usual}
-        taken = [
-            _parameter("ctx", typer.Context),
-            *others,
-            _parameter("help", _help(_show_usual, "show this message and end", "-h"), False),
-            _parameter("help_all", _help(_show_all, "show every option", ""), False),
-            _parameter("recipe", Annotated[str, RECIPE], ""),
-            *(
-                _parameter(
-                    f.name, _option(f, defaults[f.name], f.name in refused), defaults[f.name]
-                )
-                for f in fields(RunConfig)
-            ),
-        ]
+        taken = _taken(command, refused, usual)
         filled.__dict__["__signature__"] = inspect.Signature(taken)  # what typer reads
         filled.__annotations__ = {p.name: p.annotation for p in taken}
         filled.__name__, filled.__doc__ = command.__name__, command.__doc__
         return filled
 
     return wrap
+
+
+def _taken(
+    command: Command, refused: Container[str], usual: Mapping[str, Value]
+) -> list[inspect.Parameter]:
+    """Return the parameters that typer reads: the command's own, two helps, a recipe, and every knob."""
+    own = inspect.signature(command).parameters.values()
+    others = [p for p in own if p.kind is not p.VAR_KEYWORD and p.name != "given"]
+    defaults: dict[str, Value] = {**asdict(RunConfig()), **usual}
+    options = {f.name: _option(f, defaults[f.name], f.name in refused) for f in fields(RunConfig)}
+    return [
+        _parameter("ctx", typer.Context),
+        *others,
+        _parameter("help", _help(_show_usual, "show this message and end", "-h"), False),
+        _parameter("help_all", _help(_show_all, "show every option", ""), False),
+        _parameter("recipe", Annotated[str, RECIPE], ""),
+        *(_parameter(name, option, defaults[name]) for name, option in options.items()),
+    ]
 
 
 def _parameter(name: str, annotation: object, default: object = ...) -> inspect.Parameter:

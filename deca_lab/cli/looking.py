@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import get_terminal_size
 from textwrap import fill
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,11 @@ from deca_lab.cli.unread import require_alone, require_read
 from deca_lab.cli.words import JSON, printer, show
 from deca_lab.errors import check, pick
 from deca_lab.runconfig import RunConfig
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+    from deca_lab.mixing.topology import Topology
 
 NAMES = 22  # letters of the longest name in most tables
 
@@ -52,39 +57,48 @@ def doctor(
         beside = {**given, "matrix": matrix and str(matrix)}
         require_alone("--machine", beside, "it looks at this computer")
         raise typer.Exit(_examine_machine(as_json))
-    from deca_lab.bounds.certified_gossip import certify
-    from deca_lab.mixing import doctor as doc
     from deca_lab.mixing.topology import read_matrices
-    from deca_lab.mixing.topology import topology as build
 
     if matrix is not None:
         require_alone("--matrix", given, "a matrix has its own")
-        subject: Any = read_matrices(matrix)
-    else:
-        asked = RunConfig(
-            topology=topology,
-            clients=clients,
-            weights=weights,
-            edge_probability=edge_probability,
-            degree=degree,
-            seed=seed,
-        )
-        require_read(given, [asked])
-        subject = build(
-            topology,
-            clients,
-            weights=weights,
-            probability=edge_probability,
-            degree=degree,
-            seed=seed,
-        )
-    diagnosis = doc.diagnose(subject)
+        raise typer.Exit(_examine_matrix(read_matrices(matrix), as_json))
+    asked = RunConfig(
+        topology=topology,
+        clients=clients,
+        weights=weights,
+        edge_probability=edge_probability,
+        degree=degree,
+        seed=seed,
+    )
+    require_read(given, [asked])
+    raise typer.Exit(_examine_matrix(_drawn(asked), as_json))
+
+
+def _drawn(asked: RunConfig) -> "Topology":
+    from deca_lab.mixing.topology import topology
+
+    return topology(
+        asked.topology,
+        asked.clients,
+        weights=asked.weights,
+        probability=asked.edge_probability,
+        degree=asked.degree,
+        seed=asked.seed,
+    )
+
+
+def _examine_matrix(subject: "Topology | Sequence[ndarray]", as_json: bool) -> int:
+    """Say whether training with a topology, or with matrices in turn, is sound; return the exit code."""
+    from deca_lab.bounds.certified_gossip import certify
+    from deca_lab.mixing import doctor
+
+    diagnosis = doctor.diagnose(subject)
     sound = diagnosis.verdict == "sound"
     certificate = certify(subject) if sound else None
-    words = [doc.describe(diagnosis), *([certificate.line] if certificate else [])]
+    words = [doctor.describe(diagnosis), *([certificate.line] if certificate else [])]
     result = {**diagnosis._asdict(), "certificate": certificate and certificate._asdict()}
     show(as_json, result, "\n".join(words))
-    raise typer.Exit(0 if sound else 1)
+    return 0 if sound else 1
 
 
 def _examine_machine(as_json: bool) -> int:

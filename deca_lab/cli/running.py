@@ -17,6 +17,7 @@ from deca_lab.runconfig import RUN_COMMAND, RunConfig
 
 if TYPE_CHECKING:
     from deca_lab.bounds.beside_a_run import Verdict
+    from deca_lab.lab.history import History
     from deca_lab.lab.samples import Sample
 
 
@@ -173,31 +174,17 @@ def _finish(
 
     The samples are what `client` writes.
     """
-    from deca_lab.lab import glance, progress, runs
+    from deca_lab.lab import glance
     from deca_lab.lab.samples import for_report
-    from deca_lab.network import processes
     from deca_lab.pictures import report
 
-    with processes.joined() as world, progress.interruptible() as asked:
-        silent = quiet or world.rank > 0
-        say = speaker(silent)
-        with progress.bar(silent=silent) as shown:
-
-            def watch(done: int, total: int, known: dict[str, Any]) -> bool:
-                shown(done, total, known)
-                return asked()
-
-            done = (
-                runs.resume_in(world, folder, watch)
-                if config is None
-                else runs.run_in(world, config, folder, watch, say=say)
-            )
+    done = _trained(folder, config, quiet)
     if done is None:
         return None
     written = for_report(folder, client)
     page, summary = report.write(done, folder, written), done.summary
     for note in summary["notes"]:  # what was guessed and dropped
-        say(f"note: {note}")
+        speaker(quiet)(f"note: {note}")
     seconds = float(done.timings["seconds"].iloc[-1])
     words = (
         f"sent {summary['bytes_sent'] / 1e6:.1f} MB, predicted {summary['bytes_predicted'] / 1e6:.1f} MB; "
@@ -205,6 +192,27 @@ def _finish(
     )
     result = {"folder": folder, "report": page, "seconds": seconds, "summary": summary}
     return Finished(result, words, written)
+
+
+def _trained(folder: Path, config: RunConfig | None, quiet: bool) -> "History | None":
+    """Run, or resume where there is no config, under a bar and until a signal asks for the end.
+
+    Of several processes the first one speaks, and has the history.
+    """
+    from deca_lab.lab import progress, runs
+    from deca_lab.network import processes
+
+    with processes.joined() as world, progress.interruptible() as asked:
+        silent = quiet or world.rank > 0
+        with progress.bar(silent=silent) as shown:
+
+            def watch(done: int, total: int, known: dict[str, Any]) -> bool:
+                shown(done, total, known)
+                return asked()
+
+            if config is None:
+                return runs.resume_in(world, folder, watch)
+            return runs.run_in(world, config, folder, watch, say=speaker(silent))
 
 
 def _write_bounds(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:

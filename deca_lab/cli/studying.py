@@ -79,9 +79,18 @@ def _require_compared(given: Given, amount: float, arms: Sequence[RunConfig]) ->
     own = {"method": "--methods names them", "lr": "--rates are tried"}
     if amount:
         own["rounds"] = "--amount says how long the methods run"
+    _require_of_arms("compare", given, own, arms)
+
+
+def _require_of_arms(
+    study: str, given: Given, own: Mapping[str, str], arms: Sequence[RunConfig]
+) -> list[RunConfig]:
+    """Refuse the knobs that a study sets itself, with why, and those that no arm reads; return the arms, resolved."""
     for name, why in own.items():
-        require_alone("compare", only(given, name), why)
-    require_read(given, [resolve(arm) for arm in arms])
+        require_alone(study, only(given, name), why)
+    whole = [resolve(arm) for arm in arms]
+    require_read(given, whole)
+    return whole
 
 
 def numbers(text: str, argument: str) -> list[float]:
@@ -186,11 +195,9 @@ def sweep(
 def _require_swept(given: Given, grid: Mapping[str, Sequence[Any]], base: RunConfig) -> None:
     """Refuse a knob that is set twice, and values that no point of the grid reads."""
     check("seed" not in grid, "vary", "seed", "another knob: --seeds says how many seeds there are")
-    for name in grid:
-        require_alone("sweep", only(given, name), f"--vary {name} sets it")
+    own = {name: f"--vary {name} sets it" for name in grid}
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    whole = [resolve(replace(base, **point)) for point in points]
-    require_read(given, whole)
+    whole = _require_of_arms("sweep", given, own, [replace(base, **point) for point in points])
     for name, values in grid.items():
         for value in values:
             require_read({name: value}, whole)

@@ -1,5 +1,7 @@
 """The site: nothing dead, raw, clipped or too wide, in a real browser; knobs that answer; solutions for teachers alone."""
 
+import json
+import os
 import re
 from html.parser import HTMLParser
 from itertools import product
@@ -10,12 +12,14 @@ import nbformat
 import pytest
 from cases import cases
 from command import deca_lab
+from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import deca_lab as library
 from deca_lab import RunConfig, course, errors, run
 from deca_lab.course import widgets
 from deca_lab.course.book import sources
+from deca_lab.course.book.site import MARK, Built
 from deca_lab.course.exercises import EXERCISES
 from deca_lab.course.widgets import stills
 from deca_lab.errors import BadInput
@@ -28,8 +32,17 @@ HOW_TO = sorted(path for path in sources.DOCS.glob("*.md") if "```python" in pat
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Build the teachers' site of the real course, which has all pages of the students'."""
-    return course.build(tmp_path_factory.mktemp("book") / "site", teachers=True)
+    """The teachers' site of the real course, which has all pages of the students'; built once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "book"
+    with FileLock(f"{place}.lock"):
+        if not (place / "warnings.json").exists():
+            built = course.build(place / "site", teachers=True)
+            (place / "warnings.json").write_text(json.dumps(built.warnings))
+    files = [path for path in (place / "site").rglob("*") if path.is_file()]
+    pages = sorted(path for path in files if path.suffix == ".html")
+    warnings = json.loads((place / "warnings.json").read_text())
+    return Built(pages, sum(path.stat().st_size for path in files), warnings)
 
 
 def small_course(place, text):
@@ -105,22 +118,23 @@ def words_at(kept, at):
     return stills.frames_of(at_one_place(kept, at))[1][0][1]
 
 
-def looked_at(browser, path, width):
-    """What a page does wrong at a width: the words of book_page.js, errors of scripts, requests that leave the folder."""
-    page, wrong = browser.new_page(viewport={"width": width, "height": 900}), []
+def looked_at(browser, path):
+    """What a page does wrong, opened on a phone and then made wide: the words of book_page.js, errors of scripts, requests."""
+    page, wrong = browser.new_page(viewport={"width": 390, "height": 900}), []
     page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
     page.on("request", lambda r: r.url[:5] in ("file:", "data:") or wrong.append(f"asks {r.url}"))
     page.goto(path.as_uri())
     page.wait_for_function(READY, timeout=120_000)
-    wrong.extend(page.evaluate(PAGE))
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        wrong += [f"at {width}: {what}" for what in page.evaluate(PAGE)]
     page.close()
-    return [f"{path.name} at {width}: {what}" for what in wrong]
+    return [f"{path.name} {what}" for what in wrong]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [1280, 390])
-def test_in_a_browser_nothing_is_raw_clipped_or_too_wide(site, browser, width):
-    wrong = [what for page in site.pages for what in looked_at(browser, page, width)]
+def test_in_a_browser_nothing_is_raw_clipped_or_too_wide(site, browser):
+    wrong = [what for page in site.pages for what in looked_at(browser, page)]
     assert wrong == []
 
 
@@ -190,13 +204,16 @@ def test_the_look_at_a_page_finds_what_is_wrong(browser, tmp_path, content):
 @pytest.mark.slow
 def test_a_dead_link_is_named_and_an_old_site_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(stills, "write_stills", lambda folder: folder.mkdir())
+    monkeypatch.setattr(sources, "names", lambda: "# Names\n")
     place = small_course(tmp_path / "place", "See [there](nowhere.ipynb), and $x$.")
+    (tmp_path / "out").mkdir()
+    for name in (MARK, "old.html"):  # as an earlier call left it
+        (tmp_path / "out" / name).touch()
     built = course.build(tmp_path / "out", place=place)
     assert [line for line in built.warnings if "00_start_here" in line and "nowhere" in line]
     assert "only them" not in "".join(page.read_text() for page in built.pages)
-    (tmp_path / "out" / "old.html").touch()
-    course.build(tmp_path / "out", place=place)
     assert not (tmp_path / "out" / "old.html").exists()
+    assert (tmp_path / "out" / MARK).exists()
 
 
 def test_solutions_and_teachers_page_are_for_teachers_alone(monkeypatch):

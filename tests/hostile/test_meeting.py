@@ -10,6 +10,7 @@ import psutil
 import pytest
 from cases import cases
 from harness import CALM, outcome, run_words
+from ports import free_port
 
 from deca_lab.network import meeting
 
@@ -65,12 +66,6 @@ try:
 except BadInput as error:
     print(error)
 """
-
-
-def free_port():
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return str(held.getsockname()[1])
 
 
 def ranks(secrets, late=0.0):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from harness import CALM, CONFIG, bits
-from test_meeting import free_port
+from ports import free_port
 
 from deca_lab.lab import history
 
@@ -44,7 +44,8 @@ def life(folder, dies, step):
             runs.run_in(world, config, place / folder, watch)
 
 
-for port, *asked in lives:  # each in a process of its own, in which all is imported already
+runs.prepare(config)  # imports all that a life needs
+for port, *asked in lives:  # each in a process of its own
     child = os.fork()
     if child == 0:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE="3", RANK=str(rank))

@@ -22,16 +22,20 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [
-        {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"HOME": None, "XDG_CACHE_HOME": None, "HF_HOME": None, "MPLCONFIGDIR": None},
-        {"HOME": "/nowhere/at/all", "HF_HOME": None, "MPLCONFIGDIR": None},
-        {"TERM": "dumb", "COLUMNS": "1", "NO_COLOR": "1"},
         {
-            "HF_ENDPOINT": "http://nowhere.invalid",
-            "HF_HUB_OFFLINE": "0",
-            "HTTP_PROXY": "http://nowhere.invalid",
+            **{"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+            **{"TERM": "dumb", "COLUMNS": "1", "NO_COLOR": "1"},
         },
-        {"OMP_NUM_THREADS": "7", "TZ": "Nowhere/None", "PYTHONHASHSEED": "7"},
+        {
+            **{"HOME": None, "XDG_CACHE_HOME": None, "HF_HOME": None, "MPLCONFIGDIR": None},
+            **{"HF_ENDPOINT": "http://nowhere.invalid", "HTTP_PROXY": "http://nowhere.invalid"},
+            "HF_HUB_OFFLINE": "0",
+        },
+        {
+            **{"HOME": "/nowhere/at/all", "HF_HOME": None, "MPLCONFIGDIR": None},
+            **{"TZ": "Nowhere/None", "PYTHONHASHSEED": "7"},
+        },
+        {"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "passive"},  # beside other tests none spins
     ],
     ids=lambda given: next(iter(given)),
 )

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from command import SMALL, options
+from ports import free_port
 from reference import SINGLE
 
 from deca_lab.algorithm import moments as mo
@@ -178,19 +180,46 @@ def counted():
     processes._started = plain
 
 
-def main():
-    """Run in each process under torchrun: every case, gathered on rank 0 into the file that is named."""
+def in_one_rank(place, names):
+    """Run these cases in one rank, gathered on rank 0 into files whose names begin with `place`."""
     with joined() as all_ranks:
         world = all_ranks.of(CLIENTS)
         for dtype in (torch.float64, torch.float32):
-            for k, name in enumerate(CASES):
+            for name in names:
                 with counted() as letters:
                     x, sent = trained(name, world, dtype)
                 x, sent = gathered(world, x), summed(world, torch.from_numpy(sent))
                 wire = summed(world, torch.tensor(sum(letters)))
                 if world.rank == 0:
                     tables = {"sent": sent.numpy(), "wire": wire.numpy()}
-                    np.savez(f"{sys.argv[1]}-{k}-{dtype}", x=x.numpy(), **tables)
+                    np.savez(kept(place, name, dtype), x=x.numpy(), **tables)
+
+
+def kept(place, name, dtype):
+    return f"{place}-{list(CASES).index(name)}-{dtype}.npz"
+
+
+def main(port, size, place, *names):
+    """Be the parent of all ranks: a process each, forked where all is imported already; torchrun would import it in each."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE=size)
+    for rank in range(int(size)):
+        if os.fork() == 0:
+            os.environ["RANK"] = str(rank)
+            try:
+                in_one_rank(place, names)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+    if any(os.wait()[1] for _ in range(int(size))):
+        sys.exit("a rank has failed")
+
+
+def forked(ranks, place, names):
+    """Run these cases in so many processes of a process of its own."""
+    command = [sys.executable, __file__, free_port(), str(ranks), str(place), *names]
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    finished(subprocess.Popen(command, env=QUIET, **pipes))
 
 
 def torchrun(ranks, *words, **more):
@@ -214,13 +243,17 @@ def finished(process):
     return out, err
 
 
+forks = pytest.mark.skipif(sys.platform == "win32", reason="forks")
+
+
 @pytest.mark.slow
+@forks
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_loop_stacked_and_distributed_are_equal(ranks, tmp_path):
-    finished(torchrun(ranks, Path(__file__), tmp_path / "found"))
+    forked(ranks, tmp_path / "found", CASES)
     for dtype, digits in ((torch.float64, 1e-12), (torch.float32, SINGLE)):
-        for k, name in enumerate(CASES):
-            held = np.load(tmp_path / f"found-{k}-{dtype}.npz")
+        for name in CASES:
+            held = np.load(kept(tmp_path / "found", name, dtype))
             for engine in (None, looped):
                 x, sent = trained(name, World(clients=CLIENTS), dtype, engine)
                 np.testing.assert_allclose(
@@ -230,13 +263,13 @@ def test_loop_stacked_and_distributed_are_equal(ranks, tmp_path):
 
 
 @pytest.mark.slow
+@forks
 def test_what_processes_send_is_what_the_ledger_counts(tmp_path):
     """One client a process: every byte of a message goes from one process to another."""
-    finished(torchrun(CLIENTS, Path(__file__), tmp_path / "found"))
-    for k, name in enumerate(CASES):
-        if name not in {"deca", "top-k", "random-k", "factors by their product"}:
-            continue
-        held = np.load(tmp_path / f"found-{k}-{torch.float32}.npz")
+    names = ("deca", "top-k", "random-k", "factors by their product")
+    forked(CLIENTS, tmp_path / "found", names)
+    for name in names:
+        held = np.load(kept(tmp_path / "found", name, torch.float32))
         assert held["wire"] == held["sent"].sum(), name
 
 
@@ -330,7 +363,7 @@ def test_a_rank_that_is_killed_stops_the_others_and_the_run_goes_on_from_its_che
             "compress": "quantised",
         },
     )
-    process = torchrun(4, *command(folder, **knobs))
+    process = torchrun(3, *command(folder, **knobs))
     waited_for(folder / "checkpoint.safetensors", process)
     os.kill(children(process)[2], signal.SIGKILL)
     err = process.communicate(timeout=PATIENCE)[1]  # torch alone would wait for half an hour
@@ -378,4 +411,4 @@ def test_nothing_but_tensors_travels():
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
