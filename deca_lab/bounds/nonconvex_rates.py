@@ -38,6 +38,7 @@ from deca_lab.mixing.graphs import Array
 AHEAD = 64  # steps whose batches are drawn together
 LAST = 64  # the longest runs: from a 64th of the longest on
 ALL_AT_ONCE = ra.RateSetting(blocks=1, inner_steps=16, c=4.0, looks=1024)
+ROUNDS = (4, 32, 256, 1024)  # of the examples: 64 to 16,384 steps
 BY_BLOCKS = ra.RateSetting(blocks=2, inner_steps=8, c=1.0, looks=1024)
 
 
@@ -111,6 +112,20 @@ def _rows(
     found = minimize(_value, w, (pooled, targets), "BFGS", jac=True, options={"gtol": 1e-9})
     tiled = n // own
     return Rows(a.repeat(tiled, 0), y.repeat(tiled, 0), -w, found.x)
+
+
+def unit_rows(tilt: float = 0.0, seed: int = 0) -> Rows:
+    """Return the data of `unit`'s first seed, with its other sizes as they are."""
+    return _rows(0, tilt, 8, 64, 8, 0.3, False, seed)
+
+
+def hessian(rows: Rows, x: Array) -> Array:
+    """Return the Hessian (d, d) of f at x (d,)."""
+    a, y = rows.a.reshape(-1, len(x)), rows.y.ravel()
+    z = np.tanh(a @ x)
+    bends = (1 - z * z) * (1 - 3 * z * z + 2 * z * y)  # of (tanh u - y)^2 / 2 in u
+    found: Array = a.T @ (bends[:, None] * a) / len(y)
+    return found
 
 
 def _value(x: Array, a: Array, y: Array) -> tuple[float, Array]:
@@ -204,18 +219,19 @@ def pair(tilt: float, seeds: int = 8, seed: int = 0) -> tuple[ra.Case, ra.Case]:
 
 
 def examples(seed: int = 0) -> dict[str, Bound]:
-    """Return both methods on clients that differ, the repair where DECA's floor is, and its linear speed-up."""
-    rounds, apart = (4, 32, 256, 1024), pair(0.5, seed=seed)
+    """Return both methods on clients that differ, the repair on quadratics with zeta = 8 too, and its linear speed-up."""
+    apart, bowls = pair(0.5, seed=seed), ra.pair(8, 8.0, seed=seed)
     long = BY_BLOCKS._replace(rounds=128)
     return {
-        "D-SGD": ra.bound_of(laws(lengthened(apart, rounds, ALL_AT_ONCE, sgd))),
-        "the repair": ra.bound_of(laws(lengthened(apart, rounds, BY_BLOCKS, predictable))),
+        "D-SGD": ra.bound_of(laws(lengthened(apart, ROUNDS, ALL_AT_ONCE, sgd))),
+        "the repair": ra.bound_of(laws(lengthened(apart, ROUNDS, BY_BLOCKS, predictable))),
+        "the repair, zeta = 8": ra.bound_of(
+            laws(lengthened(bowls, ROUNDS, BY_BLOCKS, predictable))
+        ),
         "the repair, N times what is left": speed_up(predictable, long, seed=seed)[1],
     }
 
 
 def broken(seed: int = 0) -> Bound:
     """Return DECA, whose clients divide by second moments of their own, on the same clients: it stalls."""
-    return ra.bound_of(
-        laws(lengthened(pair(0.5, seed=seed), (4, 32, 256, 1024), BY_BLOCKS, ra.deca))
-    )
+    return ra.bound_of(laws(lengthened(pair(0.5, seed=seed), ROUNDS, BY_BLOCKS, ra.deca)))
