@@ -163,7 +163,7 @@ def bent(at, after):
 @cases(("curve", "stands"), [
     (lambda x: x**-0.5, True), (lambda x: x**-0.6, True), (lambda x: x**-0.4, False), (lambda x: x**-0.45, False),
     (lambda x: x**-0.25, False), (lambda x: x**-0.5 + 0.002, False), (bent(4096, 0.0), False), (bent(4096, 0.25), False),
-    (bent(1024, 0.35), False),
+    (bent(1024, 0.35), False), (bent(4096, 0.4), False),
 ])  # fmt: skip
 def test_wrong_exponents_and_bends_are_refused(curve, stands):
     held = [ra.bound_of(nr.laws(planted(curve, seed=seed))).holds() for seed in range(8)]
