@@ -4,6 +4,7 @@ It is the loop of every method and of every engine. All that it knows of the net
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from typing import NamedTuple
 
@@ -159,28 +160,34 @@ def loop(plan: Plan, state: State, gradients: Gradients, donate: bool) -> Iterat
 
 
 def is_small(plan: Plan) -> bool:
-    """Say whether a plan is one that `small_loop` runs: one block of few numbers in closed form, and nothing on the way."""
-    x, rule = next(iter(plan.problem.start.values())), plan.optimisers[0].arrays
+    """Say whether a plan is one that `small_loop` runs: few numbers in closed form, a name a block, nothing on the way."""
+    xs, names = list(plan.problem.start.values()), [(name,) for name in plan.problem.start]
+    rules = [
+        one.arrays is not None and one.arrays.of == (one.update, one.feed)
+        for one in plan.optimisers
+    ]
     return (
-        len(plan.problem.start) == 1
-        and plan.problem.arrays is not None
-        and rule is not None
-        and rule.of == (plan.optimisers[0].update, plan.optimisers[0].feed)
+        plan.problem.arrays is not None
+        and [block.names for block in plan.blocks] == names
+        and all(rules)
         and plan.channel.plain is plan.channel.exchange
-        and (x.dtype, x.device.type) == (torch.float64, "cpu")
-        and x.numel() <= SMALL
-        and len(x) <= FEW
+        and all((x.dtype, x.device.type) == (torch.float64, "cpu") for x in xs)
+        and sum(x.numel() for x in xs) <= SMALL
+        and len(xs[0]) <= FEW
     )
 
 
 def small_loop(plan: Plan, state: State, donate: bool) -> Iterator[tuple[State, Tensor]]:
     """Yield what `loop` does, as NumPy operations: a call costs more than its numbers, and theirs cost the least."""
-    recipe, problem, rule = plan.recipe, plan.problem, plan.optimisers[0].arrays
-    assert problem.arrays is not None
-    assert rule is not None
-    topo, size = plan.topology, row_bytes(state.blocks[0])
-    sent = [plan.channel.messages(k) * size for k in range(topo.period)]
+    recipe, topo = plan.recipe, plan.topology
+    assert plan.problem.arrays is not None
+    sent = [plan.channel.messages(k) for k in range(topo.period)]
+    ends = np.cumsum([0, *(where.width for where in plan.layouts)])
     for visit in plan.visits[state.step // recipe.inner_steps :]:
+        k, where = visit.block, slice(ends[visit.block], ends[visit.block + 1])
+        rule = plan.optimisers[k].arrays
+        size = row_bytes(state.blocks[k]) * (1 + plan.optimisers[k].mixed)
+        assert rule is not None
         for s in range(max(state.step, visit.first), visit.last + 1):
             old, moments, wire = opened(plan, state, visit, s, donate=True)
             if not donate:
@@ -188,19 +195,24 @@ def small_loop(plan: Plan, state: State, donate: bool) -> Iterator[tuple[State, 
                 wire = ch.copied(wire)
             x, parts = old.numpy(), [part.numpy() for part in moments[:-1]]
             turn, lr = s // recipe.mix_every % topo.period, recipe.lr(s)
-            W = topo.matrices[turn] if mixes(plan, s) else None
+            exchange = partial(np.matmul, topo.matrices[turn]) if mixes(plan, s) else _as_it_is
+            before, after = (exchange, _as_it_is) if recipe.combine_first else (_as_it_is, exchange)
 
-            losses, g = problem.arrays(x, problem.batches(s))
-            d = rule.update(g, parts, moments.steps + 1)
-            x_new = x - lr * d if W is None or not recipe.combine_first else W @ x - lr * d
-            if W is not None:
-                x_new = x_new if recipe.combine_first else W @ x_new
+            together = x if len(ends) == 2 else np.concatenate([b.numpy() for b in state.blocks], 1)
+            losses, g = plan.problem.arrays(together, plan.problem.batches(s))
+            d = rule.update(g[:, where], parts, moments.steps + 1, exchange)
+            x_new = after(before(x) - lr * d)
+            if exchange is not _as_it_is:
                 rule.feed(parts, x, x_new)
-                np.add(wire.sent, sent[turn], out=wire.sent)
+                np.add(wire.sent, sent[turn] * size, out=wire.sent)
 
             moments = type(moments)(*moments[:-1], moments.steps + 1)
             state = closed(plan, state, visit, s, torch.from_numpy(x_new), moments, wire)
             yield state, torch.from_numpy(losses)
+
+
+def _as_it_is(x: np.ndarray) -> np.ndarray:
+    return x
 
 
 def copied(state: State) -> State:

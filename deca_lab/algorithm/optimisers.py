@@ -20,6 +20,7 @@ COLUMNS = 2**9  # of X that are compared in one go: little memory beside it
 OptState = Any  # of any optimiser: see `leaves`
 Update = Callable[[Tensor, OptState, Tensor, Mix], tuple[Tensor, OptState]]
 Feed = Callable[[OptState, Tensor, Tensor, float], OptState]
+ArrayMix = Callable[[np.ndarray], np.ndarray]  # X (N, D) -> W X
 
 
 def leaves(state: OptState) -> list[Any]:
@@ -65,11 +66,11 @@ def copied(state: OptState) -> OptState:
 class Arrays(NamedTuple):
     """An optimiser of small matrices as NumPy operations, whose state is tensors and, last, the number of gradients.
 
-    `update(g, parts, steps)` writes the state's arrays and returns the direction, `feed(parts, x, x_new)` takes in a
-    mixing. Both do what the `of`, an Optimiser's update and feed, do: an optimiser with others has no arrays.
+    `update(g, parts, steps, exchange)` writes the state's arrays and returns the direction, `feed(parts, x, x_new)` takes
+    in a mixing. Both do what the `of`, an Optimiser's update and feed, do: an optimiser with others has no arrays.
     """
 
-    update: Callable[[np.ndarray, Sequence[np.ndarray], int], np.ndarray]
+    update: Callable[[np.ndarray, Sequence[np.ndarray], int, ArrayMix], np.ndarray]
     feed: Callable[[Sequence[np.ndarray], np.ndarray, np.ndarray], None]
     of: tuple[Update, Feed]
 
@@ -149,9 +150,19 @@ def adam(decays: mo.Adam, feedback: mo.Feedback) -> Optimiser:
         return mo.adam_(state, g, decays)
 
     feed = partial(mo.feed_, feedback=feedback)
-    small = Arrays(partial(mo.adam_arrays_, adam=decays), _fed(feedback), (update, feed))
+
+    def step(
+        g: np.ndarray, parts: Sequence[np.ndarray], steps: int, exchange: ArrayMix
+    ) -> np.ndarray:
+        return mo.adam_arrays_(g, parts, steps, decays)
+
+    small = Arrays(step, _fed(feedback), (update, feed))
     plain = feedback.signal in (None, mo.printed, mo.downhill) and feedback.scale is mo.raw
     return Optimiser(mo.start, update, feed, arrays=small if plain else None)
+
+
+def _unfed(parts: Sequence[np.ndarray], x: np.ndarray, x_new: np.ndarray) -> None:
+    """Take nothing from a mixing."""
 
 
 def _fed(feedback: mo.Feedback) -> Callable[[Sequence[np.ndarray], np.ndarray, np.ndarray], None]:
@@ -202,7 +213,23 @@ def predictable_adam(decays: mo.Adam, floor: float = 0.01) -> Optimiser:
         _take_positive(v, exchange(v))
         return direction, mo.Moments(m, v, state.steps + 1)
 
-    return Optimiser(mo.start, update, mixed=1, scratch=3)
+    def step(
+        g: np.ndarray, parts: Sequence[np.ndarray], steps: int, exchange: ArrayMix
+    ) -> np.ndarray:
+        m, v = parts
+        if steps > 1:
+            v_hat = v / (1 - decays.a2 ** (steps - 1))
+            root = np.sqrt(v_hat + floor * v_hat.mean(1, keepdims=True)) + decays.eps
+            m += (1 - decays.a1) * (g / root - m)
+        v *= decays.a2
+        v += (1 - decays.a2) * g * g
+        mixed = exchange(v)
+        np.copyto(v, mixed, where=mixed > 0)
+        return m if steps > 1 else np.zeros_like(g)
+
+    feed: Feed = Optimiser._field_defaults["feed"]
+    small = Arrays(step, _unfed, (update, feed))
+    return Optimiser(mo.start, update, feed, mixed=1, scratch=3, arrays=small)
 
 
 def divisor(moments: mo.Moments, decays: mo.Adam, floor: float) -> Tensor:
@@ -259,7 +286,9 @@ def sgd(momentum: float = 0.0) -> Optimiser:
         m = state.m.mul_(momentum).add_(g)
         return g.copy_(m), Velocity(m, state.steps + 1)
 
-    def step(g: np.ndarray, parts: Sequence[np.ndarray], steps: int) -> np.ndarray:
+    def step(
+        g: np.ndarray, parts: Sequence[np.ndarray], steps: int, exchange: ArrayMix
+    ) -> np.ndarray:
         if momentum == 0:
             return g
         (m,) = parts
@@ -268,8 +297,7 @@ def sgd(momentum: float = 0.0) -> Optimiser:
         return m
 
     feed: Feed = Optimiser._field_defaults["feed"]
-    small = Arrays(step, lambda parts, x, x_new: None, (update, feed))
-    return Optimiser(_at_rest, update, feed, arrays=small)
+    return Optimiser(_at_rest, update, feed, arrays=Arrays(step, _unfed, (update, feed)))
 
 
 def quasi_global_sgd(momentum: float = 0.9, share: float = 0.1) -> Optimiser:

@@ -5,7 +5,7 @@ Hypotheses  combine then adapt, equal start; every W doubly stochastic, rho < 1 
             the run; what a client divides by is at least sqrt(eps) (the floor of the tracked second moment).
 Symbols     alpha, eps = `floor`, rho of `topology`; N, d of the landscape; G: the largest gradient seen.
 Source      Chen, Karimi, Zhao, Li, arXiv 2109.03194, in the proof of their Theorem 2.
-Tight       hardly: .9994 in the nearest instance found, two clients; usually no, by a factor of hundreds:
+Tight       attained by two clients that pull apart on a complete graph (theory/attack.json); usually hundreds of times above:
             the line |m| / sqrt(u) <= G / sqrt(eps) loses nearly all (`sharper` keeps the largest direction seen in its
             place), and then that clients mostly step alike.
 Proof       theory/amsgrad_consensus.ipynb.

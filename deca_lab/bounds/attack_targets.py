@@ -1,7 +1,7 @@
 """What an attack tries on each claim: an instance from a draw, the claim's own right side, a left side by a plain loop.
 
-`rates` speaks of exponents, `costs`, `adam_counterexample`, `dgd_worst_case` and `block_worst_case` of fixed instances: there
-is nothing to draw.
+`rates` and `nonconvex_rates` speak of exponents, `costs`, `adam_counterexample`, `dgd_worst_case` and `block_worst_case` of
+fixed instances: there is nothing to draw.
 """
 
 from collections.abc import Callable, Mapping

@@ -9,7 +9,7 @@ Hypotheses  f_i convex and L-smooth in all coordinates together, on any number o
             adapt, then combine, blocks in sequence, a given W, alpha L <= 1. The theorem: W doubly stochastic.
 Symbols     all of them: `Game`, with L = D = 1; T: `rounds`; R: `inner_steps`; tracking restarts at each visit: `tracked`.
 Source      derived; performance estimation by Drori and Teboulle 2014; interpolation by Taylor, Hendrickx and Glineur 2017.
-Tight       V is attained (to 2e-4 and better by the library's own run); the theorem is 2 to 60 times above it.
+Tight       V is attained (to 2e-4 and better by the library's own run); the theorem is 1 to 34 times as large in the page.
 Proof       theory/block_worst_case.ipynb.
 
 The program needs the optional cvxpy: pip install "deca-lab[pep]".

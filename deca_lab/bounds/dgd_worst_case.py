@@ -7,7 +7,7 @@ Hypotheses  f_i convex with subgradients of norm at most R; all start at one x_0
             stochastic, all eigenvalues but one in [-rho, rho], the same W at every step.
 Symbols     K: `steps`; n: `clients`; rho; the program: `worst_case`; runs: `simulated`.
 Source      theorem: Nedic, Olshevsky, Rabbat 2018, as in Colla and Hendrickx, arXiv 2103.14396; program: the latter, with PEPit.
-Tight       no: the theorem is 3 to 7 times above the worst case.
+Tight       no: the theorem is 2.7 to 15 times above the worst case.
 Proof       theory/dgd_worst_case.ipynb.
 
 The program needs the optional PEPit: pip install "deca-lab[pep]".

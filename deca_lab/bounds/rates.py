@@ -18,10 +18,12 @@ Proof       none of the papers' theorems. theory/rates.ipynb proves the exponent
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import stdtrit
 from torch import Tensor
@@ -29,9 +31,10 @@ from torch import Tensor
 from deca_lab.algorithm import moments as mo
 from deca_lab.algorithm import optimisers, stacking
 from deca_lab.algorithm.blocks import Block, whole
-from deca_lab.algorithm.gradients import Batch
+from deca_lab.algorithm.gradients import Batch, Gradients
 from deca_lab.algorithm.loop import Plan, Recipe, State, begin, params_of, plan, train
 from deca_lab.algorithm.problems import Problem, quadratics
+from deca_lab.algorithm.stacking import Layout
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check, pick
 from deca_lab.lab.metrics import gradient_norm
@@ -72,6 +75,7 @@ class RateSetting(NamedTuple):
     graph: str = "ring"
     feedback: mo.Feedback = NONE
     adam: mo.Adam = mo.Adam()
+    looks: int | None = None  # of `measured`
 
     @property
     def length(self) -> int:
@@ -215,11 +219,15 @@ def speed_up(
     seeds: int = 6,
     seed: int = 0,
     setting: RateSetting = ONCE,
+    method: "Experiment | None" = None,
+    near: Callable[[int, int, int], Case] | None = None,
 ) -> tuple[Array, Bound]:
-    """Return N times the late squared gradient of equal clients from the solution, and its exponent in N beside -1: equal."""
-    late = np.array(
-        [deca(quadratic(seeds, distance=0.0, clients=n, seed=seed), setting).late for n in clients]
-    )
+    """Return N times the late squared gradient of equal clients from the solution, and its exponent in N beside -1: equal.
+
+    `near(seeds, N, seed)`: N clients of one f, and noise; equal quadratics unless given. `method`: DECA unless given.
+    """
+    drawn = [(near or _alike)(seeds, n, seed) for n in clients]
+    late = np.array([(method or deca)(case, setting).late for case in drawn])
     x = np.log(clients)
     slopes = (x - x.mean()) @ np.log(late) / ((x - x.mean()) @ (x - x.mean()))
     mean, low, high = _student(slopes, 0.95)
@@ -233,6 +241,10 @@ def speed_up(
         equal=True,
     )
     return np.array(clients) * late.mean(1), bound
+
+
+def _alike(seeds: int, clients: int, seed: int) -> Case:
+    return quadratic(seeds, distance=0.0, clients=clients, seed=seed)
 
 
 def pair(seeds: int, zeta: float, common: bool = True, seed: int = 0) -> tuple[Case, Case]:
@@ -345,7 +357,7 @@ def deca(case: Case, setting: RateSetting) -> Squares:
         setting.lr,
         optimisers.adam(setting.adam, setting.feedback),
     )
-    return measured(case._replace(problem=problem), blocks, recipe, setting.graph)
+    return measured(case._replace(problem=problem), blocks, recipe, setting.graph, setting.looks)
 
 
 def dec_lora(case: Case, setting: RateSetting) -> Squares:
@@ -358,7 +370,7 @@ def dec_lora(case: Case, setting: RateSetting) -> Squares:
         optimisers.sgd(),
         mix_every=setting.inner_steps,
     )
-    return measured(case, whole(list(case.problem.start)), recipe, setting.graph)
+    return measured(case, whole(list(case.problem.start)), recipe, setting.graph, setting.looks)
 
 
 def amsgrad(case: Case, setting: RateSetting) -> Squares:
@@ -371,24 +383,41 @@ def amsgrad(case: Case, setting: RateSetting) -> Squares:
         optimisers.amsgrad(setting.adam),
         keep_moments=True,
     )
-    return measured(case, whole(list(case.problem.start)), recipe, setting.graph)
+    return measured(case, whole(list(case.problem.start)), recipe, setting.graph, setting.looks)
 
 
-def measured(case: Case, blocks: Sequence[Block], recipe: Recipe, graph: str) -> Squares:
-    """Return the mean over inner steps, before each, of the squared gradient at every seed's mean model."""
+def measured(
+    case: Case, blocks: Sequence[Block], recipe: Recipe, graph: str, looks: int | None = None
+) -> Squares:
+    """Return the mean over inner steps, before each, of the squared gradient at every seed's mean model.
+
+    `looks`: of a longer run so many steps stand for all, one from each of so many equal parts, by chance.
+    """
     W = np.kron(
         np.eye(case.seeds), topology(graph, case.clients).at(0)
     )  # seeds do not hear one another
     laid = plan(case.problem, blocks, Topology(graph, (W,)), recipe)
+    chosen = _looked_at(laid.steps, looks or laid.steps)
     models = (
-        torch.unflatten(torch.cat(state.blocks, 1), 0, (case.seeds, -1)) for state in _states(laid)
+        torch.unflatten(torch.cat(state.blocks, 1), 0, (case.seeds, -1))
+        for state in compress(_states(laid), chosen)
     )
     parts = torch.split(torch.stack([x.mean(1) for x in models]), CHUNK)
     squares = torch.cat([case.gradient(part).square() for part in parts])  # (steps, seeds, D)
-    owner = np.repeat([visit.block for visit in laid.visits], recipe.inner_steps)
+    owner = np.repeat([visit.block for visit in laid.visits], recipe.inner_steps)[chosen]
     columns = np.repeat(np.arange(len(blocks)), [where.width for where in laid.layouts])
     active = squares * torch.from_numpy(owner[:, None, None] == columns)
     return _squares(squares.sum(2).numpy(), active.sum(2).numpy())
+
+
+def _looked_at(steps: int, looks: int) -> NDArray[np.bool_]:
+    """Return which steps are measured: all, or one of each of `looks` parts of a longer run."""
+    chosen = np.ones(steps, dtype=bool)
+    if looks < steps:
+        edges = np.linspace(0, steps, looks + 1).astype(int)
+        chosen[:] = False
+        chosen[np.random.default_rng([steps, 0x100C]).integers(edges[:-1], edges[1:])] = True
+    return chosen
 
 
 def _squares(full: Array, block: Array) -> Squares:
@@ -442,7 +471,26 @@ def cut(problem: Problem, count: int) -> tuple[Problem, tuple[Block, ...]]:
     def loss(params: stacking.Params, batch: Batch) -> Tensor:
         return problem.loss({"x": torch.cat([params[name] for name in names])}, batch)
 
-    return Problem(start, loss, problem.batches), tuple(Block(name, (name,)) for name in names)
+    cut_ = Problem(start, loss, problem.batches, _of_columns(problem, names), None, problem.arrays)
+    return cut_, tuple(Block(name, (name,)) for name in names)
+
+
+def _of_columns(problem: Problem, names: Sequence[str]) -> Gradients | None:
+    """Return the closed form of a problem of one tensor x, where it has one, as that of `names`, its columns in order."""
+    form = problem.exact
+    if form is None:
+        return None
+
+    def exact(
+        x: Tensor, where: Layout, rest: stacking.Params, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
+        given = {**rest, **stacking.unflatten(x, where)}
+        together = {"x": torch.cat([given[name] for name in names], 1)}
+        losses, g = form(together["x"], stacking.layout(together, ["x"]), {}, batch)
+        parts = stacking.unflatten(g, stacking.layout(given, names))
+        return losses, torch.cat([parts[name] for name in where.names], 1)
+
+    return exact
 
 
 # ---- problems, each drawn anew for each seed
@@ -463,7 +511,7 @@ def quadratic(
     `common`: one Hessian for all clients of a seed. `sigma`: gradient noise in each coordinate. All clients start where
     each coordinate is `distance` away from the minimiser.
     """
-    _in_range(seeds=seeds, clients=clients, d=d)
+    in_range(seeds=seeds, clients=clients, d=d)
     draws = [
         _quadratic(np.random.default_rng([seed, s, 0xAB]), zeta, common, distance, clients, d)
         for s in range(seeds)
@@ -527,7 +575,7 @@ def logistic(
     Labels follow a logistic law, so that no hyperplane is without error; features have mean 1/2, or it would be the same
     to see the features of one label as those of the other. Starts as `quadratic` does, from that law's own parameters.
     """
-    _in_range(seeds=seeds, clients=clients, d=d, rows=rows, batch=batch)
+    in_range(seeds=seeds, clients=clients, d=d, rows=rows, batch=batch)
     check(0 <= skew <= 1, "skew", skew, "between 0 and 1")
     draws = [
         _logistic(np.random.default_rng([seed, s, 0x106]), skew, distance, rows, clients, d)
@@ -588,7 +636,7 @@ def factorised(
 
     The singular values of M lie between 4 and 8, so lr T K of a few times 1/4 forgets the start.
     """
-    _in_range(seeds=seeds, clients=clients, size=size, rank=rank)
+    in_range(seeds=seeds, clients=clients, size=size, rank=rank)
     draws = [
         _factorised(np.random.default_rng([seed, s, 0xFAC]), zeta, size, rank, clients)
         for s in range(seeds)
@@ -632,6 +680,7 @@ def _factorised(
     return target + offsets, np.tile(rng.standard_normal((rank, size)) / np.sqrt(size), (n, 1, 1))
 
 
-def _in_range(**counts: int) -> None:
+def in_range(**counts: int) -> None:
+    """Refuse a size that is no whole number from 1 up."""
     for name, value in counts.items():
         check(isinstance(value, int) and value >= 1, name, value, "a whole number from 1 up")

@@ -10,6 +10,8 @@ from deca_lab.algorithm import optimisers as op
 from deca_lab.algorithm.blocks import whole
 from deca_lab.algorithm.channel import gossip
 from deca_lab.algorithm.problems import quadratics
+from deca_lab.bounds.nonconvex_rates import unit
+from deca_lab.bounds.rates import cut
 from deca_lab.mixing.topology import topology
 from deca_lab.network.faults import Faults, require_possible
 from deca_lab.network.lossy_mixing import lossy
@@ -39,6 +41,7 @@ SMALL_RULES = [
     fed(None),
     fed(mo.printed),
     fed(mo.downhill),
+    op.predictable_adam(mo.Adam(0.8, 0.9)),
 ]
 
 
@@ -74,6 +77,28 @@ def test_small_problems_are_the_loops_up_to_rounding(optimiser, knobs):
     assert all(map(torch.equal, *(map(torch.as_tensor, all_of(s)) for s in (last, got[-1][0]))))
     for (state, _), before in zip(got, kept, strict=True):
         assert all(map(torch.equal, map(torch.as_tensor, all_of(state)), before))
+
+
+@cases("optimiser", SMALL_RULES)
+@cases("knobs", [{}, {"mix_every": 3}, {"keep_moments": True, "mix_all": True}])
+def test_several_blocks_are_the_loops_up_to_rounding(optimiser, knobs):
+    problem, blocks = cut(unit(1, clients=6, d=5).problem, 2)
+    plan = tr.plan(
+        problem, blocks, topology("ring", 6), tr.Recipe(3, 4, lambda s: 0.1, optimiser, **knobs)
+    )
+    assert tr.is_small(plan)
+    want = list(tr.loop(plan, tr.begin(plan), plan.problem.exact, donate=False))
+    for (state, losses), (right, right_losses) in zip(tr.train(plan), want, strict=True):
+        torch.testing.assert_close(losses, right_losses, rtol=1e-12, atol=1e-14)
+        for a, b in zip(all_of(state), all_of(right), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+    one = tr.plan(
+        problem,
+        whole(list(problem.start)),
+        topology("ring", 6),
+        tr.Recipe(3, 4, lambda s: 0.1, optimiser),
+    )
+    assert not tr.is_small(one)  # two names in a block
 
 
 def test_what_is_more_than_a_small_problem_goes_through_the_loop():
