@@ -63,11 +63,10 @@ def write_gguf(path, model):
     writer.add_vocab_size(c.vocab_size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list(
-        ["<|endoftext|>", "</s>", "<unk>", *list(bytes_to_unicode().values())[:255], "ab"]
-    )
+    letters = list(bytes_to_unicode().values())[:254]
+    writer.add_token_list(["<|endoftext|>", "</s>", "<unk>", *letters, "ab", "cd"])
     writer.add_token_types([3, 3, 3, *[1] * 256])
-    writer.add_token_merges(["a b"])
+    writer.add_token_merges(["a b", "c d"])  # transformers 5.6 takes a list of one for a string
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(1)
     writer.add_pad_token_id(0)
