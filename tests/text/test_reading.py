@@ -87,7 +87,7 @@ LONG = "a description of many words, number {}"
     ],
 )
 def test_guesses(made, text, label):
-    rows = [{key: value.format(i) for key, value in made.items()} for i in range(9)]
+    rows = [{key: str(value).format(i) for key, value in made.items()} for i in range(9)]
     notes = corpus_of(rows).notes
     assert notes[0] == f"text column {text} (guessed)"
     assert notes[1] == (
@@ -201,6 +201,32 @@ def test_text_with_commas_quotes_and_line_ends(tmp_path):
     assert corpus.texts == tuple(text for text, _ in rows)
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_another_separator_that_parts_every_line_alike_is_taken_and_told(tmp_path, mark):
+    rows = [("nr", "text"), *((i, f"he paid 1,50; or | {i}\ttwice") for i in range(120))]
+    corpus = load(written(tmp_path / "a.csv", rows, mark))
+    assert corpus.texts == tuple(text for _, text in rows[1:])
+    assert corpus.notes[0] == f"cells are separated by {mark!r}"
+
+
+@cases(
+    "lines",
+    [
+        ["text", "one; two", "three"],  # one line has a mark, another none
+        ["text", "one; two", "three; four"],  # so a column's name stands above it
+        ["one", "two", "three"],
+        ["a, b; c", '"d", e; f', "g, h; i"],  # commas are there
+    ],
+)
+def test_marks_in_prose_are_no_separators(lines):
+    assert delimited.separator_of("\n".join(lines), ",") == ","
+
+
+def test_a_cell_too_long_to_look_into_is_read_as_ever(tmp_path):
+    (tmp_path / "a.csv").write_text("text\n" + "long " * 40_000)
+    assert len(load(tmp_path / "a.csv").texts[0]) > 190_000
+
+
 # what is refused
 
 
@@ -220,6 +246,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ("a.jsonl", '{"text": "[[", "a": "\\"' + "[" * 99 + '"}', ""),
         ("a.jsonl", '{"text": ["a"]}', "no column holds strings for it .text holds lists"),
         ("a.jsonl", '{"text": {"a": 1}}', "text holds objects"),
+        ("a.jsonl", '{"data": {"text": "a"}, "label": "b"}', "data holds objects, label holds str"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, says):
