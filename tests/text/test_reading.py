@@ -1,6 +1,7 @@
 """People's files: which column is what, whether names stand on top, and what is refused in a line."""
 
 import sys
+from pathlib import Path
 
 import datasets
 import pandas as pd
@@ -273,6 +274,16 @@ def test_nested_columns_are_named_with_their_type(options, says):
     rows = [{"text": "q", "answers": {"start": [1]}, "answer": ["yes"]}]
     with pytest.raises(BadInput, match=says):
         corpus_of(rows, **options)
+
+
+def test_a_file_larger_than_the_memory_is_refused_in_one_line(tmp_path, monkeypatch):
+    def exhausted(*args):
+        raise MemoryError
+
+    (tmp_path / "a.csv").write_text("text\nx\n")
+    monkeypatch.setattr(Path, "read_bytes", exhausted)
+    with pytest.raises(BadInput, match=r"a\.csv' cannot be read: it is larger than the memory"):
+        load(tmp_path / "a.csv")
 
 
 def test_a_deep_file_is_refused_before_its_reader_sees_it(tmp_path, monkeypatch):
