@@ -25,7 +25,11 @@ MEASURED = (
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
     """Return {knob: values} of texts such as "b1=0.5,0.9"; raise BadInput at an unknown knob or a value of another type."""
-    return dict(_parse(text) for text in texts)
+    grid = dict(pairs := [_parse(text) for text in texts])
+    check(
+        len(grid) == len(pairs), "vary", ", ".join(texts), "each knob once, its values with commas"
+    )
+    return grid
 
 
 def _parse(text: str) -> tuple[str, list[Any]]:
@@ -61,6 +65,8 @@ def sweep(
     `runs.run`, such as `model=`; every run gets them, and what `metrics=` measures gets columns.
     """
     check(seeds >= 1, "seeds", seeds, "1 or more")
+    for name, values in grid.items():
+        check(len(set(values)) == len(values), f"vary {name}", list(values), "different values")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     arms = [{**point, "seed": base.seed + i} for point in points for i in range(seeds)]
     configs = [replace(base, **arm) for arm in arms]  # all checked before the first one runs
