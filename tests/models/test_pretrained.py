@@ -1,5 +1,6 @@
 """Files from outside: a GGUF file against the model that it was written from, and what is refused in one line."""
 
+import json
 import sys
 
 import gguf
@@ -152,6 +153,15 @@ def test_what_cannot_be_read_is_one_line(file, tmp_path, monkeypatch):
     for read in (causal_lm.load, tokenizer):
         with pytest.raises(BadInput, match=r"needs gguf: pip install 'deca-lab\[gguf\]'"):
             read(str(file))
+
+
+def test_a_configuration_of_too_many_layers_is_refused_before_they_are_built(tmp_path):
+    causal_lm.load("llama-tiny").save_pretrained(tmp_path)
+    known = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**known, "num_hidden_layers": 10**9}))
+    for shapes_alone in (False, True):
+        with pytest.raises(BadInput, match=r"num_hidden_layers .* = 1000000000 .* at most 10,000"):
+            causal_lm.load(str(tmp_path), shapes_alone=shapes_alone)
 
 
 @cases("name", ["tiny", "base", "folder"])
