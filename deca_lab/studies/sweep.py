@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields, replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pandas as pd
 from deca_lab.errors import BadInput, Diverged, check, pick
 from deca_lab.files import folder, read_text, write_whole
 from deca_lab.lab import runs
+from deca_lab.lab.history import read_table
 from deca_lab.runconfig import RunConfig
 from deca_lab.studies.compare import finished
 
@@ -87,7 +87,7 @@ def _kept(out: Path, arms: Sequence[Mapping[str, Any]], keep: bool) -> list[dict
     if not (folder(out) / "runs.csv").exists():
         return []
     try:
-        rows = pd.read_csv(StringIO(read_text(out / "runs.csv", "the sweep's"))).to_dict("records")
+        rows = read_table(read_text(out / "runs.csv", "the sweep's")).to_dict("records")
     except ValueError as error:  # BadInput is one, and so is pandas' ParserError
         raise BadInput(f"{str(out / 'runs.csv')!r} is damaged: {error}") from None
     begun = zip(rows, arms, strict=False)  # the sweep may have been interrupted
