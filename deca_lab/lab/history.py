@@ -217,7 +217,8 @@ def read_table(text: str, index: int | None = None) -> pd.DataFrame:
     """Return a table as it was written, to the last bit, which pandas before 3.1 does not do by itself."""
     old = [int(part) for part in pd.__version__.split(".")[:2]] < [3, 1]
     exactly: dict[str, Any] = {"float_precision": "round_trip"} if old else {}
-    return pd.read_csv(StringIO(text), index_col=index, **exactly)
+    table: pd.DataFrame = pd.read_csv(StringIO(text), index_col=index, **exactly)
+    return table
 
 
 def _table(text: str, indexed: bool = False) -> pd.DataFrame:

@@ -104,6 +104,13 @@ def gguf_file(source: str) -> Path | None:
     return files[0] if files else None
 
 
+def require_no_path(name: str, what: str) -> None:
+    """Raise BadInput for a name that is no hub name but a path: it was looked for, and nothing is there."""
+    path = name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(".gguf")
+    if path:
+        raise BadInput(f"{what} {name!r}: there is no such directory or GGUF file")
+
+
 def built(
     config: "PretrainedConfig", dtype: torch.dtype, attention: str, purpose: Purpose
 ) -> "PreTrainedModel":
