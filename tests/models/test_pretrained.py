@@ -164,7 +164,7 @@ def test_a_configuration_of_too_many_layers_is_refused_before_they_are_built(tmp
             causal_lm.load(str(tmp_path), shapes_alone=shapes_alone)
 
 
-@cases("name", ["/nowhere/at/all", "./x", "~/x/y", "a/b/c", "x.gguf"])
+@cases("name", ["/no/such/place", "./x", "~/x/y", "a/b/c", "x.gguf"])
 def test_a_path_where_nothing_is_is_not_asked_of_the_hub(name):
     with pytest.raises(BadInput, match=r"^tokenizer .* there is no such directory or GGUF file"):
         tokenizer(name)
