@@ -66,9 +66,10 @@ def quoted(value: object) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Say whether Python, torch's allocator on the processor, or a GPU found no memory."""
+    """Say whether Python, its loader of libraries, torch's allocator on the processor, or a GPU found no memory."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
         or "can't allocate memory" in str(error)
+        or "failed to map segment" in str(error)
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from deca_lab.errors import BadInput
 
 LOCK, HALF = ".lock", ".half-"  # names in a run folder: the lock, and files that are being written
+LARGE = "it is larger than the memory that is free"
 SUMS = "SHA256SUMS"  # `sha256sum -c SHA256SUMS` checks a run folder too
 
 
@@ -67,6 +68,7 @@ def new_folder(path: Path, run: bool = True) -> Path:
 def require_new(path: Path, run: bool = True) -> None:
     """Raise BadInput if a folder holds anything; nothing is created."""
     try:
+        str(path).encode()  # safetensors and the report write the name
         files = list(path.iterdir()) if path.exists() else []
     except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
         why = getattr(error, "strerror", None) or error
@@ -114,8 +116,8 @@ def read_text(path: Path, what: str) -> str:
         if path.exists() and not path.is_file():  # a pipe or a device would never end
             raise OSError("it is not an ordinary file")
         return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{what} {str(path)!r} cannot be read: {error}") from None
+    except (OSError, ValueError, MemoryError) as error:
+        raise BadInput(f"{what} {str(path)!r} cannot be read: {str(error) or LARGE}") from None
 
 
 def sums(texts: Mapping[str, str]) -> str:

@@ -175,7 +175,8 @@ def _require_fit(kind: Kind, what: str, item: object) -> None:
     """Raise BadInput unless an item can be an entry of the kind's table."""
     try:
         _require_row(kind, item) if kind.row else _require_function(kind.arguments, "it", item)
-        check(bool(about(item)), "its description", None, "there: it is what the list shows")
+        words = "a line: its docstring, or a row's `about`, which `deca-lab list` shows"
+        check(bool(about(item)), "its description", None, words)
     except BadInput as error:
         raise BadInput(f"{what} cannot be registered: {error}") from None
 

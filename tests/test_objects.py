@@ -346,6 +346,8 @@ BAD = [
         r"what metrics\['x'\] returns = 'a' cannot be used: it must be a number",
     ),
     ({"callbacks": [3]}, "callbacks = .* a list of functions"),
+    ({"callbacks": len}, "callbacks = .* a list of functions"),
+    ({"metrics": {" ": len}}, "metrics = .* a dict of functions"),
 ]
 
 
@@ -356,6 +358,11 @@ def test_a_bad_object_gets_one_line(objects, words, tmp_path):
     with pytest.raises(BadInput, match=words) as raised:
         run(CONFIG, tmp_path / "run", **objects)
     assert "\n" not in str(raised.value)
+
+
+def test_an_out_that_is_no_path_gets_one_line():
+    with pytest.raises(BadInput, match="out = 3 cannot be used: it must be a path"):
+        run(CONFIG, 3)
 
 
 def test_a_name_beside_an_object_and_a_knob_that_it_does_not_read_are_refused(net):

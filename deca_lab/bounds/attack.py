@@ -57,9 +57,10 @@ def attack(
 ) -> list[Nearest]:
     """Return what came nearest for the named claims, or all: `seconds` for all together, or so many `tries` each.
 
-    Raises BadInput for a claim that no attack knows.
+    Raises BadInput for a claim that no attack knows, no time, and a negative seed.
     """
     check(seconds > 0, "attack", seconds, "more than 0 seconds")
+    check(seed >= 0, "seed", seed, "0 or more")
     chosen = {name: pick(targets, name, "claim to attack") for name in names or targets}
     rows = []
     for name, target in chosen.items():

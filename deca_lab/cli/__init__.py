@@ -16,6 +16,7 @@ from deca_lab.errors import (
     Diverged,
     PeerLost,
     Stopped,
+    check,
     out_of_memory,
 )
 
@@ -73,6 +74,7 @@ def main() -> None:
     on the disk; 130 for one that was stopped by hand.
     """
     try:
+        _settle()
         app()
     except BadInput as error:
         _fail(f"error: {error}", 2)
@@ -84,13 +86,30 @@ def main() -> None:
         _fail(str(asked), 130)
     except KeyboardInterrupt:
         _fail(f"stopped by hand; what was checkpointed can be continued: {GO_ON}", 130)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
         if not out_of_memory(error):
             raise
         _fail(f"stopped: {LESS_MEMORY}", 1)
     except OSError as error:  # a full disk, a closed pipe
         _drop_output()
         _fail(f"stopped: {error.strerror or error}", 1)
+
+
+def _settle() -> None:
+    """Open what the caller closed of stdin, stdout and stderr; refuse a Python in which libraries break."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    allowed = "-O at most: transformers reads the docstrings of its classes"
+    check(sys.flags.optimize < 2, "python", "-OO", allowed)
+    check(_is_somewhere(), "current folder", "removed", "one that is still there")
+
+
+def _is_somewhere() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def _drop_output() -> None:

@@ -164,7 +164,7 @@ def _wrapped(line: str) -> str:
     from shutil import get_terminal_size
     from textwrap import fill
 
-    width = get_terminal_size().columns - 1
+    width = max(get_terminal_size().columns - 1, 20)  # COLUMNS=1
     return fill(
         line,
         width,
@@ -189,7 +189,7 @@ def _of_recipe(ctx: typer.Context, name: str) -> dict[str, Value]:
     """Return the knobs of a recipe that the command line does not set itself."""
     from deca_lab.recipes.recipe import knobs_of
 
-    if not name:
+    if not _was_given(ctx, "recipe"):
         return {}
     resumed = ctx.params.get("resume")
     check(resumed is None, "recipe", name, "left out with --resume, which changes nothing")

@@ -24,6 +24,7 @@ MODULES = {
 
 
 COURSE = r"""; extra == ['"]course['"]$"""  # how an installed package marks what is of the extra
+LONG = 120  # seconds that a kernel may take to start, and to answer: a machine may be busy
 
 
 class Check(NamedTuple):
@@ -250,7 +251,9 @@ def notebook_kernel() -> Check:
         cells=[nbformat.v4.new_code_cell("import sys, deca_lab; print(sys.executable)")]
     )
     advice = f"{sys.executable} -m pip install --force-reinstall ipykernel; a firewall must let a program talk to 127.0.0.1"
-    client = NotebookClient(nb, km=kernel(), timeout=20, startup_timeout=20, extra_arguments=QUIET)
+    client = NotebookClient(
+        nb, km=kernel(), timeout=LONG, startup_timeout=LONG, extra_arguments=QUIET
+    )
     try:
         client.execute(env=environment(threads=1), cleanup_kc=True)
     except (CellExecutionError, RuntimeError, TimeoutError, OSError) as error:

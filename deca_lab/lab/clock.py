@@ -52,7 +52,7 @@ def network(
     Raises BadInput.
     """
     check(0 < seconds < float("inf"), "seconds", seconds, "greater than 0, and finite")
-    check(mbit > 0, "mbit", mbit, "greater than 0")
+    check(mbit >= 1e-6, "mbit", mbit, "0.000001 or more")  # below, seconds overflow
     check(0 <= latency < float("inf"), "latency", latency, "0 or more, and finite")
     factor = np.ones(clients)
     for client, times in (slow or {}).items():

@@ -68,7 +68,7 @@ def fit(
         method=method,
         problem=problem,
         metrics=metrics,
-        callbacks=tuple(callbacks),
+        callbacks=callbacks,
         blocks=None if blocks is None else blocks_given(blocks),
     )
     if resume:

@@ -213,10 +213,18 @@ def _require_sealed(folder: Path, texts: dict[str, str]) -> None:
         )
 
 
+def read_table(text: str, index: int | None = None) -> pd.DataFrame:
+    """Return a table as it was written, to the last bit, which pandas before 3.1 does not do by itself."""
+    old = [int(part) for part in pd.__version__.split(".")[:2]] < [3, 1]
+    exactly: dict[str, Any] = {"float_precision": "round_trip"} if old else {}
+    table: pd.DataFrame = pd.read_csv(StringIO(text), index_col=index, **exactly)
+    return table
+
+
 def _table(text: str, indexed: bool = False) -> pd.DataFrame:
     """Return a table; the first column of an `indexed` one names its rows."""
     index = 0 if indexed else None
-    table = pd.read_csv(StringIO(text), index_col=index)
+    table = read_table(text, index)
     if index is None:
         return table
     names = next(csv.reader(StringIO(text)))[1:]  # pandas renames a label that is called "client"

@@ -7,7 +7,7 @@ one that is given another.
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -79,9 +79,9 @@ def accepted(config: RunConfig, objects: Objects) -> Objects:
 def _require_callables(objects: Objects) -> None:
     metrics = {} if objects.metrics is None else objects.metrics
     sound = isinstance(metrics, Mapping) and all(map(callable, metrics.values()))
-    sound = sound and all(isinstance(name, str) for name in metrics)
+    sound = sound and all(isinstance(name, str) and name.strip() for name in metrics)
     check(sound, "metrics", objects.metrics, "a dict of functions of a Snapshot, {name: function}")
-    listed = isinstance(objects.callbacks, Iterable) and all(map(callable, objects.callbacks))
+    listed = isinstance(objects.callbacks, Sequence) and all(map(callable, objects.callbacks))
     check(listed, "callbacks", objects.callbacks, "a list of functions of a Snapshot")
 
 

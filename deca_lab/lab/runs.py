@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def run(
     then the last good checkpoint stays; and Stopped, after a checkpoint, where `progress` returns True.
     """
     given = (model, tokenizer, dataset, topology, optimiser, method)
-    objects = Objects(*given, metrics=metrics, callbacks=tuple(callbacks))
+    objects = Objects(*given, metrics=metrics, callbacks=callbacks)
     done = run_in(World(), config, out, progress, objects)
     assert done is not None  # rank 0 has it, and there is no other
     return done
@@ -107,6 +108,7 @@ def run_in(
     another process is gone, and what `run` raises.
     """
     if out is not None and not world.rank:
+        check(isinstance(out, str | PathLike), "out", out, "a path, or left out")
         require_new(Path(out))
     lab = prepared(config, world, objects, say)
     say("measuring the start ...")

@@ -335,8 +335,7 @@ def _preset(name: str) -> Preset:
         return Preset("a directory", source=here)
     if here.endswith(".gguf") and os.path.isfile(here):
         return Preset("a GGUF file", source=here)
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(".gguf"):
-        raise BadInput(f"model {name!r}: there is no such directory or GGUF file")
+    pretrained.require_no_path(name, "model")
     if name.count("/") == 1 and all(name.split("/")):
         return Preset("a hub name", source=name)
     try:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
+MOST_LAYERS = 10_000  # a configuration of more would be built for hours
+
+
 class Purpose(NamedTuple):
     """What a model is loaded for: one of transformers' classes, and what is special about it."""
 
@@ -101,12 +104,20 @@ def gguf_file(source: str) -> Path | None:
     return files[0] if files else None
 
 
+def require_no_path(name: str, what: str) -> None:
+    """Raise BadInput for a name that is no hub name but a path: it was looked for, and nothing is there."""
+    path = name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(".gguf")
+    if path:
+        raise BadInput(f"{what} {name!r}: there is no such directory or GGUF file")
+
+
 def built(
     config: "PretrainedConfig", dtype: torch.dtype, attention: str, purpose: Purpose
 ) -> "PreTrainedModel":
     """Return a model of random weights in eval mode, drawn in float32 from torch's global generator, then cast."""
     import transformers
 
+    _require_few_layers(config)
     auto, config = getattr(transformers, purpose.auto), purpose.configured(copy.deepcopy(config))
     given = {"attn_implementation": attention, "trust_remote_code": False}
     model: PreTrainedModel = auto.from_config(config, **given)
@@ -124,6 +135,7 @@ def _loaded(
     weights = {} if "gguf_file" in given else {"use_safetensors": True}
     try:
         config = transformers.AutoConfig.from_pretrained(**given)
+        _require_few_layers(config)
         with quiet():
             model, info = getattr(transformers, purpose.auto).from_pretrained(
                 **given,
@@ -141,6 +153,12 @@ def _loaded(
     if "gguf_file" in given:
         model = _unquantised(model, config, dtype, attention, purpose)
     return model.eval()
+
+
+def _require_few_layers(config: "PretrainedConfig") -> None:
+    layers = getattr(config, "num_hidden_layers", None)
+    few = not isinstance(layers, int) or layers <= MOST_LAYERS
+    check(few, "num_hidden_layers of the model's configuration", layers, f"at most {MOST_LAYERS:,}")
 
 
 def _require_whole(source: str, info: Mapping[str, Any], purpose: Purpose) -> None:

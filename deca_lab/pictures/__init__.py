@@ -3,7 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
+from deca_lab.errors import BadInput
+
+try:
+    from matplotlib.figure import Figure
+except ValueError as error:  # MPLBACKEND, or a matplotlibrc, names no backend
+    raise BadInput(f"matplotlib cannot start: {str(error).partition(';')[0]}") from None
 
 from deca_lab.lab.history import History
 from deca_lab.pictures import (

@@ -1,13 +1,17 @@
 """A file of knobs becomes a config: one of the papers' experiments by name, or a file of one's own."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.files import read_text
 from deca_lab.methods import METHODS
 from deca_lab.runconfig import RunConfig, defaults, from_mapping
+
+if TYPE_CHECKING:
+    import yaml
 
 HOME = Path(__file__).parent
 PARTS = ("about", "knobs", "methods")  # of a recipe; `methods` are knobs of single methods
@@ -69,13 +73,23 @@ def _read(path: Path) -> dict[str, Any]:
 
     text = read_text(path, "the recipe")
     try:
-        given = yaml.safe_load(text)
+        given, twice = yaml.safe_load(text), _repeated(yaml.compose(text, yaml.SafeLoader))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         line = " ".join(str(error).split())[:200]
         raise BadInput(f"the recipe {str(path)!r} is no YAML: {line}") from None
     sound = isinstance(given, dict) and all(isinstance(key, str) for key in given)
     check(sound, f"the recipe {str(path)!r}", type(given).__name__, "a mapping of knobs")
+    check(not twice, f"the recipe {str(path)!r}", ", ".join(twice), "a file that names a knob once")
     return dict(given)
+
+
+def _repeated(node: "yaml.Node | None", depth: int = len(PARTS)) -> list[str]:
+    """Return the names that a mapping, or one in it, has twice: YAML takes the last of them in silence."""
+    if node is None or node.id != "mapping" or not depth:
+        return []
+    names = Counter(str(key.value) for key, _ in node.value)
+    inner = [name for _, value in node.value for name in _repeated(value, depth - 1)]
+    return [*(name for name, times in names.items() if times > 1), *inner]
 
 
 def _mapping(given: Mapping[str, Any], part: str, name: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ arm has equally many inner steps, on each seed the learning rate that validation
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import pandas as pd
 
 from deca_lab.errors import BadInput, check, pick
 from deca_lab.files import read_text, write_whole
+from deca_lab.lab.history import read_table
 from deca_lab.runconfig import RunConfig
 from deca_lab.studies import evidence
 from deca_lab.studies.compare import arm, gaps_of, notes, run_arms, score_of
@@ -277,7 +277,7 @@ NOW, OLDER = "now", "older"  # protocols of an examination's rows
 def read_runs(path: Path) -> pd.DataFrame:
     """Return the older rows of an examination's runs.csv, all if it has but one kind, or raise BadInput."""
     try:
-        rows = pd.read_csv(StringIO(read_text(path, "an examination's")))
+        rows = read_table(read_text(path, "an examination's"))
     except ValueError as error:  # BadInput is one, and so is pandas' ParserError
         raise BadInput(f"older = {str(path)!r} cannot be used: {error}") from None
     needed = {"arm", "seed", "lr", "chosen", "validation_loss", "test_loss"}

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields, replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pandas as pd
 from deca_lab.errors import BadInput, Diverged, check, pick
 from deca_lab.files import folder, read_text, write_whole
 from deca_lab.lab import runs
+from deca_lab.lab.history import read_table
 from deca_lab.runconfig import RunConfig
 from deca_lab.studies.compare import finished
 
@@ -25,7 +25,11 @@ MEASURED = (
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
     """Return {knob: values} of texts such as "b1=0.5,0.9"; raise BadInput at an unknown knob or a value of another type."""
-    return dict(_parse(text) for text in texts)
+    grid = dict(pairs := [_parse(text) for text in texts])
+    check(
+        len(grid) == len(pairs), "vary", ", ".join(texts), "each knob once, its values with commas"
+    )
+    return grid
 
 
 def _parse(text: str) -> tuple[str, list[Any]]:
@@ -61,6 +65,8 @@ def sweep(
     `runs.run`, such as `model=`; every run gets them, and what `metrics=` measures gets columns.
     """
     check(seeds >= 1, "seeds", seeds, "1 or more")
+    for name, values in grid.items():
+        check(len(set(values)) == len(values), f"vary {name}", list(values), "different values")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     arms = [{**point, "seed": base.seed + i} for point in points for i in range(seeds)]
     configs = [replace(base, **arm) for arm in arms]  # all checked before the first one runs
@@ -81,7 +87,7 @@ def _kept(out: Path, arms: Sequence[Mapping[str, Any]], keep: bool) -> list[dict
     if not (folder(out) / "runs.csv").exists():
         return []
     try:
-        rows = pd.read_csv(StringIO(read_text(out / "runs.csv", "the sweep's"))).to_dict("records")
+        rows = read_table(read_text(out / "runs.csv", "the sweep's")).to_dict("records")
     except ValueError as error:  # BadInput is one, and so is pandas' ParserError
         raise BadInput(f"{str(out / 'runs.csv')!r} is damaged: {error}") from None
     begun = zip(rows, arms, strict=False)  # the sweep may have been interrupted

@@ -9,9 +9,9 @@ MOST = 8  # rates that are added to a grid; then an edge is accepted, and said
 
 
 def check_rates(rates: Sequence[float]) -> None:
-    """Raise BadInput unless the rates are positive numbers, one or more."""
-    fine = len(rates) > 0 and all(0 < rate < math.inf for rate in rates)
-    check(fine, "rates", rates, "learning rates above 0, one or more")
+    """Raise BadInput unless the rates are different positive numbers, one or more."""
+    fine = len(set(rates)) == len(rates) > 0 and all(0 < rate < math.inf for rate in rates)
+    check(fine, "rates", rates, "different learning rates above 0, one or more")
 
 
 def tried(loss_at: Callable[[float], float], rates: Sequence[float]) -> dict[float, float]:

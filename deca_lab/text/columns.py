@@ -174,7 +174,9 @@ def _guess_label(table: "Dataset", taken: Sequence[str]) -> tuple[str | None, li
     The notes name the columns that are called like labels and are none, and why.
     """
     strings = [column for column in _string_columns(table) if column not in taken]
-    alone = strings if len(strings) == 1 and not taken else []  # then it is the text
+    nested = any(type_of(table, column) in NESTED for column in table.column_names)
+    only = len(strings) == 1 and not taken and not (nested and strings[0] in LABEL)
+    alone = strings if only else []  # then it is the text
     notes: list[str] = []
     for column in LABEL:
         if column in table.column_names and column not in (*taken, *alone):

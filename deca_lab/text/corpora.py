@@ -40,13 +40,15 @@ class Corpus(NamedTuple):
 def from_rows(name: str, rows: Iterable[tuple[str, ...]], notes: Sequence[str] = ()) -> Corpus:
     """Make a corpus of rows (text, label name), or (text, label name, answer) throughout.
 
-    Rows that lack a text or an answer and repeated texts are dropped, and the notes say so.
+    Rows that lack a text or an answer and repeated texts are dropped, and the notes say so. Lines of
+    a label end as they do in Unix: a bare carriage return would end a row of the run's tables.
     """
     kept: dict[str, tuple[str, ...]] = {}
     given = list(rows)
     whole = [row for row in given if all(row[i].strip() for i in (0, *range(2, len(row))))]
     for text, label, *answer in whole:
-        kept.setdefault(text.strip("\n"), (label, *(part.strip() for part in answer)))
+        plain = label.replace("\r\n", "\n").replace("\r", "\n")
+        kept.setdefault(text.strip("\n"), (plain, *(part.strip() for part in answer)))
     if not kept:
         raise BadInput(f"corpus {name!r} has no text: {len(given)} rows given, all of them empty")
     given_labels, *given_answers = zip(*kept.values(), strict=True)

@@ -4,10 +4,13 @@ import csv
 import re
 from collections.abc import Collection, Sequence
 from io import StringIO
+from itertools import islice
 
 from deca_lab.errors import check
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+OTHERS = ";\t|"  # what a spreadsheet writes into a .csv where the comma is the decimal sign
+LOOKED = 100  # lines from which another separator is told
 MOST_COLUMNS = 1000
 LONG, WORDS = 60, 6  # a column's name has at most so many characters and words
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
@@ -16,13 +19,15 @@ NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 def read(
     text: str, separator: str, named: Collection[str]
 ) -> tuple[dict[str, list[str]], tuple[str, ...]]:
-    """Return {column name: its cells}, and a note where the first line holds no names.
+    """Return {column name: its cells}, and notes: of another separator, of a first line without names.
 
     `named` are columns that somebody named: a first line with one of them holds names. Raises
     BadInput for too many columns and for names without rows; pandas raises ValueError.
     """
     import pandas as pd
 
+    usual, separator = separator, separator_of(text, separator)
+    notes = () if separator == usual else (f"cells are separated by {separator!r}",)
     if text.partition("\n")[0].count(separator) >= MOST_COLUMNS:  # pandas takes seconds for many
         width = len(next(csv.reader(StringIO(text), delimiter=separator)))
         check(width <= MOST_COLUMNS, "columns of the file", width, f"at most {MOST_COLUMNS}")
@@ -32,11 +37,26 @@ def read(
     if not names_columns(first, below, named):
         last = f"column_{len(cells) - 1}"
         note = f"the first line looks like a row, not like names: columns are column_0 to {last}"
-        return {f"column_{i}": column for i, column in enumerate(cells)}, (note,)
+        return {f"column_{i}": column for i, column in enumerate(cells)}, (*notes, note)
     names = [name.strip() or f"column_{i}" for i, name in enumerate(first)]
     check(len(set(names)) == len(names), "columns", names, "different names")
     check(bool(below[0]), "file", first, "column names with rows below, and this is its only line")
-    return dict(zip(names, below, strict=True)), ()
+    return dict(zip(names, below, strict=True)), notes
+
+
+def separator_of(text: str, usual: str) -> str:
+    """Return `usual`, or another mark that parts the first lines alike where `usual` is not in the first one."""
+    others = OTHERS if usual not in text.partition("\n")[0] else ""
+    return next((mark for mark in others if mark != usual and _parts_alike(text, mark)), usual)
+
+
+def _parts_alike(text: str, mark: str) -> bool:
+    try:
+        lines = list(islice(csv.reader(StringIO(text), delimiter=mark), LOOKED))
+    except csv.Error:  # a cell too long for that reader
+        return False
+    widths = {len(line) for line in lines if line}
+    return len(widths) == 1 and widths != {1}
 
 
 def names_columns(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST_ALPHA = 1e9  # where a Dirichlet draw is even to four digits
-MORE_TEXT = "fewer clients, a larger alpha"
+MORE_TEXT = "the split iid, fewer clients, a larger alpha"
 DRAWS = 1000  # of random proportions, at most, until every client has its rows
 
 

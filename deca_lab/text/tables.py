@@ -13,6 +13,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from deca_lab.errors import BadInput, check, pick
+from deca_lab.files import LARGE
 from deca_lab.models.hub import hub_or_offline
 from deca_lab.text import delimited
 
@@ -121,8 +122,8 @@ def read(path: Path) -> bytes:
         raw = path.read_bytes()
         if path.suffix.lower() != ".parquet":
             raw.decode("utf-8")
-    except OSError as error:
-        raise BadInput(f"file {str(path)!r} cannot be read: {error}") from None
+    except (OSError, MemoryError) as error:
+        raise BadInput(f"file {str(path)!r} cannot be read: {str(error) or LARGE}") from None
     except UnicodeDecodeError as error:
         byte = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
         what = f"file {str(path)!r} is not UTF-8 text ({byte})"

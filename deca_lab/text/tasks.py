@@ -312,7 +312,7 @@ def _require_examples(
     if empty:
         why = f"its rows are none, longer than context {context}, or held-out prompts"
         shares = "larger test_share and validation_share"
-        more = f"a larger context, fewer clients, a larger alpha, or {shares}"
+        more = f"a larger context, the split iid, fewer clients, a larger alpha, or {shares}"
         raise BadInput(f"no example in {listed(empty)}: {why}; take {more}")
 
 

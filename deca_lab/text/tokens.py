@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deca_lab.errors import BadInput, check, quoted
 from deca_lab.models.hub import hub_or_offline, is_a
-from deca_lab.models.pretrained import arguments, gguf_file, quiet, refusal
+from deca_lab.models.pretrained import arguments, gguf_file, quiet, refusal, require_no_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,6 +33,7 @@ def tokenizer(name: str = "bytes", revision: str = "") -> "PreTrainedTokenizerBa
     here = os.path.expanduser(name)
     if os.path.isdir(here) or gguf_file(here):  # False too for a name that no file can have
         return _auto(here, "")
+    require_no_path(name, "tokenizer")
     with hub_or_offline("model", name):
         return _auto(name, revision)
 

@@ -149,5 +149,7 @@ def test_bad_input():
         BadInput, match=r"attack = -1\.0 cannot be used: it must be more than 0 seconds"
     ):
         at.attack(seconds=-1.0)
+    with pytest.raises(BadInput, match="seed = -1 cannot be used: it must be 0 or more"):
+        at.attack(tries=1, seed=-1)
     with pytest.raises(BadInput, match="witness has no point"):
         at.replay({"claim": "adam_step"})

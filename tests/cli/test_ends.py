@@ -71,7 +71,12 @@ CPU = (
 
 @cases(
     "error",
-    [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU)],
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError(CPU),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
 )
 def test_no_memory_is_one_line_with_the_knobs_that_help(capsys, error):
     def exhausted(*args, **kwargs):

@@ -24,6 +24,17 @@ sys.exit(server.serve(Path(".")))
 """
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Let SIGHUP end a process, also where the tests themselves run under nohup, which all children inherit."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def gone(number):
     end = time.monotonic() + 60
     while psutil.pid_exists(number) and time.monotonic() < end:

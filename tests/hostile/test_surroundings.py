@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,22 @@ def test_a_run_is_the_same_in_any_surroundings(whole, tmp_path, environment):
     assert process(*run_words(tmp_path / "rün"), **environment) == "right"
     if "OMP_NUM_THREADS" not in environment:  # sums in another order
         assert bits(tmp_path / "rün") == bits(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="a shell closes streams")
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_a_run_is_the_same_where_streams_are_closed(whole, tmp_path, closed):
+    command = shlex.join(map(str, [sys.executable, "-m", "deca_lab", *run_words(tmp_path / "run")]))
+    done = subprocess.run(f"{command} {closed}", shell=True, env=CALM, check=False, timeout=300)
+    assert done.returncode == 0
+    assert bits(tmp_path / "run") == bits(whole)
+
+
+@pytest.mark.slow
+def test_pictures_that_cannot_be_drawn_are_refused_before_any_work(tmp_path):
+    assert process(*run_words(tmp_path / "run"), MPLBACKEND="none", says="matplotlib") == "refused"
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
@@ -109,6 +126,7 @@ def test_files_that_nobody_would_give_are_refused_in_a_line(tmp_path, capsys):
 
 KNOBS = [
     {"out": "x" * 300},
+    {"out": "a\udcff"},
     {"out": "/dev/null/run"},
     {"out": "/proc/nobody"},
     {"tokenizer": "x" * 5000},

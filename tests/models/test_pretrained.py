@@ -1,5 +1,6 @@
 """Files from outside: a GGUF file against the model that it was written from, and what is refused in one line."""
 
+import json
 import sys
 
 import gguf
@@ -63,11 +64,10 @@ def write_gguf(path, model):
     writer.add_vocab_size(c.vocab_size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list(
-        ["<|endoftext|>", "</s>", "<unk>", *list(bytes_to_unicode().values())[:255], "ab"]
-    )
+    letters = list(bytes_to_unicode().values())[:254]
+    writer.add_token_list(["<|endoftext|>", "</s>", "<unk>", *letters, "ab", "cd"])
     writer.add_token_types([3, 3, 3, *[1] * 256])
-    writer.add_token_merges(["a b"])
+    writer.add_token_merges(["a b", "c d"])  # transformers 5.6 takes a list of one for a string
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(1)
     writer.add_pad_token_id(0)
@@ -153,6 +153,21 @@ def test_what_cannot_be_read_is_one_line(file, tmp_path, monkeypatch):
     for read in (causal_lm.load, tokenizer):
         with pytest.raises(BadInput, match=r"needs gguf: pip install 'deca-lab\[gguf\]'"):
             read(str(file))
+
+
+def test_a_configuration_of_too_many_layers_is_refused_before_they_are_built(tmp_path):
+    causal_lm.load("llama-tiny").save_pretrained(tmp_path)
+    known = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**known, "num_hidden_layers": 10**9}))
+    for shapes_alone in (False, True):
+        with pytest.raises(BadInput, match=r"num_hidden_layers .* = 1000000000 .* at most 10,000"):
+            causal_lm.load(str(tmp_path), shapes_alone=shapes_alone)
+
+
+@cases("name", ["/no/such/place", "./x", "~/x/y", "a/b/c", "x.gguf"])
+def test_a_path_where_nothing_is_is_not_asked_of_the_hub(name):
+    with pytest.raises(BadInput, match=r"^tokenizer .* there is no such directory or GGUF file"):
+        tokenizer(name)
 
 
 @cases("name", ["tiny", "base", "folder"])

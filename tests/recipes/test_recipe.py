@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from command import SMALL
@@ -78,6 +79,9 @@ def test_every_config_of_a_run_replays(tmp_path):
         ("clientz: 3\n", "did you mean 'clients'"),
         ("knobs: 3\n", "a mapping of knobs"),
         ("knobs: {}\nmethod: deca\n", "about, knobs, methods"),
+        ("clients: 2\nclients: 3\n", "clients' cannot be used: .* names a knob once"),
+        ('{"lr": 1, "seed": 2, "lr": 3}', "'lr' cannot be used: .* names a knob once"),
+        ("knobs: {}\nmethods:\n  deca: {lr: 1, lr: 2}\n", "'lr' cannot .* names a knob once"),
         ("a: b: c\n", "no YAML"),
         ("x: !!python/object/apply:os.system [true]\n", "no YAML"),
     ],
@@ -87,6 +91,18 @@ def test_a_file_that_is_no_recipe_is_refused_in_one_line(text, words, tmp_path):
     with pytest.raises(BadInput, match=words) as refusal:
         recipe(str(tmp_path / "bad.yaml"))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_file_larger_than_the_memory_is_refused_in_one_line(tmp_path, monkeypatch):
+    def exhausted(*args, **kwargs):
+        raise MemoryError
+
+    (tmp_path / "large.yaml").write_text("lr: 1\n")
+    monkeypatch.setattr(Path, "read_text", exhausted)
+    with pytest.raises(
+        BadInput, match=r"large\.yaml' cannot be read: it is larger than the memory"
+    ):
+        recipe(str(tmp_path / "large.yaml"))
 
 
 def test_unknown_names_and_files_are_refused(tmp_path):

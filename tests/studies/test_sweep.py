@@ -67,6 +67,14 @@ def test_bad_grid(text, words):
         sweep.parse_grid([text])
 
 
+def test_a_knob_or_a_value_twice_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"vary = 'lr=1, b1=0, lr=2' .* each knob once"):
+        sweep.parse_grid(["lr=1", "b1=0", "lr=2"])
+    with pytest.raises(BadInput, match=r"vary lr = \[1.0, 1.0\] .* different values"):
+        sweep.sweep(BASE, sweep.parse_grid(["lr=1,1.0"]), 1, tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_folder_of_another_sweep_is_refused(tmp_path):
     (tmp_path / "runs.csv").write_text("lr,seed,validation_loss\n0.5,0,1.0\n")
     with pytest.raises(BadInput, match="that of the same sweep"):

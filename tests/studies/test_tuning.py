@@ -54,7 +54,7 @@ def test_ties_and_divergence(losses, best, beyond):
     assert tuning.beyond(losses) == beyond
 
 
-@cases("rates", [(), (0.0, 1.0), (-1.0,), (nan,), (inf, 1.0)])
+@cases("rates", [(), (0.0, 1.0), (-1.0,), (nan,), (inf, 1.0), (0.1, 0.1)])
 def test_rates_are_positive_numbers(rates):
     with pytest.raises(BadInput, match=r"^rates = "):
         tuning.check_rates(rates)

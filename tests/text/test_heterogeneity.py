@@ -138,3 +138,11 @@ def test_one_client(meter):
     alone = meter("iid", clients=1)
     assert alone[:5] == (0.0, 0.0, 0.0, 0.0, 0.0)
     assert alone.words().startswith("IID in effect")
+
+
+def test_a_square_takes_few_parts_of_a_row_of_any_length(monkeypatch):
+    assert heterogeneity.square(torch.arange(5.0)) == 30.0
+    parts = []
+    monkeypatch.setattr(torch, "split", lambda row, most: parts.append(-(-len(row) // most)) or [])
+    heterogeneity.square(torch.empty(1 << 50, device="meta"))
+    assert parts == [1024]

@@ -1,6 +1,7 @@
 """People's files: which column is what, whether names stand on top, and what is refused in a line."""
 
 import sys
+from pathlib import Path
 
 import datasets
 import pandas as pd
@@ -87,7 +88,7 @@ LONG = "a description of many words, number {}"
     ],
 )
 def test_guesses(made, text, label):
-    rows = [{key: value.format(i) for key, value in made.items()} for i in range(9)]
+    rows = [{key: str(value).format(i) for key, value in made.items()} for i in range(9)]
     notes = corpus_of(rows).notes
     assert notes[0] == f"text column {text} (guessed)"
     assert notes[1] == (
@@ -201,6 +202,32 @@ def test_text_with_commas_quotes_and_line_ends(tmp_path):
     assert corpus.texts == tuple(text for text, _ in rows)
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_another_separator_that_parts_every_line_alike_is_taken_and_told(tmp_path, mark):
+    rows = [("nr", "text"), *((i, f"he paid 1,50; or | {i}\ttwice") for i in range(120))]
+    corpus = load(written(tmp_path / "a.csv", rows, mark))
+    assert corpus.texts == tuple(text for _, text in rows[1:])
+    assert corpus.notes[0] == f"cells are separated by {mark!r}"
+
+
+@cases(
+    "lines",
+    [
+        ["text", "one; two", "three"],  # one line has a mark, another none
+        ["text", "one; two", "three; four"],  # so a column's name stands above it
+        ["one", "two", "three"],
+        ["a, b; c", '"d", e; f', "g, h; i"],  # commas are there
+    ],
+)
+def test_marks_in_prose_are_no_separators(lines):
+    assert delimited.separator_of("\n".join(lines), ",") == ","
+
+
+def test_a_cell_too_long_to_look_into_is_read_as_ever(tmp_path):
+    (tmp_path / "a.csv").write_text("text\n" + "long " * 40_000)
+    assert len(load(tmp_path / "a.csv").texts[0]) > 190_000
+
+
 # what is refused
 
 
@@ -220,6 +247,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ("a.jsonl", '{"text": "[[", "a": "\\"' + "[" * 99 + '"}', ""),
         ("a.jsonl", '{"text": ["a"]}', "no column holds strings for it .text holds lists"),
         ("a.jsonl", '{"text": {"a": 1}}', "text holds objects"),
+        ("a.jsonl", '{"data": {"text": "a"}, "label": "b"}', "data holds objects, label holds str"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, says):
@@ -246,6 +274,16 @@ def test_nested_columns_are_named_with_their_type(options, says):
     rows = [{"text": "q", "answers": {"start": [1]}, "answer": ["yes"]}]
     with pytest.raises(BadInput, match=says):
         corpus_of(rows, **options)
+
+
+def test_a_file_larger_than_the_memory_is_refused_in_one_line(tmp_path, monkeypatch):
+    def exhausted(*args):
+        raise MemoryError
+
+    (tmp_path / "a.csv").write_text("text\nx\n")
+    monkeypatch.setattr(Path, "read_bytes", exhausted)
+    with pytest.raises(BadInput, match=r"a\.csv' cannot be read: it is larger than the memory"):
+        load(tmp_path / "a.csv")
 
 
 def test_a_deep_file_is_refused_before_its_reader_sees_it(tmp_path, monkeypatch):
@@ -319,6 +357,16 @@ def test_a_gated_dataset_asks_for_a_token(hub, monkeypatch, words, hinted):
 
 
 # labels in tables
+
+
+def test_a_label_of_several_lines_is_read_back():
+    """Python 3.11's csv does not quote a bare carriage return, so a table with one is another table."""
+    labels = ["a\rb", "a\r\nc", "d\n", "\r"]
+    names = corpus_of([(f"line {i}", label) for i, label in enumerate(labels)]).label_names
+    assert names == ("\n", "a\nb", "a\nc", "d\n")
+    counts = pd.DataFrame([[1, 2, 3, 4]], columns=names).rename_axis("client")
+    written = counts.to_csv(lineterminator="\n")
+    pd.testing.assert_frame_equal(history._table(written, indexed=True), counts)
 
 
 def test_a_label_that_is_called_client_keeps_its_name(tmp_path):

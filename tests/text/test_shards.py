@@ -254,7 +254,8 @@ def test_the_streams_hold_the_rows(corpus, which, built):
 def test_too_short_for_the_context(corpus, which):
     parts = shards.split(corpus.labels, 4, how="iid")
     with pytest.raises(
-        BadInput, match=r"client 0's training text has \d+ tokens.*needs 9001.*fewer clients"
+        BadInput,
+        match=r"client 0's training text has \d+ tokens.*needs 9001.*the split iid, fewer clients",
     ):
         shards.require_windows(shards.build(corpus, parts, which, 9000))
     with pytest.raises(

@@ -1,0 +1,51 @@
+"""What is made sure of before a command begins: somewhere to write, a folder to stand in, a Python that libraries bear."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from command import deca_lab
+
+from deca_lab import cli
+from deca_lab.cli.knobs import _wrapped
+
+
+def test_closed_streams_get_somewhere_to_write(monkeypatch):
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    cli._settle()
+    with sys.stdin as given, sys.stdout as said, sys.stderr as errors:
+        assert given.read() == ""
+        assert said.write("a") == errors.write("b") == 1
+
+
+def test_a_current_folder_that_is_gone_is_one_line(capsys, monkeypatch):
+    def gone():
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "getcwd", gone)
+    said = deca_lab(capsys, "list", "topologies")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("error: current folder = 'removed'")
+
+
+def test_a_python_without_docstrings_is_one_line():
+    command = [sys.executable, "-OO", "-m", "deca_lab", "list", "topologies"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: python = '-OO' cannot be used: it must be -O at most: transformers reads the "
+        "docstrings of its classes\n"
+    )
+
+
+def test_a_recipe_without_a_name_is_refused(capsys):
+    said = deca_lab(capsys, "run", "--dry-run", "--config", "")
+    assert (said.code, said.err[:26]) == (2, "error: unknown recipe '': ")
+
+
+@pytest.mark.parametrize("columns", ["1", "0", "-5"])
+def test_a_terminal_of_no_width_still_gets_its_help(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert "mix-every" in _wrapped("Group: rounds, mix-every")
