@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from deca_lab.pictures.style import COLOURS, LINES, MARKERS, WIDTH, number, styled, tint
 
@@ -31,10 +33,23 @@ def draw_lines(
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_xscale("log" if log_x else "linear")
     axes.set_yscale("log" if log_y else "linear")
+    for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
+        if log:
+            _plain_ticks(axis)
     axes.grid(True)
     axes.tick_params(labelsize=10)
     figure.legend(loc="outside lower center", ncols=2, fontsize=10)
     return figure
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Write plain numbers at a logarithmic axis that spans few decades: 0.002, 0.005, 0.01, and not 2 x 10^-3."""
+    low, high = axis.get_view_interval()
+    if high < 1000 * low:
+        steps = (1, 2, 5) if high < 100 * low else (1,)
+        axis.set_major_locator(LogLocator(subs=steps))
+        axis.set_major_formatter(FuncFormatter(lambda value, place: number(value)))
+        axis.set_minor_formatter(NullFormatter())
 
 
 @styled
