@@ -2,11 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from deca_lab.pictures.style import COLOURS, LINES, MARKERS, WIDTH, number, styled, tint
+from deca_lab.pictures.style import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    WIDTH,
+    number,
+    plain_ticks,
+    styled,
+    tint,
+)
 
 HATCHES = ("", "//", "..", "xx")
 Curve = tuple[Sequence[float], Sequence[float]]  # x and y, of one length
@@ -35,21 +43,13 @@ def draw_lines(
     axes.set_yscale("log" if log_y else "linear")
     for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
         if log:
-            _plain_ticks(axis)
+            plain_ticks(axis)
+    if not log_x and all(float(value).is_integer() for x, _ in curves.values() for value in x):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # seeds and steps have no halves
     axes.grid(True)
     axes.tick_params(labelsize=10)
     figure.legend(loc="outside lower center", ncols=2, fontsize=10)
     return figure
-
-
-def _plain_ticks(axis: Axis) -> None:
-    """Write plain numbers at a logarithmic axis that spans few decades: 0.002, 0.005, 0.01, and not 2 x 10^-3."""
-    low, high = axis.get_view_interval()
-    if high < 1000 * low:
-        steps = (1, 2, 5) if high < 100 * low else (1,)
-        axis.set_major_locator(LogLocator(subs=steps))
-        axis.set_major_formatter(FuncFormatter(lambda value, place: number(value)))
-        axis.set_minor_formatter(NullFormatter())
 
 
 @styled
@@ -74,6 +74,8 @@ def draw_bars(groups: Mapping[str, Mapping[str, float]], xlabel: str, log: bool 
     axes.invert_yaxis()
     axes.set(xlabel=xlabel, xscale="log" if log else "linear")
     axes.margins(x=0.14)
+    if log:
+        plain_ticks(axes.xaxis)
     axes.tick_params(labelsize=10)
     if len(groups) > 1:
         figure.legend(loc="outside lower center", ncols=3, fontsize=10)

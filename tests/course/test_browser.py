@@ -69,7 +69,8 @@ def test_an_edge_of_lesson_2_is_dragged_and_turned_by_keys(browser, lab, tmp_pat
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.goto(lab)
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=600_000)
-    page.get_by_text("Python 3", exact=False).first.wait_for(timeout=600_000)
+    ready = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first
+    ready.wait_for(state="attached", timeout=600_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     editor = page.locator(".deca-editor")
