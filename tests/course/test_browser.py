@@ -10,8 +10,10 @@ import subprocess
 import time
 import urllib.request
 
+import nbformat
 import pytest
 from browser import drag
+from nbformat.v4 import new_code_cell, new_notebook
 
 from deca_lab.course.place import copy_to
 from deca_lab.course.server import command, server_environment
@@ -29,6 +31,9 @@ def lab(tmp_path_factory):
         secrets.token_hex(16),
     )
     copy_to(place / "copy")
+    cell = new_code_cell("from deca_lab.course.widgets import shard_picture\nfrom deca_lab.text.corpora import load\n"
+                         "shard_picture(load('markov', seed=0))")  # fmt: skip
+    nbformat.write(new_notebook(cells=[cell]), place / "copy" / "notebooks" / "one.ipynb")
     own = settings / "@jupyterlab" / "notebook-extension"
     own.mkdir(parents=True)
     (own / "tracker.jupyterlab-settings").write_text(SETTINGS)
@@ -47,7 +52,7 @@ def lab(tmp_path_factory):
     ) as server:
         try:
             _await(f"http://127.0.0.1:{port}/api/status?token={token}", server)
-            yield f"http://127.0.0.1:{port}/lab/tree/notebooks/02_gossip.ipynb?reset&token={token}"
+            yield f"http://127.0.0.1:{port}/lab/tree/notebooks/%s.ipynb?reset&token={token}"
         finally:
             server.terminate()
 
@@ -65,14 +70,37 @@ def _await(address, server, seconds=600):
     raise AssertionError("JupyterLab does not answer")
 
 
-def test_an_edge_of_lesson_2_is_dragged_and_turned_by_keys(browser, lab, tmp_path):
+def opened(browser, lab, name):
+    """A page of JupyterLab with this notebook, all its cells asked to run."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.goto(lab)
+    page.goto(lab % name)
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=600_000)
     ready = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first
     ready.wait_for(state="attached", timeout=600_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    return page
+
+
+def test_the_arrows_move_what_has_the_focus_and_not_the_notebook(browser, lab):
+    page = opened(browser, lab, "one")
+    split, image = page.locator(".jp-OutputArea select"), page.locator(".jp-OutputArea img")
+    image.wait_for(timeout=600_000)
+    time.sleep(1)  # the widgets of a box come one after the other
+    split.focus()
+    before = image.get_attribute("alt"), split.input_value()
+    page.keyboard.press("ArrowDown")
+    assert split.input_value() != before[1]
+    page.locator(".noUi-handle").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "alt => document.querySelector('.jp-OutputArea img').alt != alt", arg=before[0]
+    )
+    page.close()
+
+
+def test_an_edge_of_lesson_2_is_dragged_and_turned_by_keys(browser, lab, tmp_path):
+    page = opened(browser, lab, "02_gossip")
     editor = page.locator(".deca-editor")
     editor.wait_for(timeout=600_000)
     said, last = editor.locator("p").first, editor.locator("p").last
@@ -80,7 +108,7 @@ def test_an_edge_of_lesson_2_is_dragged_and_turned_by_keys(browser, lab, tmp_pat
     drag(page, 0, 4)
     assert "ring (edited), 8 clients: rho = 0.848" in said.inner_text()
     page.get_by_role("button", name="client 1", exact=True).focus()
-    for key in ("Enter", *["ArrowRight"] * 4, "Enter"):  # keys that JupyterLab has itself
+    for key in ("Enter", *["ArrowDown"] * 4, "Enter"):  # keys that JupyterLab has itself
         page.keyboard.press(key)
     assert "turned: 0-4, 1-5" in last.inner_text()
     assert "rho = 0.809" in said.inner_text()

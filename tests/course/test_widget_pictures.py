@@ -125,7 +125,7 @@ def drawn(control, rng):
 @pytest.mark.parametrize("name", PICTURES)
 def test_moving_a_control_draws_another_picture_and_back_the_same(name):
     make, controls, values = PICTURES[name]
-    top, picture = panel.mount(make(), controls, values).children
+    top, picture, _ = panel.mount(make(), controls, values).children
     widgets = dict(zip(controls, top.children, strict=True))
     before = seen(picture)
     for control in controls:

@@ -232,9 +232,11 @@ const decaEditor = (() => {
       control("clients N", state.clients, { min: 2, max: known.most, step: 1 }, set("clients")),
       control("lazy share s", state.lazy, { min: 0, max: 0.95, step: 0.05 }, set("lazy")),
       control("models X at first", state.start, { options: [known.random, "worst for this W"] }, set("start")), back]);
-    const box = make("div", { class: "deca-editor", "data-lm-suppress-shortcuts": "true" }, [make("style", {}, STYLE), form, said, panels, note]);
+    const box = make("div", { class: "deca-editor" }, [make("style", {}, STYLE), form, said, panels, note]);
     said.style.fontWeight = "600";
-    place.replaceChildren(box); // JupyterLab leaves the keys to what suppresses its shortcuts
+    // JupyterLab leaves the keys to what has the focus and this word.
+    box.addEventListener("focusin", (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true"));
+    place.replaceChildren(box);
     draw();
   };
 })();

@@ -18,6 +18,7 @@ from deca_lab.pictures.jupyter import DOTS, kept, live
 from deca_lab.pictures.style import GREY, LINE, STYLE, WIDTH, clean, styled
 
 if TYPE_CHECKING:
+    from anywidget import AnyWidget
     from IPython.display import Image
     from ipywidgets import HTML, ValueWidget, VBox
     from matplotlib.axes import Axes
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from matplotlib.transforms import BboxBase
 
 Values = Mapping[str, Any]
+OWN_KEYS = """export default { render({ el }) { // JupyterLab looks for this word at what has the focus
+  const own = (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true");
+  const listen = () => el.isConnected
+    ? el.closest(".jp-OutputArea-output")?.addEventListener("focusin", own)
+    : setTimeout(listen, 100);
+  listen();
+} };"""
 
 
 class Scene(NamedTuple):
@@ -129,7 +137,14 @@ def mount(scene: Scene, controls: Mapping[str, Control], values: Values) -> "VBo
         widget.observe(redraw, "value")
     redraw()
     top = ipywidgets.HBox(list(widgets.values()), layout={"flex_flow": "row wrap"})
-    return ipywidgets.VBox([top, picture])
+    return ipywidgets.VBox([top, picture, own_keys()])
+
+
+def own_keys() -> "AnyWidget":
+    """Return an empty widget that keeps the keys pressed in its output for the widgets there: JupyterLab takes arrows."""
+    from anywidget import AnyWidget
+
+    return AnyWidget(_esm=OWN_KEYS)
 
 
 def put(picture: "HTML", png: bytes, alt: str) -> None:
