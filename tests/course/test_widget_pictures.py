@@ -319,7 +319,7 @@ def test_the_stop_button_ends_the_run_with_a_checkpoint(monkeypatch, tmp_path):
     monkeypatch.setenv("DECA_LAB_WIDGETS", "on")
     out = tmp_path / "run"
     box = training_dashboard(RunConfig(**{**SMALL, "rounds": 500}), out)
-    button, picture = box.children
+    button, picture, _ = box.children
     wait(lambda: "step" in picture.value)
     before = seen(picture)
     button.click()
