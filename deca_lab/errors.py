@@ -11,8 +11,12 @@ T = TypeVar("T")
 class BadInput(ValueError):
     """An argument cannot be used; the message names it and says what was given and what is allowed.
 
-    The command line prints it on one line and exits with code 2.
+    The command line prints it on one line and exits with code 2; a notebook shows that line, too, and no traceback.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows: who gave the argument knows where."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 class Diverged(ArithmeticError):

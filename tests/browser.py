@@ -22,3 +22,16 @@ def browser():
         )
         yield started
         started.close()
+
+
+def drag(page, i, j):
+    """Press on one client of the topology editor, move, and let go on the other."""
+    clients = [page.get_by_role("button", name=f"client {k}", exact=True) for k in (i, j)]
+    clients[0].scroll_into_view_if_needed()
+    boxes = [client.bounding_box() for client in clients]
+    (x, y), (u, v) = [(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in boxes]
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move((x + u) / 2, (y + v) / 2, steps=3)
+    page.mouse.move(u, v, steps=3)
+    page.mouse.up()

@@ -49,10 +49,13 @@ def folded(cells: list[Cell]) -> list[Cell]:
 
 
 def fold(source: str) -> str:
-    """Return a text whose first paragraphs are folded: those before a heading, a question or a fold of its own."""
+    """Return a text whose first paragraphs are folded: those before a heading, a question or a fold of its own.
+
+    A last paragraph that ends with a colon leads on to the next cell: it stays open.
+    """
     paragraphs = source.split("\n\n")
-    ends = ("#", ASKS, "<details")
-    stop = next((k for k, part in enumerate(paragraphs) if part.startswith(ends)), len(paragraphs))
+    ends, last = ("#", ASKS, "<details"), len(paragraphs) - paragraphs[-1].rstrip().endswith(":")
+    stop = next((k for k, part in enumerate(paragraphs) if part.startswith(ends)), last)
     if not stop:
         return source
     return "\n\n".join([FOLD, *paragraphs[:stop], "</details>", *paragraphs[stop:]])

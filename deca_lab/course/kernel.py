@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 COURSE = (
     "jupyterlab",
     "ipywidgets",
+    "anywidget",
     "papermill",
 )  # the extra `course`: whoever only runs does without
 QUIET = [

@@ -21,6 +21,7 @@ from deca_lab.pictures.style import (
     legend,
     note,
     number,
+    plain_ticks,
     styled,
     tint,
     title,
@@ -123,6 +124,7 @@ def _decades(axes: Axes, largest: pd.Series, nothing: str) -> None:
     drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines])
     axes.set_yscale("log", nonpositive="mask")
     axes.set_ylim(drawn[drawn > 1e-8 * seen.max()].min() / 2, seen.max() * 3)
+    plain_ticks(axes.yaxis)
     return None
 
 

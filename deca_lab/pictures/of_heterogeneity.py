@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from deca_lab.lab.history import History
-from deca_lab.pictures.style import BLUE, SKY, blank, clean, require_there, styled, tint, title
+from deca_lab.pictures.style import SKY, blank, clean, require_there, styled, tint, title
 
 BUBBLES, LABELS = 32, 24  # clients as bubbles, labels
 
@@ -55,8 +55,7 @@ def _bubbles(axes: Axes, counts: pd.DataFrame) -> None:
         j,
         s=across**2 * rows / max(rows.max(initial=0), 1),
         color=tint(SKY, 0.7),
-        lw=0.6,
-        edgecolors=BLUE,
+        lw=0,  # a rim would strike through the numbers of small bubbles
     )
     for x, y, count in zip(i.tolist(), j.tolist(), rows.tolist(), strict=True):
         axes.text(

@@ -3,8 +3,18 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from deca_lab.pictures.style import COLOURS, LINES, MARKERS, WIDTH, number, styled, tint
+from deca_lab.pictures.style import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    WIDTH,
+    number,
+    plain_ticks,
+    styled,
+    tint,
+)
 
 HATCHES = ("", "//", "..", "xx")
 Curve = tuple[Sequence[float], Sequence[float]]  # x and y, of one length
@@ -31,6 +41,11 @@ def draw_lines(
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_xscale("log" if log_x else "linear")
     axes.set_yscale("log" if log_y else "linear")
+    for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
+        if log:
+            plain_ticks(axis)
+    if not log_x and all(float(value).is_integer() for x, _ in curves.values() for value in x):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # seeds and steps have no halves
     axes.grid(True)
     axes.tick_params(labelsize=10)
     figure.legend(loc="outside lower center", ncols=2, fontsize=10)
@@ -59,6 +74,8 @@ def draw_bars(groups: Mapping[str, Mapping[str, float]], xlabel: str, log: bool 
     axes.invert_yaxis()
     axes.set(xlabel=xlabel, xscale="log" if log else "linear")
     axes.margins(x=0.14)
+    if log:
+        plain_ticks(axes.xaxis)
     axes.tick_params(labelsize=10)
     if len(groups) > 1:
         figure.legend(loc="outside lower center", ncols=3, fontsize=10)

@@ -14,9 +14,11 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from deca_lab.errors import BadInput
 
@@ -186,6 +188,16 @@ def require_there(name: str, lacking: str) -> None:
         raise BadInput(
             f"picture {name!r} cannot be drawn: this run does not have {lacking}, as a run on text has"
         )
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Write plain numbers at a logarithmic axis that spans few decades: 0.002, 0.005, 0.01, and not 2 x 10^-3."""
+    low, high = axis.get_view_interval()
+    if high < 1000 * low:
+        steps = (1, 2, 5) if high < 100 * low else (1,)
+        axis.set_major_locator(LogLocator(subs=steps))
+        axis.set_major_formatter(FuncFormatter(lambda value, place: number(value)))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def note(axes: Axes, text: str) -> None:

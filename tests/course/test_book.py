@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
+from browser import drag
 from cases import cases
 from command import deca_lab
 from filelock import FileLock
@@ -170,6 +171,21 @@ def test_each_knob_shows_what_the_widget_draws_there(site, browser, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_an_edge_is_dragged_in_the_book_without_a_kernel(site, browser, width):
+    lesson = next(page for page in site.pages if page.name == "02_gossip.html")
+    page = browser.new_page(viewport={"width": width, "height": 1000})
+    page.goto(lesson.as_uri())
+    drag(page, 0, 4)
+    assert (
+        "ring (edited), 8 clients: rho = 0.848" in page.locator("figure.knobs p").first.inner_text()
+    )
+    drag(page, 4, 0)
+    assert "ring, 8 clients: rho = 0.805" in page.locator("figure.knobs p").first.inner_text()
+    page.close()
+
+
+@pytest.mark.slow
 def test_the_search_answers_without_a_server(site, browser):
     page = browser.new_page()
     page.goto((site.pages[0].parent / "search.html").as_uri() + "?q=perplexity")
@@ -242,7 +258,6 @@ def test_the_reference_has_every_public_name_and_every_knob():
 
 
 DEFAULTS = {
-    "topology_editor": widgets.topology_editor,
     "block_scheduler": widgets.block_scheduler,
     "moment_microscope": widgets.moment_microscope,
     "quadratic_paths": widgets.quadratic_paths,

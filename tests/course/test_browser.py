@@ -1,4 +1,4 @@
-"""Lesson 2 in a real browser on a real JupyterLab: it runs, a slider is moved by its keys, and the figure changes.
+"""Lesson 2 in a real browser on a real JupyterLab: it runs, and an edge of its graph is dragged, and turned by keys.
 
 Set-up: `pip install playwright`, and a Chromium: Debian's (`apt-get install chromium`), Chrome, or `playwright install
 chromium`. DECA_LAB_BROWSER names the program where it lies elsewhere. Skipped, with the reason, where there is none.
@@ -10,7 +10,10 @@ import subprocess
 import time
 import urllib.request
 
+import nbformat
 import pytest
+from browser import drag
+from nbformat.v4 import new_code_cell, new_notebook
 
 from deca_lab.course.place import copy_to
 from deca_lab.course.server import command, server_environment
@@ -28,6 +31,12 @@ def lab(tmp_path_factory):
         secrets.token_hex(16),
     )
     copy_to(place / "copy")
+    cell = new_code_cell("from deca_lab.course.widgets import shard_picture\nfrom deca_lab.text.corpora import load\n"
+                         "shard_picture(load('markov', seed=0))")  # fmt: skip
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(
+        new_notebook(cells=[cell], metadata=kernel), place / "copy" / "notebooks" / "one.ipynb"
+    )
     own = settings / "@jupyterlab" / "notebook-extension"
     own.mkdir(parents=True)
     (own / "tracker.jupyterlab-settings").write_text(SETTINGS)
@@ -46,7 +55,7 @@ def lab(tmp_path_factory):
     ) as server:
         try:
             _await(f"http://127.0.0.1:{port}/api/status?token={token}", server)
-            yield f"http://127.0.0.1:{port}/lab/tree/notebooks/02_gossip.ipynb?reset&token={token}"
+            yield f"http://127.0.0.1:{port}/lab/tree/notebooks/%s.ipynb?reset&token={token}"
         finally:
             server.terminate()
 
@@ -64,31 +73,48 @@ def _await(address, server, seconds=600):
     raise AssertionError("JupyterLab does not answer")
 
 
-def test_a_slider_moved_in_lesson_2_changes_its_figure(browser, lab, tmp_path):
+def opened(browser, lab, name):
+    """A page of JupyterLab with this notebook, all its cells asked to run."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.goto(lab)
+    page.goto(lab % name)
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=600_000)
-    page.get_by_text("Python 3", exact=False).first.wait_for(timeout=600_000)
+    ready = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first
+    ready.wait_for(state="attached", timeout=600_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    image = page.locator(".jp-OutputArea .widget-html-content img").first
+    return page
+
+
+def test_the_arrows_move_what_has_the_focus_and_not_the_notebook(browser, lab):
+    page = opened(browser, lab, "one")
+    split, image = page.locator(".jp-OutputArea select"), page.locator(".jp-OutputArea img")
     image.wait_for(timeout=600_000)
-    slider = page.locator(".jp-OutputArea .widget-hslider", has_text="clients N").first
-    slider.scroll_into_view_if_needed()
-    before = image.get_attribute("src"), image.get_attribute("alt")
-    slider.locator(".noUi-handle").focus()
-    began = time.monotonic()
-    for _ in range(3):
-        page.keyboard.press("ArrowRight")
+    time.sleep(1)  # the widgets of a box come one after the other
+    split.focus()
+    before = image.get_attribute("alt"), split.input_value()
+    page.keyboard.press("ArrowDown")
+    assert split.input_value() != before[1]
+    page.locator(".noUi-handle").first.focus()
+    page.keyboard.press("ArrowRight")
     page.wait_for_function(
-        "alt => document.querySelector('.widget-html-content img').alt.includes(alt)",
-        arg="11 clients",
-        timeout=600_000,
+        "alt => document.querySelector('.jp-OutputArea img').alt != alt", arg=before[0]
     )
-    answered = time.monotonic() - began
-    assert "ring, 8 clients" in before[1]
-    assert image.get_attribute("src") != before[0]
-    print(f"three steps of a slider were answered within {answered:.2f} s")
-    page.screenshot(path=tmp_path / "lesson_2.png")
-    assert (tmp_path / "lesson_2.png").stat().st_size > 20_000
+    page.close()
+
+
+def test_an_edge_of_lesson_2_is_dragged_and_turned_by_keys(browser, lab, tmp_path):
+    page = opened(browser, lab, "02_gossip")
+    editor = page.locator(".deca-editor")
+    editor.wait_for(timeout=600_000)
+    said, last = editor.locator("p").first, editor.locator("p").last
+    assert "ring, 8 clients: rho = 0.805" in said.inner_text()
+    drag(page, 0, 4)
+    assert "ring (edited), 8 clients: rho = 0.848" in said.inner_text()
+    page.get_by_role("button", name="client 1", exact=True).focus()
+    for key in ("Enter", *["ArrowDown"] * 4, "Enter"):  # keys that JupyterLab has itself
+        page.keyboard.press(key)
+    assert "turned: 0-4, 1-5" in last.inner_text()
+    assert "rho = 0.809" in said.inner_text()
+    editor.screenshot(path=tmp_path / "editor.png")
+    assert (tmp_path / "editor.png").stat().st_size > 10_000
     page.close()

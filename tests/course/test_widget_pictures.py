@@ -125,16 +125,16 @@ def drawn(control, rng):
 @pytest.mark.parametrize("name", PICTURES)
 def test_moving_a_control_draws_another_picture_and_back_the_same(name):
     make, controls, values = PICTURES[name]
-    mounted = panel.mount(make(), controls, values)
-    picture = mounted.box.children[1]
+    top, picture, _ = panel.mount(make(), controls, values).children
+    widgets = dict(zip(controls, top.children, strict=True))
     before = seen(picture)
     for control in controls:
-        mounted.widgets[control].value = other(controls[control], values[control])
+        widgets[control].value = other(controls[control], values[control])
         changed = seen(picture)[0] != before[0]
         assert changed or control in {"order"}, (
             control
         )  # two layers and ends of equal look: an order may change colours only
-        mounted.widgets[control].value = values[control]
+        widgets[control].value = values[control]
         assert seen(picture) == before, control
 
 
@@ -319,7 +319,7 @@ def test_the_stop_button_ends_the_run_with_a_checkpoint(monkeypatch, tmp_path):
     monkeypatch.setenv("DECA_LAB_WIDGETS", "on")
     out = tmp_path / "run"
     box = training_dashboard(RunConfig(**{**SMALL, "rounds": 500}), out)
-    button, picture = box.children
+    button, picture, _ = box.children
     wait(lambda: "step" in picture.value)
     before = seen(picture)
     button.click()

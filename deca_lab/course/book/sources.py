@@ -146,7 +146,8 @@ def _with_knobs(cell: "NotebookNode") -> None:
 
     from deca_lab.course.widgets.stills import STILLS
 
-    name = next((name for name in STILLS if re.search(rf"^{name}\(", cell.source, re.M)), None)
+    names = (*STILLS, "topology_editor")
+    name = next((name for name in names if re.search(rf"^{name}\(", cell.source, re.M)), None)
     pictures = [out for out in cell.outputs if "image/png" in out.get("data", {})]
     if name is None or not pictures:
         return

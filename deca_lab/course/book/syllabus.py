@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from deca_lab.course.blank import is_code, text
@@ -18,6 +19,25 @@ One lesson a session; a session is the minutes of reading and as long again for 
 TAIL = """
 Words are those of the text, without hints and code; code lines are those of the cells, without blank ones; pictures are those
 that a cell draws. `deca-lab slides` writes slides of all lessons, `deca-lab students` the exercises as assignments with marks.
+"""
+
+BESIDE = """
+## Beside other courses
+
+The middle lesson of each: half of its lessons have more, half have less.
+
+| course | lessons | words | code lines | pictures | exercises |
+|---|---|---|---|---|---|
+"""
+OTHERS = (  # counted in November 2026 in their public repositories
+    ("LLMs-from-scratch (rasbt, 28c65cd), chapters 2 to 7", 6, 2686, 394, 19.5, 3),
+    ("BlueFog's tutorial (a9b3713), all notebooks", 25, 527, 85, 1, 0),
+    ("ARENA 2.0 (e805ad8), all pages with exercises", 19, 8731, 575, 8, 10),
+)
+HOW_COUNTED = """
+Theirs were counted as ours, with two differences. Pictures of theirs are those that a text links to as well. ARENA's pages hold
+hints and solutions in their text. Numbers of this kind say how a course is made, and not how good it is: BlueFog's notebooks
+are short sections, an ARENA page is two days of work.
 """
 
 
@@ -68,7 +88,16 @@ def syllabus(lessons: list[Path]) -> str:
     )
     head = f"| lesson | minutes | words | code lines | pictures | {' | '.join(KINDS.values())} |"
     lines = [head, "|" + "---|" * (5 + len(KINDS)), *map(_row, [*rows, whole])]
-    return HEAD + "\n".join(lines) + "\n" + TAIL
+    return HEAD + "\n".join(lines) + "\n" + TAIL + BESIDE + _beside(rows) + HOW_COUNTED
+
+
+def _beside(rows: list[Counts]) -> str:
+    """Return the rows of the comparison: the middle of our lessons, then the others."""
+    numbers = [(row.words, row.code, row.pictures, row.exercises.total()) for row in rows]
+    middle = (median(column) for column in zip(*numbers, strict=True))
+    courses = [("this course", len(rows), *middle), *OTHERS]
+    lines = [(name, *(f"{number:,g}" for number in counted)) for name, *counted in courses]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _row(row: Counts) -> str:

@@ -73,6 +73,10 @@ LABEL_DIVERGENCE = Exercise(
             "large and small shards compare.",
         ),
         Mistake(
+            lambda c: _half(c / c.sum() - (c / c.sum()).mean(0)).mean(),
+            "you divided by the rows of all clients. Each client's own frequencies must sum to one.",
+        ),
+        Mistake(
             lambda c: np.linalg.norm(_p(c) - _p(c).mean(0), axis=1).mean(),
             "you took Euclidean lengths; total variation sums absolute differences.",
         ),

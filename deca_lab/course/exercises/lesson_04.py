@@ -91,6 +91,10 @@ VISIT_BYTES = Exercise(
             "you counted what a client sends to itself: the diagonal of W is no message.",
         ),
         Mistake(
+            lambda W, d, r: ((W != 0).sum() - len(W)) * d * FLOAT * r,
+            "you took one entry a client off for the diagonal. Who keeps nothing of itself has none there.",
+        ),
+        Mistake(
             lambda W, d, r: _messages(W) * d * r,
             "these are numbers, not bytes: a float32 has four.",
         ),

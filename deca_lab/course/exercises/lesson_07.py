@@ -58,6 +58,10 @@ LORA_DELTA = Exercise(
             "you scaled by alpha; the scale is alpha / r, so that a larger rank does not "
             "mean larger steps.",
         ),
+        Mistake(
+            lambda A, B, alpha: B @ A * (alpha / len(B)),
+            "you divided by the rows of B, the weight's outputs. The rank r is the number of rows of A.",
+        ),
         Mistake(lambda A, B, alpha: B @ A / len(A), "you divided by the rank but forgot alpha."),
         Mistake(
             lambda A, B, alpha: B @ A * (len(A) / alpha),

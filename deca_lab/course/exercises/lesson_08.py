@@ -190,7 +190,10 @@ IS_SOUND = Exercise(
             "(rho < 1). It is enough that many do: look at eigenvalues, or at a high power of W.",
         ),
         Mistake(lambda W: True, "you said yes to every W."),
-        Mistake(lambda W: False, "you said no to every W."),
+        Mistake(
+            lambda W: False,
+            "you said no to every W. A sound one may need hundreds of mixings: take very many.",
+        ),
     ),
     hints=(
         "Mixing k times is multiplying with the k-th power of W. What should a very high power look like?",

@@ -51,10 +51,10 @@ def _table(first: Array, second: Array) -> "pd.DataFrame":
     )
 
 
-def _t(freedom: float) -> float:
+def _t(freedom: float, part: float = 0.975) -> float:
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, 0.975))
+    return float(stdtrit(freedom, part))
 
 
 def _around(gaps: Array, half: float) -> tuple[float, float]:
@@ -88,6 +88,14 @@ PAIRED_INTERVAL = Exercise(
             lambda a, b: _around(a - b, 1.96 * _error(a - b)),
             "1.96 is for very many seeds. With few, take the quantile of "
             "Student's t with k - 1 degrees of freedom.",
+        ),
+        Mistake(
+            lambda a, b: _around(a - b, 1.96 * _error(a - b, 0)),
+            "1.96 is for very many seeds: take Student's t. And the deviation of a sample divides by k - 1: ddof=1.",
+        ),
+        Mistake(
+            lambda a, b: _around(a - b, _t(len(a) - 1, 0.95) * _error(a - b)),
+            "the 95 % point leaves 5 % on each side, so this is a 90 % interval. Take the 97.5 % point.",
         ),
         Mistake(
             lambda a, b: _around(a - b, _t(len(a) - 1) * _error(a - b, 0)),

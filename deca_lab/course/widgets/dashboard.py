@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deca_lab.course.widgets.panel import Scene, headline, put, renderer, say, sheet, still
+from deca_lab.course.widgets.panel import (
+    Scene,
+    headline,
+    own_keys,
+    put,
+    renderer,
+    say,
+    sheet,
+    still,
+)
 from deca_lab.errors import BadInput, Diverged, Stopped
 from deca_lab.pictures.jupyter import live
 from deca_lab.pictures.style import BLUE, GREY, ORANGE, RED, STYLE, nats, number, styled
@@ -78,7 +87,7 @@ def _live(config: RunConfig, out: Path | str | None) -> "VBox":
     button.on_click(lambda pressed: stop.set())
     draw(latest, "")
     threading.Thread(target=work, daemon=True, name="training").start()
-    return ipywidgets.VBox([button, picture])
+    return ipywidgets.VBox([button, picture, own_keys()])
 
 
 def _painter(picture: "HTML") -> Callable[[Measurements, str], None]:

@@ -1,7 +1,9 @@
-"""The topology editor: a graph whose edges one adds and cuts, its W, the spectrum, and promised beside measured mixing."""
+"""The topology editor: a graph whose edges one drags, its W, the spectrum, and promised beside measured mixing."""
 
-from collections.abc import Callable, Collection, Mapping
+import json
+from collections.abc import Callable, Collection
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import networkx as nx
@@ -13,22 +15,22 @@ from deca_lab.course.widgets.panel import (
     Control,
     Scene,
     headline,
-    mount,
     require,
     say,
     sheet,
     still,
 )
+from deca_lab.errors import BadInput
 from deca_lab.mixing.doctor import Diagnosis, diagnose
 from deca_lab.mixing.graphs import GRAPHS, GraphSpec
 from deca_lab.mixing.topology import topology
 from deca_lab.pictures.jupyter import live
 from deca_lab.pictures.of_topology import said_topology
-from deca_lab.pictures.style import BLUE, GREY, INK, ORANGE, RED, SKY, STYLE, number, tint
+from deca_lab.pictures.style import BLUE, GREY, ORANGE, RED, SKY, STYLE, number, tint
 
 if TYPE_CHECKING:
+    from anywidget import AnyWidget
     from IPython.display import Image
-    from ipywidgets import VBox
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -36,13 +38,12 @@ MOST, MIXINGS, COLUMNS = 16, 24, 4  # clients, mixings drawn, columns of X
 FLOOR = 1e-7  # below it a disagreement is drawn at the edge
 Edge = tuple[int, int]
 STARTS = ("random", "worst for this W")
+SCRIPT = Path(__file__).with_suffix(".js")
 CONTROLS = {
     "graph": Control("graph", options=tuple(GRAPHS)),
     "clients": Control("clients N", 2, MOST, 1),
     "lazy": Control("lazy share s", 0, 0.95, 0.05),
     "start": Control("models X at first", options=STARTS),
-    "first": Control("edge from client", 0, MOST - 1, 1),
-    "second": Control("to client", 0, MOST - 1, 1),
 }
 
 
@@ -54,20 +55,15 @@ class Mixing(NamedTuple):
     bound: Bound
 
 
-def topology_editor(clients: int = 8, graph: str = "ring", lazy: float = 0.0) -> "VBox | Image":
+def topology_editor(
+    clients: int = 8, graph: str = "ring", lazy: float = 0.0
+) -> "AnyWidget | Image":
     """Return the editor of a topology, on a graph of `deca_lab.mixing.graphs` with Metropolis weights.
 
     `lazy` is the share s that every client keeps to itself besides: W <- s I + (1 - s) W. Elsewhere than in a live front
     end, the picture as an IPython image. Raises BadInput.
     """
-    values = {
-        "graph": graph,
-        "clients": clients,
-        "lazy": lazy,
-        "start": STARTS[0],
-        "first": 0,
-        "second": clients // 2 if isinstance(clients, int) else 0,
-    }
+    values = {"graph": graph, "clients": clients, "lazy": lazy, "start": STARTS[0]}
     require(CONTROLS, values)
     edited(graph, clients, ())  # so that a graph that cannot have this size is refused here
     return _live(values) if live() else still(scene(), values)
@@ -108,45 +104,42 @@ def words(name: str, seen: Mixing) -> str:
     return f"Unsound, rho = {number(seen.found.rho)}. {seen.found.reasons[0]}"
 
 
-def _live(values: Mapping[str, Any]) -> "VBox":
-    import ipywidgets
+def _live(values: dict[str, Any]) -> "AnyWidget":
+    from anywidget import AnyWidget
 
-    toggled: dict[tuple[str, int], frozenset[Edge]] = {}  # of each graph that was edited
-    panel = mount(scene(), CONTROLS, values, {"toggled": toggled})
-    wide = {"width": "220px"}
-    turn, back = (
-        ipywidgets.Button(layout=wide),
-        ipywidgets.Button(description="undo all edits", layout=wide),
+    draw = f"({{ el }}) => decaEditor(el, {known()}, {json.dumps(values)})"
+    return AnyWidget(_esm=f"{SCRIPT.read_text()}\nexport default {{ render: {draw} }};\n")
+
+
+def page_script() -> str:
+    """Return the editor for a page of the book: its figure is drawn by the same script as the live one."""
+    values = {"graph": "ring", "clients": 8, "lazy": 0.0, "start": STARTS[0]}
+    draw = f"(figure) => decaEditor(figure, {known()}, {json.dumps(values)})"
+    return (
+        f"{SCRIPT.read_text()}\n(window.decaKnobs ??= {{}}).topology_editor = {{ draw: {draw} }};\n"
     )
-    parts = panel.widgets
 
-    def label(change: object = None) -> None:
-        key, most = (parts["graph"].value, parts["clients"].value), parts["clients"].value - 1
-        parts["first"].max = parts["second"].max = most
-        a, b = sorted((parts["first"].value, parts["second"].value))
-        turn.disabled, back.disabled = a == b, not toggled.get(key)
-        turn.description = "an edge needs two clients" if a == b else f"add or cut edge {a}-{b}"
 
-    def flip(button: object) -> None:
-        a, b = sorted((parts["first"].value, parts["second"].value))
-        key = parts["graph"].value, parts["clients"].value
-        toggled[key] = (
-            toggled.get(key, frozenset()) ^ {(a, b)} if button is turn and a != b else frozenset()
-        )
-        panel.redraw()
-        label()
-
-    for part in parts.values():
-        part.observe(label, "value")
-    turn.on_click(flip)
-    back.on_click(flip)
-    label()
-    panel.box.children = (
-        panel.box.children[0],
-        ipywidgets.HBox([turn, back]),
-        *panel.box.children[1:],
+@lru_cache
+def known() -> str:
+    """Return as JSON what the script cannot compute: each graph's edges at each size, or why it has none; first models."""
+    sizes = range(2, MOST + 1)
+    return json.dumps(
+        {
+            "graphs": {name: {n: _edges(name, n) for n in sizes} for name in GRAPHS},
+            "starts": {n: _random(n).tolist() for n in sizes},
+            "random": STARTS[0],
+            "most": MOST,
+        },
+        separators=(",", ":"),
     )
-    return panel.box
+
+
+def _edges(name: str, clients: int) -> list[Edge] | str:
+    try:
+        return [(i, j) for i, j in edited(name, clients, ()).edges if i != j]
+    except BadInput as error:
+        return str(error)
 
 
 def scene() -> Scene:
@@ -165,21 +158,12 @@ def scene() -> Scene:
         for axes in (values, curves):
             _legend_below(figure, axes)
 
-    def update(
-        graph: str,
-        clients: int,
-        lazy: float,
-        start: str,
-        first: int,
-        second: int,
-        toggled: Mapping[tuple[str, int], frozenset[Edge]] | None = None,
-    ) -> str:
-        pairs = (toggled or {}).get((graph, clients), frozenset())
-        seen = mixing(edited(graph, clients, pairs), lazy, start)
-        graph_of(seen.W, first, second)
+    def update(graph: str, clients: int, lazy: float, start: str) -> str:
+        seen = mixing(edited(graph, clients, ()), lazy, start)
+        graph_of(seen.W)
         for draw in follow:
             draw(seen)
-        headline_words = words(graph + " (edited)" * bool(pairs), seen)
+        headline_words = words(graph, seen)
         say(title, headline_words)
         return _in_words(headline_words, seen.bound)
 
@@ -209,29 +193,21 @@ def _in_words(verdict: str, bound: Bound) -> str:
     )
 
 
-def _graph(axes: "Axes") -> Callable[[np.ndarray, int, int], None]:
-    """Return what draws W as clients on a circle, with edges as thick as their share, and the edge to be turned."""
+def _graph(axes: "Axes") -> Callable[[np.ndarray], None]:
+    """Return what draws W as clients on a circle, with edges as thick as their share."""
     from matplotlib.collections import LineCollection
 
     stand = _clients(axes)
     lines = LineCollection([], colors=GREY, zorder=1, animated=True)
     axes.add_collection(lines)
-    chosen = axes.plot(
-        [], [], color=ORANGE, lw=6, alpha=0.45, zorder=0.9, solid_capstyle="round", animated=True
-    )[0]
-    ends = axes.scatter([0], [0], s=330, color=ORANGE, alpha=0.6, zorder=0.95, animated=True)
     axes.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
     axes.axis("off")
     axes.text(0, -1.42, "line width: share $w_{ij}$", ha="center", va="top", size=9)
-    axes.text(0, -1.68, "orange: the edge to be turned", ha="center", va="top", size=9, color=INK)
 
-    def join(W: np.ndarray, first: int, second: int) -> None:
+    def join(W: np.ndarray) -> None:
         spots, (i, j) = stand(len(W)), np.nonzero(np.triu(W, 1))
         lines.set_segments(list(np.stack([spots[i], spots[j]], 1)))
         lines.set_linewidth((0.6 + 5 * W[i, j]).tolist())
-        both = spots[[min(first, len(W) - 1), min(second, len(W) - 1)]]
-        chosen.set_data(both[:, 0], both[:, 1])
-        ends.set_offsets(both)
 
     return join
 

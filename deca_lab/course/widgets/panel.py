@@ -18,6 +18,7 @@ from deca_lab.pictures.jupyter import DOTS, kept, live
 from deca_lab.pictures.style import GREY, LINE, STYLE, WIDTH, clean, styled
 
 if TYPE_CHECKING:
+    from anywidget import AnyWidget
     from IPython.display import Image
     from ipywidgets import HTML, ValueWidget, VBox
     from matplotlib.axes import Axes
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from matplotlib.transforms import BboxBase
 
 Values = Mapping[str, Any]
+OWN_KEYS = """export default { render({ el }) { // JupyterLab looks for this word at what has the focus
+  const own = (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true");
+  const listen = () => el.isConnected
+    ? el.closest(".jp-OutputArea-output")?.addEventListener("focusin", own)
+    : setTimeout(listen, 100);
+  listen();
+} };"""
 
 
 class Scene(NamedTuple):
@@ -65,14 +73,6 @@ class Control(NamedTuple):
     options: tuple[Any, ...] = ()
 
 
-class Mounted(NamedTuple):
-    """A live picture: the box to show, its widgets by name, and what draws it again."""
-
-    box: "VBox"
-    widgets: "dict[str, ValueWidget]"
-    redraw: Callable[[], None]
-
-
 def show(
     scene: Callable[[], Scene], controls: Mapping[str, Control], values: Values
 ) -> "VBox | Image":
@@ -81,7 +81,7 @@ def show(
     Raises BadInput where a value lies outside its control.
     """
     require(controls, values)
-    return mount(scene(), controls, values).box if live() else still(scene(), values)
+    return mount(scene(), controls, values) if live() else still(scene(), values)
 
 
 def require(controls: Mapping[str, Control], values: Values) -> None:
@@ -117,17 +117,15 @@ def still(scene: Scene, values: Values) -> "Image":
     return kept(scene.figure, alt)
 
 
-def mount(
-    scene: Scene, controls: Mapping[str, Control], values: Values, held: Values | None = None
-) -> Mounted:
-    """Return the live picture; `held` goes to its update together with the controls' values."""
+def mount(scene: Scene, controls: Mapping[str, Control], values: Values) -> "VBox":
+    """Return the controls over the live picture."""
     import ipywidgets
 
     widgets = {name: widget_of(control, values[name]) for name, control in controls.items()}
     picture, render = ipywidgets.HTML(), renderer(scene.figure)
 
     def redraw(change: object = None) -> None:
-        now = {name: widget.value for name, widget in widgets.items()} | dict(held or {})
+        now = {name: widget.value for name, widget in widgets.items()}
         try:
             alt = styled(scene.update)(**now)
             put(picture, render(), alt)
@@ -139,7 +137,14 @@ def mount(
         widget.observe(redraw, "value")
     redraw()
     top = ipywidgets.HBox(list(widgets.values()), layout={"flex_flow": "row wrap"})
-    return Mounted(ipywidgets.VBox([top, picture]), widgets, redraw)
+    return ipywidgets.VBox([top, picture, own_keys()])
+
+
+def own_keys() -> "AnyWidget":
+    """Return an empty widget that keeps the keys pressed in its output for the widgets there: JupyterLab takes arrows."""
+    from anywidget import AnyWidget
+
+    return AnyWidget(_esm=OWN_KEYS)
 
 
 def put(picture: "HTML", png: bytes, alt: str) -> None:

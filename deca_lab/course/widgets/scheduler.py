@@ -156,6 +156,11 @@ def scene() -> Scene:
     return Scene(figure, update)
 
 
+def _counted(parameters: int) -> str:
+    """Write a number of parameters, in millions where it has some."""
+    return f"{number(parameters / 1e6, 2)} M" if parameters >= 1e4 else f"{parameters:,}"
+
+
 def _lanes(axes: "Axes") -> Callable[[Plan], None]:
     """Return what draws a bar for each visit in its block's lane; the step axis always ends with the run."""
     from matplotlib.collections import PolyCollection
@@ -206,9 +211,7 @@ def _lanes(axes: "Axes") -> Callable[[Plan], None]:
         for k, text in enumerate(names):
             there = k < len(spots)
             text.set_text(
-                f"{plan.blocks[k].name[:14]}  {number(plan.layouts[k].width / 1e6, 2)} M"
-                if there
-                else ""
+                f"{plan.blocks[k].name[:14]}  {_counted(plan.layouts[k].width)}" if there else ""
             )
             text.set_y(spots[k] if there else 0)
         end.set_text(f"{plan.steps}")

@@ -21,20 +21,15 @@ from deca_lab.errors import BadInput
 
 DOTS = 120  # an inch: a thousand pixels across, sharp on a phone and when a reader zooms
 COLOURS = 64
-Values = dict[str, Any]
 
 
 class Stills(NamedTuple):
-    """A widget in the book: its scene, its knobs as {name: (what to call it, values)}, the values that stay, the first.
-
-    `update` turns the knobs' values into those of the scene where they differ.
-    """
+    """A widget in the book: its scene, its knobs as {name: (what to call it, values)}, the values that stay, the first."""
 
     scene: Callable[[], panel.Scene]
     knobs: Mapping[str, tuple[str, tuple[Any, ...]]]
     fixed: Mapping[str, Any]
     first: tuple[int, ...]
-    update: Callable[[Values], Values] = lambda values: values
 
 
 def _shards() -> panel.Scene:
@@ -43,34 +38,11 @@ def _shards() -> panel.Scene:
     return dealing.scene(*dealing._few(load("stdlib")))
 
 
-def _turned(values: Values) -> Values:
-    """Return the editor's values with the chosen edge of client 0 turned."""
-    clients, edge = values["clients"], values.pop("edge")
-    other = {"as it is": 0, "0-1 turned": 1}.get(edge, clients // 2)
-    turned = {(values["graph"], clients): frozenset({(0, other)} if other else ())}
-    return {**values, "first": 0, "second": other, "toggled": turned}
-
-
 def _about(controls: Mapping[str, panel.Control], **values: tuple[Any, ...]) -> Any:  # noqa: ANN401
     return {name: (controls[name].about, chosen) for name, chosen in values.items()}
 
 
 STILLS = {
-    "topology_editor": Stills(
-        editor.scene,
-        {
-            **_about(
-                editor.CONTROLS,
-                graph=("ring", "path", "star", "exponential", "complete"),
-                clients=(4, 8, 16),
-                lazy=(0.0, 0.5),
-            ),
-            "edge": ("edge of client 0", ("as it is", "0-1 turned", "to the far side turned")),
-        },
-        {"start": editor.STARTS[0]},
-        (0, 1, 0, 0),
-        _turned,
-    ),
     "shard_picture": Stills(
         _shards,
         _about(
@@ -132,7 +104,10 @@ STILLS = {
 
 
 def write_stills(folder: Path) -> None:
-    """Write, for each widget, its pictures and a script that holds the knobs and the picture and words of every choice."""
+    """Write, for each widget, its pictures and a script that holds the knobs and the picture and words of every choice.
+
+    The topology editor needs no pictures: its script draws.
+    """
     for name, stills in STILLS.items():
         pictures, frames = frames_of(stills)
         (folder / name).mkdir(parents=True)
@@ -148,6 +123,7 @@ def write_stills(folder: Path) -> None:
         }
         text = f"(window.decaKnobs ??= {{}}).{name} = {json.dumps(known, separators=(',', ':'))};\n"
         (folder / f"{name}.js").write_text(text, encoding="utf-8")
+    (folder / "topology_editor.js").write_text(editor.page_script(), encoding="utf-8")
 
 
 def frames_of(stills: Stills) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
@@ -164,7 +140,7 @@ def frames_of(stills: Stills) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
     for choice in product(*(values for _, values in stills.knobs.values())):
         given = dict(zip(stills.knobs, choice, strict=True))
         try:
-            words = update(**{**stills.fixed, **stills.update(given)})
+            words = update(**{**stills.fixed, **given})
         except BadInput as error:
             frames.append(("", f"No picture: {error}"))
             continue

@@ -1,4 +1,4 @@
-// Pictures with knobs: shows, for the values that the reader chose, the picture that was drawn beforehand.
+// Pictures with knobs: shows, for the values that the reader chose, the picture that was drawn beforehand; one draws itself.
 "use strict";
 
 function control(knob, chosen, moved) {
@@ -29,7 +29,8 @@ function control(knob, chosen, moved) {
 }
 
 function mount(figure) {
-  const { knobs, first, frames } = window.decaKnobs[figure.dataset.widget];
+  const { knobs, first, frames, draw } = window.decaKnobs[figure.dataset.widget];
+  if (draw) return draw(figure);
   const image = figure.querySelector("img"), caption = figure.querySelector("figcaption");
   const script = document.querySelector(`script[src$="knobs/${figure.dataset.widget}.js"]`);
   const folder = script.src.replace(/\.js$/, "");
