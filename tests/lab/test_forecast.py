@@ -51,7 +51,9 @@ def forecast(config):
 def test_what_fused_attention_holds_is_forecast(engine):
     config = replace(CONFIG, context=256, attention="sdpa", engine=engine)
     known, held = forecast(config), runs.run(config).summary["memory"]["with_activations"]
-    assert known.memory - known.model == pytest.approx(held, rel=0.15)  # the kernel has room of its own
+    assert known.memory - known.model == pytest.approx(
+        held, rel=0.15
+    )  # the kernel has room of its own
     assert known.memory < 0.7 * forecast(replace(config, attention="eager")).memory
 
 
