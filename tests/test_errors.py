@@ -15,6 +15,12 @@ from deca_lab.mixing.topology import topology
 TABLE = {"ring": 1, "star": 2, "complete": 3, "torus": None}
 
 
+def test_a_notebook_shows_bad_input_as_one_line():
+    with pytest.raises(BadInput) as raised:
+        check(False, "n", 0, "from 1 up")
+    assert raised.value._render_traceback_() == [f"BadInput: {raised.value}"]
+
+
 def test_pick_returns_the_row_whatever_it_is():
     assert pick(TABLE, "star", "topology") == 2
     assert pick(TABLE, "torus", "topology") is None

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from deca_lab import course
-from deca_lab.course import grading
+from deca_lab.course import blank, grading
 from deca_lab.course.exercises import EXERCISES, check
 from deca_lab.course.handout import answers_of
 from deca_lab.errors import BadInput
@@ -71,6 +71,21 @@ def test_lessons_to_read_hold_no_outputs_and_fold_what_answers_a_prediction(tmp_
     before, rest = "".join(answer["source"]).split("</details>")
     assert before.startswith("<details><summary>What happened")
     assert rest.lstrip().startswith("**Predict.**")
+
+
+@pytest.mark.parametrize(
+    ("text", "open_part"),
+    [
+        ("It rises.\n\nNow slower:", "Now slower:"),
+        ("It rises.\n\nSo be it.", ""),
+        ("Now slower:", "Now slower:"),
+        ("It rises:\n\n# Next\n\nNow slower:", "# Next\n\nNow slower:"),
+    ],
+)
+def test_what_leads_on_to_the_next_cell_stays_open(text, open_part):
+    folded = blank.fold(text)
+    assert folded.rpartition("</details>")[2].strip() == open_part
+    assert folded.count("<details>") == ("</details>" in folded) == (text != open_part)
 
 
 def test_every_exercise_has_a_plain_answer_that_is_right():

@@ -112,6 +112,9 @@ def test_the_syllabus_counts_what_a_lesson_holds(tmp_path):
     page = syllabus.syllabus([path, path])
     assert "| all |" in page
     assert f"| {2 * counted.words:,} | 14 | 2 | 2 |" in page
+    assert (
+        f"| this course | 2 | {counted.words} | 7 | 1 | 1 |" in page
+    )  # the middle one of two alike
 
 
 def test_every_lesson_has_figures_with_words():

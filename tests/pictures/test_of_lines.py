@@ -19,6 +19,20 @@ def test_curves_keep_their_numbers_names_and_scales():
     assert not set(looks[0]) & set(looks[1])
 
 
+def test_short_logarithmic_axes_have_plain_numbers_and_seeds_no_halves():
+    lines = {"one": ([0.002, 0.05], [3, 3e6])}
+    figure = draw_lines(lines, "x", "y", log_x=True, log_y=True)
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    plain, powers = (
+        [text.get_text() for text in axis.get_ticklabels()] for axis in (axes.xaxis, axes.yaxis)
+    )
+    assert {"0.002", "0.005", "0.01", "0.05"} <= set(plain)
+    assert any("10^" in text for text in powers)  # six decades: powers of ten
+    seeds = draw_lines({"one": ([0, 1, 2], [1.0, 2.0, 3.0])}, "seed", "y").axes[0]
+    assert all(float(tick).is_integer() for tick in seeds.get_xticks())
+
+
 def test_bars_keep_their_numbers_beside_them_and_their_names_from_top_to_bottom():
     groups = {"first": {"a": 1.0, "b": 30.0}, "second": {"b": 2.0, "c": 0.5}}
     figure = draw_bars(groups, "what", log=True)
