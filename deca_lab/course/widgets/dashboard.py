@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,27 +133,33 @@ def scene() -> Scene:
         if not rows:
             say(title, end or "Preparing text, shards and model ...")
             return f"No picture yet: the run is being prepared. {end}".strip()
-        measured = [
-            row
-            for k, row in enumerate(rows)
-            if k == 0 or row["measured"] != rows[k - 1]["measured"]
-        ]
+        measured = _measured(rows)
         at = [0 if row["measured"] == 1 else row["done"] for row in measured]
         draw(rows, measured, at)
         follow(measured, at)
-        now, first, last = rows[-1], nats(measured[0]["test_loss"]), nats(rows[-1]["test_loss"])
-        state = (
-            f"step {now['done']} of {now['total']}, block {now['block']}"
-            if not end
-            else end[0].upper() + end[1:]
-        )
-        say(title, f"{state}: the mean model's test loss is {last}, at first {first}")
-        return (
-            f"Loss and consensus distance over {now['total']} inner steps. {state}. The mean model's test loss went from "
-            f"{first} to {last}; the clients are {number(now['consensus'])} apart."
-        )
+        state, said = _words(rows[-1], measured[0], end)
+        say(title, state)
+        return said
 
     return Scene(figure, update)
+
+
+def _measured(rows: Measurements) -> Measurements:
+    """Return the rows at which the run was measured anew; those between repeat the last measurement."""
+    changed = (k == 0 or row["measured"] != rows[k - 1]["measured"] for k, row in enumerate(rows))
+    return list(compress(rows, changed))
+
+
+def _words(now: dict[str, Any], start: dict[str, Any], end: str) -> tuple[str, str]:
+    """Return the headline, and the picture in words: where the run is, or how it ended, and how far it came."""
+    first, last = nats(start["test_loss"]), nats(now["test_loss"])
+    under_way = f"step {now['done']} of {now['total']}, block {now['block']}"
+    state = end[0].upper() + end[1:] if end else under_way
+    return (
+        f"{state}: the mean model's test loss is {last}, at first {first}",
+        f"Loss and consensus distance over {now['total']} inner steps. {state}. The mean model's test loss went from "
+        f"{first} to {last}; the clients are {number(now['consensus'])} apart.",
+    )
 
 
 def _losses(axes: "Axes") -> Callable[[Measurements, Measurements, list[int]], None]:
