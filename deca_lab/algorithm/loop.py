@@ -4,8 +4,7 @@ It is the loop of every method and of every engine. All that it knows of the net
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from itertools import count
+from itertools import accumulate, count, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -179,36 +178,52 @@ def is_small(plan: Plan) -> bool:
 
 def small_loop(plan: Plan, state: State, donate: bool) -> Iterator[tuple[State, Tensor]]:
     """Yield what `loop` does, as NumPy operations: a call costs more than its numbers, and theirs cost the least."""
-    recipe, topo = plan.recipe, plan.topology
-    assert plan.problem.arrays is not None
-    sent = [plan.channel.messages(k) for k in range(topo.period)]
-    ends = np.cumsum([0, *(where.width for where in plan.layouts)])
+    recipe, arrays, period = plan.recipe, plan.problem.arrays, plan.topology.period
+    ends = accumulate((where.width for where in plan.layouts), initial=0)
+    columns = [slice(*pair) for pair in pairwise(ends)]
+    mixers = [W.__matmul__ for W in plan.topology.matrices]
+    sent = [_sent(plan, x, one.mixed) for x, one in zip(state.blocks, plan.optimisers, strict=True)]
     for visit in plan.visits[state.step // recipe.inner_steps :]:
-        k, where = visit.block, slice(ends[visit.block], ends[visit.block + 1])
-        rule = plan.optimisers[k].arrays
-        size = row_bytes(state.blocks[k]) * (1 + plan.optimisers[k].mixed)
+        where, rule = columns[visit.block], plan.optimisers[visit.block].arrays
+        assert arrays is not None
         assert rule is not None
         for s in range(max(state.step, visit.first), visit.last + 1):
-            old, moments, wire = opened(plan, state, visit, s, donate=True)
-            if not donate:
-                moments = type(moments)(*(part.clone() for part in moments[:-1]), moments.steps)
-                wire = ch.copied(wire)
-            x, parts = old.numpy(), [part.numpy() for part in moments[:-1]]
-            turn, lr = s // recipe.mix_every % topo.period, recipe.lr(s)
-            exchange = partial(np.matmul, topo.matrices[turn]) if mixes(plan, s) else _as_it_is
+            x, moments, wire = _to_write(plan, state, visit, s, donate)
+            parts, turn = [part.numpy() for part in moments[:-1]], s // recipe.mix_every % period
+            exchange = mixers[turn] if mixes(plan, s) else _as_it_is
             before, after = (exchange, _as_it_is) if recipe.combine_first else (_as_it_is, exchange)
 
-            together = x if len(ends) == 2 else np.concatenate([b.numpy() for b in state.blocks], 1)
-            losses, g = plan.problem.arrays(together, plan.problem.batches(s))
+            losses, g = arrays(_side_by_side(state.blocks), plan.problem.batches(s))
             d = rule.update(g[:, where], parts, moments.steps + 1, exchange)
-            x_new = after(before(x) - lr * d)
+            x_new = after(before(x) - recipe.lr(s) * d)
             if exchange is not _as_it_is:
                 rule.feed(parts, x, x_new)
-                np.add(wire.sent, sent[turn] * size, out=wire.sent)
+                np.add(wire.sent, sent[visit.block][turn], out=wire.sent)
 
             moments = type(moments)(*moments[:-1], moments.steps + 1)
             state = closed(plan, state, visit, s, torch.from_numpy(x_new), moments, wire)
             yield state, torch.from_numpy(losses)
+
+
+def _to_write(
+    plan: Plan, state: State, visit: Visit, s: int, donate: bool
+) -> tuple[np.ndarray, OptState, Wire]:
+    """Return the active block, and what its optimiser and the channel remember, copied unless the state is donated."""
+    x, moments, wire = opened(plan, state, visit, s, donate=True)
+    if not donate:
+        moments = type(moments)(*(part.clone() for part in moments[:-1]), moments.steps)
+        wire = ch.copied(wire)
+    return x.numpy(), moments, wire
+
+
+def _sent(plan: Plan, x: Tensor, mixed: int) -> list[np.ndarray]:
+    """Return the bytes (E,) along each link of a mixing of the block, a turn each, with `mixed` more matrices beside it."""
+    size = row_bytes(x) * (1 + mixed)
+    return [plan.channel.messages(turn) * size for turn in range(plan.topology.period)]
+
+
+def _side_by_side(blocks: Sequence[Tensor]) -> np.ndarray:
+    return blocks[0].numpy() if len(blocks) == 1 else np.hstack([x.numpy() for x in blocks])
 
 
 def _as_it_is(x: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ class Problem(NamedTuple):
     evaluation: Batch | None = (
         None  # as a batch: what measurements are taken on; the batches of step 0 when None
     )
-    arrays: ClosedForm | None = None  # `exact` of X and a batch as NumPy arrays
+    arrays: ClosedForm | None = None  # `exact` of all names' columns and a batch as NumPy arrays
 
     @property
     def clients(self) -> int:
