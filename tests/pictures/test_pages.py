@@ -114,7 +114,7 @@ def test_a_page_of_several_runs_has_their_figures_and_needs_no_network(folders, 
         end = history.load(folders / name).summary["test_loss_end"]
         assert f'<th scope="row">{name}</th>' in text
         assert f"{end:.3f}" in text
-    assert "http" not in text
+    assert "http" not in re.sub(r"base64,[\w+/=]+", "", text)  # an image may spell anything
     assert [line["name"] for line in data_of(text)["lines"]] == [
         "deca, test data A",
         "lora, test data A",

@@ -58,7 +58,7 @@ def test_every_run_has_its_pictures_and_its_page(name, told, tmp_path):
         assert row.alt(told(name)).split()[0] in text
     assert text.count("data:image/png;base64,") == len(pictures.PICTURES)
     assert set(re.findall(r'src="([a-z]+):', text)) == {"data"}
-    assert "http" not in text
+    assert "http" not in re.sub(r"base64,[\w+/=]+", "", text)  # an image may spell anything
     assert "<script src" not in text
     for score, value in told(name).summary["scores"].items():
         assert f"test {name_of(score)}" in text

@@ -275,7 +275,7 @@ def test_the_page_holds_table_differences_curves_and_grid(done):
             table[table["chosen"] & (table["arm"] == row.arm)][row.score].mean()
         )
     assert {"test loss", "test perplexity"} <= set(re.findall(r"<td>(test \w+)</td>", text))
-    assert "http" not in text
+    assert "http" not in re.sub(r"base64,[\w+/=]+", "", text)  # an image may spell anything
     assert pd.read_csv(out / "table.csv")["arm"].tolist() == ["deca", "dec-lora", "badam"]
     assert len(pd.read_csv(out / "differences.csv")) == 3
 
