@@ -240,19 +240,20 @@ def _go(
     engine = _metered(_engine(lab), meter, unseen=engine_kind(lab.config.engine).graphs)
     steps = train(lab.plan, state, engine, donate=True)
     seen = lab.world.rank == 0
-    whole = gathered_state(lab.world, state) if state.step == 0 else state
-    if state.step == 0 and seen:
+    whole: State | None = gathered_state(lab.world, state) if state.step == 0 else state
+    if state.step == 0 and seen and whole:
         meter.watch(_held(whole))
         with meter:  # a measurement may hold more than a step
             _note(lab, whole, record, began)
         record.whole_bytes = meter.ever
     while state.step < lab.plan.steps and not record.stopped:
+        whole = None  # else the weights of the last measurement would be held beside these
         state, own = _stepped(lab, steps, state, meter, record)
         losses = _everybodys(lab, own).cpu()  # all that a step reads from the device
         _require_finite(lab.plan, state, ~torch.isfinite(losses), "loss", folder)
         record.train.append(_train_row(lab.plan, state, losses))
         measured = len(record.metrics)
-        whole = _written_down(lab, state, record, folder, began) or whole
+        whole = _written_down(lab, state, record, folder, began)
         if _called(lab, state, record, len(record.metrics) > measured):
             whole = _stopped_early(lab, state, record, folder, began)
         newest = {**record.metrics[-1], "measured": len(record.metrics)} if seen else {}
@@ -260,7 +261,7 @@ def _go(
         asked = progress is not None and bool(progress(state.step, lab.plan.steps, known))
         if _anybodys(lab, int(asked)) and state.step < lab.plan.steps:
             _stop(lab, folder, _finite(lab, state, folder), record)
-    if not seen:
+    if not seen or whole is None:
         return None
     done = history.gather(lab, whole, record, folder)
     if folder is not None:

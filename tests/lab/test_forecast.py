@@ -1,5 +1,6 @@
 """The forecast: what a run then really holds, for models that are only shapes; too little room is said with what helps."""
 
+import gc
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,23 @@ def test_what_is_forecast_is_what_is_then_held(kind):
     held = done.summary["memory"]["with_activations"]
     assert known.memory - known.model == pytest.approx(held, rel=0.05)
     assert known.sent == done.summary["bytes_sent"]
+
+
+def living():
+    """The bytes of all tensors that live, each storage once."""
+    gc.collect()
+    tensors = (o for o in gc.get_objects() if issubclass(type(o), torch.Tensor))
+    return sum(
+        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()
+    )
+
+
+def test_between_two_measurements_nothing_old_is_held():
+    config = replace(CONFIG, rounds=2, eval_every=1000, checkpoint_every=1000)
+    held: list[int] = []
+    done = runs.run(config, progress=lambda step, of, seen: held.append(living()))
+    grown = max(held[:-1]) - held[0]  # a measurement follows the last step
+    assert grown < done.summary["memory"]["weights"] / 2
 
 
 def test_the_checkpoint_is_as_large_as_forecast(tmp_path):
