@@ -68,7 +68,7 @@ def new_folder(path: Path, run: bool = True) -> Path:
 def require_new(path: Path, run: bool = True) -> None:
     """Raise BadInput if a folder holds anything; nothing is created."""
     try:
-        str(path).encode()  # safetensors and the report write the name
+        os.fsencode(path).decode()  # safetensors and the report write the name
         files = list(path.iterdir()) if path.exists() else []
     except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
         why = getattr(error, "strerror", None) or error

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from deca_lab.algorithm.gradients import Engine
+from deca_lab.algorithm.gradients import Engine, engine_kind
 from deca_lab.algorithm.loop import Plan
 from deca_lab.errors import BadInput
 from deca_lab.lab import ledger
-from deca_lab.lab.metrics import each, gradient_norm
+from deca_lab.lab.metrics import common_losses, each, gradient_norm
 from deca_lab.lab.prepare import Groundwork, Lab, assembled, engine_of
 from deca_lab.models.four_bit import stored_bytes
 from deca_lab.network.processes import ALONE, World
@@ -157,15 +157,19 @@ def activations(plan: Plan, engine: Engine, k: int) -> int:
 
 
 def measuring(lab: Lab) -> int:
-    """Return the most bytes that live while the mean model's gradient is computed, the mean model's among them."""
-    start, probe = lab.plan.problem.start, lab.probe
+    """Return the most bytes that live in a measurement: with the mean model its gradient, or what all models read."""
+    start, probe, loss = lab.plan.problem.start, lab.probe, lab.plan.problem.loss
     centre = {n: torch.empty(p.shape[1:], dtype=p.dtype, device="meta") for n, p in start.items()}
-    some = each(probe.train, lambda t: t[:1, : probe.rows_back].to("meta"))
+    some = each(probe.train, lambda t: t.flatten(0, 1)[None, : probe.rows_back].to("meta"))
     meter = ShapesAlone()
     meter.watch(list(centre.values()))
     with meter:
-        gradient_norm(lab.plan.problem.loss, centre, some, probe.rows_back)
-    return meter.ever
+        gradient_norm(loss, centre, some, probe.rows_back)
+    most, test = meter.ever, each(probe.test, lambda t: t[: probe.rows].to("meta"))
+    meter.watch(list(centre.values()))
+    with meter:
+        common_losses(loss, dict(start), test, engine_kind(lab.config.engine).over, probe.rows)
+    return max(most, meter.ever)
 
 
 class ShapesAlone(ledger.Meter):
