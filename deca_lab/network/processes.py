@@ -28,7 +28,7 @@ from deca_lab.algorithm.optimisers import (
     with_leaves,
 )
 from deca_lab.algorithm.stacking import Layout
-from deca_lab.errors import PeerLost, check, out_of_memory
+from deca_lab.errors import BadInput, PeerLost, check, out_of_memory
 from deca_lab.mixing.topology import Topology
 from deca_lab.network.meeting import number_of, require_place, require_secret
 
@@ -88,8 +88,12 @@ def joined() -> Iterator[World]:
         words = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise PeerLost(f"the processes did not meet at MASTER_ADDR ({words})") from None
     world = World(dist.get_rank(), dist.get_world_size())
-    with answering(world):
-        require_secret(world.rank, world.size, "cuda" if gpus else "cpu")
+    try:
+        with answering(world):
+            require_secret(world.rank, world.size, "cuda" if gpus else "cpu")
+    except BadInput:  # all is exchanged; threads that live on may abort the process as it ends
+        dist.destroy_process_group()
+        raise
     yield world
     with answering(world):
         dist.barrier()  # who leaves early breaks the others' connections
