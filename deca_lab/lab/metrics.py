@@ -25,9 +25,7 @@ class Probe(NamedTuple):
     score: Scores = lambda params: {}  # on the common test set
     validation_score: Scores = lambda params: {}
     rows: int = ROWS  # examples of a client that are read at once
-    rows_back: int = (
-        4 * ROWS
-    )  # examples whose way back is kept at once, for the mean model's gradient
+    rows_back: int = 4 * ROWS  # examples whose way back is kept at once, for the gradient
 
 
 class Measurement(NamedTuple):

@@ -464,9 +464,8 @@ def start_spread(
     where = stacking.layout(problem.start, list(problem.start))
     widest = max(block.width for block in laid.layouts)
     batch, n = problem.batches(0), problem.clients
-    least = (
-        1 if engine_kind(config.engine).over is in_turn else 2
-    )  # a model must show that it can be stacked
+    # of two a model must show that it can be stacked
+    least = 1 if engine_kind(config.engine).over is in_turn else 2
     rows = max(least, n * widest // where.width)
     gradients = engine_of(config, model, once=True)(problem.loss)
 

@@ -242,10 +242,7 @@ def _go(
     seen = lab.world.rank == 0
     whole: State | None = gathered_state(lab.world, state) if state.step == 0 else state
     if state.step == 0 and seen and whole:
-        meter.watch(_held(whole))
-        with meter:  # a measurement may hold more than a step
-            _note(lab, whole, record, began)
-        record.whole_bytes = meter.ever
+        _note_metered(lab, whole, meter, record, began)
     while state.step < lab.plan.steps and not record.stopped:
         whole = None  # else the weights of the last measurement would be held beside these
         state, own = _stepped(lab, steps, state, meter, record)
@@ -267,6 +264,16 @@ def _go(
     if folder is not None:
         history.save(done, folder)
     return done
+
+
+def _note_metered(
+    lab: Lab, state: State, meter: ledger.Meter, record: Record, began: float
+) -> None:
+    """Measure the start, and note what that held: it may be more than a step holds."""
+    meter.watch(_held(state))
+    with meter:
+        _note(lab, state, record, began)
+    record.whole_bytes = meter.ever
 
 
 def _stepped(
