@@ -34,7 +34,7 @@ from deca_lab.errors import BadInput, check, out_of_memory, pick
 from deca_lab.lab.ledger import flops
 from deca_lab.lab.metrics import Measurement, Probe, each, measure, one_by_one
 from deca_lab.lab.objects import NOTHING, Objects, accepted, named
-from deca_lab.lab.sources import Texts, model_of, read_texts, words_of
+from deca_lab.lab.sources import ATTENTIONS, Texts, model_of, read_texts, words_of
 from deca_lab.methods import resolve
 from deca_lab.mixing.doctor import Diagnosis, require_sound
 from deca_lab.mixing.topology import Topology, topology
@@ -227,6 +227,7 @@ def device_and_graph(
     wide = device.type == "mps" and config.dtype == "float64"
     check(not wide, "dtype", config.dtype, "float32 or bfloat16 on Apple's GPU")
     engine_kind(config.engine).ready(device.type)
+    pick(ATTENTIONS, config.attention, "attention")
     drawn: dict[str, Any] = {
         "probability": config.edge_probability,
         "degree": config.degree,
