@@ -190,6 +190,13 @@ def evenly(labels: Tensor, limit: int) -> np.ndarray:
     return np.sort(chosen)
 
 
+def sent(drawn: Tensor, device: torch.device) -> Tensor:
+    """Return what was drawn for a step on the device; to a GPU from pinned memory: no one waits for the step before."""
+    if device.type == "cuda":
+        return drawn.pin_memory().to(device, non_blocking=True)
+    return drawn.to(device)
+
+
 def batch(clients: Sequence[Examples], batch_size: int, seed: int, step: int) -> Examples:
     """Random examples of each client's own, with replacement, stacked: tokens (N, B, T+1) and so on.
 
@@ -202,6 +209,7 @@ def batch(clients: Sequence[Examples], batch_size: int, seed: int, step: int) ->
     widths = {own.tokens.shape[1] for own in clients}
     check(len(widths) == 1, "widths of the examples", sorted(widths), "equal for all clients")
     draws = np.random.default_rng([seed, step]).random((len(clients), batch_size))
-    rows = torch.from_numpy((draws * sizes[:, None]).astype(np.int64)).to(clients[0].tokens.device)
+    rows = torch.from_numpy((draws * sizes[:, None]).astype(np.int64))
+    rows = sent(rows, clients[0].tokens.device)
     taken = [take(own, at) for own, at in zip(clients, rows, strict=True)]
     return Examples(*map(torch.stack, zip(*taken, strict=True)))

@@ -25,6 +25,7 @@ from deca_lab.text.prompts import (
     generation,
     listed,
     require_labels,
+    sent,
     take,
     verbaliser,
     widen,
@@ -120,7 +121,7 @@ def lm(request: TaskRequest) -> Task:
 
     def batches(step: int) -> CountedTokens:
         drawn = shards.batch(data.train, context, request.batch_size, request.seed, step)
-        return _whole(_sent(drawn, request.device))
+        return _whole(sent(drawn, request.device))
 
     probes = (
         shards.windows(data.test, context, request.test_limit),
@@ -130,13 +131,6 @@ def lm(request: TaskRequest) -> Task:
     test, own, train = (_whole(windows.to(request.device)) for windows in probes)
     nothing: Scores = lambda params: {}  # noqa: E731
     return Task(masked_loss(request.model), batches, test, own, train, nothing, nothing)
-
-
-def _sent(drawn: Tensor, device: torch.device) -> Tensor:
-    """Return a batch on the device; to a GPU from pinned memory, so that the copy goes on beside the step before."""
-    if device.type == "cuda":
-        return drawn.pin_memory().to(device, non_blocking=True)
-    return drawn.to(device)
 
 
 def _with_answers(corpus: Corpus) -> Corpus:

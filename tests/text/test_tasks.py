@@ -807,4 +807,13 @@ def test_a_batch_goes_to_a_gpu_from_pinned_memory_and_nobody_waits():
             return self
 
     for device, calls in (("cuda", ["pinned", ("cuda", True)]), ("cpu", [("cpu", False)])):
-        assert tasks._sent(Said(), torch.device(device)).calls == calls
+        assert examples_.sent(Said(), torch.device(device)).calls == calls
+
+
+def test_of_examples_on_the_device_only_the_drawn_rows_are_sent(monkeypatch):
+    own = examples_.Examples(*(torch.arange(12).view(4, 3) for _ in examples_.Examples._fields))
+    went, sent = [], examples_.sent
+    monkeypatch.setattr(examples_, "sent", lambda t, device: went.append(t) or sent(t, device))
+    drawn = examples_.batch([own, own], 5, 0, 3)
+    assert [t.shape for t in went] == [(2, 5)]
+    assert torch.equal(drawn.tokens, own.tokens[went[0]])
