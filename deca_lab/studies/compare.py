@@ -3,7 +3,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -208,13 +208,11 @@ def finished(config: RunConfig, folder: Path, objects: Given) -> history.History
     Raises BadInput where the folder holds another run.
     """
     if (folder / "summary.json").exists():
-        as_written = named(config, accepted(config, Objects(**objects)))
-        check(
-            runs.read_config(folder) == as_written,
-            "out",
-            str(folder),
-            "a new folder: this arm was run with other knobs",
-        )
+        as_written = asdict(named(config, accepted(config, Objects(**objects))))
+        there = asdict(runs.read_config(folder))
+        changed = [f"{k} = {there[k]!r}, not {v!r}" for k, v in as_written.items() if there[k] != v]
+        allowed = f"a new folder: this arm was run with other knobs ({', '.join(changed)})"
+        check(not changed, "out", str(folder), allowed)
         return history.load(folder)
     if (folder / "checkpoint.safetensors").exists():
         done = runs.resume(folder, **objects)

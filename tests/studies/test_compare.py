@@ -117,7 +117,7 @@ def test_finished_arms_are_kept_and_a_broken_one_goes_on(done, monkeypatch):
 
 def test_arms_of_another_comparison_are_refused(done):
     _, out = done
-    with pytest.raises(BadInput, match="this arm was run with other knobs"):
+    with pytest.raises(BadInput, match=r"run with other knobs \(batch = \d, not 1\)"):
         compare.compare(replace(ASKED, base=replace(BASE, batch=1)), out)
 
 
