@@ -19,47 +19,38 @@ def draw_visits(visits: pd.DataFrame, blocks: pd.DataFrame) -> Figure:
     figure = blank(min(1.8 + 0.36 * max(len(blocks), 3), 10))
     axes = figure.subplots()
     end = float(visits["last"].max()) + 1
-    for k, (name, count) in enumerate(
-        zip(blocks["block"].astype(str), blocks["visits"], strict=True)
-    ):
-        mine = visits[visits["block"].astype(str) == name] if count else visits[:0]
-        look: dict[str, Any] = {
-            "facecolors": COLOURS[k % 7],
-            "edgecolors": "white",
-            "lw": 0.8 if len(visits) <= 120 else 0,
-        }
+    for k, name in enumerate(blocks["block"].astype(str)):
+        _lane(axes, k, visits[visits["block"].astype(str) == name], end, len(visits))
+    starts = visits.groupby("round")["first"].min()
+    for start in starts if len(starts) <= 30 else ():
+        axes.axvline(start, color=GREY, lw=0.9, ls=":")
+    _round_axis(axes, starts)
+    sizes = zip(blocks["block"], blocks["parameters"], strict=True)
+    axes.set_yticks(range(len(blocks)), [f"{clean(b, 24)}  ({number(p)})" for b, p in sizes])
+    axes.set(xlim=(0, end), ylim=(len(blocks) - 0.5, -0.5))
+    axes.set(xlabel="inner step", ylabel="block (parameters)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    title(figure, said_visits(visits, blocks))
+    return figure
+
+
+def _lane(axes: Axes, k: int, mine: pd.DataFrame, end: float, every: int) -> None:
+    """Draw row k: a block's visits, of `every` in all, or that it had none."""
+    if not len(mine):
         frozen: dict[str, Any] = {
             "facecolors": "#EEEEEE",
             "edgecolors": "#B5B5B5",
             "hatch": "///",
             "lw": 0,
         }
-        axes.broken_barh(
-            spans(mine) if len(mine) else [(0, end)],
-            (k - 0.38, 0.76),
-            **(look if len(mine) else frozen),
-        )
-        beside = f"{count} {'visit' if count == 1 else 'visits'}" if len(mine) else "never trained"
-        axes.text(1.01 * end, k, beside, va="center", size=9, color=INK if len(mine) else GREY)
-    starts = visits.groupby("round")["first"].min()
-    if len(starts) <= 30:
-        for start in starts:
-            axes.axvline(start, color=GREY, lw=0.9, ls=":")
-    _round_axis(axes, starts)
-    labels = [
-        f"{clean(b, 24)}  ({number(p)})"
-        for b, p in zip(blocks["block"], blocks["parameters"], strict=True)
-    ]
-    axes.set_yticks(range(len(blocks)), labels)
-    axes.set(
-        xlim=(0, end),
-        ylim=(len(blocks) - 0.5, -0.5),
-        xlabel="inner step",
-        ylabel="block (parameters)",
-    )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    title(figure, said_visits(visits, blocks))
-    return figure
+        axes.broken_barh([(0, end)], (k - 0.38, 0.76), **frozen)
+        axes.text(1.01 * end, k, "never trained", va="center", size=9, color=GREY)
+        return
+    width = 0.8 if every <= 120 else 0
+    look: dict[str, Any] = {"facecolors": COLOURS[k % 7], "edgecolors": "white", "lw": width}
+    axes.broken_barh(spans(mine), (k - 0.38, 0.76), **look)
+    count = f"{len(mine)} {'visit' if len(mine) == 1 else 'visits'}"
+    axes.text(1.01 * end, k, count, va="center", size=9, color=INK)
 
 
 def _round_axis(axes: Axes, starts: pd.Series) -> None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from deca_lab.algorithm.blocks import Block, whole
-from deca_lab.algorithm.gradients import Batch, Gradients, Loss
+from deca_lab.algorithm.gradients import Batch
 from deca_lab.algorithm.loop import begin, plan, train
 from deca_lab.algorithm.moments import SCALES, SIGNALS
 from deca_lab.algorithm.problems import Problem
-from deca_lab.algorithm.stacking import Layout, Params
+from deca_lab.algorithm.stacking import Layout, Params, unflatten
 from deca_lab.course.widgets.panel import Control, Scene, headline, say, sheet, show
 from deca_lab.errors import check
 from deca_lab.lab.prepare import recipe_of
@@ -101,54 +101,33 @@ def paths(
     b2: float,
 ) -> Paths:
     """Return the paths of the library's `train`; steps after the last whole round are left out."""
-    wish, A = apart * WISHES, HESSIAN
-    start = {
-        name: torch.full((CLIENTS, 1), at, dtype=torch.float64)
-        for name, at in zip("xy", START, strict=True)
-    }
-
-    def exact(loss: Loss) -> Gradients:
-        def gradients(
-            x: Tensor, where: Layout, rest: Params, batch: Batch
-        ) -> tuple[Tensor, Tensor]:
-            at = dict(zip(where.names, x.T, strict=True)) | {
-                name: value[:, 0] for name, value in rest.items()
-            }
-            off = torch.stack([at["x"], at["y"]], 1) - wish
-            slope = off @ A
-            return (off * slope).sum(1) / 2, torch.stack(
-                [slope[:, "xy".index(name)] for name in where.names], 1
-            )
-
-        return gradients
-
-    asked: dict[str, Any] = (
-        {"feedback": feedback, "feedback_scale": scale} if method == "deca" else {}
-    )  # the others fix these
-    config = resolve(
-        RunConfig(
-            method=method,
-            clients=CLIENTS,
-            lr=10**power,
-            inner_steps=inner_steps,
-            b1=b1,
-            b2=b2,
-            **asked,
-        )
-    )
-    cut = (
-        whole(["x", "y"]) if config.blocks == "whole" else (Block("x", ("x",)), Block("y", ("y",)))
-    )
+    knobs: dict[str, Any] = {"b1": b1, "b2": b2, "inner_steps": inner_steps, "lr": 10**power}
+    if method == "deca":  # the others fix these
+        knobs |= {"feedback": feedback, "feedback_scale": scale}
+    config = resolve(RunConfig(method=method, clients=CLIENTS, **knobs))
+    one_each = (Block("x", ("x",)), Block("y", ("y",)))
+    cut = whole(["x", "y"]) if config.blocks == "whole" else one_each
     rounds = max(STEPS // (inner_steps * len(cut)), 1)
     recipe = recipe_of(config)(len(cut))._replace(rounds=rounds)
-    graph = topology(config.topology, CLIENTS)
-    laid = plan(
-        Problem(start, lambda params, batch: torch.zeros(()), lambda step: None), cut, graph, recipe
-    )
-    states = [begin(laid)] + [state for state, _ in train(laid, engine=exact)]
+    laid = plan(_bowls(apart), cut, topology(config.topology, CLIENTS), recipe)
+    states = [begin(laid)] + [state for state, _ in train(laid)]
     models = np.stack([torch.cat(state.blocks, 1).numpy() for state in states])
     mean = models.mean(1)
-    return Paths(models, np.einsum("ti,ij,tj->t", mean, A.numpy(), mean) / 2)
+    return Paths(models, np.einsum("ti,ij,tj->t", mean, HESSIAN.numpy(), mean) / 2)
+
+
+def _bowls(apart: float) -> Problem:
+    """Return the clients' quadratics, with their gradients in closed form."""
+    one = (CLIENTS, 1)
+    start = {"xy"[k]: torch.full(one, START[k], dtype=torch.float64) for k in range(2)}
+
+    def exact(x: Tensor, where: Layout, rest: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        at = {**rest, **unflatten(x, where)}
+        off = torch.cat([at["x"], at["y"]], 1) - apart * WISHES
+        slope = off @ HESSIAN
+        return (off * slope).sum(1) / 2, slope[:, ["xy".index(name) for name in where.names]]
+
+    return Problem(start, lambda params, batch: torch.zeros(()), lambda step: None, exact)
 
 
 def scene() -> Scene:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from IPython.display import Image
     from ipywidgets import VBox
     from matplotlib.axes import Axes
+    from matplotlib.text import Text
 
 MODELS, DTYPES = ("tiny", "small", "medium"), {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CUTS = ("layers", "equal", "whole")
@@ -169,54 +170,45 @@ def _lanes(axes: "Axes") -> Callable[[Plan], None]:
     idle = PolyCollection([], lw=0, facecolors="#E4E4E4", zorder=0.5, animated=True)
     axes.add_collection(bars)
     axes.add_collection(idle)
+    beside: dict[str, Any] = {
+        "transform": axes.get_yaxis_transform(),
+        "animated": True,
+        "color": INK,
+    }
     names = [
-        axes.text(
-            -0.015,
-            0,
-            "",
-            ha="right",
-            va="center",
-            size=8.5,
-            color=INK,
-            transform=axes.get_yaxis_transform(),
-            animated=True,
-        )
-        for _ in range(LANES)
+        axes.text(-0.015, 0, "", ha="right", va="center", size=8.5, **beside) for _ in range(LANES)
     ]
-    end = axes.text(
-        1, -0.035, "", ha="right", va="top", size=9, transform=axes.transAxes, animated=True
-    )
-    axes.set(
-        xlim=(0, 1),
-        ylim=(LANES - 0.5, -0.5),
-        yticks=[],
-        xticks=[],
-        xlabel="inner step: 0 at the left",
-    )
+    below: dict[str, Any] = {"transform": axes.transAxes, "animated": True}
+    end = axes.text(1, -0.035, "", ha="right", va="top", size=9, **below)
+    axes.set(xlim=(0, 1), ylim=(LANES - 0.5, -0.5), yticks=[], xticks=[])
+    axes.set_xlabel("inner step: 0 at the left")
 
     def update(plan: Plan) -> None:
         tall = LANES / len(plan.blocks)
         spots = [(k + 0.5) * tall - 0.5 for k in range(len(plan.blocks))]
-        ends = [
-            (v.first / plan.steps, (v.last + 1) / plan.steps, spots[v.block]) for v in plan.visits
-        ]
         half = min(0.42, 0.42 * tall)
-        bars.set_verts(
-            [[(a, y - half), (b, y - half), (b, y + half), (a, y + half)] for a, b, y in ends]
-        )
+        ends = [(v.first / plan.steps, (v.last + 1) / plan.steps, v.block) for v in plan.visits]
+        bars.set_verts([_box(a, b, spots[k], half) for a, b, k in ends])
         bars.set_facecolor([COLOURS[v.block % len(COLOURS)] for v in plan.visits])
-        idle.set_verts(
-            [[(0, y - half), (1, y - half), (1, y + half), (0, y + half)] for y in spots]
-        )
-        for k, text in enumerate(names):
-            there = k < len(spots)
-            text.set_text(
-                f"{plan.blocks[k].name[:14]}  {_counted(plan.layouts[k].width)}" if there else ""
-            )
-            text.set_y(spots[k] if there else 0)
+        idle.set_verts([_box(0, 1, y, half) for y in spots])
+        _named(names, plan, spots)
         end.set_text(f"{plan.steps}")
 
     return update
+
+
+def _box(a: float, b: float, y: float, half: float) -> list[tuple[float, float]]:
+    """Return the corners of a bar from a to b in the lane at y."""
+    return [(a, y - half), (b, y - half), (b, y + half), (a, y + half)]
+
+
+def _named(names: list["Text"], plan: Plan, spots: list[float]) -> None:
+    """Write each block's name and size beside its lane, and nothing beside the others."""
+    for k, text in enumerate(names):
+        there = k < len(spots)
+        words = f"{plan.blocks[k].name[:14]}  {_counted(plan.layouts[k].width)}" if there else ""
+        text.set_text(words)
+        text.set_y(spots[k] if there else 0)
 
 
 def _bars(axes: "Axes") -> Callable[[Costs], None]:
