@@ -247,18 +247,11 @@ def _ranks(names: Sequence[str]) -> Iterator[Ranks]:
                 "-m",
                 "deca_lab.bench.shaped_links",
             ]
-            ranks.append(
-                stack.enter_context(
-                    subprocess.Popen(
-                        words,
-                        bufsize=0,
-                        stdin=pipe,
-                        stdout=pipe,
-                        stderr=pipe,
-                        env={**environment, "RANK": str(rank)},
-                    )
-                )
+            own = {**environment, "RANK": str(rank)}
+            started = subprocess.Popen(
+                words, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, env=own
             )
+            ranks.append(stack.enter_context(started))
             stack.callback(ranks[-1].kill)
         yield ranks
 

@@ -40,12 +40,8 @@ def estimate(problem: Problem, batches: int = 6, turns: int = 8, seed: int = 0) 
     check(batches >= 2, "batches", batches, "2 or more: a spread needs two")
     where = stacking.layout(problem.start, list(problem.start))
     x, engine = stacking.flatten(problem.start, where.names), stacked(problem.loss)
-    total, squares, steepest, losses = (
-        torch.zeros_like(x),
-        torch.zeros(len(x), dtype=torch.float64),
-        0.0,
-        [],
-    )
+    total, squares = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.float64)
+    steepest, losses = 0.0, []
     for step in range(batches):
         loss, g = engine(x, where, {}, problem.batches(step))
         total += g
@@ -62,14 +58,8 @@ def estimate(problem: Problem, batches: int = 6, turns: int = 8, seed: int = 0) 
     def gradient(at: Tensor) -> Tensor:
         return engine(at, where, {}, first)[1]
 
-    return Estimates(
-        curvature(gradient, x, turns, seed),
-        float(noise.mean().sqrt()),
-        apart**0.5,
-        steepest,
-        sum(losses) / batches,
-        batches,
-    )
+    bend, sigma = curvature(gradient, x, turns, seed), float(noise.mean().sqrt())
+    return Estimates(bend, sigma, apart**0.5, steepest, sum(losses) / batches, batches)
 
 
 def _noise(squares: Tensor, mean: Tensor, batches: int) -> Tensor:
