@@ -154,6 +154,7 @@ def loop(plan: Plan, state: State, gradients: Gradients, donate: bool) -> Iterat
                 moments = optimiser.feed(moments, x, x_new, recipe.lr(s))         # v = b2 v+ + (1 - b2) h*h
 
             state = closed(plan, state, visit, s, x_new, moments, wire)
+            del x, x_new, moments                                        # their memory becomes a measurement's
             yield state, losses
 # fmt: on
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]  # name -> (N, ...) where stacked, (...) for one client
+PIECE = 1 << 22  # numbers of X that a measurement copies at once, at least
 
 
 class Layout(NamedTuple):
@@ -72,9 +73,14 @@ def mean(params: Params) -> Params:
 
 
 def consensus_distance(x: Tensor) -> float:
-    """Return (1/N) sum_i ||x_i - xbar||^2 of a matrix X (N, D)."""
+    """Return (1/N) sum_i ||x_i - xbar||^2 of a matrix X (N, D), by columns so that no copy of X is held."""
+    at_once = max(PIECE // max(len(x), 1), x.shape[1] >> 10, 1)
+    return float(torch.stack([_apart(part) for part in torch.split(x, at_once, 1)]).sum() / len(x))
+
+
+def _apart(x: Tensor) -> Tensor:
     wide = x.float() if x.element_size() < 4 else x
-    return float((wide - wide.mean(0)).square().sum(dtype=torch.float64) / len(x))
+    return (wide - wide.mean(0)).square().sum(dtype=torch.float64)
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:

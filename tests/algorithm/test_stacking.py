@@ -6,6 +6,7 @@ from cases import cases
 from reference import ROUNDING
 
 from deca_lab.algorithm import stacking
+from deca_lab.lab.ledger import Meter
 
 SHAPES = {
     "scalar": (),
@@ -140,6 +141,18 @@ def test_consensus_distance_is_that_of_the_stored_numbers(dtype):
     assert stacking.consensus_distance(x) == pytest.approx(
         stacking.consensus_distance(x.double()), rel=1e-4
     )
+
+
+def test_consensus_distance_by_columns_holds_no_copy_and_is_that_of_all_at_once(monkeypatch):
+    x = torch.randn(4, 5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    at_once = stacking.consensus_distance(x)
+    assert at_once == pytest.approx(float((x - x.mean(0)).square().sum() / 4), rel=1e-14)
+    monkeypatch.setattr(stacking, "PIECE", 512)
+    meter = Meter()
+    with meter:
+        by_columns = stacking.consensus_distance(x)
+    assert by_columns == pytest.approx(at_once, rel=1e-13)
+    assert 0 < meter.ever < x.nbytes / 4
 
 
 def test_nbytes_counts_elements_not_storages():

@@ -9,11 +9,12 @@ from cases import cases
 from command import SMALL
 from typer.testing import CliRunner
 
+from deca_lab.algorithm.loop import begin, train
 from deca_lab.cli import app
 from deca_lab.errors import BadInput
 from deca_lab.lab import forecast as fc
 from deca_lab.lab import runs
-from deca_lab.lab.prepare import groundwork
+from deca_lab.lab.prepare import groundwork, prepare
 from deca_lab.models import adapters, causal_lm, four_bit
 from deca_lab.models.shapes import without_numbers
 from deca_lab.runconfig import RunConfig
@@ -93,6 +94,17 @@ def test_between_two_measurements_nothing_old_is_held():
     done = runs.run(config, progress=lambda step, of, seen: held.append(living()))
     grown = max(held[:-1]) - held[0]  # a measurement follows the last step
     assert grown < done.summary["memory"]["weights"] / 2
+
+
+def test_where_a_visit_ends_the_loop_holds_nothing_but_the_state():
+    plan = prepare(CONFIG).plan
+    state = begin(plan)
+    before, block = living(), state.blocks[plan.visits[0].block].nbytes
+    steps = train(plan, state, donate=True)
+    for _ in range(CONFIG.inner_steps):
+        state = next(steps)[0]
+    assert not state.moments
+    assert living() - before < block / 10
 
 
 def test_the_checkpoint_is_as_large_as_forecast(tmp_path):

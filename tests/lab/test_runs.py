@@ -11,11 +11,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from cases import quick
 from command import SMALL, options
 
+from deca_lab.algorithm.loop import begin
 from deca_lab.errors import BadInput, Diverged
 from deca_lab.lab import checkpoint, history, runs
+from deca_lab.lab.ledger import Meter
 from deca_lab.lab.prepare import prepare
 from deca_lab.runconfig import RunConfig
 
@@ -45,6 +48,22 @@ def test_two_runs_with_one_seed_are_the_same_bits(unbroken, tmp_path):
 def test_another_seed_is_another_run(unbroken, tmp_path):
     runs.run(replace(CONFIG, seed=1), tmp_path / "other")
     assert "checkpoint.safetensors" in same_bits(unbroken[1], tmp_path / "other")
+
+
+def test_who_is_not_finite_is_seen_without_a_copy_of_the_model():
+    plan = prepare(CONFIG).plan
+    state = begin(plan)
+    blocks = [x.clone() for x in state.blocks]
+    for who, value in ((0, torch.nan), (2, torch.inf), (3, -torch.inf)):
+        blocks[who % len(blocks)][who, -1] = value
+    meter = Meter()
+    with meter:
+        wild = runs._wild(state._replace(blocks=tuple(blocks)))
+    assert wild.tolist() == [
+        not bool(torch.cat([x[i] for x in blocks]).isfinite().all()) for i in range(4)
+    ]
+    assert wild.tolist() == [True, False, True, True]
+    assert 0 < meter.ever < 1000
 
 
 def examples_read(lab, measurements):
