@@ -38,9 +38,13 @@ def adam_(moments: Moments, g: Tensor, adam: Adam) -> tuple[Tensor, Moments]:
     The bias correction counts from the start of the moments, so it restarts with them (Kingma & Ba, Algorithm 1).
     """
     steps = moments.steps + 1
-    m = moments.m.lerp_(g, 1 - adam.a1)  # m+ = a1 m + (1 - a1) g
-    v = moments.v.mul_(adam.a2).addcmul_(g, g, value=1 - adam.a2)  # v+ = a2 v + (1 - a2) g*g
+    m, v = blend_(moments.m, moments.v, g, adam.a1, adam.a2)
     return direction(m, v, steps, adam), Moments(m, v, steps)
+
+
+def blend_(m: Tensor, v: Tensor, g: Tensor, c1: float, c2: float) -> tuple[Tensor, Tensor]:
+    """Write m <- c1 m + (1 - c1) g and v <- c2 v + (1 - c2) g*g into m, v, and return them."""
+    return m.lerp_(g, 1 - c1), v.mul_(c2).addcmul_(g, g, value=1 - c2)
 
 
 def direction(m: Tensor, v: Tensor, steps: int, adam: Adam) -> Tensor:
@@ -52,7 +56,7 @@ def direction(m: Tensor, v: Tensor, steps: int, adam: Adam) -> Tensor:
 
 def adam_arrays_(g: np.ndarray, parts: Sequence[np.ndarray], steps: int, adam: Adam) -> np.ndarray:
     """Do what `adam_` does on arrays m, v: of few numbers, where torch's calls cost more than they compute."""
-    average_(parts, g, adam.a1, adam.a2)
+    blend_arrays_(parts, g, adam.a1, adam.a2)
     m, v = parts
     first, second = 1 - adam.a1**steps, 1 - adam.a2**steps
     root: np.ndarray = np.sqrt(v)
@@ -62,8 +66,8 @@ def adam_arrays_(g: np.ndarray, parts: Sequence[np.ndarray], steps: int, adam: A
     return root
 
 
-def average_(parts: Sequence[np.ndarray], h: np.ndarray, c1: float, c2: float) -> None:
-    """Write m <- c1 m + (1 - c1) h and v <- c2 v + (1 - c2) h*h into arrays m, v."""
+def blend_arrays_(parts: Sequence[np.ndarray], h: np.ndarray, c1: float, c2: float) -> None:
+    """Do what `blend_` does on arrays m, v."""
     m, v = parts
     change = h - m
     change *= 1 - c1
@@ -137,6 +141,5 @@ def feed_(moments: Moments, x: Tensor, x_new: Tensor, lr: float, feedback: Feedb
     if feedback.signal is None:
         return moments
     h = feedback.scale(feedback.signal(x, x_new), lr)
-    m = moments.m.lerp_(h, 1 - feedback.b1)
-    v = moments.v.mul_(feedback.b2).addcmul_(h, h, value=1 - feedback.b2)
+    m, v = blend_(moments.m, moments.v, h, feedback.b1, feedback.b2)
     return Moments(m, v, moments.steps)

@@ -171,7 +171,7 @@ def _fed(feedback: mo.Feedback) -> Callable[[Sequence[np.ndarray], np.ndarray, n
     def feed(parts: Sequence[np.ndarray], x: np.ndarray, x_new: np.ndarray) -> None:
         if feedback.signal is not None:
             h = x_new - x if feedback.signal is mo.printed else x - x_new
-            mo.average_(parts, h, feedback.b1, feedback.b2)
+            mo.blend_arrays_(parts, h, feedback.b1, feedback.b2)
 
     return feed
 
@@ -185,8 +185,7 @@ def mixed_adam(decays: mo.Adam, feedback: mo.Feedback) -> Optimiser:
 
     def update(g: Tensor, state: mo.Moments, x: Tensor, exchange: Mix) -> tuple[Tensor, mo.Moments]:
         steps = state.steps + 1
-        m = state.m.lerp_(g, 1 - decays.a1)
-        v = state.v.mul_(decays.a2).addcmul_(g, g, value=1 - decays.a2)
+        m, v = mo.blend_(state.m, state.v, g, decays.a1, decays.a2)
         _take_positive(v, exchange(v))
         return mo.direction(m, v, steps, decays), mo.Moments(m, v, steps)
 
@@ -356,8 +355,7 @@ def amsgrad(decays: mo.Adam, floor: float = 1e-8, late: bool = False) -> Optimis
         return Tracked(torch.zeros_like(x), torch.zeros_like(x), floors, floors.clone(), 0)
 
     def update(g: Tensor, state: Tracked, x: Tensor, exchange: Mix) -> tuple[Tensor, Tracked]:
-        m = state.m.lerp_(g, 1 - decays.a1)
-        v = state.v.mul_(decays.a2).addcmul_(g, g, value=1 - decays.a2)
+        m, v = mo.blend_(state.m, state.v, g, decays.a1, decays.a2)
         largest = torch.maximum(state.largest, v)
         u = exchange(state.u) if late else exchange(state.u.add_(largest).sub_(state.largest))
         root = u.clamp(min=floor).sqrt_()
@@ -387,8 +385,7 @@ def local_amsgrad(decays: mo.Adam) -> Optimiser:
         return Largest(torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x), 0)
 
     def update(g: Tensor, state: Largest, x: Tensor, exchange: Mix) -> tuple[Tensor, Largest]:
-        m = state.m.lerp_(g, 1 - decays.a1)
-        v = state.v.mul_(decays.a2).addcmul_(g, g, value=1 - decays.a2)
+        m, v = mo.blend_(state.m, state.v, g, decays.a1, decays.a2)
         largest = torch.maximum(state.largest, v)
         return m / largest.sqrt().add_(decays.eps), Largest(m, v, largest, state.steps + 1)
 
