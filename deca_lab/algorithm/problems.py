@@ -25,9 +25,8 @@ class Problem(NamedTuple):
     loss: Loss  # (one client's parameters, one client's batch) -> scalar
     batches: Callable[[int], Batch]  # inner step -> tensors with axis 0 = N
     exact: Gradients | None = None
-    evaluation: Batch | None = (
-        None  # as a batch: what measurements are taken on; the batches of step 0 when None
-    )
+    # As a batch: what measurements are taken on; the batches of step 0 when None.
+    evaluation: Batch | None = None
     arrays: ClosedForm | None = None  # `exact` of all names' columns and a batch as NumPy arrays
 
     @property

@@ -39,18 +39,16 @@ def layout(params: Params, names: Sequence[str]) -> Layout:
 def flatten(params: Params, names: Sequence[str]) -> Tensor:
     """Return a copy of the named stacked tensors as one matrix (N, D)."""
     many = [params[name] for name in names]
-    if all(
-        len(p) > 1 and p.stride(0) == 0 for p in many
-    ):  # one model, seen N times: see `replicate`
+    # One model, seen N times, as `replicate` makes it.
+    if all(len(p) > 1 and p.stride(0) == 0 for p in many):
         return flatten({name: params[name][:1] for name in names}, names).repeat(len(many[0]), 1)
     return torch.cat([p.flatten(1) if p.dim() > 1 else p[:, None] for p in many], 1)
 
 
 def unflatten(x: Tensor, where: Layout) -> Params:
     """Return views of X (N, D) under their names and shapes; the inverse of `flatten`."""
-    pieces = torch.split(
-        x, where.sizes, dim=1
-    )  # one cat in the backward pass, where slices would each fill a whole X
+    # One cat in the backward pass, where slices would each fill a whole X.
+    pieces = torch.split(x, where.sizes, dim=1)
     named = zip(where.names, where.shapes, pieces, strict=True)
     return {
         n: torch.unflatten(p, 1, s) if len(s) > 1 else p.reshape(len(p), *s) for n, s, p in named

@@ -90,9 +90,8 @@ def _option(f: "Field[Any]", default: Value, hidden: bool) -> object:
     letters: dict[Any, str] = {int: "N", float: "X", bool: FLAG, str: "NAME" if names else "TEXT"}
     words = f.metadata["help"] + (f"; {allowed[1]}" if allowed else "")
     unsaid = [name for name in names if name not in re.split(r"[^\w-]+", words)]
-    flag = (
-        (f"--{f.name.replace('_', '-')}",) if f.type is bool else ()
-    )  # without a --no-... beside it
+    # Without a --no-... beside it.
+    flag = (f"--{f.name.replace('_', '-')}",) if f.type is bool else ()
     return Annotated[
         f.type,
         typer.Option(

@@ -161,9 +161,8 @@ def _require_as_stored(folder: Path, given: Given) -> None:
 
 def _fresh_folder(method: str) -> Path:
     stem = Path("runs") / f"{datetime.now():%Y-%m-%d_%H%M%S}-{method}"
-    again = (
-        stem.with_name(f"{stem.name}-{k}") for k in range(1, 1000)
-    )  # two runs may start in one second
+    # Two runs may start in one second.
+    again = (stem.with_name(f"{stem.name}-{k}") for k in range(1, 1000))
     return next(path for path in (stem, *again) if not path.exists())
 
 

@@ -32,18 +32,15 @@ class Measurement(NamedTuple):
     """One measurement of all models; losses in nats per token."""
 
     mean_model: float  # loss of the mean model on the common test set
-    validation: (
-        float  # loss of the mean model on all clients' validation text: what choices are made by
-    )
+    # Loss of the mean model on all clients' validation text: what choices are made by.
+    validation: float
     clients: list[float]  # loss of each client's model on the common test set
     own: list[float]  # loss of each client's model on its own validation text
     consensus: list[float]  # consensus distance of each block
-    gradient_norm: (
-        float  # || grad f(mean model) ||, f the mean of the clients' losses on the training data
-    )
-    scores: dict[
-        str, float
-    ]  # of the task: the mean model's on test and validation data, the clients' mean on test
+    # || grad f(mean model) ||, f the mean of the clients' losses on the training data.
+    gradient_norm: float
+    # Of the task: the mean model's on test and validation data, the clients' mean on test.
+    scores: dict[str, float]
 
     def row(self, block_names: list[str], text: bool = True) -> dict[str, float]:
         """Return the columns of metrics.csv; only the losses of whole `text`, without labels or answers, are perplexities too."""

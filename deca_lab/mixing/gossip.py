@@ -11,9 +11,8 @@ Mix = Callable[[Tensor], Tensor]  # (N, D) -> (N, D)
 # share of W's entries up to which reading the edges is cheaper than the whole product (a ring of 12)
 SPARSE = 1 / 4
 FEW = 64  # clients up to which the whole product is cheap, whatever W holds
-SMALL = (
-    2**12
-)  # numbers in X up to which it is, as far as FEW clients go, cheaper than reading the edges
+# Numbers in X up to which it is, as far as FEW clients go, cheaper than reading the edges.
+SMALL = 2**12
 
 
 def mixer(W: np.ndarray, like: Tensor) -> Mix:

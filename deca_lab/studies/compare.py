@@ -217,14 +217,12 @@ def finished(config: RunConfig, folder: Path, objects: Given) -> history.History
     if (folder / "checkpoint.safetensors").exists():
         done = runs.resume(folder, **objects)
     else:
-        if (
-            folder / "config.json"
-        ).exists():  # an arm that was broken off before its first checkpoint
+        # The arm was broken off before its first checkpoint.
+        if (folder / "config.json").exists():
             shutil.rmtree(folder)
         done = runs.run(config, folder, **objects)
-    (folder / "checkpoint.safetensors").unlink(
-        missing_ok=True
-    )  # a comparison keeps tables, not models
+    # A comparison keeps tables, not models.
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return done
 
 

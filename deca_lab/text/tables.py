@@ -77,9 +77,8 @@ def from_file(path: Path, named: Collection[str] = ()) -> tuple["Dataset", tuple
 
 def is_saved(path: Path) -> bool:
     """Say whether a folder holds what `save_to_disk` of datasets writes."""
-    return any(
-        os.path.isfile(path / name) for name in SAVED
-    )  # False for a name that no file can have
+    # isfile is False for a name that no file can have.
+    return any(os.path.isfile(path / name) for name in SAVED)
 
 
 def from_folder(path: Path, split: str) -> "Dataset":
