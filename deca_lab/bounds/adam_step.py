@@ -3,11 +3,12 @@
 Claim       |m_hat_t| / (sqrt(v_hat_t) + eps) <= C_t in every coordinate, with q = a1^2 / a2 and
             C_t^2 = (1 - a1)^2 (1 - a2^t) / ((1 - a1^t)^2 (1 - a2)) * (1 + q + ... + q^(t-1)).
 Hypotheses  0 <= a1 < 1, 0 < a2 < 1, eps >= 0; moments start at zero and hold gradients only (no feedback).
-            With eps = 0 no second moment may be so small that float64 rounds it to nothing: a gradient of 0, or of 1e-158.
-            If q < 1 too, C_t <= C_inf = (1 - a1) / sqrt((1 - a2) (1 - q)) for the t of interest and in the limit.
+            Where eps is 0, or next to it, no second moment may be so small that float64 rounds it to nothing: a gradient
+            of 0, or of 1e-158.
+            C_t never falls with t; if q < 1 too, it stays below its limit C_inf = (1 - a1) / sqrt((1 - a2) (1 - q)).
 Symbols     g_s (N, D): `gradients[s - 1]`; a1, a2, eps: `adam`; t = 1 .. len(gradients).
 Source      derived, by Cauchy and Schwarz. The often quoted (1 - a1) / sqrt(1 - a2) is no bound (`quoted`).
-Tight       attained at every t at once by g_s in proportion to (a1/a2)^(t-s), with eps = 0 (`witness`).
+Tight       attained at every t at once by g_s in proportion to (a1/a2)^(t-s), with eps = 0, a1 > 0 (`witness`).
 Proof       theory/adam_step.ipynb.
 """
 
@@ -16,7 +17,7 @@ import torch
 
 from deca_lab.algorithm import moments as mo
 from deca_lab.bounds.bound import Bound
-from deca_lab.bounds.hypotheses import squarable
+from deca_lab.bounds.hypotheses import FED, squarable
 from deca_lab.errors import check
 from deca_lab.mixing.graphs import Array
 
@@ -57,7 +58,7 @@ def adam_step(
         constants(len(gradients), adam),
         "Adam's step",
         SOURCE,
-        broken=squarable(adam, gradients),
+        broken=squarable(adam, gradients) if h is None or b1 == b2 == 1 else FED,
     )
 
 
@@ -65,10 +66,10 @@ def constants(steps: int, adam: mo.Adam = USUAL) -> Array:
     """Return C_1 .. C_steps."""
     _in_range(adam)
     t = np.arange(1, steps + 1)
-    series = np.cumsum(
-        (adam.a1**2 / adam.a2) ** (t - 1.0)
-    )  # 1 + q + ... + q^(t-1), for q = 1 and above as well
-    C: Array = (1 - adam.a1) / (1 - adam.a1**t) * np.sqrt((1 - adam.a2**t) / (1 - adam.a2) * series)
+    with np.errstate(over="ignore"):  # q above 1, and many steps: infinite
+        series = np.cumsum((adam.a1**2 / adam.a2) ** (t - 1.0))  # 1 + q + ... + q^(t-1)
+        squares = (1 - adam.a2**t) / (1 - adam.a2) * series
+    C: Array = (1 - adam.a1) / (1 - adam.a1**t) * np.sqrt(squares)
     return C
 
 
@@ -87,7 +88,8 @@ def quoted(adam: mo.Adam = USUAL) -> float:
 def witness(steps: int, adam: mo.Adam = USUAL, largest: float = 1.0) -> Array:
     """Return gradients (steps, 1, 1) that attain C_t at every t: each a2 / a1 times the one before it.
 
-    Written backwards from the last, or forwards where they shrink, so that the largest is `largest` and none overflows.
+    With a1 = 0 they are zeros before the last, which attains it alone. Written backwards from the last, or forwards where
+    they shrink, so that the largest is `largest` and none overflows.
     """
     ratio = adam.a1 / adam.a2
     exponent = np.arange(steps - 1, -1, -1.0) if ratio <= 1 else -np.arange(steps, dtype=np.float64)

@@ -4,7 +4,8 @@ Claim       After turn R of a visit of block k: || X'_R ||_F <= rho^R || X'_0 ||
             X' = X - Xbar on the block's columns, X'_0 at the visit's start. All other blocks keep their disagreement exactly.
 Hypotheses  W doubly stochastic; adapt then combine at every step; moments start from zero at the visit, and hold gradients
             and discrepancies of any kind: C_s is that of `feedback_step`, with b1 = b2 = 1 where there is no feedback.
-            W may be another matrix at each step: then each rho of its own, their products in place of powers.
+            W may be another matrix at each step: then each rho of its own, their products in place of powers. As there,
+            what eps does not guard must have second moments that float64 can tell from 0.
 Symbols     rho = || W - J ||_2; lr, b1, b2, R: `setting`; N, d_k: from the landscape.
 Source      derived here: one mixing contracts, one step adds at most C_s in each of N d_k coordinates.
 Tight       attained at the first turn of the first visit where two clients pull apart with all their steps (`tug_of_war`).
@@ -19,7 +20,7 @@ from deca_lab.algorithm import moments as mo
 from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.feedback_step import constants
-from deca_lab.bounds.gossip_contraction import second_singular_value
+from deca_lab.bounds.gossip_contraction import lost, second_singular_value
 from deca_lab.bounds.landscape import Landscape, quadratics, tug_of_war
 from deca_lab.bounds.trace import Setting, trace
 from deca_lab.mixing.topology import Topology, topology
@@ -38,27 +39,29 @@ def block_consensus(landscape: Landscape, setting: Setting) -> Bound:
         setting.inner_steps, setting.adam, *((fed.b1, fed.b2) if fed.signal else (1.0, 1.0))
     )
     rhos = [second_singular_value(W) for W in setting.topology.matrices]
-    lhs, rhs, size = [], [], []
-    for s, step in enumerate(trace(landscape, setting)):
+    unit, lhs, rhs, rounding = 2 * lost(setting.topology.matrices), [], [], []
+    steps = trace(landscape, setting)
+    for s, step in enumerate(steps):
+        rho, before = rhos[s % len(rhos)], step.before[:, step.columns]
         if step.turn == 1:
-            allowed = disagreement(step.before[:, step.columns])
-        allowed = rhos[s % len(rhos)] * (
-            allowed + setting.lr * step.direction.numel() ** 0.5 * float(C[step.turn - 1])
-        )
+            allowed, rounded = disagreement(before), 0.0
+        moved = setting.lr * step.direction.numel() ** 0.5 * float(C[step.turn - 1])
+        allowed = rho * (allowed + moved)
+        rounded = rho * rounded + unit * (
+            float(before.norm()) + moved
+        )  # shrunk or grown with the rest
         lhs.append(disagreement(step.after[:, step.columns]))
         rhs.append(allowed)
-        size.append(float(step.after.norm()))
-    rounding = (
-        np.finfo(float).eps * len(landscape.data) * np.array(size) * setting.inner_steps
-    )  # N sums a mixing, R mixings
+        rounding.append(rounded)
+    least = min(float(step.below.min()) for step in steps) ** 2
     return Bound(
         np.array(lhs),
         np.array(rhs),
         "consensus within a visit",
         SOURCE,
         axis="inner step",
-        rounding=rounding,
-        broken=hy.broken(HYPOTHESES, setting.instance),
+        rounding=np.array(rounding),
+        broken=hy.broken(HYPOTHESES, setting.instance) or hy.resolved(setting.adam, least),
     )
 
 

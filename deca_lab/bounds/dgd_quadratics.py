@@ -68,6 +68,7 @@ def dgd_quadratics(
         "DGD on quadratics",
         SOURCE,
         rounding=_rounding(M, A, b, settled, lhs[0], alpha, steps),
+        broken="gradients are noisy" if noise > 0 else "",
     )
 
 
@@ -101,7 +102,10 @@ def fixed_point(W: Array, A: Array, b: Array, alpha: float, combine_first: bool 
 
 
 def largest_step(W: Array, A: Array, combine_first: bool = True) -> float:
-    """Return the step size below which q < 1: (1 + lambda_min(W)) / L for symmetric W, or 2 / L for adapt then combine."""
+    """Return the step size below which q < 1: (1 + lambda_min(W)) / L for symmetric W, or 2 / L for adapt then combine.
+
+    Combine then adapt with a W that is not symmetric: that of (W + W') / 2, of which nothing is proved.
+    """
     top = float(np.linalg.eigvalsh(A).max())
     return (1 + float(np.linalg.eigvalsh((W + W.T) / 2)[0])) / top if combine_first else 2 / top
 

@@ -4,7 +4,8 @@ Claim       |m_hat_t| / (sqrt(v_hat_t) + eps) <= C_t in every coordinate, with q
             C_t^2 = (1 - a2^t) / (1 - a1^t)^2 * ( (1 - a1)^2 / (1 - a2) * (1 + q + ... + q^(t-1))
                                                 + a1^2 (1 - b1)^2 / (a2 (1 - b2)) * (1 + q + ... + q^(t-2)) ).
 Hypotheses  0 <= a1 < 1, 0 < a2 < 1, 0 < b1 <= 1, 0 < b2 < 1 (or b1 = b2 = 1: no feedback, and the second line is not
-            there); moments start at zero and hold gradients g and discrepancies h, of any size, sign and scale.
+            there); moments start at zero and hold gradients g and, after each of them, discrepancies h, of any size, sign
+            and scale, that float64 can square where eps is 0 or next to it (`adam_step`).
 Symbols     g_s (N, D): `gradients[s - 1]`, h_s: `h[s - 1]`; a1, a2, eps: `adam`; b1, b2.
 Source      derived, Cauchy and Schwarz over both sums at once. b1 = b2 = 1 is the claim `adam_step`.
 Tight       attained at any one t by g and h in proportion to their weights in m over those in v (`witness`), eps = 0.
@@ -43,7 +44,8 @@ def feedback_step(
     check(h.shape == gradients.shape, "h", h.shape, f"of the gradients' shape {gradients.shape}")
     rhs = constants(len(gradients), adam, b1, b2)
     lhs = steps_taken(gradients, adam, h, b1, b2)
-    return Bound(lhs, rhs, "DECA's step with feedback", SOURCE, broken=squarable(adam, gradients))
+    lost = squarable(adam, gradients, h, b2)
+    return Bound(lhs, rhs, "DECA's step with feedback", SOURCE, broken=lost)
 
 
 class Weights(NamedTuple):

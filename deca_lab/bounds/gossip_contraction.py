@@ -5,8 +5,8 @@ Claim       || W^k X - Xbar ||_F <= rho^k || X - Xbar ||_F for k = 1, 2 ..., eve
 Hypotheses  W is doubly stochastic: W 1 = 1 and 1'W = 1'. Nothing else: not symmetric, not non-negative.
 Symbols     W: `W`, a matrix or a topology; X (N, D): `X`; k = 1 .. `rounds`; rho: `factor`, of each matrix.
 Source      classic; Xiao and Boyd, Fast linear iterations for distributed averaging, 2004, equations 6 to 10.
-Tight       at k = 1 for X = u 1', u the second right singular vector (`witness`); at every k if W is symmetric too.
-            For a W that is neither symmetric nor normal it is loose at k > 1.
+Tight       at k = 1 for X = u 1', u the right singular vector of W - J for rho (`witness`); at every k if W is normal,
+            W W' = W' W, as a symmetric one is, and a ring that passes on in one direction. Else it is loose at k > 1 in general.
 Proof       theory/gossip_contraction.ipynb; in a line, W^k X - Xbar = (W - J)^k (X - Xbar).
 """
 
@@ -55,24 +55,27 @@ def gossip_contraction(
         "gossip contraction",
         SOURCE,
         axis="mixing",
-        rounding=_lost(matrices) * k * largest ** (k - 1) * np.linalg.norm(X),
+        rounding=lost(matrices) * k * largest ** (k - 1) * np.linalg.norm(X),
         broken=hy.broken(HYPOTHESES, hy.Instance(Topology("W", matrices))),
     )
 
 
-def _lost(matrices: tuple[Array, ...]) -> float:
-    """Return what one mixing may lose of || X ||_F: N products and sums are rounded, and the sums of W itself are off 1.
+def lost(matrices: tuple[Array, ...]) -> float:
+    """Return what one mixing may lose of || X ||_F: N products and sums are rounded, and the sums of W itself are off 1."""
+    return float(np.finfo(float).eps) * len(matrices[0]) + off_one(matrices)
 
-    float64 has no 1/3. Row sums that are off move clients that agree, column sums the mean, both by as much as X is long;
-    more than the hypothesis forgives is not forgiven here.
+
+def off_one(matrices: tuple[Array, ...]) -> float:
+    """Return how far || X ||_F goes astray in one mixing because float64 has no 1/3: by as much as sums of W are off 1.
+
+    Row sums that are off move clients that agree, column sums the mean; more than the hypothesis forgives is not forgiven.
     """
     n = len(matrices[0])
     ones = np.ones(n)
     off = max(
         float(np.linalg.norm(W @ ones - 1) + np.linalg.norm(W.T @ ones - 1)) for W in matrices
     )
-    counted = off / n**0.5 if off <= 2 * n**0.5 * hy.TOLERANCE else 0.0
-    return float(np.finfo(float).eps) * n + counted
+    return off / n**0.5 if off <= 2 * n**0.5 * hy.TOLERANCE else 0.0
 
 
 def disagreements(matrices: tuple[Array, ...], X: Array, rounds: int) -> Array:
@@ -124,6 +127,7 @@ def _matrices(W: Array | Topology) -> tuple[Array, ...]:
         return W.matrices
     W = np.asarray(W, dtype=np.float64)
     check(W.ndim == 2 and W.shape[0] == W.shape[1] > 0, "W", W.shape, "square, (N, N)")
+    check(bool(np.isfinite(W).all()), "W", float(np.abs(W).max()), "finite in each entry")
     return (W,)
 
 

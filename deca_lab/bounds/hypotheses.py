@@ -14,7 +14,8 @@ from deca_lab.mixing.spectrum import spectrum
 from deca_lab.mixing.topology import Topology
 
 TOLERANCE = 1e-9  # on sums and entries of W
-SMALLEST = 1e-280  # of a second moment without eps: below it float64 loses the digits of a square
+SMALLEST = 1e-280  # of a second moment: below it float64 loses the digits of a square
+GUARD = 1e-130  # from this eps on nothing is lost: far below it are the roots of such moments, and of their first ones
 
 
 class Instance(NamedTuple):
@@ -121,7 +122,8 @@ no_momentum = _unless("momentum", lambda one: one.momentum > 0)
 no_clipping = _unless(
     "gradients are clipped: they are no longer unbiased", lambda one: one.clip > 0
 )
-no_feedback = _unless("there is feedback", lambda one: one.fed)
+FED = "there is feedback"
+no_feedback = _unless(FED, lambda one: one.fed)
 raw_feedback = _unless("feedback is not raw", lambda one: one.fed and not one.raw)
 steady = _unless(
     "the learning rate is not constant (a schedule, or warm-up)",
@@ -148,12 +150,23 @@ bounded_below = _unless(
 )
 
 
-def squarable(adam: Adam, entered: Array) -> str:
-    """Ask of what enters the moments (T, N, D) without eps that float64 can square it: from the first on, not 0."""
-    if adam.eps > 0:
+def squarable(adam: Adam, entered: Array, fed: Array | None = None, b2: float = 1.0) -> str:
+    """Ask of gradients, and discrepancies after them, (T, N, D), that float64 can square them where no eps guards: not 0."""
+    if adam.eps >= GUARD:
         return ""
+    entered = np.asarray(entered, dtype=np.float64)
+    fed = np.zeros_like(entered) if fed is None else fed
     v, least = np.zeros(entered.shape[1:]), np.inf
-    for g in np.asarray(entered, dtype=np.float64):
-        v = adam.a2 * v + (1 - adam.a2) * g**2
-        least = min(least, float(v.min()))
-    return "" if least >= SMALLEST else "eps = 0 and a second moment that float64 rounds to nothing"
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not small
+        for g, h in zip(entered, fed, strict=True):
+            v = adam.a2 * v + (1 - adam.a2) * g**2
+            least = min(least, float(v.min()))
+            v = b2 * v + (1 - b2) * h**2
+    return resolved(adam, least)
+
+
+def resolved(adam: Adam, least: float) -> str:
+    """Ask of the smallest second moment of a run that float64 has its digits, or that eps guards."""
+    if adam.eps >= GUARD or not least < SMALLEST:
+        return ""
+    return f"eps = {adam.eps:g} and a second moment that float64 rounds to nothing"

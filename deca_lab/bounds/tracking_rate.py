@@ -4,8 +4,8 @@ Claim       On f_i(x) = x'A_i x / 2 - b_i'x the library's iterates satisfy (X_k 
             adapt then combine   M = [[W, -alpha W], [A (W - I), W - alpha A W]],
             combine then adapt   M = [[W, -alpha I], [A (W - I), W - alpha A]],
             W short for its Kronecker product with I, A = diag(A_i), and the error falls like r^k, r the largest modulus of
-            an eigenvalue of M but for the d eigenvalues 1 that the start does not excite.
-Hypotheses  A_i symmetric, their sum positive definite; W doubly stochastic; r < 1; Y_0 = the gradients at X_0.
+            an eigenvalue of M but for the d eigenvalues 1 that the start does not excite, from almost every start.
+Hypotheses  A_i symmetric, their sum positive definite; W doubly stochastic; Y_0 = the gradients at X_0. For the rate r < 1.
 Symbols     W, A (N, d, d), b (N, d), X0 (N, d): the arguments; alpha: `alpha`.
 Source      derived here; the method: Di Lorenzo and Scutari 2016, Nedic, Olshevsky and Shi 2017.
 Tight       exact, up to rounding; the rate to about 1 / K in K steps (`decay`).
@@ -21,6 +21,8 @@ from deca_lab.algorithm.blocks import whole
 from deca_lab.algorithm.problems import quadratics
 from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
+from deca_lab.bounds.dgd_quadratics import block_diagonal, sound
+from deca_lab.bounds.gossip_contraction import off_one
 from deca_lab.errors import check
 from deca_lab.mixing.graphs import Array
 from deca_lab.mixing.topology import topology
@@ -42,8 +44,10 @@ def tracking_rate(
 ) -> Bound:
     """Return || X_k - X* ||_F of the library's run at k = 1 .. `steps` beside the same from powers of M: equal.
 
-    `claimed` stands in for M, to see what breaks. Raises BadInput for shapes that do not fit, or no unique minimum.
+    `claimed` stands in for M, to see what breaks. Raises BadInput for shapes that do not fit, an A_i that is not symmetric,
+    or no unique minimum.
     """
+    W, A, b, X0 = sound(W, A, b, X0, alpha, steps)
     best, M = solution(A, b), matrix(W, A, alpha, combine_first) if claimed is None else claimed
     lhs = run(W, A, b, X0, alpha, steps, combine_first) - best
     z = np.concatenate([(X0 - best).ravel(), (np.einsum("nij,nj->ni", A, X0) - b).ravel()])
@@ -56,27 +60,34 @@ def tracking_rate(
         np.array(rhs),
         "gradient tracking's error",
         SOURCE,
-        rounding=_rounding(A, b, X0, best, steps),
+        rounding=_rounding(W, A, b, X0, best, steps),
         equal=True,
         broken=hy.broken(HYPOTHESES, hy.Instance(topology(W))),
     )
 
 
-def _rounding(A: Array, b: Array, X0: Array, best: Array, steps: int) -> Array:
-    """Return (steps,) what float64 may lose by step k: what y's mean lost stays there, and moves where x settles."""
+def _rounding(W: Array, A: Array, b: Array, X0: Array, best: Array, steps: int) -> Array:
+    """Return (steps,) what float64 may lose by step k: what y's mean lost stays there, and moves where x settles.
+
+    Rounding is by chance and adds up like a root; that the sums of W are off 1 has the same sign at each step.
+    """
     n, d = b.shape
     values = np.linalg.eigvalsh(A.mean(0))
     size = float(np.linalg.norm(X0) + np.linalg.norm(best) * n**0.5)
     slope = float(np.linalg.norm(A, 2, axis=(1, 2)).max()) * size + float(np.linalg.norm(b))
-    units = float(np.finfo(float).eps) * (n + d) * (size + slope / float(values[0]))
-    lost: Array = units * (2.0 + np.arange(1, steps + 1)) ** 0.5
+    reach, k = size + slope / float(values[0]), 2.0 + np.arange(1, steps + 1)
+    lost: Array = reach * (float(np.finfo(float).eps) * (n + d) * k**0.5 + off_one((W,)) * k)
     return lost
 
 
 def decay(
     W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int, combine_first: bool = False
 ) -> Bound:
-    """Return the rate of the second half of a run, the mean factor a step, beside r: equal to 1e-3, for the run is finite."""
+    """Return the rate of the second half of a run, the mean factor a step, beside r: equal to 1e-3, for the run is finite.
+
+    Raises BadInput as `tracking_rate` does, and where rounding is all that is left of the error.
+    """
+    W, A, b, X0 = sound(W, A, b, X0, alpha, steps)
     error = np.linalg.norm(
         run(W, A, b, X0, alpha, steps, combine_first) - solution(A, b), axis=(1, 2)
     )
@@ -97,6 +108,8 @@ def decay(
         axis="run",
         rounding=FIT * r,
         equal=True,
+        broken=hy.broken(HYPOTHESES, hy.Instance(topology(W)))
+        or ("" if r < 1 else f"the error does not fall: r = {r:.4g}"),
     )
 
 
@@ -110,9 +123,7 @@ def matrix(W: Array, A: Array, alpha: float, combine_first: bool = False) -> Arr
         "of shapes (N, N) and (N, d, d)",
     )
     check(alpha > 0, "alpha", alpha, "above 0")
-    mixed, hessian, one = np.kron(W, np.eye(d)), np.zeros((n * d, n * d)), np.eye(n * d)
-    for i in range(n):
-        hessian[i * d : (i + 1) * d, i * d : (i + 1) * d] = A[i]
+    mixed, hessian, one = np.kron(W, np.eye(d)), block_diagonal(A), np.eye(n * d)
     stepped = one if combine_first else mixed
     return np.block(
         [[mixed, -alpha * stepped], [hessian @ (mixed - one), mixed - alpha * hessian @ stepped]]

@@ -60,7 +60,8 @@ def test_the_problem_is_the_papers():
 
 
 def test_broken_clients_of_one_size_and_a_shared_second_moment():
-    assert ac.broken().verdict == "fails at alpha 1"
+    assert ac.broken().verdict == "hypothesis broken: these are other clients"
+    assert ac.broken()._replace(broken="").verdict == "fails at alpha number 1"
     assert ac.repaired((0.395,)).verdict == "holds"
     assert ac.repaired((0.4,)).verdict == "hypothesis broken: alpha is above 0.395"
     assert ac.slope(

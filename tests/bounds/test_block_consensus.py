@@ -17,6 +17,7 @@ from deca_lab.bounds.block_consensus import (
     others_kept,
 )
 from deca_lab.bounds.feedback_step import constants
+from deca_lab.bounds.gossip_contraction import second_singular_value
 from deca_lab.bounds.landscape import as_problem, quadratics, tug_of_war, valleys
 from deca_lab.bounds.trace import Setting, trace
 from deca_lab.mixing.topology import topology
@@ -96,6 +97,40 @@ def test_broken_larger_steps_and_a_w_that_does_not_mix_what_it_should():
     pair = Setting(unsound, 1, 1, 12, 0.02, mo.Adam(eps=1e-12))
     told = block_consensus(tug_of_war(), pair._replace(topology=topology("complete", 2)))
     assert not told._replace(lhs=block_consensus(tug_of_war(), pair).lhs).holds()
+
+
+def test_what_w_and_float64_round_is_counted_and_no_more():
+    """Sums of W off 1 move clients that agree; a signed W makes what is rounded grow (rho = 1.8)."""
+    lopsided = 0.25 + np.outer(np.array([1, -1, 1, -1]) * 4e-10, np.ones(4)) / 4
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(np.column_stack([np.ones(4), rng.standard_normal((4, 3))]))[0][:, 1:]
+    signed = 0.25 + turn @ np.diag([1.8, -0.5, 1.2]) @ turn.T
+    for W, zeta, lr, steps in ((lopsided, 1.0, 1e-3, 5), (signed, 0.0, 1e-18, 60)):
+        setting = Setting(topology(W), 1, 2, steps, lr)
+        found = block_consensus(quadratics(4, 4, zeta=zeta), setting)
+        assert found.verdict == "holds"
+        size, eps = 20.0, np.finfo(float).eps
+        assert not found._replace(rounding=eps * 4 * size * steps).holds()
+    ring = block_consensus(quadratics(6, 4), RING)
+    assert (ring.rounding < 1e-12 * ring.rhs).all()
+
+
+def test_a_second_moment_that_is_lost_is_named():
+    still = quadratics(1, 2, far=0.0)  # one client, at its minimum: gradients of 0
+    alone = Setting(topology("complete", 1), 1, 1, 3, 0.1)
+    assert block_consensus(still, alone).verdict == "holds"
+    exact = alone._replace(adam=mo.Adam(eps=0.0))
+    assert block_consensus(still, exact).verdict.startswith("hypothesis broken: eps = 0")
+
+
+@pytest.mark.parametrize("graph", ["ring", "star"])
+def test_equal_starts_never_drift_beyond_the_bound_for_ever(graph):
+    setting = RING._replace(topology=topology(graph, 6), rounds=12, noise=0.5)
+    rho = second_singular_value(setting.topology.at(0))
+    C = constants(5, setting.adam, 1.0, 1.0).max()
+    found = block_consensus(quadratics(6, 4, zeta=5.0), setting)
+    allowed = 0.05 * (6 * 2) ** 0.5 * C * rho / (1 - rho)
+    assert 0.1 * allowed < found.lhs.max() < allowed
 
 
 @cases(("clients", "d", "steps"), [(1, 1, 1), (1, 3, 4), (2, 1, 1), (3, 2, 1)])

@@ -54,6 +54,21 @@ def test_the_second_singular_vector_attains_it_at_every_mixing_for_symmetric_w(n
         np.testing.assert_allclose(found.ratios, 1, rtol=1e-9)
 
 
+@cases("shares", [[0.5, 0.5], [0.2, 0.3, 0.5], [1.2, -0.4, 0.2]])
+def test_the_second_singular_vector_attains_it_at_every_mixing_for_normal_w(shares):
+    W = sum(w * np.roll(np.eye(7), k, 1) for k, w in enumerate(shares))  # one direction only
+    assert not np.allclose(W, W.T)
+    np.testing.assert_allclose(gossip_contraction(W, witness(W), 12).ratios, 1, rtol=1e-9)
+
+
+def test_equal_moduli_of_both_signs_do_not_stop_the_witness():  # ring of four: 1/3, 1/3, -1/3
+    W, u = topology("ring", 4).at(0), np.array([[2.0], [1.0], [0.0], [-3.0]])
+    found = gossip_contraction(W, u, 9)
+    assert not np.allclose(W @ u, u / 3)
+    assert not np.allclose(W @ u, -u / 3)
+    np.testing.assert_allclose(found.ratios, 1, rtol=1e-9)
+
+
 @cases("seed", range(5))
 def test_the_witness_attains_it_at_the_first_mixing_without_symmetry(seed):
     W = doubly_stochastic(np.random.default_rng([seed, 2]), 7, terms=3)
@@ -148,6 +163,7 @@ def test_matrices_in_turn_multiply_their_factors():
 
 @cases(("W", "X", "rounds", "message"), [
     (np.ones((2, 3)), np.ones((2, 1)), 1, r"W = \(2, 3\) cannot be used: it must be square"),
+    (np.full((2, 2), np.nan), np.ones((2, 1)), 1, "W = nan cannot be used: it must be finite in each entry"),
     (np.eye(2), np.ones((3, 1)), 1, r"X = \(3, 1\) cannot be used: it must be of shape \(2, D\)"),
     (np.eye(2), np.ones(2), 1, r"X = \(2,\) cannot be used"),
     (np.eye(2), np.ones((2, 1)), 0, "rounds = 0 cannot be used: it must be a whole number from 1 up"),

@@ -202,6 +202,15 @@ def test_gradients_that_float64_cannot_square_are_named(size):
         assert (
             found.verdict == BROKEN + "eps = 0 and a second moment that float64 rounds to nothing"
         )
+    tiny = Adam(eps=1e-300)  # guards nothing: 1e-170 / 1e-300
+    assert adam_step.adam_step(np.full((3, 1, 1), 1e-170), tiny).verdict.startswith(
+        BROKEN + "eps = 1e-300 and a second moment"
+    )
+    assert adam_step.adam_step(np.full((3, 1, 1), 1e-170), Adam(eps=hy.GUARD)).verdict == "holds"
+    once = np.zeros((120, 1, 1))  # b2 forgets what a2 would keep
+    once[0] = 1.0
+    fading = feedback_step.feedback_step(once, 0 * once, 0.9, 1e-3, Adam(0.9, 0.5, 0.0))
+    assert fading.verdict.startswith(BROKEN + "eps = 0 and a second moment")
     for fine in (np.full((4, 1, 2), 1e-130), np.array([1.0, 0.0, 0.0])[:, None, None]):
         assert adam_step.adam_step(fine, exact).verdict == "holds"
     assert adam_step.adam_step(g).verdict == "holds"

@@ -56,6 +56,32 @@ def test_broken_the_other_order_and_a_start_that_is_not_the_gradients():
     assert tk.tracking_rate(W, A, b, X0, 0.05, 30, claimed=tk.matrix(W, A, 0.05)).holds()
 
 
+def test_hypotheses_of_the_rate_are_named():
+    W, A, b, X0 = tk.usual(3)
+    lopsided = np.array(
+        [[0.9, 0.1, 0.0], [0.3, 0.4, 0.3], [0.0, 0.1, 0.9]]
+    )  # columns do not sum to 1
+    words = "hypothesis broken: "
+    assert tk.decay(lopsided, A, b, X0, 0.02, 400).verdict == words + "W is not doubly stochastic"
+    for mixing, alpha in ((W, 1.5), (np.eye(3), 0.02)):  # too long a step; nobody hears anybody
+        found = tk.decay(mixing, A, b, X0, alpha, 40)
+        assert found.verdict.startswith(words + "the error does not fall: r = ")
+    assert tk.decay(W, A, b, X0, 0.02, 400).verdict == "holds"
+
+
+@pytest.mark.parametrize("combine_first", [False, True])
+@cases("off", [0.0, 1e-12, 4e-10])
+def test_sums_of_w_that_are_off_one_within_the_tolerance_are_counted(off, combine_first):
+    W, A, b, X0 = tk.usual(6)
+    W = W + np.outer(off * np.array([1, -1, 1, -1, 1, -0.5]), np.ones(6)) / 6
+    found = tk.tracking_rate(W, A, b, X0, 0.05, 400, combine_first)
+    assert found.verdict == "holds"
+    if off:  # they are seen, and would be found at fault
+        assert not found._replace(
+            rounding=tk.tracking_rate(*tk.usual(6), 0.05, 400).rounding
+        ).holds()
+
+
 @cases(("clients", "d", "steps"), [(1, 1, 1), (1, 3, 5), (2, 1, 1), (3, 1, 2)])
 def test_edge_sizes(clients, d, steps):
     assert tk.tracking_rate(*tk.usual(clients, d), 0.05, steps).holds()
@@ -76,6 +102,12 @@ def test_examples_hold_for_other_seeds_too(seed):
 @cases(
     ("call", "words"),
     [
+        (
+            lambda: tk.tracking_rate(
+                np.eye(2), [[[1, 0.9], [0, 1]]] * 2, np.ones((2, 2)), np.ones((2, 2)), 0.1, 3
+            ),
+            "each A_i symmetric",
+        ),
         (lambda: tk.matrix(np.eye(3), np.ones((2, 1, 1)), 0.1), "W, A"),
         (lambda: tk.matrix(np.eye(2), np.ones((2, 1, 1)), 0), "alpha"),
         (lambda: tk.solution(np.zeros((2, 1, 1)), np.ones((2, 1))), "one minimum"),
