@@ -10,7 +10,7 @@ from deca_lab.algorithm import optimisers as op
 from deca_lab.algorithm.blocks import whole
 from deca_lab.algorithm.channel import gossip
 from deca_lab.algorithm.problems import quadratics
-from deca_lab.bounds.nonconvex_rates import unit
+from deca_lab.bounds.units import unit
 from deca_lab.bounds.rates import cut
 from deca_lab.mixing.topology import topology
 from deca_lab.network.faults import Faults, require_possible
