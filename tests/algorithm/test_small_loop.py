@@ -10,8 +10,8 @@ from deca_lab.algorithm import optimisers as op
 from deca_lab.algorithm.blocks import whole
 from deca_lab.algorithm.channel import gossip
 from deca_lab.algorithm.problems import quadratics
-from deca_lab.bounds.units import unit
 from deca_lab.bounds.rates import cut
+from deca_lab.bounds.units import unit
 from deca_lab.mixing.topology import topology
 from deca_lab.network.faults import Faults, require_possible
 from deca_lab.network.lossy_mixing import lossy
