@@ -21,6 +21,7 @@ from deca_lab.algorithm.optimisers import OptState
 from deca_lab.algorithm.stacking import consensus_distance
 from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
+from deca_lab.bounds.gossip_contraction import lost
 from deca_lab.bounds.landscape import Landscape, as_problem, quadratics, tug_of_war, valleys
 from deca_lab.errors import check
 from deca_lab.mixing.gossip import Mix
@@ -53,9 +54,10 @@ def amsgrad_consensus(
     check(rho < 1, "topology", rho, "of a rho below 1: the clients must come together")
     lhs, G, longest = run(landscape, topology, alpha, steps, floor, adam, noise, seed)
     per = longest if sharper else G / floor**0.5
-    lost = np.finfo(float).eps * topology.n * steps * float(landscape.start.norm() + alpha * steps)
+    reach = float(landscape.start.norm() + alpha * steps)
+    rounded = lost(topology.matrices) * steps * reach
     rhs = np.full(steps, alpha**2 * d * per**2 / (1 - rho) ** 2)
-    rounding = 2 * lost * rhs**0.5 + lost**2
+    rounding = 2 * rounded * rhs**0.5 + rounded**2
     return Bound(
         lhs,
         rhs,

@@ -28,6 +28,7 @@ from deca_lab.algorithm.blocks import whole
 from deca_lab.algorithm.problems import Problem, quadratics
 from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
+from deca_lab.bounds.gossip_contraction import lost
 from deca_lab.errors import check
 from deca_lab.mixing.graphs import Array
 from deca_lab.mixing.topology import Topology, topology
@@ -85,15 +86,13 @@ def disagreement(
     """Return both sides of the proof's bound on E (1/n) sum_i ||x_i - xbar||^2 after 1 .. `steps` steps."""
     _, distances, size = runs(case, W, gamma, steps + 1, seeds, combine_first)
     rhs = np.full(steps, terms(case, W, gamma, combine_first)[2] / case.L**2)
-    lost = (
-        np.finfo(float).eps * _topology(W).n * np.sqrt(size.max(0)).cumsum()[:-1]
-    )  # N products and sums a mixing
+    rounded = lost(_topology(W).matrices) * np.sqrt(size.max(0)).cumsum()[:-1]  # at each mixing
     return Bound(
         distances.mean(0)[1:],
         rhs,
         "disagreement of decentralised SGD",
         SOURCE,
-        rounding=2 * lost * rhs**0.5 + lost**2,
+        rounding=2 * rounded * rhs**0.5 + rounded**2,
         broken=_broken(case, W, gamma, combine_first),
     )
 

@@ -21,7 +21,7 @@ from deca_lab.algorithm.optimisers import OptState
 from deca_lab.algorithm.problems import Problem
 from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
-from deca_lab.bounds.gossip_contraction import second_singular_value
+from deca_lab.bounds.gossip_contraction import lost, second_singular_value
 from deca_lab.bounds.gossip_contraction import witness as singular_vector
 from deca_lab.bounds.landscape import Landscape, as_problem, quadratics, valleys
 from deca_lab.errors import check
@@ -59,13 +59,13 @@ def tracking_consensus(
     rhs = (1 + l2) / 2 * disagreement + alpha**2 * kept * (2 if usual else 1 + l2) / (
         1 - l2
     ) * pulled
-    lost = np.finfo(float).eps * (topo.n + 4) * size  # N products and sums of such numbers
+    rounded = (lost(topo.matrices) + 4 * np.finfo(float).eps) * size
     return Bound(
         lhs,
         rhs,
         "disagreement of gradient tracking",
         SOURCE,
-        rounding=2 * lost * rhs**0.5 + lost**2,
+        rounding=2 * rounded * rhs**0.5 + rounded**2,
         broken=hy.broken(HYPOTHESES, hy.Instance(topo)),
     )
 

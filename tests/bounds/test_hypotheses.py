@@ -192,6 +192,21 @@ def test_tracking_far_away_is_rounding(size):
             assert tracking_consensus.tracking_consensus(run, RING, 0.05, 60, first).holds()
 
 
+def test_sums_of_w_that_are_off_one_within_the_tolerance_break_no_bound_on_disagreement():
+    """Clients that agree, and steps next to nothing: what is left of their disagreement is the sums of W alone."""
+    off = np.outer(4e-10 * np.array([1, -1, 1, -1, 1, -0.5]), np.ones(6)) / 6
+    equal, wild = quadratics(6, 4, zeta=0.0), d_sgd.usual(clients=6, noise=0.0, spread=0.0)
+    for graph in ("complete", "ring"):
+        W = topology(topology(graph, 6).at(0) + off)
+        for found in (
+            tracking_consensus.tracking_consensus(as_problem(equal, 1)[0], W, 1e-9, 30),
+            amsgrad_consensus.amsgrad_consensus(equal, W, 1e-14, 30),
+            d_sgd.disagreement(wild, W, 1e-12, 30),
+        ):
+            assert found.verdict == "holds"
+            assert found.lhs[-1] > found.rhs[-1]  # and counted it is
+
+
 @cases("size", [0.0, 1e-158, 1e-150])
 def test_gradients_that_float64_cannot_square_are_named(size):
     g, exact = np.full((4, 1, 2), size), Adam(eps=0.0)
