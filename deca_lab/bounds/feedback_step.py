@@ -3,7 +3,7 @@
 Claim       |m_hat_t| / (sqrt(v_hat_t) + eps) <= C_t in every coordinate, with q = a1^2 b1^2 / (a2 b2) and
             C_t^2 = (1 - a2^t) / (1 - a1^t)^2 * ( (1 - a1)^2 / (1 - a2) * (1 + q + ... + q^(t-1))
                                                 + a1^2 (1 - b1)^2 / (a2 (1 - b2)) * (1 + q + ... + q^(t-2)) ).
-Hypotheses  0 <= a1 < 1, 0 < a2 < 1, 0 < b1 <= 1, 0 < b2 < 1 (or b1 = b2 = 1: no feedback, and the second line is not
+Hypotheses  0 <= a1 < 1, 0 < a2 < 1, 0 <= b1 <= 1, 0 < b2 < 1 (or b1 = b2 = 1: no feedback, and the second line is not
             there); moments start at zero and hold gradients g and, after each of them, discrepancies h, of any size, sign
             and scale, that float64 can square where eps is 0 or next to it (`adam_step`).
 Symbols     g_s (N, D): `gradients[s - 1]`, h_s: `h[s - 1]`; a1, a2, eps: `adam`; b1, b2.
@@ -64,7 +64,7 @@ def weights(steps: int, adam: mo.Adam = USUAL, b1: float = 1.0, b2: float = 1.0)
     """Return the weights of the last `steps` entries of a visit."""
     check(0 <= adam.a1 < 1, "a1", adam.a1, "at least 0 and below 1")
     check(0 < adam.a2 < 1, "a2", adam.a2, "above 0 and below 1")
-    check(0 < b1 <= 1, "b1", b1, "above 0 and at most 1")
+    check(0 <= b1 <= 1, "b1", b1, "between 0 and 1")
     check(
         0 < b2 < 1 or b1 == b2 == 1,
         "b2",

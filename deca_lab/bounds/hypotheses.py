@@ -115,7 +115,7 @@ decays: tuple[Hypothesis, ...] = (
         "b2 = 1 with b1 < 1: a discrepancy counts in m and not in v",
         lambda one: one.fed and (one.b2 == 1) != (one.b1 == 1),
     ),
-    _unless("b1 or b2 is 0", lambda one: one.fed and min(one.b1, one.b2) == 0),
+    _unless("b2 = 0: v forgets at once", lambda one: one.fed and one.b2 == 0),
 )
 no_weight_decay = _unless("weight decay adds to the step", lambda one: one.weight_decay > 0)
 no_momentum = _unless("momentum", lambda one: one.momentum > 0)

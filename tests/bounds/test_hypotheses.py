@@ -264,7 +264,7 @@ WHOLE = hy.Instance(RING)
     ({"optimiser": "sgd"}, "the steps of sgd have no constant of their own"),
     ({"adam": Adam(a2=0.0)}, "a2 = 0: v forgets at once"),
     ({"fed": True, "b1": 0.5}, "b2 = 1 with b1 < 1: a discrepancy counts in m and not in v"),
-    ({"fed": True, "b1": 0.0, "b2": 0.5}, "b1 or b2 is 0"),
+    ({"fed": True, "b1": 0.5, "b2": 0.0}, "b2 = 0: v forgets at once"),
     ({"weight_decay": 0.1}, "weight decay adds to the step"),
     ({"apart": True}, "the clients do not start with equal models"),
     ({"below_zero": True}, "a loss is below 0: how far it can still fall is not known"),
