@@ -4,7 +4,7 @@ f_i(x) = mean over client i's rows (a, y) of loss(a' x, y), + fold sum_j x_j^2 /
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -162,13 +162,14 @@ def unit(
     data = [rows_of(s, tilt, clients, rows, d, noise, same, seed, kind) for s in range(seeds)]
     a, y = np.concatenate([one.a for one in data]), np.concatenate([one.y for one in data])
     start = np.stack([one.start if far else one.solution for one in data]).repeat(clients, 0)
-    pooled = a.reshape(seeds, -1, d), y.reshape(seeds, -1, 1)
-
-    def gradient(x: Tensor) -> Tensor:
-        _, g = _at(kind, x.permute(1, 2, 0).numpy(), *pooled)
-        return torch.from_numpy(g).permute(2, 0, 1)
-
+    gradient = partial(_gradient, kind, a.reshape(seeds, -1, d), y.reshape(seeds, -1, 1))
     return Case(_problem(kind, start, _batches(a, y, batch, seed)), gradient, seeds)
+
+
+def _gradient(kind: Unit, a: Array, y: Array, x: Tensor) -> Tensor:
+    """Return the gradients of f at x (steps, seeds, d), of rows a (seeds, N rows, d) and targets y (seeds, N rows, 1)."""
+    _, g = _at(kind, x.permute(1, 2, 0).numpy(), a, y)
+    return torch.from_numpy(g).permute(2, 0, 1)
 
 
 def _batches(a: Array, y: Array, size: int, seed: int) -> Callable[[int], Batch]:
