@@ -20,7 +20,7 @@ import numpy as np
 from deca_lab.algorithm import moments as mo
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.landscape import Landscape, valleys
-from deca_lab.bounds.rates import Fit, Points, Squares, fit
+from deca_lab.bounds.rate_laws import Fit, Points, Squares, fit
 from deca_lab.bounds.trace import Setting, trace
 from deca_lab.errors import check
 from deca_lab.mixing.graphs import Array

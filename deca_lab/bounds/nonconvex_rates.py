@@ -8,7 +8,7 @@ Claim       With lr = c / sqrt(S), S = T B R, the mean over S steps of || grad f
 Hypotheses  those of `d_sgd` and `deca_predictable`: f smooth and bounded below, gradients bounded, noise unbiased,
             independent and bounded. Both `units` have them (`units.limits`), and are not convex where their runs start.
 Symbols     f, its clients and their noise: `units.unit`, a tanh or a logistic unit with a penalty that is not convex (`Study`);
-            T, B, R, c: `rates.RateSetting`; p: `rates.Law`.
+            T, B, R, c: `rates.RateSetting`; p: `rate_laws.Law`.
 Source      the theorems of d_sgd and deca_predictable, derived here, of whose rate the exponent is measured.
 Tight       measured: p of .49 and .52 for tanh units, .52 and .51 for logistic ones, from 64 to 65,536 steps.
 Proof       theory/d_sgd.ipynb and theory/deca_predictable.ipynb. The latter bounds the active block's gradient; all
@@ -23,6 +23,8 @@ import numpy as np
 from deca_lab.algorithm import optimisers
 from deca_lab.algorithm.blocks import whole
 from deca_lab.algorithm.loop import Recipe
+from deca_lab.bounds import rate_laws as rl
+from deca_lab.bounds import rate_problems as rp
 from deca_lab.bounds import rates as ra
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.units import LOGISTIC, TANH, Unit, unit
@@ -45,14 +47,14 @@ TANHS = Study(TANH)
 LOGISTICS = Study(LOGISTIC, by_blocks=TANHS.by_blocks._replace(c=0.5))
 
 
-def sgd(case: ra.Case, setting: ra.RateSetting) -> ra.Squares:
+def sgd(case: rp.Case, setting: ra.RateSetting) -> rl.Squares:
     """Run decentralised SGD, mixed at each step."""
     check(setting.blocks == 1, "blocks", setting.blocks, "1: D-SGD trains all parameters at once")
     recipe = Recipe(setting.rounds, setting.inner_steps, setting.lr, optimisers.sgd())
     return ra.measured(case, whole(["x"]), recipe, setting.graph, setting.looks)
 
 
-def predictable(case: ra.Case, setting: ra.RateSetting) -> ra.Squares:
+def predictable(case: rp.Case, setting: ra.RateSetting) -> rl.Squares:
     """Run `deca-predictable`: block by block, divided by the mixed second moments of the steps before, moments kept."""
     problem, blocks = ra.cut(case.problem, setting.blocks)
     rule = optimisers.predictable_adam(setting.adam)
@@ -61,22 +63,22 @@ def predictable(case: ra.Case, setting: ra.RateSetting) -> ra.Squares:
 
 
 def lengthened(
-    cases: Sequence[ra.Case],
+    cases: Sequence[rp.Case],
     rounds: Sequence[int],
     setting: ra.RateSetting,
     method: ra.Experiment,
-) -> ra.Points:
+) -> rl.Points:
     """Return runs of so many rounds, from far away and then from the solution, as points of one law."""
-    return ra.together(*(ra.sweep(case, "rounds", rounds, setting, method) for case in cases))
+    return rl.together(*(ra.sweep(case, "rounds", rounds, setting, method) for case in cases))
 
 
-def laws(points: ra.Points, level: float = 0.99) -> dict[str, ra.Law]:
+def laws(points: rl.Points, level: float = 0.99) -> dict[str, rl.Law]:
     """Return the law of all lengths, and that of the longest alone; raise BadInput where these are fewer than two."""
     late = points.lengths * LAST >= points.lengths.max()
-    squares = ra.Squares(*(side[late] for side in points.squares))
+    squares = rl.Squares(*(side[late] for side in points.squares))
     c, away = np.broadcast_arrays(points.c, points.away)
-    longest = ra.Points(points.lengths[late], squares, c[late], away[late])
-    return {"all": ra.law(points, level=level), "longest": ra.law(longest, level=level)}
+    longest = rl.Points(points.lengths[late], squares, c[late], away[late])
+    return {"all": rl.law(points, level=level), "longest": rl.law(longest, level=level)}
 
 
 def speed_up(
@@ -97,7 +99,7 @@ def speed_up(
     )
 
 
-def pair(tilt: float, seeds: int = 8, seed: int = 0, kind: Unit = TANH) -> tuple[ra.Case, ra.Case]:
+def pair(tilt: float, seeds: int = 8, seed: int = 0, kind: Unit = TANH) -> tuple[rp.Case, rp.Case]:
     """Return clients that start far away, and the same at their solution."""
     far = unit(seeds, tilt, seed=seed, kind=kind)
     return far, unit(seeds, tilt, far=False, seed=seed, kind=kind)

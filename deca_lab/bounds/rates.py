@@ -24,8 +24,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import stdtrit
 from torch import Tensor
 
 from deca_lab.algorithm import moments as mo
@@ -33,36 +31,29 @@ from deca_lab.algorithm import optimisers, stacking
 from deca_lab.algorithm.blocks import Block, whole
 from deca_lab.algorithm.gradients import Batch, Gradients
 from deca_lab.algorithm.loop import Plan, Recipe, State, begin, params_of, plan, train
-from deca_lab.algorithm.problems import Problem, quadratics
+from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.stacking import Layout
 from deca_lab.bounds.bound import Bound
-from deca_lab.errors import check, pick
+from deca_lab.bounds.rate_laws import (
+    CLAIMED,
+    Law,
+    Points,
+    Squares,
+    gathered,
+    law,
+    student,
+    together,
+)
+from deca_lab.bounds.rate_problems import Case, factorised, quadratic
+from deca_lab.errors import check
 from deca_lab.lab.metrics import gradient_norm
 from deca_lab.mixing.graphs import Array
 from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "DECA, arXiv 2606.03209; Dec-LoRA, arXiv 2501.15361"
-CLAIMED = -0.5
 RESOLVED = 0.15  # widest interval of an exponent that says anything
 NONE = mo.Feedback(None, mo.raw, 1.0, 1.0)
 CHUNK = 256  # steps whose gradients are taken at once
-
-
-class Case(NamedTuple):
-    """Independent draws of one kind of problem, `seeds` of them, that one run trains side by side.
-
-    `problem` stacks all their clients, seed after seed; `gradient` maps mean models (steps, seeds, D) to the gradients
-    of f there, of the same shape.
-    """
-
-    problem: Problem
-    gradient: Callable[[Tensor], Tensor]
-    seeds: int
-
-    @property
-    def clients(self) -> int:
-        """N, of each seed."""
-        return self.problem.clients // self.seeds
 
 
 class RateSetting(NamedTuple):
@@ -91,51 +82,7 @@ USUAL = RateSetting()
 ONCE = RateSetting(rounds=24, blocks=1, inner_steps=16)  # all coordinates at once
 
 
-class Squares(NamedTuple):
-    """Squared gradient of f at the mean model, averaged over inner steps: (seeds,) of a run, (lengths, seeds) of a sweep."""
-
-    full: Array  # of all coordinates
-    block: Array  # of the active block
-    late: Array  # of all coordinates, over the last quarter alone: what is left when the start is forgotten
-
-
-class Points(NamedTuple):
-    """What a sweep over one knob measured at each of its lengths T B R."""
-
-    lengths: Array
-    squares: Squares
-    c: Array | float = 1.0  # of each run's learning rate
-    away: Array | float = 1.0  # 1 for a run from far away, 0 from the solution
-
-
-class Fit(NamedTuple):
-    """A line through the logarithms, and the floor under it: means over seeds, with intervals of Student's t."""
-
-    slope: float
-    low: float
-    high: float
-    last: float  # slope between the two longest runs alone
-    floor: float  # a of `late` = a + k / sqrt(length), of all coordinates; below 0 where none is to be seen
-    floor_low: float
-    floor_high: float
-    ends: float  # the length at which k / sqrt(length) of `full` has come down to the floor; infinite without one
-
-
 Experiment = Callable[[Case, RateSetting], Squares]
-
-
-class Law(NamedTuple):
-    """(start / c + noise c) length^(-p) + floor, fitted for each seed: means, and intervals of Student's t over seeds."""
-
-    start: float
-    noise: float
-    floor: float  # where p = 1/2
-    floor_low: float
-    floor_high: float
-    power: float  # p, where the floor is 0
-    power_low: float
-    power_high: float
-    level: float  # the smallest mean that was measured, to read the floor against
 
 
 def rates(
@@ -160,44 +107,6 @@ def rates(
         swept = [sweep(case, knob, values, setting, method) for case in cases]
         laws[knob] = law(together(*swept), level=level)
     return bound_of(laws)
-
-
-def together(far: Points, *near: Points) -> Points:
-    """Return as one law's points the means of runs from far away, and of the last quarter of those from the solution."""
-    means = [far.squares.full, *(one.squares.late for one in near)]
-    late = [one.squares.late for one in (far, *near)]
-    count = [len(one.lengths) for one in (far, *near)]
-    return Points(
-        np.concatenate([one.lengths for one in (far, *near)]),
-        Squares(np.concatenate(means), np.concatenate(means), np.concatenate(late)),
-        np.repeat([np.max(one.c) for one in (far, *near)], count),
-        np.repeat([1.0, *(0.0 for _ in near)], count),
-    )
-
-
-def law(points: Points, measure: str = "full", level: float = 0.95) -> Law:
-    """Return the law of three terms by least relative squares; raise BadInput for fewer than two seeds or lengths."""
-    squares = _of_seeds(points, measure, level)
-    check(len(set(points.lengths)) >= 2, "lengths", list(points.lengths), "two different or more")
-    x = points.lengths.astype(float)
-    parts = np.stack([points.away / points.c + 0 * x, points.c + 0 * x], 1)
-
-    def fitted(y: Array, p: float, *more: Array) -> tuple[float, Array]:
-        terms = np.stack([*(parts * x[:, None] ** -p).T, *more], 1) / y[:, None]
-        k = np.linalg.lstsq(terms, np.ones(len(y)), rcond=None)[0]
-        return float(np.square(terms @ k - 1).sum()), k
-
-    def power(y: Array) -> float:
-        return float(minimize_scalar(lambda p: fitted(y, p)[0], bounds=(-1, 3), method="bounded").x)
-
-    k = np.array([fitted(y, -CLAIMED, np.ones(len(y)))[1] for y in squares.T])
-    return Law(
-        float(k[:, 0].mean()),
-        float(k[:, 1].mean()),
-        *_student(k[:, 2], level),
-        *_student(np.array([power(y) for y in squares.T]), level),
-        float(squares.mean(1).min()),
-    )
 
 
 def bound_of(laws: Mapping[str, Law]) -> Bound:
@@ -230,7 +139,7 @@ def speed_up(
     late = np.array([(method or deca)(case, setting).late for case in drawn])
     x = np.log(clients)
     slopes = (x - x.mean()) @ np.log(late) / ((x - x.mean()) @ (x - x.mean()))
-    mean, low, high = _student(slopes, 0.95)
+    mean, low, high = student(slopes, 0.95)
     bound = Bound(
         mean,
         -1.0,
@@ -294,55 +203,6 @@ def sweep(
     settings = [RateSetting(**{**setting._asdict(), knob: value}) for value in values]
     squares = [(method or deca)(case, one) for one in settings]
     return gathered([one.length for one in settings], squares)._replace(c=setting.c)
-
-
-def gathered(lengths: Sequence[int], runs: Sequence[Squares]) -> Points:
-    """Return runs of these lengths, each with its seeds, as points."""
-    return Points(np.array(lengths), Squares(*(np.stack(side) for side in zip(*runs, strict=True))))
-
-
-def beside(runs: Sequence[Squares]) -> Squares:
-    """Return runs of one setting that were measured separately, as seeds of one run."""
-    return Squares(*(np.concatenate(side) for side in zip(*runs, strict=True)))
-
-
-def fit(points: Points, measure: str = "block", level: float = 0.95) -> Fit:
-    """Return slope and floor of each seed, as means with Student's interval of the level over seeds."""
-    squares = _of_seeds(points, measure, level)
-    x, y = np.log(points.lengths), np.log(squares)
-    slopes = (x - x.mean()) @ y / ((x - x.mean()) @ (x - x.mean()))
-    order = np.argsort(x)[-2:]
-    last = np.diff(y[order], axis=0).mean() / np.diff(x[order])[0]
-    root = np.sqrt(points.lengths)
-    floor, least, most = _student(
-        np.array([_floor(root, late) for late in points.squares.late.T]), level
-    )
-    ends = (
-        ((points.squares.full.mean(1) - floor) @ root / len(root) / floor) ** 2
-        if least > 0
-        else np.inf
-    )
-    return Fit(*_student(slopes, level), float(last), floor, least, most, float(ends))
-
-
-def _of_seeds(points: Points, measure: str, level: float) -> Array:
-    """Return the squares (lengths, seeds) of a measure; raise BadInput where there is no interval of them."""
-    squares: Array = pick(points.squares._asdict(), measure, "measure")
-    check(squares.shape[1] >= 2, "seeds", squares.shape[1], "2 or more: an interval needs them")
-    check(0 < level < 1, "level", level, "between 0 and 1")
-    return squares
-
-
-def _floor(root: Array, late: Array) -> float:
-    """Return a of a + k / root, fitted by least relative squares."""
-    terms = np.stack([np.ones(len(root)), 1 / root], 1) / late[:, None]
-    return float(np.linalg.lstsq(terms, np.ones(len(root)), rcond=None)[0][0])
-
-
-def _student(values: Array, level: float) -> tuple[float, float, float]:
-    """Return the mean and its interval."""
-    half = stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 
 # ---- one setting, through the library's own train
@@ -491,196 +351,3 @@ def _of_columns(problem: Problem, names: Sequence[str]) -> Gradients | None:
         return losses, torch.cat([parts[name] for name in where.names], 1)
 
     return exact
-
-
-# ---- problems, each drawn anew for each seed
-
-
-def quadratic(
-    seeds: int,
-    zeta: float = 0.0,
-    common: bool = True,
-    sigma: float = 1.0,
-    distance: float = 3.0,
-    clients: int = 8,
-    d: int = 16,
-    seed: int = 0,
-) -> Case:
-    """Return f_i = x' A_i x / 2 - b_i' x with eigenvalues 1/2 to 2, || grad f_i - grad f || of mean square zeta^2 at the minimum.
-
-    `common`: one Hessian for all clients of a seed. `sigma`: gradient noise in each coordinate. All clients start where
-    each coordinate is `distance` away from the minimiser.
-    """
-    in_range(seeds=seeds, clients=clients, d=d)
-    draws = [
-        _quadratic(np.random.default_rng([seed, s, 0xAB]), zeta, common, distance, clients, d)
-        for s in range(seeds)
-    ]
-    A, b, start = (
-        torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True)
-    )  # (seeds, N, ...)
-    hessian, linear = A.mean(1), b.mean(1)
-    return Case(
-        quadratics(A.flatten(0, 1), b.flatten(0, 1), start.flatten(0, 1), sigma, seed),
-        lambda x: torch.einsum("sij,tsj->tsi", hessian, x) - linear,
-        seeds,
-    )
-
-
-def _quadratic(
-    rng: np.random.Generator, zeta: float, common: bool, distance: float, n: int, d: int
-) -> tuple[Array, Array, Array]:
-    turns = np.linalg.qr(rng.standard_normal((n, d, d)))[0]
-    turns = turns[:1].repeat(n, 0) if common else turns
-    A = turns * np.geomspace(0.5, 2, d) @ turns.swapaxes(1, 2)
-    minimiser, tilts = rng.standard_normal(d), rng.standard_normal((n, d))
-    tilts -= tilts.mean(0)
-    tilts *= zeta / max(np.sqrt((tilts**2).sum() / n), 1e-300)
-    start = minimiser + distance * rng.choice([-1.0, 1.0], d)
-    return A, A @ minimiser + tilts, np.tile(start, (n, 1))
-
-
-def stall(case: Case, sigma: float) -> Array:
-    """Return (seeds,) the squared gradient where DECA is predicted to stop for lr -> 0, long visits and a complete graph.
-
-    `case` is `quadratic` with one Hessian and sigma = 0. With noise `sigma` Adam steps by about g / sqrt(g^2 + sigma^2),
-    so the mean model rests where those of the clients sum to 0, coordinate by coordinate: a prediction, not a bound.
-    """
-    b = case.problem.batches(0)[1].unflatten(0, (case.seeds, -1)).numpy()  # (seeds, N, d)
-    offsets = b - b.mean(
-        1, keepdims=True
-    )  # client i's gradient is G - offset_i where that of f is G
-    low, high = offsets.min(1), offsets.max(1)
-    for _ in range(100):
-        G = (low + high) / 2
-        g = G[:, None] - offsets
-        uphill = (g / np.sqrt(g**2 + sigma**2 + 1e-300)).sum(1) > 0
-        low, high = np.where(uphill, low, G), np.where(uphill, G, high)
-    squared: Array = (G**2).sum(1)
-    return squared
-
-
-def logistic(
-    seeds: int,
-    skew: float = 0.0,
-    distance: float = 3.0,
-    rows: int = 128,
-    batch: int = 4,
-    clients: int = 8,
-    d: int = 16,
-    seed: int = 0,
-) -> Case:
-    """Return logistic regression of `rows` rows a client and batches of `batch`; `skew` is the share dealt by label.
-
-    Labels follow a logistic law, so that no hyperplane is without error; features have mean 1/2, or it would be the same
-    to see the features of one label as those of the other. Starts as `quadratic` does, from that law's own parameters.
-    """
-    in_range(seeds=seeds, clients=clients, d=d, rows=rows, batch=batch)
-    check(0 <= skew <= 1, "skew", skew, "between 0 and 1")
-    draws = [
-        _logistic(np.random.default_rng([seed, s, 0x106]), skew, distance, rows, clients, d)
-        for s in range(seeds)
-    ]
-    features, start = (torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True))
-    stacked, pooled = (
-        features.flatten(0, 1),
-        features.flatten(1, 2),
-    )  # (seeds N, rows, d), (seeds, N rows, d)
-    who = torch.arange(len(stacked))[:, None]
-
-    def batches(step: int) -> Batch:
-        chosen = np.random.default_rng([seed, step, 0xBA7]).integers(0, rows, (len(stacked), batch))
-        return stacked[who, torch.from_numpy(chosen)]
-
-    def gradient(x: Tensor) -> Tensor:
-        return (
-            -torch.sigmoid(-x.transpose(0, 1) @ pooled.mT).matmul(pooled).transpose(0, 1)
-            / pooled.shape[1]
-        )
-
-    return Case(Problem({"x": start.flatten(0, 1)}, _logistic_loss, batches), gradient, seeds)
-
-
-def _logistic_loss(params: stacking.Params, batch: Batch) -> Tensor:
-    return torch.nn.functional.softplus(-batch @ params["x"]).mean()
-
-
-def _logistic(
-    rng: np.random.Generator, skew: float, distance: float, rows: int, n: int, d: int
-) -> tuple[Array, Array]:
-    """Return label times features (N, rows, d) and the start (N, d)."""
-    law, features = (
-        rng.standard_normal(d) * 2 / np.sqrt(d),
-        rng.standard_normal((n * rows, d)) + 0.5,
-    )
-    labels = np.where(rng.random(n * rows) < 1 / (1 + np.exp(-features @ law)), 1.0, -1.0)
-    order = np.argsort(labels, kind="stable")
-    mixed = np.sort(
-        rng.permutation(n * rows)[: round((1 - skew) * n * rows)]
-    )  # places whose rows are dealt at random
-    order[mixed] = rng.permutation(order[mixed])
-    start = law + distance * rng.choice([-1.0, 1.0], d)
-    return (labels[:, None] * features)[order].reshape(n, rows, d), np.tile(start, (n, 1))
-
-
-def factorised(
-    seeds: int,
-    zeta: float = 1.0,
-    sigma: float = 0.5,
-    size: int = 6,
-    rank: int = 2,
-    clients: int = 8,
-    seed: int = 0,
-) -> Case:
-    """Return f_i = || B A - M_i ||^2 / 2 with the factors' names of LoRA, B = 0 at first, and M_i around an M of that rank.
-
-    The singular values of M lie between 4 and 8, so lr T K of a few times 1/4 forgets the start.
-    """
-    in_range(seeds=seeds, clients=clients, size=size, rank=rank)
-    draws = [
-        _factorised(np.random.default_rng([seed, s, 0xFAC]), zeta, size, rank, clients)
-        for s in range(seeds)
-    ]
-    M, A = (
-        torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True)
-    )  # (seeds, N, ...)
-    stacked, target = M.flatten(0, 1), M.mean(1)
-    start = {
-        "w.lora_A": A.flatten(0, 1),
-        "w.lora_B": torch.zeros(seeds * clients, size, rank, dtype=A.dtype),
-    }
-
-    def batches(step: int) -> Batch:
-        return stacked + sigma * torch.from_numpy(
-            np.random.default_rng([seed, step, 0xF]).standard_normal(stacked.shape)
-        )
-
-    def gradient(x: Tensor) -> Tensor:
-        of_a, of_b = x[..., : rank * size], x[..., rank * size :]
-        a, b = torch.unflatten(of_a, -1, (rank, size)), torch.unflatten(of_b, -1, (size, rank))
-        error = b @ a - target
-        return torch.cat([(b.mT @ error).flatten(-2), (error @ a.mT).flatten(-2)], -1)
-
-    return Case(Problem(start, _factorised_loss, batches), gradient, seeds)
-
-
-def _factorised_loss(params: stacking.Params, batch: Batch) -> Tensor:
-    error: Tensor = params["w.lora_B"] @ params["w.lora_A"] - batch
-    return error.square().sum() / 2
-
-
-def _factorised(
-    rng: np.random.Generator, zeta: float, size: int, rank: int, n: int
-) -> tuple[Array, Array]:
-    left, right = np.linalg.qr(rng.standard_normal((2, size, rank)))[0]  # orthonormal columns
-    target = left * np.geomspace(8, 4, rank) @ right.T
-    offsets = rng.standard_normal((n, size, size))
-    offsets -= offsets.mean(0)
-    offsets *= zeta / max(np.sqrt((offsets**2).sum() / n), 1e-300)
-    return target + offsets, np.tile(rng.standard_normal((rank, size)) / np.sqrt(size), (n, 1, 1))
-
-
-def in_range(**counts: int) -> None:
-    """Refuse a size that is no whole number from 1 up."""
-    for name, value in counts.items():
-        check(isinstance(value, int) and value >= 1, name, value, "a whole number from 1 up")

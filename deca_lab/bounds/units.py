@@ -17,7 +17,7 @@ from torch import Tensor
 from deca_lab.algorithm.gradients import Batch
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.stacking import Layout, Params
-from deca_lab.bounds.rates import Case, in_range
+from deca_lab.bounds.rate_problems import Case, in_range
 from deca_lab.errors import check
 from deca_lab.mixing.graphs import Array
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deca_lab.bounds.rates import CLAIMED, Points, fit
+from deca_lab.bounds.rate_laws import CLAIMED, Points, fit
 from deca_lab.errors import check
 from deca_lab.pictures.style import COLOURS, GREY, LINES, MARKERS, WIDTH, styled
 

@@ -8,6 +8,7 @@ import torch
 from cases import cases
 
 from deca_lab.bounds import nonconvex_rates as nr
+from deca_lab.bounds import rate_laws as rl
 from deca_lab.bounds import rates as ra
 from deca_lab.bounds.units import LOGISTIC, TANH, unit
 from deca_lab.errors import BadInput
@@ -89,9 +90,9 @@ def planted(curve, noise=0.03, seed=0):
         values = (level * curve(DECADES))[:, None] * np.exp(
             noise * rng.standard_normal((len(DECADES), 8))
         )
-        return ra.Points(DECADES, ra.Squares(values, values, values), 3.0)
+        return rl.Points(DECADES, rl.Squares(values, values, values), 3.0)
 
-    return ra.together(of(400 / 3 + 6), of(6.0))
+    return rl.together(of(400 / 3 + 6), of(6.0))
 
 
 def bent(at, after):

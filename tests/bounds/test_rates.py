@@ -8,20 +8,12 @@ import torch
 from cases import cases
 
 from deca_lab.algorithm import moments as mo
+from deca_lab.bounds import rate_laws as rl
+from deca_lab.bounds import rate_problems
 from deca_lab.bounds import rates as ra
-from deca_lab.bounds.rates import (
-    Points,
-    RateSetting,
-    Squares,
-    dec_lora,
-    deca,
-    factorised,
-    fit,
-    logistic,
-    quadratic,
-    stall,
-    sweep,
-)
+from deca_lab.bounds.rate_laws import Points, Squares, fit
+from deca_lab.bounds.rate_problems import factorised, logistic, quadratic, stall
+from deca_lab.bounds.rates import RateSetting, dec_lora, deca, sweep
 from deca_lab.errors import BadInput
 from deca_lab.mixing.topology import topology
 
@@ -94,14 +86,14 @@ def planted(power, floor=0.0, noise=0.03, seed=0, start=400.0, left=2.0):
         values = values[:, None] * np.exp(noise * rng.standard_normal((3, 6)))
         return Points(lengths, Squares(values, values, values), c)
 
-    return ra.together(of(1.0, 3.0), of(0.0, 3.0))
+    return rl.together(of(1.0, 3.0), of(0.0, 3.0))
 
 
 def test_the_laws_terms_are_found_where_there_is_no_chance():
-    found = ra.law(planted(0.5, floor=0.7, noise=0.0))
+    found = rl.law(planted(0.5, floor=0.7, noise=0.0))
     assert (found.start, found.noise, found.floor) == pytest.approx((400.0, 2.0, 0.7))
     assert found.power < 0.45  # a floor looks like a flatter exponent: that is why both are asked
-    exact = ra.law(planted(0.8, noise=0.0))
+    exact = rl.law(planted(0.8, noise=0.0))
     assert exact.power == pytest.approx(0.8, abs=1e-4)
     assert exact.level == pytest.approx(6.0 * 2048**-0.8)
 
@@ -111,7 +103,7 @@ def test_the_laws_terms_are_found_where_there_is_no_chance():
     (0.4, 0.0, False), (1 / 3, 0.0, False), (0.0, 0.0, False), (0.5, 0.2, False), (0.5, 1.3, False),
 ])  # fmt: skip
 def test_a_wrong_exponent_and_a_floor_are_refused(power, floor, stands):
-    laws = [ra.law(planted(power, floor, seed=seed)) for seed in range(30)]
+    laws = [rl.law(planted(power, floor, seed=seed)) for seed in range(30)]
     held = np.mean([ra.bound_of({"rounds": one}).holds() for one in laws])
     if power < 0.45 or floor > 1:  # either entry alone finds these
         assert not any(ra.bound_of({"rounds": one}).within()[:2].any() for one in laws)
@@ -119,7 +111,7 @@ def test_a_wrong_exponent_and_a_floor_are_refused(power, floor, stands):
 
 
 def test_a_sweep_that_cannot_tell_is_no_evidence():
-    bound = ra.bound_of({"rounds": ra.law(planted(0.5, noise=1.5))})
+    bound = ra.bound_of({"rounds": rl.law(planted(0.5, noise=1.5))})
     assert bound.lhs[2] > 0.15
     assert not bound.holds()
 
@@ -129,7 +121,7 @@ def test_one_slope_had_no_power_where_the_start_is_all_that_is_seen():
     far = planted(0.5, floor=1.0, noise=0.0, start=40000.0)
     alone = Points(far.lengths[:3], Squares(*(side[:3] for side in far.squares)))
     assert fit(alone, "full").slope == pytest.approx(-0.5, abs=0.01)
-    assert not ra.bound_of({"rounds": ra.law(far)}).holds()
+    assert not ra.bound_of({"rounds": rl.law(far)}).holds()
 
 
 # the claim
@@ -140,7 +132,7 @@ def test_a_method_that_stalls_does_not_hold_and_its_repair_does():
     """zeta = 8: DECA ends at a median; from far away alone its slope is near -1/2 and told nothing."""
     short = RateSetting(blocks=2, inner_steps=8)
     cases_ = ra.pair(4, 8.0)
-    found = ra.law(ra.together(*(sweep(case, "rounds", (4, 16, 64), short) for case in cases_)))
+    found = rl.law(rl.together(*(sweep(case, "rounds", (4, 16, 64), short) for case in cases_)))
     assert found.power_high < 0.4
     assert found.floor_low > 0.5
     assert ra.bound_of({"rounds": found}).verdict == "fails at entry 1"
@@ -344,7 +336,7 @@ def take(data, i):
 
 def rows_of(case):
     """All data of the clients: a noiseless batch, or, of logistic regression, every row by many batches."""
-    if case.problem.loss is not ra._logistic_loss:
+    if case.problem.loss is not rate_problems._logistic_loss:
         return case.problem.batches(0)
     seen = [case.problem.batches(step) for step in range(60)]
     return torch.stack(
@@ -415,7 +407,7 @@ def test_zeta_and_skew_are_what_they_say():
     (lambda: fit(line([1, 4], -1), "mean"), "unknown measure 'mean'"),
     (lambda: fit(line([1, 4], -1, seeds=1)), "seeds = 1 cannot be used: it must be 2 or more"),
     (lambda: fit(line([1, 4], -1), level=1.0), "level = 1.0 cannot be used: it must be between 0 and 1"),
-    (lambda: ra.law(line([4, 4], -1)), r"lengths = \[.*\] cannot be used: it must be two different or more"),
+    (lambda: rl.law(line([4, 4], -1)), r"lengths = \[.*\] cannot be used: it must be two different or more"),
     (lambda: ra.rates([quadratic(2)], {"blocks": (1, 2)}), "knob = 'blocks' cannot be used: it must be rounds or inner_steps"),
     (lambda: quadratic(0), "seeds = 0 cannot be used: it must be a whole number from 1 up"),
     (lambda: logistic(2, skew=1.5), "skew = 1.5 cannot be used"),

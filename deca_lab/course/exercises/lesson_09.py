@@ -13,7 +13,7 @@ COSTS = (np.array([1.0, 3.0, 10.0]), np.array([2.0, 5.0, 40.0]))
 
 def slope(lengths: Array, values: Array) -> float:
     """Return the exponent of the power law (lengths, values) (k,): the least-squares slope in the logarithms."""
-    from deca_lab.bounds.rates import Points, Squares, fit
+    from deca_lab.bounds.rate_laws import Points, Squares, fit
 
     twice = np.stack([values, values], 1)  # two seeds that agree: the fit wants an interval
     return fit(Points(lengths, Squares(*[twice] * len(Squares._fields)))).slope
