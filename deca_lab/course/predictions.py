@@ -74,6 +74,16 @@ QUESTIONS = {
         "perplexity",
         "It counts every byte; a written text changes only where the likeliest byte does.",
     ),
+    "nearest pair": Question(
+        ("a tenth", "a third", "nine tenths"),
+        "a third",
+        "Common words alone make a tenth or two; one pattern of sentences for two things makes a third.",
+    ),
+    "its answers": Question(
+        ("each label at times", "one label to all", "none"),
+        "one label to all",
+        "Its scores are those of an answer that reads no passage, digit by digit.",
+    ),
 }  # fmt: skip
 
 

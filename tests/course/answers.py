@@ -228,3 +228,18 @@ def round_bytes(clients, neighbours, parameters, blocks, inner_steps):
 
 def memory(weights, blocks):
     return weights * (1 + 10 / blocks)
+
+
+def near_copies(train, test):
+    known, asked = ([set(t.lower().split()) for t in texts] for texts in (train, test))
+    return np.array([max(len(one & other) / len(one | other) for other in known) for one in asked])
+
+
+def macro_f1(said, true):
+    labels = np.unique(true)[:, None]
+    hits = ((said == labels) & (true == labels)).sum(1)
+    return float((2 * hits / ((said == labels).sum(1) + (true == labels).sum(1))).mean())
+
+
+def constant_f1(share, labels):
+    return 2 * share / (1 + share) / labels

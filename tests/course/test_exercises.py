@@ -359,16 +359,16 @@ def test_unknown_names_and_numbers_are_refused_with_those_that_exist():
 
 
 def test_every_lesson_has_its_exercises():
-    assert list(ex.LESSONS) == [f"lesson_{k:02}" for k in range(12)]
+    assert list(ex.LESSONS) == [f"lesson_{k:02}" for k in range(13)]
     counts = [
         len(__import__(f"deca_lab.course.exercises.{name}", fromlist=["EXERCISES"]).EXERCISES)
         for name in ex.LESSONS
     ]
-    assert counts == [1] + [2] * 11
+    assert counts == [1] + [2] * 11 + [3]
     more = len(pieces.EXERCISES) + len(harder.EXERCISES)
     assert sum(counts) + more == len(ex.EXERCISES), "two exercises have one name"
     kinds = Counter(exercise.kind for exercise in ex.EXERCISES.values())
-    assert kinds == {"write": 28, "derive": 7, "debug": 3, "design": 3}
+    assert kinds == {"write": 30, "derive": 8, "debug": 3, "design": 3}
 
 
 # ---- the solutions against formulas and against one another
@@ -395,6 +395,9 @@ def test_solutions_give_what_is_known_in_closed_form():
     ] == ["first", "second", "undecided"]
     assert solve["round_bytes"](10, 2, 12_000, 6, 5) == 4 * 10 * 2 * 12_000 * 5
     assert solve["memory"](16_000_000, 32) == 16_000_000 * (1 + 10 / 32)
+    said, true = np.full(35, 2), np.arange(35) % 5
+    assert solve["macro_f1"](said, true) == pytest.approx(solve["constant_f1"](1 / 5, 5))
+    assert solve["near_copies"](["a b c", "d"], ["C b A", "a e"]).tolist() == [1, 1 / 4]
     A, B = torch.ones(2, 3, dtype=torch.float64), torch.ones(4, 2, dtype=torch.float64)
     torch.testing.assert_close(
         solve["lora_delta"](A, B, 6.0), torch.full((4, 3), 6.0, dtype=torch.float64)
