@@ -75,9 +75,9 @@ QUESTIONS = {
         "It counts every byte; a written text changes only where the likeliest byte does.",
     ),
     "nearest pair": Question(
-        ("a tenth", "a third", "nine tenths"),
-        "a third",
-        "Common words alone make a tenth or two; one pattern of sentences for two things makes a third.",
+        ("a tenth", "a quarter", "nine tenths"),
+        "a quarter",
+        "Common words alone make a tenth or two; two passages on one subject share a few more.",
     ),
     "its answers": Question(
         ("each label at times", "one label to all", "none"),

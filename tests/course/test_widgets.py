@@ -118,6 +118,22 @@ def test_the_keys_turn_an_edge_too_and_islands_are_named(page):
     assert said.inner_text().startswith("No picture: clients = 6")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("wide", "rows"), [(708, 1), (330, 3)], ids=["screen", "phone"])
+def test_three_panels_stand_side_by_side_on_a_screen_and_below_one_another_on_a_phone(
+    page, wide, rows
+):
+    page.locator("figure").evaluate(
+        "(f, wide) => { f.style = `margin: 0; width: ${wide}px` }", wide
+    )
+    places = page.locator("figure .panels").evaluate(
+        "p => [...p.children].map((svg) => svg.getBoundingClientRect().y)"
+    )
+    assert len(places) == 3
+    assert len(set(places)) == rows
+    assert page.locator("figure").evaluate("f => f.scrollWidth <= f.clientWidth")
+
+
 def test_elsewhere_it_is_a_picture_with_words(monkeypatch):
     from IPython.display import Image
 

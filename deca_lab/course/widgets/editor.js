@@ -3,15 +3,15 @@
 "use strict";
 
 const decaEditor = (() => {
-  const MIXINGS = 24, FLOOR = 1e-7, RADIUS = 112, NEAR = 30; // NEAR: how near to a client a drag may end
+  const MIXINGS = 24, FLOOR = 1e-7, RADIUS = 112, NEAR = 30, WIDE = 260; // NEAR: how near to a client a drag may end; WIDE: a panel
   const BLUE = "#0072B2", ORANGE = "#E69F00", RED = "#D55E00", SKY = "#CFE9F8", INK = "#222222";
   const STYLE = `
     .deca-editor { color: var(--jp-content-font-color1, inherit); font-size: .9rem; line-height: 1.35; max-width: 60rem; }
     .deca-editor form, .deca-editor .panels { display: flex; flex-wrap: wrap; gap: .4rem 1.4rem; align-items: end; }
-    .deca-editor .panels { align-items: start; }
+    .deca-editor .panels { align-items: start; justify-content: center; gap: .4rem .8rem; }
     .deca-editor label { display: grid; gap: .15rem; }
-    .deca-editor svg { flex: 1 1 17rem; min-width: 0; max-width: 22rem; height: auto; }
-    .deca-editor svg text { fill: currentColor; font: 13px system-ui, sans-serif; }
+    .deca-editor svg { flex: 1 1 13rem; min-width: 0; max-width: 20rem; height: auto; } /* three in 44rem, one on a phone */
+    .deca-editor svg text { fill: currentColor; font: 13.5px system-ui, sans-serif; }
     .deca-editor [role=button] { cursor: grab; touch-action: none; outline: none; }
     .deca-editor [role=button]:focus-visible circle, .deca-editor [role=button].chosen circle { stroke: ${ORANGE}; stroke-width: 5; }
     .deca-editor [role=button] text { fill: ${INK}; pointer-events: none; }
@@ -90,12 +90,12 @@ const decaEditor = (() => {
 
   // ---- two panels beside the graph
 
-  function panel(wide, label, xlabel, ylabel, ticks) {
+  function panel(label, xlabel, ylabel, ticks) {
     const axis = { stroke: "currentColor", "stroke-opacity": 0.25 };
     const lines = ticks.map(([y, text]) => [
-      make("line", { x1: 52, x2: wide - 8, y1: y, y2: y, ...axis }), make("text", { x: 46, y: y + 4, "text-anchor": "end" }, text)]);
-    const names = [make("text", { x: (52 + wide) / 2, y: 292, "text-anchor": "middle" }, xlabel), make("text", { x: 4, y: 14 }, ylabel)];
-    return make("svg", { viewBox: `0 0 ${wide} 340`, role: "img", "aria-label": label }, [...lines.flat(), ...names]);
+      make("line", { x1: 52, x2: WIDE - 8, y1: y, y2: y, ...axis }), make("text", { x: 46, y: y + 4, "text-anchor": "end" }, text)]);
+    const names = [make("text", { x: (52 + WIDE) / 2, y: 292, "text-anchor": "middle" }, xlabel), make("text", { x: 4, y: 14 }, ylabel)];
+    return make("svg", { viewBox: `0 0 ${WIDE} 340`, role: "img", "aria-label": label }, [...lines.flat(), ...names]);
   }
 
   function legend(svg, entries) {
@@ -106,11 +106,11 @@ const decaEditor = (() => {
   const diamond = (x, y) => make("path", { d: `M${x} ${y - 7}l7 7l-7 7l-7 -7z`, fill: "none", stroke: RED, "stroke-width": 1.5 });
 
   function spectrum({ values, rho }) {
-    const y = (value) => 150 - 115 * value, x = (k) => 52 + ((k + 0.5) * 220) / values.length;
-    const svg = panel(280, "Eigenvalues and singular values of W, and rho.", "number, largest first", "value (no unit)",
+    const y = (value) => 150 - 115 * value, x = (k) => 52 + ((k + 0.5) * (WIDE - 60)) / values.length;
+    const svg = panel("Eigenvalues and singular values of W, and rho.", "number, largest first", "value (no unit)",
       [[y(1), "1"], [y(0), "0"], [y(-1), "-1"]]);
     const level = (x1, x2, at) => make("line", { x1, x2, y1: at, y2: at, stroke: ORANGE, "stroke-width": 2.5, "stroke-dasharray": "7 5" });
-    svg.append(level(52, 272, y(rho)));
+    svg.append(level(52, WIDE - 8, y(rho)));
     values.map(Math.abs).sort((a, b) => b - a).forEach((value, k) => svg.append(diamond(x(k), y(value))));
     values.forEach((value, k) => svg.append(make("circle", { cx: x(k), cy: y(value), r: 3.5, fill: BLUE })));
     legend(svg, [[level(0, 18, 0), "rho"]]);
@@ -120,8 +120,8 @@ const decaEditor = (() => {
   }
 
   function curves({ rho, left }) {
-    const y = (part) => 35 + (230 * Math.log10(Math.max(part, FLOOR))) / Math.log10(FLOOR), x = (k) => 52 + (k * 240) / MIXINGS;
-    const svg = panel(300, "Disagreement over mixings, measured beside rho to the k.", "mixing k", "disagreement, share of the first",
+    const y = (part) => 35 + (230 * Math.log10(Math.max(part, FLOOR))) / Math.log10(FLOOR), x = (k) => 52 + (k * (WIDE - 60)) / MIXINGS;
+    const svg = panel("Disagreement over mixings, measured beside rho to the k.", "mixing k", "disagreement, share of the first",
       [0, -2, -4, -6].map((power) => [y(10 ** power), power ? `10${"⁻"}${"⁰¹²³⁴⁵⁶"[-power]}` : "1"]));
     const line = (at, facts) => make("polyline", { points: at, fill: "none", ...facts });
     const points = (parts) => parts.map((part, k) => `${x(k)},${y(part)}`).join(" ");
@@ -136,8 +136,8 @@ const decaEditor = (() => {
 
   function graph(turn) {
     const edges = make("g"), band = make("line", { stroke: ORANGE, "stroke-width": 4, visibility: "hidden" }), clients = make("g");
-    const svg = make("svg", { viewBox: "0 0 300 340", role: "group", "aria-label": "Graph: drag from one client to another" }, [edges, band, clients]);
-    svg.append(make("text", { x: 150, y: 313, "text-anchor": "middle" }, "line width: share of the other's model"));
+    const svg = make("svg", { viewBox: `${150 - WIDE / 2} 0 ${WIDE} 340`, role: "group", "aria-label": "Graph: drag from one client to another" }, [edges, band, clients]);
+    svg.append(make("text", { x: 150, y: 313, "text-anchor": "middle" }, "line width: the share taken"));
     let spots = [], from = null, moved = false;
     const choose = (i) => {
       from = i;

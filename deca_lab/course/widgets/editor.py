@@ -1,7 +1,7 @@
 """The topology editor: a graph whose edges one drags, its W, the spectrum, and promised beside measured mixing."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,22 +11,25 @@ import numpy as np
 
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.gossip_contraction import gossip_contraction, witness
-from deca_lab.course.widgets.panel import (
-    Control,
-    Scene,
-    headline,
-    require,
-    say,
-    sheet,
-    still,
-)
+from deca_lab.course.widgets.panel import Control, require
 from deca_lab.errors import BadInput
 from deca_lab.mixing.doctor import Diagnosis, diagnose
 from deca_lab.mixing.graphs import GRAPHS, GraphSpec
 from deca_lab.mixing.topology import topology
-from deca_lab.pictures.jupyter import live
+from deca_lab.pictures.jupyter import kept, live
 from deca_lab.pictures.of_topology import said_topology
-from deca_lab.pictures.style import BLUE, GREY, ORANGE, RED, SKY, STYLE, number, tint
+from deca_lab.pictures.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    RED,
+    SKY,
+    blank,
+    number,
+    styled,
+    tint,
+    title,
+)
 
 if TYPE_CHECKING:
     from anywidget import AnyWidget
@@ -65,8 +68,11 @@ def topology_editor(
     """
     values = {"graph": graph, "clients": clients, "lazy": lazy, "start": STARTS[0]}
     require(CONTROLS, values)
-    edited(graph, clients, ())  # so that a graph that cannot have this size is refused here
-    return _live(values) if live() else still(scene(), values)
+    seen = mixing(edited(graph, clients, ()), lazy, STARTS[0])  # refuses a size it cannot have
+    if live():
+        return _live(values)
+    said = words(graph, seen)
+    return kept(picture(said, seen), _in_words(said, seen.bound))
 
 
 def edited(name: str, clients: int, toggled: Collection[Edge]) -> nx.Graph:
@@ -142,45 +148,19 @@ def _edges(name: str, clients: int) -> list[Edge] | str:
         return str(error)
 
 
-def scene() -> Scene:
-    """Return the editor's picture: graph, spectrum of W, disagreement over mixings."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(STYLE):
-        figure = sheet(3.5)
-        places, values, curves = figure.subplots(1, 3, width_ratios=(1, 0.95, 1.25))
-        figure.subplots_adjust(left=0.015, right=0.985, bottom=0.32, top=0.85, wspace=0.42)
-        title, graph_of, follow = (
-            headline(places),
-            _graph(places),
-            (_spectrum(values), _curves(curves)),
-        )
-        for axes in (values, curves):
-            _legend_below(figure, axes)
-
-    def update(graph: str, clients: int, lazy: float, start: str) -> str:
-        seen = mixing(edited(graph, clients, ()), lazy, start)
-        graph_of(seen.W)
-        for draw in follow:
-            draw(seen)
-        headline_words = words(graph, seen)
-        say(title, headline_words)
-        return _in_words(headline_words, seen.bound)
-
-    return Scene(figure, update)
-
-
-def _legend_below(figure: "Figure", axes: "Axes") -> None:
-    """Put the legend of one panel below its middle."""
-    box = axes.get_position()
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="lower center",
-        bbox_to_anchor=(box.x0 + box.width / 2, 0.0),
-        ncols=1,
-        handlelength=2.4,
-        borderpad=0,
-    )
+@styled
+def picture(said: str, seen: Mixing) -> "Figure":
+    """Return the still under the sentence `said`: graph, spectrum of W, disagreement over mixings."""
+    figure = blank(3.5)
+    graph, spectrum, curves = figure.subplots(1, 3, width_ratios=(1, 0.95, 1.25))
+    _graph(graph, seen.W)
+    _spectrum(spectrum, seen)
+    _curves(curves, seen.bound)
+    for axes in (spectrum, curves):
+        axes.grid(visible=True)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), handlelength=2.4)
+    title(figure, said)
+    return figure
 
 
 def _in_words(verdict: str, bound: Bound) -> str:
@@ -193,102 +173,37 @@ def _in_words(verdict: str, bound: Bound) -> str:
     )
 
 
-def _graph(axes: "Axes") -> Callable[[np.ndarray], None]:
-    """Return what draws W as clients on a circle, with edges as thick as their share."""
-    from matplotlib.collections import LineCollection
-
-    stand = _clients(axes)
-    lines = LineCollection([], colors=GREY, zorder=1, animated=True)
-    axes.add_collection(lines)
+def _graph(axes: "Axes", W: np.ndarray) -> None:
+    """Draw W as clients on a circle, with edges as thick as their share."""
+    angle = np.pi / 2 - 2 * np.pi * np.arange(len(W)) / len(W)
+    x, y = np.cos(angle), np.sin(angle)
+    for i, j in np.argwhere(np.triu(W, 1)):
+        axes.plot(x[[i, j]], y[[i, j]], color=GREY, lw=0.6 + 5 * W[i, j], zorder=1)
+    axes.scatter(x, y, s=170, color=[tint(SKY, 0.6)], edgecolors=BLUE, zorder=2)
+    for i in range(len(W)):
+        axes.text(x[i], y[i], str(i), ha="center", va="center", size=8, zorder=3)
+    axes.text(0, -1.42, "line width: share $w_{ij}$", ha="center", va="top", size=9)
     axes.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
     axes.axis("off")
-    axes.text(0, -1.42, "line width: share $w_{ij}$", ha="center", va="top", size=9)
-
-    def join(W: np.ndarray) -> None:
-        spots, (i, j) = stand(len(W)), np.nonzero(np.triu(W, 1))
-        lines.set_segments(list(np.stack([spots[i], spots[j]], 1)))
-        lines.set_linewidth((0.6 + 5 * W[i, j]).tolist())
-
-    return join
 
 
-def _clients(axes: "Axes") -> Callable[[int], np.ndarray]:
-    """Return what places n numbered clients on a circle and returns their places (n, 2)."""
-    dots = axes.scatter(
-        [0], [0], s=170, color=[tint(SKY, 0.6)], edgecolors=BLUE, zorder=2, animated=True
-    )
-    names = [
-        axes.text(0, 0, str(i), ha="center", va="center", size=8, zorder=3, animated=True)
-        for i in range(MOST)
-    ]
-    spots = np.zeros((0, 2))
-
-    def stand(n: int) -> np.ndarray:
-        nonlocal spots
-        if len(spots) == n:  # they stand there already: moving them takes time
-            return spots
-        angle = np.pi / 2 - 2 * np.pi * np.arange(n) / n
-        spots = np.stack([np.cos(angle), np.sin(angle)], 1)
-        dots.set_offsets(spots)
-        for i, text in enumerate(names):
-            text.set_visible(i < n)
-            text.set_position(tuple(spots[i]) if i < n else (0, 0))
-        return spots
-
-    return stand
-
-
-def _spectrum(axes: "Axes") -> Callable[[Mixing], None]:
-    """Return what draws eigenvalues, singular values and rho."""
-    level = axes.axhline(0, color=ORANGE, lw=2, ls="--", label="rho", animated=True)
+def _spectrum(axes: "Axes", seen: Mixing) -> None:
+    """Draw eigenvalues, singular values and rho."""
+    k = np.arange(1, len(seen.W) + 1)
     axes.axhline(0, color=GREY, lw=0.8)
-    single = axes.plot(
-        [], [], "D", color="none", markeredgecolor=RED, ms=8, label="singular value", animated=True
-    )[0]
-    eigen = axes.plot([], [], "o", color=BLUE, ms=4.5, label="eigenvalue", animated=True)[0]
-    axes.set(ylim=(-1.08, 1.08), xlabel="number, largest first", ylabel="value (no unit)")
-    axes.grid(visible=True)
-
-    def update(seen: Mixing) -> None:
-        n = len(seen.W)
-        k = np.arange(1, n + 1)
-        eigen.set_data(k, np.linalg.eigvalsh(seen.W)[::-1])
-        single.set_data(k, np.linalg.svd(seen.W, compute_uv=False))
-        level.set_ydata([seen.found.rho] * 2)
-        axes.set_xlim(
-            0, MOST // 2 + 1 if n <= MOST // 2 else MOST + 1
-        )  # two axes only: a new one is slow
-
-    return update
+    axes.axhline(seen.found.rho, color=ORANGE, lw=2, ls="--", label="rho")
+    singular = np.linalg.svd(seen.W, compute_uv=False)
+    axes.plot(k, singular, "D", mfc="none", mec=RED, ms=8, label="singular value")
+    axes.plot(k, np.linalg.eigvalsh(seen.W)[::-1], "o", color=BLUE, ms=4.5, label="eigenvalue")
+    axes.set(ylim=(-1.15, 1.15), xlabel="number, largest first", ylabel="value (no unit)")
 
 
-def _curves(axes: "Axes") -> Callable[[Mixing], None]:
-    """Return what draws the promised and the measured disagreement."""
-    k = np.arange(MIXINGS + 1)
-    promised = axes.plot(
-        k, k + 1.0, color=ORANGE, lw=2, ls="--", label="predicted: rho^k", animated=True
-    )[0]
-    measured = axes.plot(
-        k,
-        k + 1.0,
-        color=BLUE,
-        lw=1.5,
-        marker="o",
-        ms=3.5,
-        label="measured by gossip",
-        animated=True,
-    )[0]
-    axes.set(
-        yscale="log",
-        ylim=(FLOOR, 2),
-        xlim=(-0.5, MIXINGS + 0.5),
-        xlabel="mixing k",
-        ylabel="disagreement\n(share of the first)",
+def _curves(axes: "Axes", bound: Bound) -> None:
+    """Draw the promised and the measured disagreement."""
+    promised, measured = (
+        np.maximum(np.concatenate([[1.0], side]), FLOOR) for side in (bound.rhs, bound.lhs)
     )
-    axes.grid(visible=True)
-
-    def update(seen: Mixing) -> None:
-        for line, values in ((promised, seen.bound.rhs), (measured, seen.bound.lhs)):
-            line.set_ydata(np.maximum(np.concatenate([[1.0], values]), FLOOR))
-
-    return update
+    axes.plot(promised, color=ORANGE, lw=2, ls="--", label="predicted: rho^k")
+    axes.plot(measured, color=BLUE, lw=1.5, marker="o", ms=3.5, label="measured by gossip")
+    axes.set(yscale="log", ylim=(FLOOR, 2), xlabel="mixing k")
+    axes.set(xlim=(-0.5, MIXINGS + 0.5), ylabel="disagreement\n(share of the first)")
