@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from textwrap import fill
 from typing import NamedTuple
 
 from deca_lab.course.own import FOLDER
 from deca_lab.errors import check, pick
 
 FILE = FOLDER / "guesses.json"
+LINE = 88  # letters: what a page shows of an output without scrolling
 
 
 class Question(NamedTuple):
@@ -106,12 +108,12 @@ def reveal(key: str, file: Path | str = FILE) -> str:
     """Return what happens and why, beside the guess that was noted, and the score so far."""
     question, notes = pick(QUESTIONS, key, "prediction"), _notes(Path(file))
     if key not in notes:
-        return f"It is: {question.answer}. {question.why} (You have not guessed.)"
+        return fill(f"It is: {question.answer}. {question.why} (You have not guessed.)", LINE)
     notes = {**notes, key: {**notes[key], "compared": True}}
     _write(Path(file), notes)
     guess = notes[key]["guess"]
     verdict = "as you guessed" if guess == question.answer else f"you guessed {guess}"
-    return f"It is: {question.answer}, {verdict}. {question.why} {score(file)}"
+    return fill(f"It is: {question.answer}, {verdict}. {question.why} {score(file)}", LINE)
 
 
 def score(file: Path | str = FILE) -> str:

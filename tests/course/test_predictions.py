@@ -12,7 +12,7 @@ def test_guesses_are_noted_compared_and_counted(tmp_path):
     assert predict("vote", "up", file) == "Noted: up. Now run the next cell."
     assert score(file) == "Your score: 0 of 0."
     assert "as you guessed" in reveal("chord", file)
-    told = reveal("vote", file)
+    told = " ".join(reveal("vote", file).split())  # its lines joined
     assert "you guessed up" in told
     assert told.endswith("Your score: 1 of 2.")
 
@@ -42,6 +42,13 @@ def test_unknown_questions_and_options_are_refused_and_a_broken_file_is_no_guess
     for text in ("", "[1]", '{"chord": 3}', '{"other": {"guess": "x", "compared": true}}'):
         file.write_text(text)
         assert score(file) == "Your score: 0 of 0."
+
+
+@pytest.mark.parametrize("key", QUESTIONS)
+def test_what_is_revealed_fits_a_page(key, tmp_path):
+    predict(key, QUESTIONS[key].options[0], tmp_path / "guesses.json")
+    for file in ("none.json", "guesses.json"):
+        assert max(map(len, reveal(key, tmp_path / file).splitlines())) <= 88
 
 
 def test_every_question_has_its_answer_among_its_options():
