@@ -14,6 +14,9 @@ class BadInput(ValueError):
     The command line prints it on one line and exits with code 2; a notebook shows that line, too, and no traceback.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
+
     def _render_traceback_(self) -> list[str]:
         """Return what IPython shows: who gave the argument knows where."""
         return [f"{type(self).__name__}: {self}"]
@@ -29,6 +32,11 @@ class PeerLost(RuntimeError):
 
 class Stopped(Exception):
     """The user stopped a run before its end; the message names the inner step and says how to go on."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of another's error, short enough for one line of the terminal."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def pick(table: Mapping[str, T], name: str, what: str) -> T:

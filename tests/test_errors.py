@@ -8,7 +8,7 @@ from deca_lab.algorithm import loop as tr
 from deca_lab.algorithm.blocks import Block
 from deca_lab.algorithm.optimisers import sgd
 from deca_lab.algorithm.problems import Problem
-from deca_lab.errors import BadInput, Diverged, check, pick
+from deca_lab.errors import BadInput, Diverged, check, first_line, pick
 from deca_lab.lab import runs
 from deca_lab.mixing.topology import topology
 
@@ -87,3 +87,10 @@ def test_a_parameter_that_is_not_finite_names_the_client_even_with_as_many_block
     state = state._replace(blocks=(*state.blocks[:2], bad))
     with pytest.raises(Diverged, match=r"for client 1 at inner step 2 in block 'block c'"):
         runs._require_finite(plan, state, runs._wild(state), "model", None)
+
+
+def test_bad_input_is_one_line_whatever_another_package_says():
+    assert str(BadInput("a file: too long.\nadvice\u2028more")) == "a file: too long. advice more"
+    assert first_line(ValueError("\n too long.\nadvice")) == "too long."
+    assert first_line(OSError()) == "OSError"
+    assert len(first_line(ValueError("x" * 1000))) == 300

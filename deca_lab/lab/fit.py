@@ -15,7 +15,7 @@ from deca_lab.algorithm import stacking
 from deca_lab.algorithm.blocks import Block
 from deca_lab.algorithm.loop import Plan
 from deca_lab.algorithm.problems import Problem
-from deca_lab.errors import BadInput, check
+from deca_lab.errors import BadInput, check, first_line
 from deca_lab.lab.history import History
 from deca_lab.lab.metrics import Measurement, Probe, mean_model
 from deca_lab.lab.objects import Objects, accepted, blocks_given, named, on_problem
@@ -136,8 +136,7 @@ def _try_out(problem: Problem) -> None:
         x = stacking.flatten(problem.start, where.names)
         losses, g = engine(x, where, {}, problem.batches(0))
     except Exception as error:  # whatever a user's own function raises
-        kind = type(error).__name__
-        line = f"{kind}: {(str(error).strip() or kind).splitlines()[0]}"
+        line = f"{type(error).__name__}: {first_line(error)}"
         raise BadInput(f"problem cannot be used: its loss raises {line}") from error
     allowed = "one number, a tensor without axes"
     check(losses.dim() == 1, "what problem.loss returns", tuple(losses.shape[1:]), allowed)

@@ -30,7 +30,7 @@ from deca_lab.algorithm.loop import Plan, Recipe, plan
 from deca_lab.algorithm.optimisers import OPTIMISERS, Optimiser, OptimiserSpec
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.schedules import SCHEDULES, schedule
-from deca_lab.errors import BadInput, check, out_of_memory, pick
+from deca_lab.errors import BadInput, check, first_line, out_of_memory, pick
 from deca_lab.lab.ledger import flops
 from deca_lab.lab.metrics import Measurement, Probe, each, measure, one_by_one
 from deca_lab.lab.objects import NOTHING, Objects, accepted, named
@@ -41,7 +41,6 @@ from deca_lab.mixing.topology import Topology, topology
 from deca_lab.models import causal_lm
 from deca_lab.models.classifier import head_names
 from deca_lab.models.factor_mixing import decaf
-from deca_lab.models.pretrained import first_line
 from deca_lab.network import compression, faults
 from deca_lab.network.faults import Faults
 from deca_lab.network.lossy_mixing import lossy

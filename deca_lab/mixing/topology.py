@@ -15,7 +15,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from deca_lab.errors import BadInput, check, pick, quoted
+from deca_lab.errors import BadInput, check, first_line, pick, quoted
 from deca_lab.mixing.graphs import GRAPHS, PERIOD, SEQUENCES, Array, GraphSpec
 from deca_lab.mixing.weights import WEIGHTS
 from deca_lab.registry import load_plugins
@@ -106,7 +106,7 @@ def _read(file: Path) -> tuple[Array, ...]:
     except FileNotFoundError:
         raise BadInput(f"matrix file {str(file)!r} does not exist") from None
     except UNREADABLE as error:
-        raise BadInput(f"matrix file {str(file)!r} cannot be read: {error}") from None
+        raise BadInput(f"matrix file {str(file)!r} cannot be read: {first_line(error)}") from None
 
 
 def _read_csv(file: Path) -> Array:

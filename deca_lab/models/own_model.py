@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from deca_lab.algorithm.gradients import Map
-from deca_lab.errors import BadInput, check
+from deca_lab.errors import BadInput, check, first_line
 from deca_lab.models.causal_lm import (
     DTYPES,
     NOISE,
@@ -22,7 +22,6 @@ from deca_lab.models.causal_lm import (
     require_causal,
     trainable,
 )
-from deca_lab.models.pretrained import first_line
 
 FUSED = (nn.TransformerEncoderLayer, nn.MultiheadAttention)  # with a kernel for eval mode alone
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from deca_lab.errors import BadInput, check, require
+from deca_lab.errors import BadInput, check, first_line, require
 from deca_lab.models.hub import hub_or_offline
 
 if TYPE_CHECKING:
@@ -190,11 +190,6 @@ def refusal(what: str, source: str, error: Exception, otherwise: str) -> BadInpu
         terms = f"accept its terms at https://huggingface.co/{source}"
         return BadInput(f"{what} is gated: {terms}, then set HF_TOKEN or run `hf auth login`")
     return BadInput(f"{what} {otherwise}: {first_line(error)}")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error, short enough for one line of the terminal."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 @contextmanager

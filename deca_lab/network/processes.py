@@ -28,7 +28,7 @@ from deca_lab.algorithm.optimisers import (
     with_leaves,
 )
 from deca_lab.algorithm.stacking import Layout
-from deca_lab.errors import BadInput, PeerLost, check, out_of_memory
+from deca_lab.errors import BadInput, PeerLost, check, first_line, out_of_memory
 from deca_lab.mixing.topology import Topology
 from deca_lab.network.meeting import number_of, require_place, require_secret
 
@@ -85,8 +85,7 @@ def joined() -> Iterator[World]:
     try:
         dist.init_process_group("nccl" if gpus else "gloo", timeout=WAIT)
     except (RuntimeError, ValueError, OSError) as error:  # a port that is taken, no such host
-        words = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise PeerLost(f"the processes did not meet at MASTER_ADDR ({words})") from None
+        raise PeerLost(f"the processes did not meet at MASTER_ADDR ({first_line(error)})") from None
     world = World(dist.get_rank(), dist.get_world_size())
     try:
         with answering(world):
@@ -108,7 +107,7 @@ def answering(world: World) -> Iterator[None]:
     except RuntimeError as error:
         if world.size == 1 or isinstance(error, PeerLost) or out_of_memory(error):
             raise
-        who, why = f"rank {world.rank} of {world.size}", str(error).splitlines()[0][:160]
+        who, why = f"rank {world.rank} of {world.size}", first_line(error)
         raise PeerLost(f"{who}: another rank is gone, or the network is ({why})") from None
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from deca_lab.algorithm.gradients import engine_kind
 from deca_lab.algorithm.loop import begin, params_of, train
-from deca_lab.errors import BadInput, check
+from deca_lab.errors import BadInput, check, first_line
 from deca_lab.lab.objects import Objects
 from deca_lab.lab.prepare import prepare
 from deca_lab.models import causal_lm
-from deca_lab.models.pretrained import first_line, quiet
+from deca_lab.models.pretrained import quiet
 from deca_lab.runconfig import RunConfig
 
 if TYPE_CHECKING:

@@ -360,6 +360,15 @@ def test_a_bad_csv_names_file_and_line(tmp_path, content, message):
     assert str(file) in str(caught.value)
 
 
+def test_a_npy_whose_header_is_too_long_is_refused_without_numpys_advice_to_unpickle(tmp_path):
+    file = tmp_path / "w.npy"
+    file.write_bytes(b"\x93NUMPY\x02\x00" + (20_000).to_bytes(4, "little") + b" " * 20_000)
+    with pytest.raises(BadInput, match="Header info length") as refused:
+        read_matrices(file)
+    assert "\n" not in str(refused.value)
+    assert "pickle" not in str(refused.value)
+
+
 def test_a_bad_npy_is_refused_and_nothing_is_unpickled(tmp_path):
     folder = tmp_path / "folder.csv"
     folder.mkdir()
