@@ -33,7 +33,7 @@ def lab(tmp_path_factory):
     copy_to(place / "copy")
     cell = new_code_cell("from deca_lab.course.widgets import shard_picture\nfrom deca_lab.text.corpora import load\n"
                          "shard_picture(load('markov', seed=0))")  # fmt: skip
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(
         new_notebook(cells=[cell], metadata=kernel), place / "copy" / "notebooks" / "one.ipynb"
     )
