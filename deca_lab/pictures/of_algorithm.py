@@ -75,8 +75,8 @@ def alt_algorithm(lit: Collection[str] = ()) -> str:
     """Return the drawing in words."""
     words = (
         "DECA's loops: rounds over blocks over inner steps. In an inner step each client takes the gradient of a batch of "
-        "its own text, puts it into its moments, adapts its model, mixes it with the neighbours', and feeds what mixing "
-        "displaced back into the moments."
+        "its own text, puts it into its moments, adapts its model, mixes it with the neighbours', and feeds how far "
+        "the model moved back into the moments."
     )
     return f"{words} This lesson's part is lit: {', '.join(lit)}." if lit else words
 

@@ -218,7 +218,7 @@ def said_topology(diagnosis: Diagnosis, name: str = "") -> str:
     )
     rounds = diagnosis.rounds_1000
     often = (
-        f"takes {rounds:,.0f} mixings to shrink disagreement 1000-fold"
+        f"takes {rounds:,.0f} mixing{'s' * (rounds > 1)} to shrink disagreement 1000-fold"
         if rounds < math.inf
         else "never shrinks disagreement 1000-fold"
     )
