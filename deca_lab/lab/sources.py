@@ -55,7 +55,17 @@ def read_texts(config: RunConfig, objects: Objects) -> Texts:
     parts = split_of(config, corpus)
     data = shards.build(corpus, parts, which, config.context, whole=head)
     labels = corpus.label_names if head else ()
-    return Texts(corpus, which, parts, data, labels, (*data.notes, *noted))
+    notes = (*data.notes, *noted, *_recast(config, objects.model))
+    return Texts(corpus, which, parts, data, labels, notes)
+
+
+def _recast(config: RunConfig, given: nn.Module | None) -> list[str]:
+    """Return a note where the numbers of a model that was given are of another kind than those that train."""
+    wanted = pick(DTYPES, config.dtype, "dtype")
+    parameters = given.parameters() if given is not None else ()
+    kinds = {p.dtype for p in parameters if p.is_floating_point()} - {wanted}
+    names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+    return [f"the model's {names} becomes {config.dtype}, the run's dtype"] if kinds else []
 
 
 def read_corpus(config: RunConfig) -> Corpus:
