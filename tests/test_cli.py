@@ -178,7 +178,8 @@ def test_doctor_names_a_sound_and_an_unsound_matrix(capsys, tmp_path):
 
 
 def test_a_wrong_name_is_refused_before_any_text_is_read(capsys, tmp_path):
-    for knob in ("topology", "weights", "optimiser", "engine", "order"):
+    names = ("topology", "weights", "optimiser", "engine", "order", "split", "task", "dtype")
+    for knob in names:
         said = deca_lab(capsys, "run", *options(out=tmp_path / "new", **{**SMALL, knob: "rign"}))
         assert said.code == 2
         assert "rign" in said.err
