@@ -225,6 +225,7 @@ def test_tasks_run_from_the_command_line_with_their_own_columns_and_words(capsys
     assert deca_lab(capsys, "run", *options(out=tmp_path / "name", **named)).code == 0
     for wrong, words in (
         ("a=x", "labels that the verbaliser does not know: b"),
+        ("a=x, b=y, a=z", "it must be one word for each label"),
         ("a", "'label=word, label=word'"),
     ):
         said = deca_lab(

@@ -82,7 +82,10 @@ def words_of(config: RunConfig) -> dict[str, str] | None:
     parts = [part.partition("=") for part in config.verbaliser.split(",") if part.strip()]
     whole = all(mark and word.strip() for _, mark, word in parts)
     check(whole, "verbaliser", config.verbaliser, "'label=word, label=word'")
-    return {label.strip(): word.strip() for label, _, word in parts} or None
+    words = [(label.strip(), word.strip()) for label, _, word in parts]
+    allowed = "one word for each label"
+    check(len(dict(words)) == len(words), "verbaliser", config.verbaliser, allowed)
+    return dict(words) or None
 
 
 def split_of(config: RunConfig, corpus: Corpus) -> shards.Split:

@@ -62,6 +62,8 @@ def from_rows(name: str, rows: Iterable[tuple[str, ...]], notes: Sequence[str] =
     counts = {"repeated": len(whole) - len(kept), "empty": len(given) - len(whole)}
     dropped = [f"{count} {kind} rows dropped" for kind, count in counts.items() if count]
     dropped += [f"{others} of the repeated rows had another label"] if others else []
+    bare = sum(label == columns.UNLABELLED for label, *_ in kept.values())
+    dropped += [f"{bare} rows have no label: it is '{columns.UNLABELLED}'"] if bare else []
     dropped += _alike(names, sum(label != label.strip() for _, label, *_ in whole))
     print_ = fingerprint(names, labels, texts, answers)
     return Corpus(name, texts, labels, names, print_, (*notes, *dropped), answers=answers)

@@ -129,6 +129,7 @@ def test_labels_that_are_written_in_several_ways_are_told():
     assert corpus.notes == (
         "1 repeated rows dropped",
         "1 of the repeated rows had another label",
+        "1 rows have no label: it is 'unlabelled'",
         "spaces around the label dropped in 2 rows",
         "labels that differ in case alone stay different: 'Good', 'good'",
     )
