@@ -379,6 +379,20 @@ def test_whatever_is_true_ends_a_run(says):
     assert run(CONFIG, callbacks=[lambda seen: says]).summary["inner_steps"] == 1
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft, about transformers
+def test_adapters_on_a_model_that_has_some_of_its_own_are_refused():
+    """PEFT's stand where a target's linear layer stood, so that ours would find half of their places."""
+    import peft
+    from small_models import config_of, tokenizer_of
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(config_of("llama"))
+    with_own = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    given = {"model": with_own, "tokenizer": tokenizer_of("llama"), "dataset": TEXTS}
+    with pytest.raises(BadInput, match=r"adapter = 'lora' .* has adapters of its own; merge them"):
+        run(replace(NAMELESS, method="dec-lora", context=8), **given)
+
+
 NAMELESS = replace(CONFIG, model=RunConfig().model, corpus=RunConfig().corpus)
 
 

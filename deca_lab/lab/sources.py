@@ -185,6 +185,9 @@ def load_model(
     allowed = "full without an adapter: all of it trains"
     fits = adapt is not _all_of_it or store is None
     check(fits, "base_weights", config.base_weights, allowed)
+    own = adapt is not _all_of_it and getattr(given, "peft_config", None)
+    merged = "none: the model has adapters of its own; merge them first, model.merge_and_unload()"
+    check(not own, "adapter", config.adapter, merged)
     model: Any = _base(config, vocabulary, given, labels, pad, shapes_alone)
     if shapes_alone:
         model = without_numbers(model)
