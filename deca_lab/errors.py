@@ -35,8 +35,10 @@ class Stopped(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of another's error, short enough for one line of the terminal."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    """Return the first line of another's error, short enough for the terminal; where a list follows, its items too."""
+    text = str(error).strip() or type(error).__name__
+    first = text.splitlines()[0]
+    return (" ".join(text.split()) if first.endswith(":") else first)[:300]
 
 
 def pick(table: Mapping[str, T], name: str, what: str) -> T:

@@ -178,7 +178,8 @@ def test_doctor_names_a_sound_and_an_unsound_matrix(capsys, tmp_path):
 
 
 def test_a_wrong_name_is_refused_before_any_text_is_read(capsys, tmp_path):
-    for knob in ("topology", "weights", "optimiser", "engine", "order"):
+    names = ("topology", "weights", "optimiser", "engine", "order", "split", "task", "dtype")
+    for knob in names:
         said = deca_lab(capsys, "run", *options(out=tmp_path / "new", **{**SMALL, knob: "rign"}))
         assert said.code == 2
         assert "rign" in said.err
@@ -224,6 +225,7 @@ def test_tasks_run_from_the_command_line_with_their_own_columns_and_words(capsys
     assert deca_lab(capsys, "run", *options(out=tmp_path / "name", **named)).code == 0
     for wrong, words in (
         ("a=x", "labels that the verbaliser does not know: b"),
+        ("a=x, b=y, a=z", "it must be one word for each label"),
         ("a", "'label=word, label=word'"),
     ):
         said = deca_lab(

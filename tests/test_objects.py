@@ -1,6 +1,7 @@
 """Parts of one's own, given as objects: what they must get is what a name gets, and a bad one gets a bad name's line."""
 
 import re
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -318,8 +319,9 @@ def test_fit_takes_blocks_as_lists_of_names():
     assert got.blocks["parameters"].tolist() == [3]
     with pytest.raises(BadInput, match="in no block"):
         fit(quadratic(), FIT, blocks=[["u"]])
-    with pytest.raises(BadInput, match="blocks = "):
-        fit(quadratic(), FIT, blocks=["u"])
+    for blocks in (["u"], [3], 3, [], "u"):
+        with pytest.raises(BadInput, match="blocks = "):
+            fit(quadratic(), FIT, blocks=blocks)
 
 
 BAD = [
@@ -345,7 +347,11 @@ BAD = [
         {"metrics": {"x": lambda seen: "a"}},
         r"what metrics\['x'\] returns = 'a' cannot be used: it must be a number",
     ),
+    ({"optimiser": torch.optim.SGD([torch.zeros(1)])}, "optimiser = SGD .* cannot be used"),
     ({"callbacks": [3]}, "callbacks = .* a list of functions"),
+    ({"callbacks": [lambda seen: seen.step]}, "what a callback returns = 1 cannot be used"),
+    ({"callbacks": [lambda seen: "no"]}, "what a callback returns = 'no' .* True to end the run"),
+    ({"model": nn.LazyLinear(3)}, "model has no numbers in 'weight'"),  # before any text is read
     ({"callbacks": len}, "callbacks = .* a list of functions"),
     ({"metrics": {" ": len}}, "metrics = .* a dict of functions"),
 ]
@@ -358,6 +364,46 @@ def test_a_bad_object_gets_one_line(objects, words, tmp_path):
     with pytest.raises(BadInput, match=words) as raised:
         run(CONFIG, tmp_path / "run", **objects)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("config", [{"clients": 4}, "run.yaml", None])
+def test_a_config_that_is_none_gets_one_line(config):
+    with pytest.raises(BadInput, match=r"config = .* it must be a deca_lab\.RunConfig"):
+        run(config)
+    with pytest.raises(BadInput, match=r"config = .* it must be a deca_lab\.RunConfig"):
+        fit(quadratic(), config)
+
+
+@pytest.mark.parametrize("says", [np.bool_(True), torch.tensor(True), True])
+def test_whatever_is_true_ends_a_run(says):
+    assert run(CONFIG, callbacks=[lambda seen: says]).summary["inner_steps"] == 1
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft, about transformers
+def test_adapters_on_a_model_that_has_some_of_its_own_are_refused():
+    """PEFT's stand where a target's linear layer stood, so that ours would find half of their places."""
+    import peft
+    from small_models import config_of, tokenizer_of
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(config_of("llama"))
+    with_own = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    given = {"model": with_own, "tokenizer": tokenizer_of("llama"), "dataset": TEXTS}
+    with pytest.raises(BadInput, match=r"adapter = 'lora' .* has adapters of its own; merge them"):
+        run(replace(NAMELESS, method="dec-lora", context=8), **given)
+
+
+NAMELESS = replace(CONFIG, model=RunConfig().model, corpus=RunConfig().corpus)
+
+
+def test_a_model_of_another_dtype_is_recast_with_a_note(net):
+    plain, wide = (
+        run(NAMELESS, model=given, dataset=TEXTS) for given in (net, deepcopy(net).double())
+    )
+    note = "the model's float64 becomes float32, the run's dtype"
+    assert note in wide.summary["notes"]
+    assert note not in plain.summary["notes"]
+    assert (plain.metrics["test_loss"] == wide.metrics["test_loss"]).all()
 
 
 def test_an_out_that_is_no_path_gets_one_line():
@@ -401,6 +447,15 @@ def test_a_name_beside_an_object_and_a_knob_that_it_does_not_read_are_refused(ne
             "clients = 4 cannot be used: it must be 5, the problem's",
         ),
         (quadratic(), RunConfig(clients=5, model="tiny"), "the problem brings its own"),
+        *(
+            (quadratic()._replace(batches=lambda step, data=data: data), FIT, "problem.batches = ")
+            for data in ({"x": torch.zeros(5)}, [torch.zeros(5)], torch.zeros(4), (np.zeros(5),))
+        ),
+        (quadratic()._replace(evaluation=torch.zeros(4)), FIT, "problem.evaluation = 'Tensor'"),
+        *(
+            (quadratic()._replace(start={"u": start}), FIT, "problem.start = .* of real numbers")
+            for start in (torch.zeros(5, dtype=torch.complex64), torch.zeros(5).int(), np.zeros(5))
+        ),
     ],
 )
 def test_a_bad_problem_gets_one_line(problem, config, words):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from deca_lab.algorithm.optimisers import Optimiser, OptState, leaves, tensors
-from deca_lab.errors import BadInput, check
+from deca_lab.errors import BadInput, check, quoted
 from deca_lab.mixing.gossip import Mix
 
 
@@ -61,7 +61,7 @@ def optimiser_of(given: Any) -> Optimiser:  # noqa: ANN401 - whatever was given
     if hasattr(given, "init") and hasattr(given, "update"):
         return optimiser(given.init, given.update, getattr(given, "mixed", ()))
     allowed = "deca_lab.optimiser(init, update), a pair (init, update), or an object with both"
-    raise BadInput(f"optimiser = {given!r} cannot be used: it must be {allowed}")
+    raise BadInput(f"optimiser = {quoted(given)} cannot be used: it must be {allowed}")
 
 
 def _require_function(what: str, function: Any, count: Sequence[int]) -> None:  # noqa: ANN401 - whatever was given

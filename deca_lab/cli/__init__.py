@@ -5,6 +5,8 @@ Heavy modules are imported inside the commands, so that help answers at once.
 
 import os
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated
 
@@ -75,6 +77,7 @@ def main() -> None:
     """
     try:
         _settle()
+        _require_once(sys.argv[1:])
         app()
     except BadInput as error:
         _fail(f"error: {error}", 2)
@@ -103,6 +106,14 @@ def _settle() -> None:
     allowed = "-O at most: transformers reads the docstrings of its classes"
     check(sys.flags.optimize < 2, "python", "-OO", allowed)
     check(_is_somewhere(), "current folder", "removed", "one that is still there")
+
+
+def _require_once(words: Sequence[str]) -> None:
+    """Raise BadInput for an option that is given twice: the parser would take the last one in silence."""
+    given = (word.partition("=")[0] for word in words if word.startswith("--"))
+    named = Counter("--recipe" if name == "--config" else name for name in given)
+    twice = [name for name, times in named.items() if times > 1 and name != "--vary"]
+    check(not twice, "options", ", ".join(twice), "given once each")
 
 
 def _is_somewhere() -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from deca_lab.cli.knobs import Given, with_knobs
-from deca_lab.cli.unread import require_alone, require_read
+from deca_lab.cli.unread import require_alone, require_read, unread
 from deca_lab.cli.words import JSON, QUIET, show, speaker
 from deca_lab.errors import check
 from deca_lab.files import require_new, write_whole
@@ -78,6 +78,8 @@ def run(
     else:
         config = RunConfig(**knobs)
         require_read(given, [resolve(config)])
+        for line in unread(config, given):
+            speaker(quiet)(f"note: {line}")
         local = _without_mixing(config) if alone else None
         if dry_run:
             return _say_what_it_needs(config, as_json, quiet)

@@ -136,7 +136,7 @@ def findings(
     from deca_lab.studies import findings_page
     from deca_lab.studies import papers as pp
 
-    chosen = [name.strip() for name in only.split(",") if name.strip()] or list(pp.FINDINGS)
+    chosen = [name.strip() for name in only.split(",")] if only else list(pp.FINDINGS)
     grid = tuple(dict.fromkeys(numbers(rates, "rates")))
     base = replace(pp.BASE, context=context or pp.BASE.context)
     earlier = None if older is None else pp.read_runs(older)

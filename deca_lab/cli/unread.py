@@ -1,12 +1,13 @@
 """Which knob is read when: what the command line sets, and the run would not read, is refused."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import NamedTuple
 
 from deca_lab.cli.choices import ours
 from deca_lab.errors import BadInput, check, quoted
-from deca_lab.methods import METHODS
-from deca_lab.runconfig import RunConfig
+from deca_lab.methods import METHODS, resolve
+from deca_lab.runconfig import RunConfig, defaults
 
 
 class Reading(NamedTuple):
@@ -156,6 +157,19 @@ def _why_not(config: RunConfig, name: str, value: object) -> str:
         return f"method {config.method!r} is {name} = {getattr(config, name)!r}"
     rule = READ_WHEN.get(name)
     return "" if rule is None or rule.test(config) else f"it needs {rule.words}"
+
+
+def unread(config: RunConfig, given: Mapping[str, object]) -> list[str]:
+    """Return lines on the knobs that are not as usual, were not `given`, as those of a file, and would not be read."""
+    usual, run = defaults(), resolve(config)
+    fixed = METHODS[config.method].fixed if config.method in METHODS else {}
+    own = {
+        name: value
+        for name, value in asdict(config).items()
+        if value not in (usual[name], fixed.get(name, usual[name])) and name not in given
+    }
+    reasons = {name: _why_not(run, name, value) for name, value in own.items()}
+    return [f"{k} = {quoted(own[k])} is not read: {why}" for k, why in reasons.items() if why]
 
 
 def require_alone(option: str, given: Mapping[str, object], why: str) -> None:

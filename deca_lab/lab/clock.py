@@ -67,10 +67,12 @@ def slower(text: str) -> dict[int, float]:
     """Return {3: 4.0} of "3@4": client 3 is four times slower."""
     try:
         pairs = [part.partition("@") for part in text.split(",") if part.strip()]
-        return {int(client): float(times) for client, _, times in pairs}
+        times = [(int(client), float(factor)) for client, _, factor in pairs]
     except ValueError:
         allowed = "CLIENT@TIMES, such as 3@4, 5@2"
         raise BadInput(f"slow = {text!r} cannot be used: it must be {allowed}") from None
+    check(len(dict(times)) == len(times), "slow", text, "each client once")
+    return dict(times)
 
 
 def clock(plan: Plan, net: Network) -> Clock:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
@@ -14,7 +15,7 @@ import pandas as pd
 import torch
 
 from deca_lab.algorithm.loop import State
-from deca_lab.errors import BadInput
+from deca_lab.errors import BadInput, check
 from deca_lab.files import SUMS, differing, read_text, sums, write_whole
 from deca_lab.lab import glance, ledger
 from deca_lab.lab.objects import with_objects
@@ -178,6 +179,7 @@ def matrix_text(W: np.ndarray) -> str:
 
 def load(folder: Path | str) -> History:
     """Return the history of a finished run's folder; raise BadInput where a file is missing or damaged."""
+    check(isinstance(folder, str | os.PathLike), "folder", folder, "that of a finished run")
     folder = Path(folder)
     file = folder / "config.json"
     stored = from_json(read_text(file, "the run folder's"), str(file))

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from deca_lab.algorithm.blocks import Block
 from deca_lab.algorithm.optimisers import Optimiser
@@ -62,13 +63,18 @@ NOTHING = Objects()  # every part by its name
 
 def accepted(config: RunConfig, objects: Objects) -> Objects:
     """Return the objects in the library's own types; raise BadInput for one that cannot be used."""
+    own = isinstance(config, RunConfig)
+    check(own, "config", config, "a deca_lab.RunConfig; deca_lab.recipe reads one from a file")
     kinds = {"method": (Method, "deca_lab.Method"), "model": (nn.Module, "torch.nn.Module")}
     for name, (kind, called) in kinds.items():
         given = getattr(objects, name)
         allowed = f"a {called} here; a name stands in the config"
         check(given is None or isinstance(given, kind), name, given, allowed)
     _require_callables(objects)
+    if objects.model is not None:
+        own_model.require_plain(objects.model)
     return objects._replace(
+        callbacks=tuple(map(_ending, objects.callbacks)),
         tokenizer=None if objects.tokenizer is None else tokens.tokenizer_of(objects.tokenizer),
         dataset=None if objects.dataset is None else _corpus(config, objects.dataset),
         topology=None if objects.topology is None else _graph(config, objects.topology),
@@ -83,6 +89,21 @@ def _require_callables(objects: Objects) -> None:
     check(sound, "metrics", objects.metrics, "a dict of functions of a Snapshot, {name: function}")
     listed = isinstance(objects.callbacks, Sequence) and all(map(callable, objects.callbacks))
     check(listed, "callbacks", objects.callbacks, "a list of functions of a Snapshot")
+
+
+def _ending(call: Callable[[Any], Any]) -> Callable[[Any], bool]:
+    """Return a callback that must say plainly whether the run ends: a number that a logger returns does not end it."""
+
+    def ends(seen: Any) -> bool:  # noqa: ANN401 - a Snapshot
+        given = call(seen)
+        plain = given is None or isinstance(given, bool | np.bool_)
+        plain = plain or (
+            isinstance(given, Tensor) and given.dtype == torch.bool and given.dim() == 0
+        )
+        check(plain, "what a callback returns", given, "True to end the run, or None or False")
+        return bool(given)
+
+    return ends
 
 
 def columns_and_rows(config: RunConfig) -> dict[str, Any]:
@@ -213,10 +234,14 @@ FINGERPRINTS: dict[str, Callable[[Any], str]] = {
 
 def blocks_given(blocks: Sequence[Any]) -> tuple[Block, ...]:
     """Return blocks of what a user wrote: Blocks, or lists of names; raise BadInput for anything else."""
-    found = []
+    allowed = "lists of names of the parameters, or Blocks"
+    listed = isinstance(blocks, Sequence) and not isinstance(blocks, str) and len(blocks) > 0
+    check(listed, "blocks", blocks, f"a list of {allowed}")
+    cut = []
     for k, block in enumerate(blocks):
         names = block.names if isinstance(block, Block) else block
-        sound = not isinstance(names, str) and all(isinstance(name, str) for name in names)
-        check(sound, "blocks", block, "lists of names of the parameters, or Blocks")
-        found.append(block if isinstance(block, Block) else Block(f"block {k}", tuple(names)))
-    return tuple(found)
+        sound = isinstance(names, Sequence) and not isinstance(names, str)
+        sound = sound and all(isinstance(name, str) for name in names)
+        check(sound, "blocks", block, allowed)
+        cut.append(block if isinstance(block, Block) else Block(f"block {k}", tuple(names)))
+    return tuple(cut)

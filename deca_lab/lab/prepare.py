@@ -34,7 +34,7 @@ from deca_lab.errors import BadInput, check, first_line, out_of_memory, pick
 from deca_lab.lab.ledger import flops
 from deca_lab.lab.metrics import Measurement, Probe, each, measure, one_by_one
 from deca_lab.lab.objects import NOTHING, Objects, accepted, named
-from deca_lab.lab.sources import ATTENTIONS, Texts, model_of, read_texts, words_of
+from deca_lab.lab.sources import ATTENTIONS, DTYPES, Texts, model_of, read_texts, words_of
 from deca_lab.methods import resolve
 from deca_lab.mixing.doctor import Diagnosis, require_sound
 from deca_lab.mixing.topology import Topology, topology
@@ -48,7 +48,7 @@ from deca_lab.network.processes import ALONE, Halo, World, over, summed, through
 from deca_lab.runconfig import RunConfig
 from deca_lab.text import heterogeneity, tasks
 from deca_lab.text.corpora import Corpus
-from deca_lab.text.shards import Shards
+from deca_lab.text.shards import SPLITS, Shards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -117,12 +117,24 @@ def groundwork(
 ) -> Groundwork:
     """Return what a run stands on; what needs no text is refused before any is read."""
     objects = accepted(config, objects)
+    config, device, topo, diagnosis = settled(config, objects, world)
+    say("reading text ...")
+    return Groundwork(config, objects, device, topo, diagnosis, read_texts(config, objects))
+
+
+def settled(
+    config: RunConfig, objects: Objects, world: World = ALONE
+) -> tuple[RunConfig, torch.device, Topology, Diagnosis]:
+    """Return the config with its method's knobs, and what it says of device and graph; names of parts are looked up.
+
+    `objects` are `accepted` ones.
+    """
     config = resolve(named(config, objects), objects.method)
     world.of(config.clients)
     recipe_of(config, objects.optimiser)
-    ground = device_and_graph(config, objects)
-    say("reading text ...")
-    return Groundwork(config, objects, *ground, read_texts(config, objects))
+    for knob, names in {"task": [*tasks.TASKS], "split": [*SPLITS], "dtype": [*DTYPES]}.items():
+        pick(dict.fromkeys(names), getattr(config, knob), knob)
+    return (config, *device_and_graph(config, objects))
 
 
 def assembled(ground: Groundwork, world: World = ALONE, shapes_alone: bool = False) -> Lab:

@@ -55,7 +55,17 @@ def read_texts(config: RunConfig, objects: Objects) -> Texts:
     parts = split_of(config, corpus)
     data = shards.build(corpus, parts, which, config.context, whole=head)
     labels = corpus.label_names if head else ()
-    return Texts(corpus, which, parts, data, labels, (*data.notes, *noted))
+    notes = (*data.notes, *noted, *_recast(config, objects.model))
+    return Texts(corpus, which, parts, data, labels, notes)
+
+
+def _recast(config: RunConfig, given: nn.Module | None) -> list[str]:
+    """Return a note where the numbers of a model that was given are of another kind than those that train."""
+    wanted = pick(DTYPES, config.dtype, "dtype")
+    parameters = given.parameters() if given is not None else ()
+    kinds = {p.dtype for p in parameters if p.is_floating_point()} - {wanted}
+    names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+    return [f"the model's {names} becomes {config.dtype}, the run's dtype"] if kinds else []
 
 
 def read_corpus(config: RunConfig) -> Corpus:
@@ -72,7 +82,10 @@ def words_of(config: RunConfig) -> dict[str, str] | None:
     parts = [part.partition("=") for part in config.verbaliser.split(",") if part.strip()]
     whole = all(mark and word.strip() for _, mark, word in parts)
     check(whole, "verbaliser", config.verbaliser, "'label=word, label=word'")
-    return {label.strip(): word.strip() for label, _, word in parts} or None
+    words = [(label.strip(), word.strip()) for label, _, word in parts]
+    allowed = "one word for each label"
+    check(len(dict(words)) == len(words), "verbaliser", config.verbaliser, allowed)
+    return dict(words) or None
 
 
 def split_of(config: RunConfig, corpus: Corpus) -> shards.Split:
@@ -172,6 +185,9 @@ def load_model(
     allowed = "full without an adapter: all of it trains"
     fits = adapt is not _all_of_it or store is None
     check(fits, "base_weights", config.base_weights, allowed)
+    own = adapt is not _all_of_it and getattr(given, "peft_config", None)
+    merged = "none: the model has adapters of its own; merge them first, model.merge_and_unload()"
+    check(not own, "adapter", config.adapter, merged)
     model: Any = _base(config, vocabulary, given, labels, pad, shapes_alone)
     if shapes_alone:
         model = without_numbers(model)

@@ -335,6 +335,8 @@ def _preset(name: str) -> Preset:
         return Preset("a directory", source=here)
     if here.endswith(".gguf") and os.path.isfile(here):
         return Preset("a GGUF file", source=here)
+    if os.path.isfile(here):
+        raise BadInput(f"model {name!r} is a file: give its folder, or a file that ends in .gguf")
     pretrained.require_no_path(name, "model")
     if name.count("/") == 1 and all(name.split("/")):
         return Preset("a hub name", source=name)

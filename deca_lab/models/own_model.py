@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 
 from deca_lab.algorithm.gradients import Map
 from deca_lab.errors import BadInput, check, first_line
@@ -23,6 +24,7 @@ from deca_lab.models.causal_lm import (
     trainable,
 )
 
+UNHEEDED = "torch.vmap does not run it, so take it off, or put it into the forward"
 FUSED = (nn.TransformerEncoderLayer, nn.MultiheadAttention)  # with a kernel for eval mode alone
 
 
@@ -55,7 +57,7 @@ def ready_copy(model: nn.Module, dtype: torch.dtype | None, attention: str) -> n
     """Return a copy on the CPU, in eval mode, without dropout; BadInput where it has nothing to train."""
     check(isinstance(model, nn.Module), "model", model, "a torch.nn.Module, or the name of a model")
     check(dtype is None or dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
-    _require_fixed_statistics(model)
+    require_plain(model)
     twin = _plain_copy(model, dtype, attention)
     _require_trainable(twin)
     return twin
@@ -78,6 +80,26 @@ def _require(ok: bool, words: str) -> None:
     """Raise BadInput unless `ok`: the words go on after "model"."""
     if not ok:
         raise BadInput(f"model {words}")
+
+
+def require_plain(model: nn.Module) -> None:
+    """Raise BadInput for a model that the lab's own calls would not train as its owner does."""
+    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    _require(not parallel, "is wrapped for several devices: give its .module")
+    compiled = hasattr(model, "_orig_mod")
+    _require(not compiled, "is compiled: give model._orig_mod, and --engine compiled compiles it")
+    for name, p in model.named_parameters():
+        empty = is_lazy(p) or p.is_meta
+        _require(not empty, f"has no numbers in {name!r}: load its weights, or call it once")
+        _require(not p.is_complex(), f"has complex numbers in {name!r}: real ones train here")
+        hooked = bool(p._backward_hooks)
+        _require(not hooked, f"has a hook on the gradient of {name!r}: {UNHEEDED}")
+    for name, part in model.named_modules():
+        hooked = bool(part._backward_hooks or part._backward_pre_hooks)
+        _require(not hooked, f"has a backward hook, on {name!r}: {UNHEEDED}")
+        limited = getattr(part, "max_norm", None) is not None
+        _require(not limited, f"has an embedding, {name!r}, whose max_norm changes it in a forward")
+    _require_fixed_statistics(model)
 
 
 def _require_fixed_statistics(model: nn.Module) -> None:
@@ -117,6 +139,8 @@ def _make_plain_part_(part: nn.Module) -> None:
         part.p = 0.0
     if isinstance(part, nn.MultiheadAttention):
         part.dropout = 0.0
+    if isinstance(part, nn.Embedding | nn.EmbeddingBag):
+        part.sparse = False  # the same gradient, in the form that all others have
     if isinstance(part, FUSED):
         part.training = True  # without dropout the same function, in operations that can be stacked
 
@@ -166,6 +190,19 @@ def require_function(
     with _refused("cannot be stacked over clients (torch.vmap; --engine loop does not)"):
         stacked = over(read)(twice, *(each.expand(2, *each.shape) for each in inputs))
     _require(_differ(stacked, out) <= near, "is another function under torch.vmap, which stacks it")
+    _require_gradients(model, read, inputs)
+
+
+@torch.enable_grad()
+def _require_gradients(
+    model: nn.Module, read: Callable[..., Tensor], inputs: tuple[Tensor, ...]
+) -> None:
+    """Refuse logits that no gradient goes back from, as those of a forward under no_grad."""
+    leaves = {name: p.detach().requires_grad_() for name, p in trainable(model).items()}
+    back = read(leaves, *inputs).requires_grad
+    _require(
+        back, "returns logits without a gradient: its forward detaches them, or is under no_grad"
+    )
 
 
 def returned(

@@ -62,9 +62,12 @@ def _with_numbers(knobs: dict[str, Any]) -> dict[str, Any]:
 def _place(name: str) -> Path:
     """Return the file of a recipe."""
     path = Path(name).expanduser()
-    if path.suffix in (".yaml", ".yml", ".json"):
+    if path.suffix.lower() in (".yaml", ".yml", ".json"):
         return path
-    pick({**names()}, name, "recipe")
+    try:
+        pick({**names()}, name, "recipe")
+    except BadInput as error:
+        raise BadInput(f"{error}, or a .yaml or .json file") from None
     return HOME / f"{name}.yaml"
 
 

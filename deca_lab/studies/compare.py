@@ -420,11 +420,11 @@ def curves(out: Path, table: pd.DataFrame) -> dict[str, list[history.History]]:
 def check_methods(names: str) -> tuple[str, ...]:
     """Return the methods of a text such as "deca,dec-lora"; raise BadInput at an unknown or repeated one."""
     load_plugins()
-    given: Sequence[str] = [name.strip() for name in names.split(",") if name.strip()]
+    given: Sequence[str] = [name.strip() for name in names.split(",")]
     for name in given:
         pick(METHODS, name, "method")
     check(
-        len(set(given)) == len(given) > 0,
+        len(set(given)) == len(given),
         "methods",
         names,
         "different methods, separated by commas",

@@ -12,9 +12,12 @@ from deca_lab.errors import BadInput, Diverged, check, pick
 from deca_lab.files import folder, read_text, write_whole
 from deca_lab.lab import runs
 from deca_lab.lab.history import read_table
+from deca_lab.lab.objects import Objects, accepted, named
+from deca_lab.lab.prepare import settled
 from deca_lab.runconfig import RunConfig
 from deca_lab.studies.compare import finished
 
+FIRST = "first.json"  # the config of a sweep's first run
 MEASURED = (
     "validation_loss",
     "test_loss",
@@ -57,8 +60,8 @@ def sweep(
 ) -> pd.DataFrame:
     """Run `base` with every combination of the grid and `seeds` seeds; return one row a run.
 
-    The rows are written to `out`/runs.csv after each run, and a sweep that finds its rows there goes on behind them. A
-    run that diverges has infinite losses.
+    The rows are written to `out`/runs.csv after each run, the first config to `out`/first.json, and a sweep that finds
+    its own there goes on behind them. A run that diverges has infinite losses.
 
     With `keep`, every run also leaves its tables, and the column `folder` says where below `out`:
     `[deca_lab.load(out / f) for f in table["folder"]]` are the histories. `objects` are those of
@@ -69,9 +72,14 @@ def sweep(
         check(len(set(values)) == len(values), f"vary {name}", list(values), "different values")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     arms = [{**point, "seed": base.seed + i} for point in points for i in range(seeds)]
-    configs = [replace(base, **arm) for arm in arms]  # all checked before the first one runs
+    configs = [replace(base, **arm) for arm in arms]
     places = [f"runs/{k}" if keep else None for k in range(len(arms))]
-    rows = _kept(out, arms, keep)
+    own = accepted(base, Objects(**objects))
+    first = named(configs[0], own).to_json()
+    rows = _kept(out, arms, keep, first)
+    for config in configs[len(rows) :]:  # before the first of them runs
+        settled(config, own)
+    write_whole(out / FIRST, first)
     for arm, config, place in list(zip(arms, configs, places, strict=True))[len(rows) :]:
         rows.append({**arm, **_outcome(config, out, place, objects)})
         write_whole(out / "runs.csv", pd.DataFrame(rows).to_csv(index=False))
@@ -82,8 +90,13 @@ def sweep(
     return pd.DataFrame(rows)
 
 
-def _kept(out: Path, arms: Sequence[Mapping[str, Any]], keep: bool) -> list[dict[str, Any]]:
-    """Return the rows of an earlier, interrupted sweep of the same arms, or none; raise BadInput at another sweep's."""
+def _kept(
+    out: Path, arms: Sequence[Mapping[str, Any]], keep: bool, first: str
+) -> list[dict[str, Any]]:
+    """Return the rows of an earlier, interrupted sweep of the same arms, or none; raise BadInput at another sweep's.
+
+    `first` is the config of the first arm, which holds the knobs that all arms share.
+    """
     if not (folder(out) / "runs.csv").exists():
         return []
     try:
@@ -95,6 +108,7 @@ def _kept(out: Path, arms: Sequence[Mapping[str, Any]], keep: bool) -> list[dict
         row.get(name) == value for row, arm in begun for name, value in arm.items()
     )
     same = same and all(("folder" in row) == keep for row in rows)
+    same = same and read_text(out / FIRST, "the sweep's") == first
     check(same, "out", str(out), "a new folder, or that of the same sweep")
     return [_by_name(row) for row in rows]
 

@@ -28,6 +28,7 @@ LABEL = (
 )
 GUESSED = " (guessed)"
 NESTED = ("lists", "objects")  # types of columns that are neither text nor label
+UNREADABLE = (*NESTED, "binary")  # of columns that may be the text all the same
 UNLABELLED = "unlabelled"
 MOST_LABELS = 100  # a guessed label column with more distinct values is no label
 SAMPLE = 1000  # rows that a guess looks at
@@ -130,8 +131,9 @@ def _joined(parts: Iterable[str | None]) -> str:
 def _guess_text(table: "Dataset", taken: Collection[str | None]) -> tuple[str, ...]:
     """The first of JOINED that is there whole, else the likeliest column, else all long ones."""
     strings = _string_columns(table)
-    joined = next((group for group in JOINED if set(group) <= set(strings)), ())
-    likely = [column for column in TEXT if column in strings and column not in taken]
+    groups = ((_called(strings, group), len(group)) for group in JOINED)
+    joined = next((there for there, whole in groups if len(there) == whole), [])
+    likely = [column for column in _called(strings, TEXT) if column not in taken]
     named = tuple(column for column in joined if column not in taken) or tuple(likely[:1])
     cells = {c: _sample(table, c) for c in strings if c not in taken and not named}
     free = {c: some for c, some in cells.items() if not all_numbers(some)}
@@ -140,6 +142,14 @@ def _guess_text(table: "Dataset", taken: Collection[str | None]) -> tuple[str, .
     check(bool(named or free), "text", None, allowed)
     longest = max(free, key=lambda c: _length(free[c]), default="")
     return named or tuple(c for c in free if _is_prose(free[c])) or (longest,)
+
+
+def _called(columns: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Those of the names that columns have, in the names' order; "Text" is "text" where there is no other."""
+    alike = {column.casefold(): column for column in reversed(columns)}
+    return [
+        name if name in columns else alike[name] for name in names if name in (*columns, *alike)
+    ]
 
 
 def _sample(table: "Dataset", column: str) -> list[str]:
@@ -159,7 +169,7 @@ def _is_prose(cells: Sequence[str]) -> bool:
 
 def _guess_answer(table: "Dataset", taken: Collection[str | None]) -> str:
     strings = _string_columns(table)
-    likely = [column for column in ANSWER if column in table.column_names and column not in taken]
+    likely = [column for column in _called(table.column_names, ANSWER) if column not in taken]
     best = [column for column in likely if column in strings]
     if not likely:
         there = ", ".join(column for column in strings if column not in taken) or "none"
@@ -174,16 +184,19 @@ def _guess_label(table: "Dataset", taken: Sequence[str]) -> tuple[str | None, li
     The notes name the columns that are called like labels and are none, and why.
     """
     strings = [column for column in _string_columns(table) if column not in taken]
-    nested = any(type_of(table, column) in NESTED for column in table.column_names)
-    only = len(strings) == 1 and not taken and not (nested and strings[0] in LABEL)
+    others = [column for column in table.column_names if column not in strings]
+    textual = _called(others, TEXT) or [c for c in others if type_of(table, c) in UNREADABLE]
+    only = len(strings) == 1 and not taken and not (textual and _called(strings, LABEL))
     alone = strings if only else []  # then it is the text
     notes: list[str] = []
-    for column in LABEL:
-        if column in table.column_names and column not in (*taken, *alone):
+    for column in _called(table.column_names, LABEL):
+        if column not in (*taken, *alone):
             obstacle = _no_label(table, column)
             if not obstacle:
                 return column, notes
             whole = f"naming it as the label column (--label-column {column}) takes it all the same"
+            if type_of(table, column) in NESTED:
+                whole = "a label is a string or a number"
             notes.append(f"column {column} is not taken as the label: it {obstacle}; {whole}")
     unnamed = [c for c in strings if re.fullmatch(r"column_\d+", c) and c not in alone]
     return next((column for column in unnamed if _repeats(table, column)), None), notes
@@ -195,7 +208,7 @@ def _no_label(table: "Dataset", column: str) -> str:
     if not re.search("int|string|bool", kind):
         return f"holds {kind}"
     values = [str(value) for value in table.unique(column)]
-    if "string" in kind and all_numbers(values) and "." in "".join(values):
+    if "string" in kind and all_numbers(values) and re.search("[.,]", "".join(values)):
         return "holds fractions"
     many = f"has {len(values)} different values, more than {MOST_LABELS}"
     return many if len(values) > MOST_LABELS else ""

@@ -3,10 +3,12 @@
 import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -46,9 +48,11 @@ def from_rows(name: str, rows: Iterable[tuple[str, ...]], notes: Sequence[str] =
     kept: dict[str, tuple[str, ...]] = {}
     given = list(rows)
     whole = [row for row in given if all(row[i].strip() for i in (0, *range(2, len(row))))]
+    others = 0
     for text, label, *answer in whole:
-        plain = label.replace("\r\n", "\n").replace("\r", "\n")
-        kept.setdefault(text.strip("\n"), (plain, *(part.strip() for part in answer)))
+        plain = label.replace("\r\n", "\n").replace("\r", "\n").strip() or columns.UNLABELLED
+        row = kept.setdefault(text.strip("\n"), (plain, *(part.strip() for part in answer)))
+        others += row[0] != plain
     if not kept:
         raise BadInput(f"corpus {name!r} has no text: {len(given)} rows given, all of them empty")
     given_labels, *given_answers = zip(*kept.values(), strict=True)
@@ -57,8 +61,24 @@ def from_rows(name: str, rows: Iterable[tuple[str, ...]], notes: Sequence[str] =
     texts, answers = tuple(kept), given_answers[0] if given_answers else None
     counts = {"repeated": len(whole) - len(kept), "empty": len(given) - len(whole)}
     dropped = [f"{count} {kind} rows dropped" for kind, count in counts.items() if count]
+    dropped += [f"{others} of the repeated rows had another label"] if others else []
+    bare = sum(label == columns.UNLABELLED for label, *_ in kept.values())
+    dropped += [f"{bare} rows have no label: it is '{columns.UNLABELLED}'"] if bare else []
+    dropped += _alike(names, sum(label != label.strip() for _, label, *_ in whole))
     print_ = fingerprint(names, labels, texts, answers)
     return Corpus(name, texts, labels, names, print_, (*notes, *dropped), answers=answers)
+
+
+def _alike(names: Sequence[str], spaced: int) -> list[str]:
+    """The notes of labels that were written in several ways: with spaces around, or in other letters."""
+    folded = Counter(name.casefold() for name in names)
+    cases = [name for name in names if folded[name.casefold()] > 1]
+    notes = [f"spaces around the label dropped in {spaced} rows"] if spaced else []
+    shown = shorten(", ".join(map(repr, cases)), 120)
+    return [
+        *notes,
+        *([f"labels that differ in case alone stay different: {shown}"] if cases else []),
+    ]
 
 
 def fingerprint(
@@ -215,7 +235,8 @@ def corpus_of(
     check(isinstance(name, str) and bool(name.strip()), "name", name, "a few words")
     table, asked = in_memory.table_of(data), Asked(text, label, answer)
     if table is not None:
-        whole = from_rows(name, *columns.rows(table, *asked))
+        with tables.quiet():  # a Dataset that was shuffled or filtered is put in order under a bar
+            whole = from_rows(name, *columns.rows(table, *asked))
     else:
         allowed = "left out: there are no columns"
         check(not any(asked), "text, label, answer", tuple(asked), allowed)

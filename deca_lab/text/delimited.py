@@ -2,18 +2,21 @@
 
 import csv
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from itertools import islice
+from typing import Literal
 
 from deca_lab.errors import check
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-OTHERS = ";\t|"  # what a spreadsheet writes into a .csv where the comma is the decimal sign
+OTHERS = ";\t|,"  # what a spreadsheet writes into a .csv where the comma is the decimal sign
+DECLARED = re.compile(r"sep=([;,|\t])\r?\n", re.IGNORECASE)  # the first line that Excel heeds
 LOOKED = 100  # lines from which another separator is told
 MOST_COLUMNS = 1000
 LONG, WORDS = 60, 6  # a column's name has at most so many characters and words
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+NUMBER = re.compile(r"\s*[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?\s*")
 
 
 def read(
@@ -21,27 +24,91 @@ def read(
 ) -> tuple[dict[str, list[str]], tuple[str, ...]]:
     """Return {column name: its cells}, and notes: of another separator, of a first line without names.
 
-    `named` are columns that somebody named: a first line with one of them holds names. Raises
-    BadInput for too many columns and for names without rows; pandas raises ValueError.
+    `named` are columns that somebody named: a first line with one of them holds names. Excel's own
+    first line, "sep=;", is heeded. Raises BadInput for too many columns and for names without rows,
+    ValueError for quotation marks that do not pair and for a row of more cells than the first.
     """
-    import pandas as pd
-
-    usual, separator = separator, separator_of(text, separator)
-    notes = () if separator == usual else (f"cells are separated by {separator!r}",)
-    if text.partition("\n")[0].count(separator) >= MOST_COLUMNS:  # pandas takes seconds for many
-        width = len(next(csv.reader(StringIO(text), delimiter=separator)))
-        check(width <= MOST_COLUMNS, "columns of the file", width, f"at most {MOST_COLUMNS}")
-    frame = pd.read_csv(StringIO(text), sep=separator, header=None, dtype=str, na_filter=False)
-    cells = [frame[i].tolist() for i in frame]
+    declared = DECLARED.match(text)
+    used = declared[1] if declared else separator_of(text, separator)
+    notes = () if used == separator else (f"cells are separated by {used!r}",)
+    rows, noticed = _rows(text[declared.end() :] if declared else text, used)
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    cells = [column for column in columns if any(map(str.strip, column))]  # "text,label," has two
+    check(bool(cells), "file", "no cell", "a table with text")
     first, below = [column[0] for column in cells], [column[1:] for column in cells]
     if not names_columns(first, below, named):
         last = f"column_{len(cells) - 1}"
         note = f"the first line looks like a row, not like names: columns are column_0 to {last}"
-        return {f"column_{i}": column for i, column in enumerate(cells)}, (*notes, note)
-    names = [name.strip() or f"column_{i}" for i, name in enumerate(first)]
+        return dict(zip(_numbered(len(cells)), cells, strict=True)), (*notes, *noticed, note)
+    numbers = zip(first, _numbered(len(cells)), strict=True)
+    names = [name.strip() or number for name, number in numbers]
     check(len(set(names)) == len(names), "columns", names, "different names")
     check(bool(below[0]), "file", first, "column names with rows below, and this is its only line")
-    return dict(zip(names, below, strict=True)), notes
+    return dict(zip(names, below, strict=True)), (*notes, *noticed)
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"column_{i}" for i in range(count)]
+
+
+def _rows(text: str, separator: str) -> tuple[list[list[str]], tuple[str, ...]]:
+    """Return the rows, equally wide, and notes. Between tabs, quotation marks that do not pair are letters."""
+    tabs = separator == "\t"
+    try:
+        rows, notes = _parsed(text, separator, csv.QUOTE_MINIMAL)
+    except ValueError:
+        if not tabs:
+            raise
+    else:
+        if not (tabs and any("\t" in cell and "\n" in cell for row in rows for cell in row)):
+            return rows, notes
+    rows, notes = _parsed(text, separator, csv.QUOTE_NONE)
+    return rows, (*notes, "quotation marks do not pair: they are taken as letters")
+
+
+def _parsed(
+    text: str, separator: str, quoting: Literal[0, 3]
+) -> tuple[list[list[str]], tuple[str, ...]]:
+    """Return the rows as csv reads them, filled up to the width of the first, and a note of those that were not."""
+    lines = StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
+    rows: list[list[str]] = []
+    short: list[int] = []
+    with _cells_of_any_length():
+        try:
+            for row in reader:
+                if len(row) < 2 and not "".join(row).strip():  # an empty line
+                    continue
+                rows.append(_as_wide(row, len(rows[0]) if rows else len(row), reader.line_num))
+                if len(row) < len(rows[0]):
+                    short.append(reader.line_num)
+        except csv.Error as error:
+            doubled = "a cell with quotation marks stands in them, and doubles its own"
+            raise ValueError(f"line {reader.line_num}: {error}: {doubled}") from None
+    if short and len(short) == len(rows) - 1:
+        raise ValueError(f"every row has fewer cells than the {len(rows[0])} of the first line")
+    less = "rows have fewer cells than the first line: what they lack is empty"
+    return rows, (f"{len(short)} {less} (line {short[0]})",) if short else ()
+
+
+def _as_wide(row: list[str], width: int, line: int) -> list[str]:
+    """Return a row of so many cells: empty ones are added, or left out."""
+    check(width <= MOST_COLUMNS, "columns of the file", width, f"at most {MOST_COLUMNS}")
+    if any(map(str.strip, row[width:])):
+        raise ValueError(
+            f"expected {width} fields in line {line}, as in the first, and saw {len(row)}"
+        )
+    return row[:width] + [""] * (width - len(row))
+
+
+@contextmanager
+def _cells_of_any_length() -> Iterator[None]:
+    """Lift csv's limit on the length of a cell, which holds for the whole process, and put it back."""
+    usual = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(usual)
 
 
 def separator_of(text: str, usual: str) -> str:

@@ -22,6 +22,10 @@ ROWS = (
 def table_of(data: Any) -> "Dataset | None":  # noqa: ANN401 - anything
     """Return what has columns as a datasets.Dataset, and None for anything else."""
     if is_a(data, "datasets", "Dataset"):
+        if (
+            data.format["type"] == "custom"
+        ):  # set_transform's, which only reading row by row applies
+            _refuse("a Dataset with a transform", "; apply it to the rows, data.map(function)")
         return data
     if is_a(data, "pandas", "DataFrame"):
         return tables.from_frame(data)

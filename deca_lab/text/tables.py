@@ -32,6 +32,10 @@ CANONICAL = {  # short names that everybody uses -> where the hub keeps them now
     "super_glue": "aps/super_glue",
     "wikitext": "Salesforce/wikitext",
 }
+MARKS = (  # first bytes of what is no UTF-8, and is given as if it were
+    *((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"), (b"\x1f\x8b", "gzip")),
+    (b"PK", "a zip or .xlsx file"),
+)
 DEPTH = 64  # of brackets in JSON; its readers recurse, and thousands crash the process
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 CLOSED = re.compile(r"gated|authenticated|cannot be accessed|\b40[13]\b")  # of the hub's errors
@@ -92,12 +96,17 @@ def from_folder(path: Path, split: str) -> "Dataset":
 
 
 def from_frame(frame: "DataFrame") -> "Dataset":
-    """Return the rows of a pandas DataFrame; BadInput where they cannot be those of a table."""
-    names = list(frame.columns)
+    """Return the rows of a pandas DataFrame; BadInput where they cannot be those of a table.
+
+    An index that has a name is a column as the others are.
+    """
+    levels = [name for name in frame.index.names if name is not None]
+    names = [*levels, *frame.columns]
     named = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
     check(named, "columns", names, "strings, each of them once")
     with _reading("a DataFrame") as datasets:
-        return datasets.Dataset.from_pandas(frame, preserve_index=False)
+        whole = frame.reset_index(levels) if levels else frame
+        return datasets.Dataset.from_pandas(whole, preserve_index=False)
 
 
 def from_dicts(rows: Sequence[dict[str, Any]]) -> "Dataset":
@@ -124,9 +133,13 @@ def read(path: Path) -> bytes:
     except (OSError, MemoryError) as error:
         raise BadInput(f"file {str(path)!r} cannot be read: {str(error) or LARGE}") from None
     except UnicodeDecodeError as error:
-        byte = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
+        begins = next((f", as {kind} begins" for mark, kind in MARKS if raw.startswith(mark)), "")
+        byte = f"byte 0x{raw[error.start]:02x} at offset {error.start}{begins}"
         what = f"file {str(path)!r} is not UTF-8 text ({byte})"
         raise BadInput(f"{what}: convert it to UTF-8") from None
+    if path.suffix.lower() != ".parquet" and b"\0" in raw:
+        zero = f"holds a zero byte at offset {raw.index(0)}, as UTF-16 does"
+        raise BadInput(f"file {str(path)!r} {zero}: convert it to UTF-8")
     if not raw.strip():
         raise BadInput(f"file {str(path)!r} is empty: give a file with text")
     if READERS.get(path.suffix.lower()) == "json":
@@ -148,7 +161,7 @@ def _require_shallow(raw: bytes, path: Path) -> None:
 @contextmanager
 def _reading(what: str) -> Iterator[Any]:
     """Yield the module `datasets`, quiet; what it raises becomes a BadInput of one line."""
-    with _quiet() as datasets:
+    with quiet() as datasets:
         try:
             yield datasets
         except BadInput:
@@ -172,7 +185,7 @@ def _refuse(what: str, error: BaseException) -> NoReturn:
 
 
 @contextmanager
-def _quiet() -> Iterator[Any]:
+def quiet() -> Iterator[Any]:
     """Yield the module `datasets` with its bars and messages off, and put them back."""
     try:
         import datasets

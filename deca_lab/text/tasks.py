@@ -163,7 +163,10 @@ def classify_task(request: TaskRequest) -> Task:
 
     task = _task(request, sets, score, masked_loss(request.model), _pair)
     readings = len({tuple(word[:-1]) for word in words.values()})
-    return task._replace(majority=_majority(sets.test), readings=readings)
+    spare = [name for name in request.words or () if name not in words]
+    unused = [f"the verbaliser's word for {listed(spare)} is not used: no row has it"]
+    notes = (*task.notes, *(unused if spare else ()))
+    return task._replace(notes=notes, majority=_majority(sets.test), readings=readings)
 
 
 def headed_task(request: TaskRequest) -> Task:

@@ -45,6 +45,26 @@ def test_a_recipe_without_a_name_is_refused(capsys):
     assert (said.code, said.err[:26]) == (2, "error: unknown recipe '': ")
 
 
+@pytest.mark.parametrize(
+    ("words", "twice"),
+    [
+        (["run", "--lr", "0.1", "--seed", "1", "--lr=0.2"], "--lr"),
+        (["run", "--config", "a.yaml", "--recipe", "b.yaml"], "--recipe"),
+        (["doctor", "--clients", "3", "--clients", "3"], "--clients"),
+    ],
+)
+def test_an_option_that_is_given_twice_is_refused(capsys, words, twice):
+    said = deca_lab(capsys, *words)
+    line = f"error: options = {twice!r} cannot be used: it must be given once each\n"
+    assert (said.code, said.out, said.err) == (2, "", line)
+
+
+def test_what_may_be_given_again_is_not_refused(capsys, tmp_path):
+    vary = ["--vary", "b1=0.1", "--vary", "b1=0.2"]
+    said = deca_lab(capsys, "sweep", *vary, "--out", tmp_path / "new")
+    assert "each knob once, its values with commas" in said.err
+
+
 @pytest.mark.parametrize("columns", ["1", "0", "-5"])
 def test_a_terminal_of_no_width_still_gets_its_help(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)

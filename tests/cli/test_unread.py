@@ -11,7 +11,7 @@ from command import SMALL, deca_lab, options
 from typer.testing import CliRunner
 
 from deca_lab.cli import app
-from deca_lab.cli.unread import READ_WHEN, require_read
+from deca_lab.cli.unread import READ_WHEN, require_read, unread
 from deca_lab.errors import BadInput
 from deca_lab.lab import runs
 from deca_lab.methods import METHODS, Method, resolve
@@ -225,6 +225,27 @@ def test_a_config_of_a_run_replays_whatever_it_holds(caught, tmp_path):
     (tmp_path / "config.json").write_text(RunConfig(rank=3, delay=2).to_json())
     words = ["run", "--config", tmp_path / "config.json", "--out", tmp_path / "new"]
     assert caught(*words)[0] == RunConfig(rank=3, delay=2)
+
+
+def test_knobs_of_a_file_that_are_not_read_are_told():
+    file = RunConfig(split="iid", alpha=0.5, method="dec-lora", delay=2, rank=3)
+    assert unread(file, {}) == [
+        "alpha = 0.5 is not read: it needs --split dirichlet or quantity",
+        "delay = 2 is not read: it needs --stale",
+    ]
+    assert unread(file, {"delay": 2, "alpha": 0.5}) == []
+    for method in METHODS:
+        assert unread(RunConfig(method=method), {}) == []
+        assert unread(resolve(RunConfig(method=method)), {}) == []
+
+
+@pytest.mark.slow
+def test_a_run_from_a_file_says_what_it_does_not_read(tmp_path, capsys):
+    (tmp_path / "own.yaml").write_text("corpus: village\nsplit: iid\nalpha: 0.5\nmodel: tiny\n")
+    for quiet in ([], ["--quiet"]):
+        said = deca_lab(capsys, "run", "--config", tmp_path / "own.yaml", "--dry-run", *quiet)
+        assert said.code == 0
+        assert ("note: alpha = 0.5 is not read" in said.err) is not bool(quiet)
 
 
 def test_several_at_once_are_taken(caught, tmp_path):

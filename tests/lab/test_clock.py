@@ -100,6 +100,7 @@ def test_the_command(tmp_path, capsys):
         (lambda: network(4, 1.0, 1.0, -1.0), "latency"),
         (lambda: network(4, 1.0, 1.0, 0.0, {4: 2.0}), "from 0 to 3"),
         (lambda: slower("3"), "CLIENT@TIMES"),
+        (lambda: slower("3@2, 3@4"), "slow = .* each client once"),
     ],
 )
 def test_bad_input(call, words):

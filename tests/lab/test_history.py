@@ -48,6 +48,12 @@ class Cells(HTMLParser):
         self.words[-1] += data
 
 
+@pytest.mark.parametrize("folder", [None, b"run", ["run"], 3])
+def test_what_is_no_folder_is_one_line(folder):
+    with pytest.raises(BadInput, match=r"folder = .* that of a finished run"):
+        deca_lab.load(folder)
+
+
 def test_a_loaded_folder_is_the_history_of_the_run(done):
     again = deca_lab.load(done.folder)
     assert (again.config.seed, again.summary, again.folder) == (0, done.summary, done.folder)

@@ -261,6 +261,22 @@ def test_a_transformer_inside_a_module():
     )
 
 
+def test_sparse_gradients_of_an_embedding_become_plain_ones():
+    sparse = Bigram()
+    sparse.table = nn.Embedding(V, V, sparse=True)
+    plain = nn.Embedding(V, V)
+    plain.load_state_dict(sparse.table.state_dict())
+    batch = torch.randint(V, (2, T + 1), generator=torch.Generator().manual_seed(0))
+    twin, dense = model_of(sparse, vocabulary=V), model_of(nn.Sequential(plain), vocabulary=V)
+    for model in (twin, dense):
+        leaves = {name: p.requires_grad_() for name, p in causal_lm.trainable(model).items()}
+        loss = causal_lm.client_loss(model)(leaves, batch)
+        model.got = torch.autograd.grad(loss, list(leaves.values()))
+    assert not twin.got[0].is_sparse
+    assert torch.equal(twin.got[0], dense.got[0])
+    assert sparse.table.sparse
+
+
 # what cannot train
 
 
@@ -311,6 +327,29 @@ def two_dtypes():
     model.norm.double()
     model.norm.forward = lambda x: x
     return model
+
+
+def with_hook(on):
+    """A model whose gradients a hook changes."""
+    model = Bigram()
+    if on == "parameter":
+        model.table.weight.register_hook(lambda g: g * 0)
+    elif on == "before":
+        model.table.register_full_backward_pre_hook(lambda part, out: out)
+    else:
+        model.table.register_full_backward_hook(lambda part, into, out: into)
+    return model
+
+
+def with_another_table(table):
+    model = Bigram()
+    model.table = table
+    return model
+
+
+@torch.no_grad()
+def without_gradient(self, ids):
+    return self.table(ids)
 
 
 def nothing(self, ids):
@@ -381,6 +420,32 @@ BAD = {
         r"cannot be stacked over clients \(torch.vmap; --engine loop does not\): RuntimeError: vmap",
     ),
     "two dtypes": (two_dtypes, r"dtype of the model's parameters = 'torch.float32, torch.float64'"),
+    "a hook of a parameter": (
+        lambda: with_hook("parameter"),
+        r"has a hook on the gradient of 'table\.weight': torch\.vmap does not run it",
+    ),
+    "a hook": (lambda: with_hook("part"), "has a backward hook, on 'table'"),
+    "a hook before": (lambda: with_hook("before"), "has a backward hook, on 'table'"),
+    "no gradient": (lambda: changed(forward=without_gradient), "returns logits without a gradient"),
+    "detached": (
+        lambda: changed(forward=lambda self, ids: self.table(ids).detach()),
+        "returns logits without a gradient",
+    ),
+    "on several devices": (lambda: nn.DataParallel(Bigram()), r"give its \.module"),
+    "compiled": (
+        lambda: nn.ModuleDict({"_orig_mod": Bigram()}),
+        r"is compiled: give model\._orig_mod",
+    ),
+    "lazy": (lambda: with_another_table(nn.LazyLinear(V)), r"has no numbers in 'table\.weight'"),
+    "without numbers": (lambda: Bigram().to("meta"), r"has no numbers in 'table\.weight'"),
+    "complex": (
+        lambda: with_another_table(nn.Embedding(V, V, dtype=torch.complex64)),
+        r"has complex numbers in 'table\.weight'",
+    ),
+    "max_norm": (
+        lambda: with_another_table(nn.Embedding(V, V, max_norm=1.0)),
+        "'table', whose max_norm changes it in a forward",
+    ),
     "not to be copied": (
         lambda: changed(__deepcopy__=lambda self, memo: 1 / 0),
         "cannot be copied: ZeroDivisionError: division by zero",

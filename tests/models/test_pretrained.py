@@ -140,7 +140,9 @@ def test_what_cannot_be_read_is_one_line(file, tmp_path, monkeypatch):
     (tmp_path / "two").mkdir()
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / "two" / name).write_bytes(b"")
+    (tmp_path / "weights.bin").write_bytes(b"")
     for name, words in {
+        tmp_path / "weights.bin": "is a file: give its folder, or a file that ends in .gguf",
         tmp_path / "cut.gguf": "does not load as a causal LM",
         tmp_path / "two": "it must be one of its files a.gguf, b.gguf",
         tmp_path / "no.gguf": "there is no such directory or GGUF file",
@@ -162,6 +164,12 @@ def test_a_configuration_of_too_many_layers_is_refused_before_they_are_built(tmp
     for shapes_alone in (False, True):
         with pytest.raises(BadInput, match=r"num_hidden_layers .* = 1000000000 .* at most 10,000"):
             causal_lm.load(str(tmp_path), shapes_alone=shapes_alone)
+
+
+def test_an_error_that_is_a_list_is_one_line_with_its_items():
+    error = ValueError("It needs one of:\n(1) a file,\n(2) a name")
+    assert errors.first_line(error) == "It needs one of: (1) a file, (2) a name"
+    assert errors.first_line(ValueError("one\ntwo")) == "one"
 
 
 @cases("name", ["/no/such/place", "./x", "~/x/y", "a/b/c", "x.gguf"])

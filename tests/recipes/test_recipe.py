@@ -52,6 +52,12 @@ def test_own_files_are_recipes_too(tmp_path):
     (tmp_path / "own.yaml").write_text("knobs: {lr: 1e-4, clients: 3}\nmethods: {d-sgd: {lr: 1}}\n")
     own = str(tmp_path / "own.yaml")
     assert (recipe(own).lr, recipe(own, method="d-sgd").lr) == (1e-4, 1.0)
+    (tmp_path / "OWN.YAML").write_text("lr: 0.25\n")
+    assert recipe(str(tmp_path / "OWN.YAML")).lr == 0.25
+    with pytest.raises(
+        BadInput, match=r"unknown recipe 'own\.toml': .*, or a \.yaml or \.json file"
+    ):
+        recipe("own.toml")
     config = RunConfig(method="dec-lora", eps=1e-8, lr=3e-5, corpus="a: #b")
     (tmp_path / "config.json").write_text(config.to_json())
     assert recipe(str(tmp_path / "config.json")) == config

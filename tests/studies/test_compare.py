@@ -297,7 +297,8 @@ def test_command_writes_the_page(capsys, tmp_path):
     said = deca_lab(capsys, "compare", *knobs)
     assert said.code == 0
     assert "compare.html" in said.out
-    assert deca_lab(capsys, "compare", *options(out=tmp_path, methods="deca,deca")).code == 2
+    for methods in ("deca,deca", "deca,", ",deca", "deca,,badam", "", ","):
+        assert deca_lab(capsys, "compare", *options(out=tmp_path, methods=methods)).code == 2
     assert deca_lab(capsys, "compare", *options(out=tmp_path, rates="fast")).code == 2
     refused = deca_lab(capsys, "compare", *options(out=tmp_path, lr=0.1))
     assert (refused.code, "--rates are tried" in refused.err) == (2, True)

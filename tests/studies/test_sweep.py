@@ -1,5 +1,8 @@
 """Sweeps: every combination once, the table as separate runs would give it, and what is kept of a broken one."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,6 +28,7 @@ def test_rows_are_those_of_separate_runs_and_a_broken_sweep_goes_on(tmp_path, mo
     assert table["validation_loss"].iloc[3] == alone["validation_loss"]
     (tmp_path / "broken").mkdir()
     table.head(2).to_csv(tmp_path / "broken" / "runs.csv", index=False)
+    shutil.copy(tmp_path / "whole" / "first.json", tmp_path / "broken")
     ran, ones = [], dict.fromkeys(sweep.MEASURED, 1.0)
     monkeypatch.setattr(
         sweep, "_outcome", lambda config, *rest: ran.append((config.lr, config.seed)) or ones
@@ -79,6 +83,34 @@ def test_folder_of_another_sweep_is_refused(tmp_path):
     (tmp_path / "runs.csv").write_text("lr,seed,validation_loss\n0.5,0,1.0\n")
     with pytest.raises(BadInput, match="that of the same sweep"):
         sweep.sweep(BASE, GRID, 2, tmp_path)
+
+
+def test_rows_of_other_knobs_are_not_taken_for_a_sweeps_own(tmp_path, monkeypatch):
+    ones = dict.fromkeys(sweep.MEASURED, 1.0)
+    monkeypatch.setattr(sweep, "_outcome", lambda config, *rest: ones)
+    sweep.sweep(BASE, GRID, 2, tmp_path)
+    monkeypatch.setattr(sweep, "_outcome", None)
+    assert len(sweep.sweep(replace(BASE, lr=0.5), GRID, 2, tmp_path)) == 4  # a knob that it varies
+    others = [(replace(BASE, context=16), {}), (BASE, {"topology": np.full((4, 4), 0.25)})]
+    for base, objects in others:
+        with pytest.raises(BadInput, match="that of the same sweep"):
+            sweep.sweep(base, GRID, 2, tmp_path, **objects)
+    (tmp_path / "first.json").unlink()
+    with pytest.raises(BadInput, match=r"first\.json.* cannot be read"):
+        sweep.sweep(BASE, GRID, 2, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"),
+    [("topology", "rin"), ("split", "IID"), ("task", "lmm"), ("dtype", "half"), ("order", "up")],
+)
+def test_a_name_that_nothing_has_is_refused_before_the_first_run(
+    tmp_path, monkeypatch, knob, value
+):
+    monkeypatch.setattr(runs, "run", None)
+    with pytest.raises(BadInput, match=f"unknown {knob} '{value}'"):
+        sweep.sweep(BASE, {knob: [getattr(BASE, knob), value]}, 1, tmp_path)
+    assert not (tmp_path / "runs.csv").exists()
 
 
 def test_command_prints_the_table(capsys, tmp_path):

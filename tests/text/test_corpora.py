@@ -217,7 +217,11 @@ def test_answers_stay_with_their_rows():
     ]
     corpus = corpora.from_rows("x", rows)
     assert (corpus.texts, corpus.answers) == (("one", "two", "five"), ("1", "2", "5"))
-    assert corpus.notes == ("1 repeated rows dropped", "2 empty rows dropped")
+    assert corpus.notes == (
+        "1 repeated rows dropped",
+        "2 empty rows dropped",
+        "1 of the repeated rows had another label",
+    )
     part = corpora.subset(corpus, np.array([0, 2]))
     assert (part.texts, part.answers, part.label_names) == (("one", "five"), ("1", "5"), ("p",))
     assert part.fingerprint == corpora.fingerprint(
@@ -601,7 +605,7 @@ def test_no_network_is_one_line_and_no_import(online, monkeypatch, endpoint, cap
     monkeypatch.setattr(hub, "reach_hub", lambda seconds: real(0.3))
     monkeypatch.setattr(
         tables,
-        "_quiet",
+        "quiet",
         lambda: pytest.fail("datasets is imported only when there is something to load"),
     )
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -129,10 +129,28 @@ def test_class_names_categories_and_chosen_rows_of_a_dataset():
     same(corpus_of(frame), from_rows("x", [("a", "x"), ("b", "y")]), notes=False)
 
 
-def test_the_index_of_a_frame_is_no_column_and_the_likeliest_column_is_the_text():
-    frame = pd.DataFrame({"text": ["name"], "body": ["words"], "title": ["t"]}).set_index("text")
-    assert corpus_of(frame).texts == ("words",)
+def test_an_index_with_a_name_is_a_column_and_the_likeliest_column_is_the_text():
+    frame = pd.DataFrame({"body": ["words", "more"], "topic": ["a", "b"], "nr": [3, 4]})
+    for index in ("topic", ["topic", "nr"], ["nr"]):
+        same(corpus_of(frame.set_index(index)), corpus_of(frame))
+    unnamed = frame.set_index("topic").rename_axis(None)
+    assert corpus_of(unnamed).label_names == ("all",)
+    with pytest.raises(BadInput, match=r"columns = \['body', 'body', .* each of them once"):
+        corpus_of(frame.set_index("body", drop=False))
     assert corpus_of([{"title": "t", "body": "words"}]).texts == ("words",)
+
+
+def test_a_transform_that_reading_the_columns_would_not_apply_is_refused():
+    table = datasets.Dataset.from_list(ROWS)
+    with pytest.raises(BadInput, match=r"a Dataset with a transform .* data.map"):
+        corpus_of(table.with_transform(lambda batch: batch))
+
+
+def test_chosen_rows_are_read_without_a_bar(capfd):
+    some = datasets.Dataset.from_list(ROWS).select([3, 1, 2])  # out of order
+    capfd.readouterr()
+    corpus_of(some)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_nothing_that_was_given_is_changed():

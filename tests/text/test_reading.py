@@ -85,6 +85,9 @@ LONG = "a description of many words, number {}"
         ({"stars": "{0}.5", "label": "{0}.5", "text": "t"}, "text", None),
         ({"column_0": LONG, "column_1": "a"}, "column_0", "column_1"),
         ({"column_0": "{0}", "column_1": LONG}, "column_1", None),  # every value but once
+        ({"Category": "x", "Message": LONG}, "Message", "Category"),
+        ({"TITLE": "t{0}", "Description": "d", "Label": "x"}, "TITLE + Description", "Label"),
+        ({"Text": LONG, "text": "t", "label": "{0},5"}, "text", None),  # its own spelling first
     ],
 )
 def test_guesses(made, text, label):
@@ -107,7 +110,29 @@ def test_a_label_of_too_many_values_is_named_and_taken_where_it_is_asked_for():
     assert len(corpus_of(rows, label="label").label_names) == 150
     lists = [{"text": f"line {i}", "label": [i], "topic": "ab"[i % 2]} for i in range(4)]
     assert corpus_of(lists).label_names == ("a", "b")
-    assert "column label is not taken as the label: it holds lists" in corpus_of(lists).notes[2]
+    assert corpus_of(lists).notes[2] == (
+        "column label is not taken as the label: it holds lists; a label is a string or a number"
+    )
+
+
+@pytest.mark.parametrize("text", [b"bytes", 5, {"en": "words"}])
+def test_a_label_is_not_the_text_where_the_text_holds_no_strings(text):
+    with pytest.raises(BadInput, match=r"text = None .* it must be named: no column holds strings"):
+        corpus_of([{"text": text, "label": "a"}, {"text": text, "label": "b"}])
+
+
+def test_labels_that_are_written_in_several_ways_are_told():
+    rows = [("one", "good"), ("two", " good "), ("three", "Good"), ("four", "  "), ("one", "bad")]
+    corpus = corpus_of(rows)
+    assert corpus.label_names == ("Good", "good", "unlabelled")
+    assert corpus.labels.tolist() == [1, 1, 0, 2]
+    assert corpus.notes == (
+        "1 repeated rows dropped",
+        "1 of the repeated rows had another label",
+        "1 rows have no label: it is 'unlabelled'",
+        "spaces around the label dropped in 2 rows",
+        "labels that differ in case alone stay different: 'Good', 'good'",
+    )
 
 
 @pytest.mark.parametrize("knob", ["hub_split", "hub_revision"])
@@ -210,6 +235,31 @@ def test_another_separator_that_parts_every_line_alike_is_taken_and_told(tmp_pat
     assert corpus.notes[0] == f"cells are separated by {mark!r}"
 
 
+LETTERS = "quotation marks do not pair: they are taken as letters"
+SHORT = "1 rows have fewer cells than the first line: what they lack is empty (line 4)"
+
+
+@cases(
+    ("name", "content", "notes"),
+    [
+        ("a.csv", "sep=;\ntext;label\none, or so;a\ntwo, too;b\n", "cells are separated by ';'"),
+        ("a.csv", 'text,label,\n"one, or so",a,\n"two, too",b,\n', ""),  # Excel's empty column
+        ("a.csv", 'text,label\n"one, or so",a\n"two, too",b\nlost\n', SHORT),
+        ("a.csv", 'text,label\n\n"one, or so",a\n  \n"two, too",b\n', ""),
+        ("a.tsv", 'text,label\n"one, or so",a\n"two, too",b\n', "cells are separated by ','"),
+        ("a.tsv", 'text\tlabel\n"one, or so\ta\ntwo, too\tb\n', LETTERS),
+        ("a.tsv", 'text\tlabel\n"one, or so\ta\ntwo, too"\tb\n', LETTERS),
+    ],
+)
+def test_what_spreadsheets_and_benchmarks_write_is_read_row_by_row(tmp_path, name, content, notes):
+    (tmp_path / name).write_text(content)
+    corpus = load(tmp_path / name)
+    assert [text.strip('"') for text in corpus.texts[:2]] == ["one, or so", "two, too"]
+    assert [corpus.label_names[i] for i in corpus.labels[:2]] == ["a", "b"]
+    assert len(corpus.texts) == 2 + (notes == SHORT)
+    assert not notes or corpus.notes[0] == notes
+
+
 @cases(
     "lines",
     [
@@ -242,6 +292,10 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ("a.csv", "text,text\na,b\nc,d\n", "columns = .* different names"),
         ("a.csv", "text,label\na,b,c\n", "cannot be read: .*[Ee]xpected 2 fields"),
         ("a.csv", 'text,label\n"a,b\n', "cannot be read: "),
+        ("a.csv", 'text,label\n"a" he said,b\n', "line 2: .* doubles its own"),
+        ("a.csv", 'text,label\n"a,b\n"c,d\n', "line 3: .* doubles its own"),
+        ("a.csv", "text, all of it;label\na;b\nc;d\n", "fewer cells than the 2 of the first"),
+        ("a.txt", "\0".join("words"), "holds a zero byte at offset 1, as UTF-16 does"),
         ("a.jsonl", '{"text": ' + DEEP + "}", "is nested 100,001 deep, and 64 is the most"),
         ("a.json", DEEP, "is nested 100,000 deep"),
         ("a.jsonl", '{"text": "[[", "a": "\\"' + "[" * 99 + '"}', ""),
@@ -259,6 +313,16 @@ def test_files_that_cannot_be_read(tmp_path, name, content, says):
         load(tmp_path / name)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+@cases(
+    ("begins", "kind"),
+    [("words".encode("utf-16"), "UTF-16"), (b"\x1f\x8b", "gzip"), (b"PK\xff", "zip")],
+)
+def test_what_is_given_as_if_it_were_utf_8_is_named(tmp_path, begins, kind):
+    (tmp_path / "a.csv").write_bytes(begins)
+    with pytest.raises(BadInput, match=f"not UTF-8 text .*, as (a )?{kind}.* begins"):
+        load(tmp_path / "a.csv")
 
 
 @cases(
@@ -363,7 +427,7 @@ def test_a_label_of_several_lines_is_read_back():
     """Python 3.11's csv does not quote a bare carriage return, so a table with one is another table."""
     labels = ["a\rb", "a\r\nc", "d\n", "\r"]
     names = corpus_of([(f"line {i}", label) for i, label in enumerate(labels)]).label_names
-    assert names == ("\n", "a\nb", "a\nc", "d\n")
+    assert names == ("a\nb", "a\nc", "d", "unlabelled")
     counts = pd.DataFrame([[1, 2, 3, 4]], columns=names).rename_axis("client")
     written = counts.to_csv(lineterminator="\n")
     pd.testing.assert_frame_equal(history._table(written, indexed=True), counts)

@@ -764,6 +764,7 @@ def test_own_words_are_the_label_tokens(tiny, which):
     )
     tokens, counted = task.test
     assert set(tokens[:, 1:][counted].tolist()) == {ord(letter) + 3 for letter in "aex"}
+    assert task.notes[-1] == "the verbaliser's word for unused is not used: no row has it"
 
 
 def test_the_entropy_floor_weighs_rows():
