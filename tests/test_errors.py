@@ -94,3 +94,16 @@ def test_bad_input_is_one_line_whatever_another_package_says():
     assert first_line(ValueError("\n too long.\nadvice")) == "too long."
     assert first_line(OSError()) == "OSError"
     assert len(first_line(ValueError("x" * 1000))) == 300
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: runs.run(progress=True),
+        lambda: runs.resume("nowhere", progress=3),
+        lambda: runs.resume(None),
+    ],
+)
+def test_a_progress_that_is_no_function_and_a_folder_that_is_no_path_are_refused_at_once(act):
+    with pytest.raises(BadInput, match=r"^(progress|folder) = "):
+        act()

@@ -89,6 +89,8 @@ def resume(folder: Path | str, progress: Progress | None = None, **objects: Any)
     unknown = sorted(set(objects) - set(Objects._fields) | {"problem", "blocks"} & set(objects))
     allowed = f"arguments of run: {', '.join(Objects._fields)}"
     check(not unknown, "resume", ", ".join(unknown), allowed)
+    _require_called(progress)
+    check(isinstance(folder, str | PathLike), "folder", folder, "a path of a run folder")
     done = resume_in(World(), folder, progress, Objects(**objects))
     assert done is not None
     return done
@@ -107,12 +109,18 @@ def run_in(
     Any rank's `progress` may stop the run; `say` is told what goes on before the first step. Raises PeerLost where
     another process is gone, and what `run` raises.
     """
+    _require_called(progress)
     if out is not None and not world.rank:
         check(isinstance(out, str | PathLike), "out", out, "a path, or left out")
         require_new(Path(out))
     lab = prepared(config, world, objects, say)
     say("measuring the start ...")
     return started(lab, named(config, lab.objects), out, progress)
+
+
+def _require_called(progress: Progress | None) -> None:
+    allowed = "a function (steps done, of how many, what is known), or left out"
+    check(progress is None or callable(progress), "progress", progress, allowed)
 
 
 def prepared(config: RunConfig, world: World, objects: Objects, say: Say) -> Lab:

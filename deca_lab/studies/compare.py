@@ -89,6 +89,8 @@ def run_arms(
     """
     check(seeds >= 0, "seeds", seeds, "1 or more, or 0 for as many as a run's cost allows")
     tuning.check_rates(rates)
+    free = not (out / "config.json").exists()
+    check(free, "out", str(out), "a new folder, or one of a comparison: this one holds a run")
     many = seeds or seeds_for(next(iter(arms.values())), say, **objects)
     files.folder(out)
     rows: list[dict[str, Any]] = []
@@ -207,14 +209,12 @@ def finished(config: RunConfig, folder: Path, objects: Given) -> history.History
 
     Raises BadInput where the folder holds another run.
     """
-    if (folder / "summary.json").exists():
-        as_written = asdict(named(config, accepted(config, Objects(**objects))))
-        there = asdict(runs.read_config(folder))
-        changed = [f"{k} = {there[k]!r}, not {v!r}" for k, v in as_written.items() if there[k] != v]
-        allowed = f"a new folder: this arm was run with other knobs ({', '.join(changed)})"
-        check(not changed, "out", str(folder), allowed)
+    ended, begun = ((folder / name).exists() for name in ("summary.json", "checkpoint.safetensors"))
+    if ended or begun:
+        _require_same(config, folder, objects)
+    if ended:
         return history.load(folder)
-    if (folder / "checkpoint.safetensors").exists():
+    if begun:
         done = runs.resume(folder, **objects)
     else:
         # The arm was broken off before its first checkpoint.
@@ -224,6 +224,15 @@ def finished(config: RunConfig, folder: Path, objects: Given) -> history.History
     # A comparison keeps tables, not models.
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return done
+
+
+def _require_same(config: RunConfig, folder: Path, objects: Given) -> None:
+    """Raise BadInput, with the knobs that differ, where a folder holds a run of another config."""
+    asked = asdict(named(config, accepted(config, Objects(**objects))))
+    there = asdict(runs.read_config(folder))
+    changed = [f"{k} = {there[k]!r}, not {v!r}" for k, v in asked.items() if there[k] != v]
+    allowed = f"a new folder: this arm was run with other knobs ({', '.join(changed)})"
+    check(not changed, "out", str(folder), allowed)
 
 
 def score_of(task: str) -> tuple[str, bool]:

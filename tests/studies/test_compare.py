@@ -10,7 +10,7 @@ from cases import cases
 from command import SMALL, deca_lab, options
 
 import deca_lab as lab
-from deca_lab.errors import BadInput
+from deca_lab.errors import BadInput, Stopped
 from deca_lab.lab import ledger, runs
 from deca_lab.lab.history import load
 from deca_lab.lab.prepare import prepare
@@ -119,6 +119,22 @@ def test_arms_of_another_comparison_are_refused(done):
     _, out = done
     with pytest.raises(BadInput, match=r"run with other knobs \(batch = \d, not 1\)"):
         compare.compare(replace(ASKED, base=replace(BASE, batch=1)), out)
+
+
+def test_a_broken_arm_of_other_knobs_is_not_gone_on_with(tmp_path):
+    config = replace(BASE, rounds=2)
+    with pytest.raises(Stopped):
+        runs.run(config, tmp_path / "arm", progress=lambda step, of, known: step == 1)
+    with pytest.raises(BadInput, match=r"run with other knobs \(batch = \d, not 1\)"):
+        compare.finished(replace(config, batch=1), tmp_path / "arm", {})
+    assert compare.finished(config, tmp_path / "arm", {}).config.batch == config.batch
+
+
+def test_a_comparison_is_not_written_into_a_run(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BadInput, match="this one holds a run"):
+        compare.compare(ASKED, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_paired_intervals_are_scipys():
