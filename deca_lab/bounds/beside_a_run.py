@@ -145,9 +145,8 @@ def _consensus(history: History, lab: Lab) -> Verdict:
     rhs = np.array([allowed[step][block] for step, block in at])
     start = {b.name: stacking.flatten(lab.plan.problem.start, b.names) for b in lab.plan.blocks}
     size = {name: EPS[x.dtype] * float(x.double().norm()) for name, x in start.items()}
-    rounding = np.array(
-        [history.config.clients * size[block] for _, block in at]
-    )  # N products and sums a mixing
+    # N products and sums a mixing.
+    rounding = np.array([history.config.clients * size[block] for _, block in at])
     bound = Bound(
         lhs, rhs, name, "theory/block_consensus.ipynb", axis="measurement", rounding=rounding
     )

@@ -47,9 +47,8 @@ def block_consensus(landscape: Landscape, setting: Setting) -> Bound:
             allowed, rounded = disagreement(before), 0.0
         moved = setting.lr * step.direction.numel() ** 0.5 * float(C[step.turn - 1])
         allowed = rho * (allowed + moved)
-        rounded = rho * rounded + unit * (
-            float(before.norm()) + moved
-        )  # shrunk or grown with the rest
+        # Shrunk or grown with the rest.
+        rounded = rho * rounded + unit * (float(before.norm()) + moved)
         lhs.append(disagreement(step.after[:, step.columns]))
         rhs.append(allowed)
         rounding.append(rounded)

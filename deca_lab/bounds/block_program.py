@@ -17,9 +17,8 @@ from deca_lab.mixing.graphs import Array
 
 BLOCKS = 2
 DIGITS = 2**40  # multipliers are rounded to whole parts of it
-STRICT = (
-    1e-7  # by so much the program keeps its matrices above 0, so that rounding cannot spoil them
-)
+# By so much the program keeps its matrices above 0, so that rounding cannot spoil them.
+STRICT = 1e-7
 
 
 class Game(NamedTuple):
@@ -209,9 +208,8 @@ def _balanced(lam: exact.Whole, flow: Array) -> exact.Whole:
     lam = lam.copy()
     rest = flow.T.astype(int).astype(object) @ lam
     edges = {(int(np.argmin(row)), int(np.argmax(row))): e for e, row in enumerate(flow)}
-    ends = {
-        p: max(q for r, q in edges if r == p) for p, _ in edges
-    }  # the client's x*, or for x* a neighbour
+    # The client's x*, or for x* a neighbour.
+    ends = {p: max(q for r, q in edges if r == p) for p, _ in edges}
     for p, over in enumerate(rest):
         star = ends[p]
         if star > p and over:

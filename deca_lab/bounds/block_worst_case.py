@@ -39,9 +39,8 @@ from deca_lab.mixing.topology import topology
 
 SOURCE = "derived; Drori and Teboulle 2014; Taylor, Hendrickx and Glineur 2017"
 RANK = 1e-8  # of an inner product matrix: what lies below it is rounding
-Drawn = Callable[
-    [Array], tuple[Array, Array]
-]  # X (N, d) -> each client's value and gradient at its own row
+# X (N, d) -> each client's value and gradient at its own row.
+Drawn = Callable[[Array], tuple[Array, Array]]
 
 
 class Worst(NamedTuple):

@@ -38,9 +38,8 @@ def factor_averaging(A: Array, B: Array, W: Array) -> Bound:
     """
     A, B, W = _checked(A, B, W)
     lhs = [factor_mixing.interference(_pair(A, B), np.tile(w, (len(W), 1))).total for w in W]
-    dA, dB = (
-        f[None] - np.tensordot(W, f, 1)[:, None] for f in (A, B)
-    )  # [i, j]: neighbour j from i's mean
+    # [i, j]: neighbour j from i's mean.
+    dA, dB = (f[None] - np.tensordot(W, f, 1)[:, None] for f in (A, B))
     spread = [np.einsum("ij,ijxy,ijxy->i", np.abs(W), f, f) for f in (dA, dB)]
     return Bound(
         np.array(lhs),

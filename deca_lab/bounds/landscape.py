@@ -72,9 +72,8 @@ def quadratics(
         )
     spread = float((a * centres).square().sum(1).mean().sqrt())
     centres = centres * (zeta / spread) if spread > 0 else centres
-    lowest = float(
-        (a * centres.square()).sum() / 2 / clients
-    )  # at the mean of the centres, which is zero
+    # At the mean of the centres, which is zero.
+    lowest = float((a * centres.square()).sum() / 2 / clients)
     start = torch.from_numpy(far * rng.standard_normal(d) / np.sqrt(d))
     return Landscape(
         lambda x, c: (a * (x - c).square()).sum() / 2,

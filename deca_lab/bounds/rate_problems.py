@@ -51,9 +51,8 @@ def quadratic(
         _quadratic(np.random.default_rng([seed, s, 0xAB]), zeta, common, distance, clients, d)
         for s in range(seeds)
     ]
-    A, b, start = (
-        torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True)
-    )  # (seeds, N, ...)
+    # Each (seeds, N, ...).
+    A, b, start = (torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True))
     hessian, linear = A.mean(1), b.mean(1)
     return Case(
         quadratics(A.flatten(0, 1), b.flatten(0, 1), start.flatten(0, 1), sigma, seed),
@@ -82,9 +81,8 @@ def stall(case: Case, sigma: float) -> Array:
     so the mean model rests where those of the clients sum to 0, coordinate by coordinate: a prediction, not a bound.
     """
     b = case.problem.batches(0)[1].unflatten(0, (case.seeds, -1)).numpy()  # (seeds, N, d)
-    offsets = b - b.mean(
-        1, keepdims=True
-    )  # client i's gradient is G - offset_i where that of f is G
+    # Client i's gradient is G - offset_i where that of f is G.
+    offsets = b - b.mean(1, keepdims=True)
     low, high = offsets.min(1), offsets.max(1)
     for _ in range(100):
         G = (low + high) / 2
@@ -150,9 +148,8 @@ def _logistic(
     )
     labels = np.where(rng.random(n * rows) < 1 / (1 + np.exp(-features @ law)), 1.0, -1.0)
     order = np.argsort(labels, kind="stable")
-    mixed = np.sort(
-        rng.permutation(n * rows)[: round((1 - skew) * n * rows)]
-    )  # places whose rows are dealt at random
+    # Places whose rows are dealt at random.
+    mixed = np.sort(rng.permutation(n * rows)[: round((1 - skew) * n * rows)])
     order[mixed] = rng.permutation(order[mixed])
     start = law + distance * rng.choice([-1.0, 1.0], d)
     return (labels[:, None] * features)[order].reshape(n, rows, d), np.tile(start, (n, 1))
@@ -176,9 +173,8 @@ def factorised(
         _factorised(np.random.default_rng([seed, s, 0xFAC]), zeta, size, rank, clients)
         for s in range(seeds)
     ]
-    M, A = (
-        torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True)
-    )  # (seeds, N, ...)
+    # Each (seeds, N, ...).
+    M, A = (torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True))
     stacked, target = M.flatten(0, 1), M.mean(1)
     start = {
         "w.lora_A": A.flatten(0, 1),

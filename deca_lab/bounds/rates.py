@@ -253,9 +253,8 @@ def measured(
 
     `looks`: of a longer run so many steps stand for all, one from each of so many equal parts, by chance.
     """
-    W = np.kron(
-        np.eye(case.seeds), topology(graph, case.clients).at(0)
-    )  # seeds do not hear one another
+    # Seeds do not hear one another.
+    W = np.kron(np.eye(case.seeds), topology(graph, case.clients).at(0))
     laid = plan(case.problem, blocks, Topology(graph, (W,)), recipe)
     chosen = _looked_at(laid.steps, looks or laid.steps)
     models = (

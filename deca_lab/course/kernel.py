@@ -15,9 +15,8 @@ COURSE = (
     "anywidget",
     "papermill",
 )  # the extra `course`: whoever only runs does without
-QUIET = [
-    "--IPKernelApp.log_level=40"
-]  # errors only: ipykernel warns of local connections at every start
+# Errors only: ipykernel warns of local connections at every start.
+QUIET = ["--IPKernelApp.log_level=40"]
 
 
 def kernel() -> "AsyncKernelManager":
@@ -33,9 +32,8 @@ def kernel() -> "AsyncKernelManager":
 def environment(threads: int = 0, given: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a kernel that runs without a reader: static figures, this deca_lab, `threads` if not 0."""
     env = checkout_first(os.environ if given is None else given)
-    env.pop(
-        "JPY_SESSION_NAME", None
-    )  # inherited from a notebook that runs us, it would promise a front end
+    # Inherited from a notebook that runs us, it would promise a front end.
+    env.pop("JPY_SESSION_NAME", None)
     env["DECA_LAB_WIDGETS"] = "off"
     return env | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
 

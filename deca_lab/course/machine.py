@@ -58,9 +58,8 @@ def _guarded(name: str, look: Callable[[], list[Check]]) -> list[Check]:
     """Return the checks of a look; one that stops with an error becomes a failed check, so that the others are still made."""
     try:
         return look()
-    except (
-        Exception
-    ) as error:  # anything may be broken on this machine, and our task is to report it
+    # Anything may be broken on this machine, and our task is to report it.
+    except Exception as error:
         return [
             Check(
                 name,

@@ -145,9 +145,8 @@ def in_parallel(jobs: Sequence[Job], width: int, say: Say) -> list[Result]:
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context
 
-    pool = ProcessPoolExecutor(
-        width, get_context("spawn")
-    )  # papermill changes the process's folder: no threads
+    # Papermill changes the process's folder: no threads.
+    pool = ProcessPoolExecutor(width, get_context("spawn"))
     try:
         running = {pool.submit(run_one, job): job for job in jobs}
         done: dict[Path, Result] = {}

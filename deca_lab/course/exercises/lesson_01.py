@@ -7,9 +7,8 @@ from deca_lab.lab import metrics
 from deca_lab.mixing.graphs import Array
 from deca_lab.text import heterogeneity
 
-SKEWED = np.array(
-    [[40, 5, 5], [3, 14, 3], [0, 10, 90], [6, 6, 6]]
-)  # rows of different length, clients x labels
+# Rows of different length, clients x labels.
+SKEWED = np.array([[40, 5, 5], [3, 14, 3], [0, 10, 90], [6, 6, 6]])
 APART = np.array([[30, 0, 0], [0, 50, 10]])
 FIVE = np.array([0.2, 3.1, 1.4, 0.9, 2.4])
 SURE = np.array([0.01, 0.05, 4.0])

@@ -20,9 +20,8 @@ GAP = _rows([0.5, -1.5, 0.2], [-0.3, 2.0, 0.7])
 
 def adam_direction(m: Tensor, v: Tensor, steps: int, a1: float, a2: float, eps: float) -> Tensor:
     """Return m_hat / (sqrt(v_hat) + eps) of raw moments m, v (N, D) that hold `steps` gradients."""
-    before = mo.Moments(
-        m / a1, v / a2, steps - 1
-    )  # a gradient of zero makes m and v of them, at no other change
+    # A gradient of zero makes m and v of them, at no other change.
+    before = mo.Moments(m / a1, v / a2, steps - 1)
     return mo.adam_(before, torch.zeros_like(m), mo.Adam(a1, a2, eps))[0]
 
 

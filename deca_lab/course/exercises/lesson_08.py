@@ -11,15 +11,13 @@ from deca_lab.mixing.spectrum import islands, spectrum
 from deca_lab.mixing.topology import topology
 
 STAR, PATH = (topology(name, 5).at(0) for name in ("star", "path"))
-LEADER = np.array(
-    [[0.5, 0.25, 0.25], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5]]
-)  # rows sum to one, columns do not
+# Rows sum to one, columns do not.
+LEADER = np.array([[0.5, 0.25, 0.25], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5]])
 TWO_PAIRS = np.kron(np.eye(2), np.full((2, 2), 0.5))
 SWAP = np.array([[0.0, 1.0], [1.0, 0.0]])
 NEGATIVE = np.array([[0.6, 0.5, -0.1], [-0.1, 0.6, 0.5], [0.5, -0.1, 0.6]])
-PATIENT = np.array(
-    [[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.5, 0.0, 0.5]]
-)  # rho = 1, yet its powers tend to J
+# Here rho = 1, yet its powers tend to J.
+PATIENT = np.array([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.5, 0.0, 0.5]])
 
 
 def without_client(W: Array, dead: int) -> Array:

@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 CLIENTS, STEPS, EDGE = 4, 96, 2.4
 START = (-1.8, 1.3)
 HESSIAN = torch.tensor([[1.1, 0.6], [0.6, 0.7]], dtype=torch.float64)
-WISHES = torch.tensor(
-    [[0.0, 1.0], [1.0, 0.2], [-1.4, 0.4], [0.4, -1.6]], dtype=torch.float64
-)  # their mean is zero
+# Their mean is zero.
+WISHES = torch.tensor([[0.0, 1.0], [1.0, 0.2], [-1.4, 0.4], [0.4, -1.6]], dtype=torch.float64)
 METHODS = (
     "deca",
     "deca-no-feedback",
