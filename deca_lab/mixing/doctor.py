@@ -299,7 +299,8 @@ def _wrong_sum(sums: list[Array]) -> str:
     client = int(np.abs(worst - 1).argmax())
     error = abs(worst[client] - 1)
     hint = ", beyond 1e-9: give more digits, or write 1/3 in a CSV" if error < 1e-2 else ""
-    return "" if error <= TOLERANCE else f"sums reach {worst[client]:.6g} (client {client}{hint})"
+    words = f"sums reach {worst[client]:.6g}" if error >= 1e-4 else f"sums are off 1 by {error:.1e}"
+    return "" if error <= TOLERANCE else f"{words} (client {client}{hint})"
 
 
 def _set(clients: NDArray[np.int64]) -> str:

@@ -210,6 +210,8 @@ def _of_graph(
     check(clients in (None, n), "clients", clients, f"{n}, the number of nodes of the graph")
     _fits(n, 1)
     note = f"{graph.graph.get('note', '')}, {weights} weights".lstrip(", ")
+    if any(data.get("weight", 1) != 1 for *_, data in graph.edges(data=True)):
+        note += "; the graph's edge weights are not read"
     return Topology(str(graph.name) or "graph", (rule(_ordered(graph)),), note)
 
 
@@ -253,7 +255,7 @@ def _listed(source: object) -> Sequence[object]:
     if not isinstance(source, list | tuple) or len(source) == 0:
         raise BadInput(f"topology = {quoted(source)} cannot be used: it must be {allowed}")
     try:
-        rows = not isinstance(source[0], np.ndarray) and np.ndim(source[0]) < 2
+        rows = np.ndim(source[0]) < 2
     except ValueError:
         raise BadInput("matrix has rows of different length: it must be N x N") from None
     return [source] if rows else [*source]

@@ -383,3 +383,8 @@ def test_a_factor_just_below_one_is_not_called_one():
     assert "1 - 3.14e-06" in describe(found)
     assert abs(found.rho - (1 + 2 * np.cos(2 * np.pi / 2048)) / 3) < LONG_ROUNDING
     assert found.verdict == "sound"
+
+
+def test_sums_that_are_a_little_off_are_not_called_1():
+    thirds = np.full((3, 3), np.float32(1 / 3), dtype=np.float64)
+    assert "row sums are off 1 by 3.0e-08" in " ".join(diagnose(thirds).reasons)

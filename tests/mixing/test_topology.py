@@ -388,3 +388,12 @@ def test_a_ring_of_4096_clients_is_built():
     found = topology("ring", 4096)
     assert len(found.edges()) == 2 * 4096
     assert found.at(0)[0, 4095] == 1 / 3
+
+
+def test_rows_of_numpy_are_a_matrix_and_edge_weights_that_are_not_read_are_named():
+    W = np.full((4, 4), 0.25)
+    assert np.array_equal(topology(list(W)).at(0), W)
+    graph = nx.cycle_graph(4)
+    assert "not read" not in topology(graph).note
+    graph.add_edge(0, 1, weight=3.0)
+    assert "the graph's edge weights are not read" in topology(graph).note
