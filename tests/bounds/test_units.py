@@ -83,7 +83,7 @@ def test_what_the_theorems_ask_for_holds_everywhere_and_is_not_far_off(kind):
             losses, g = un._at(kind, x[None, :, None], rows.a[i, :, None], rows.y[i, :, None, None])
             assert losses.min() >= 0
             seen.append((bent, np.linalg.norm(g, axis=1).max()))  # of each row alone: of any batch
-    assert (np.array(seen) <= most).all()
+    assert (np.array(seen) <= np.array(most) * (1 + 1e-9)).all()  # attained at 0, but for rounding
     assert (np.max(seen, 0) > np.array(most) / [3, 8]).all()
 
 
