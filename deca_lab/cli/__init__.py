@@ -28,6 +28,7 @@ LESS_MEMORY = (
     f"where more is free, {GO_ON}"
 )
 
+SEVERAL = ("--vary", "--parameter")  # the options that may be given more than once
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -112,7 +113,7 @@ def _require_once(words: Sequence[str]) -> None:
     """Raise BadInput for an option that is given twice: the parser would take the last one in silence."""
     given = (word.partition("=")[0] for word in words if word.startswith("--"))
     named = Counter("--recipe" if name == "--config" else name for name in given)
-    twice = [name for name, times in named.items() if times > 1 and name != "--vary"]
+    twice = [name for name, times in named.items() if times > 1 and name not in SEVERAL]
     check(not twice, "options", ", ".join(twice), "given once each")
 
 

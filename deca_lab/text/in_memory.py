@@ -22,9 +22,8 @@ ROWS = (
 def table_of(data: Any) -> "Dataset | None":  # noqa: ANN401 - anything
     """Return what has columns as a datasets.Dataset, and None for anything else."""
     if is_a(data, "datasets", "Dataset"):
-        if (
-            data.format["type"] == "custom"
-        ):  # set_transform's, which only reading row by row applies
+        # A transform of set_transform is applied by reading row by row alone.
+        if data.format["type"] == "custom":
             _refuse("a Dataset with a transform", "; apply it to the rows, data.map(function)")
         return data
     if is_a(data, "pandas", "DataFrame"):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from command import deca_lab
 
 from deca_lab import cli
@@ -69,3 +70,12 @@ def test_what_may_be_given_again_is_not_refused(capsys, tmp_path):
 def test_a_terminal_of_no_width_still_gets_its_help(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     assert "mix-every" in _wrapped("Group: rounds, mix-every")
+
+
+def test_options_that_take_several_are_those_that_may_be_given_several_times():
+    tree = [typer.main.get_command(cli.app)]
+    for command in tree:  # grows as it goes
+        tree += getattr(command, "commands", {}).values()
+    several = {p.opts[0] for c in tree for p in c.params if p.multiple and p.opts[0][:2] == "--"}
+    assert several == set(cli.SEVERAL)
+    cli._require_once(["notebooks", "--parameter", "a=1", "--parameter", "b=2"])
