@@ -34,7 +34,7 @@ class Stopped(Exception):
     """The user stopped a run before its end; the message names the inner step and says how to go on."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of another's error, short enough for the terminal; where a list follows, its items too."""
     text = str(error).strip() or type(error).__name__
     first = text.splitlines()[0]

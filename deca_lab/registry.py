@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from textwrap import shorten
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from deca_lab.errors import BadInput, check, pick, quoted
+from deca_lab.errors import BadInput, check, first_line, pick, quoted
 from deca_lab.runconfig import from_mapping
 
 GROUP = "deca_lab"  # of entry points
@@ -243,6 +242,5 @@ def _package(point: EntryPoint) -> str:
 
 def _line(error: BaseException) -> str:
     """The kind of an error and its first line; a BadInput speaks for itself."""
-    words = (str(error).strip() or "no message").splitlines()[0]
     kind = "" if isinstance(error, BadInput) else f"{type(error).__name__}: "
-    return kind + shorten(words, 300)
+    return kind + first_line(error)

@@ -109,9 +109,9 @@ def examples(seed: int = 0) -> dict[str, Bound]:
     """Return both methods on clients that differ, of both kinds, the repair on quadratics with zeta = 8, and linear in N."""
     bounds: dict[str, Bound] = {}
     for words, study in (("", TANHS), (", logistic", LOGISTICS)):
-        apart = pair(0.5, seed=seed, kind=study.kind)
-        ran = lengthened(apart, ROUNDS, study.at_once, sgd)
-        mended = lengthened(apart, ROUNDS, study.by_blocks, predictable)
+        cases = pair(0.5, seed=seed, kind=study.kind)
+        ran = lengthened(cases, ROUNDS, study.at_once, sgd)
+        mended = lengthened(cases, ROUNDS, study.by_blocks, predictable)
         bounds |= {
             f"D-SGD{words}": ra.bound_of(laws(ran)),
             f"the repair{words}": ra.bound_of(laws(mended)),
@@ -127,5 +127,5 @@ def examples(seed: int = 0) -> dict[str, Bound]:
 
 def broken(seed: int = 0, study: Study = TANHS) -> Bound:
     """Return DECA, whose clients divide by second moments of their own, on the same clients: it stalls."""
-    apart = pair(0.5, seed=seed, kind=study.kind)
-    return ra.bound_of(laws(lengthened(apart, ROUNDS, study.by_blocks, ra.deca)))
+    cases = pair(0.5, seed=seed, kind=study.kind)
+    return ra.bound_of(laws(lengthened(cases, ROUNDS, study.by_blocks, ra.deca)))

@@ -134,8 +134,8 @@ def rows_of(
         value, g = _at(kind, x[None, :, None], a.reshape(1, -1, d), y.reshape(1, -1, 1))
         return float(value[0, 0]), g[0, :, 0]
 
-    found = minimize(mean, w, method="BFGS", jac=True, options={"gtol": 1e-9})
-    return Rows(a.repeat(clients // own, 0), y.repeat(clients // own, 0), -w, found.x)
+    best = minimize(mean, w, method="BFGS", jac=True, options={"gtol": 1e-9})
+    return Rows(a.repeat(clients // own, 0), y.repeat(clients // own, 0), -w, best.x)
 
 
 def unit(

@@ -71,8 +71,8 @@ def topology_editor(
     seen = mixing(edited(graph, clients, ()), lazy, STARTS[0])  # refuses a size it cannot have
     if live():
         return _live(values)
-    said = words(graph, seen)
-    return kept(picture(said, seen), _in_words(said, seen.bound))
+    sentence = words(graph, seen)
+    return kept(picture(sentence, seen), _in_words(sentence, seen.bound))
 
 
 def edited(name: str, clients: int, toggled: Collection[Edge]) -> nx.Graph:
@@ -149,8 +149,8 @@ def _edges(name: str, clients: int) -> list[Edge] | str:
 
 
 @styled
-def picture(said: str, seen: Mixing) -> "Figure":
-    """Return the still under the sentence `said`: graph, spectrum of W, disagreement over mixings."""
+def picture(sentence: str, seen: Mixing) -> "Figure":
+    """Return the still under the sentence `sentence`: graph, spectrum of W, disagreement over mixings."""
     figure = blank(3.5)
     graph, spectrum, curves = figure.subplots(1, 3, width_ratios=(1, 0.95, 1.25))
     _graph(graph, seen.W)
@@ -159,7 +159,7 @@ def picture(said: str, seen: Mixing) -> "Figure":
     for axes in (spectrum, curves):
         axes.grid(visible=True)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), handlelength=2.4)
-    title(figure, said)
+    title(figure, sentence)
     return figure
 
 
