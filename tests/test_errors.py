@@ -86,7 +86,7 @@ def test_a_parameter_that_is_not_finite_names_the_client_even_with_as_many_block
     state = tr.begin(plan)._replace(step=3)
     state = state._replace(blocks=(*state.blocks[:2], bad))
     with pytest.raises(Diverged, match=r"for client 1 at inner step 2 in block 'block c'"):
-        runs._require_finite(plan, state, runs._wild(state), "model", None)
+        runs._require_finite(plan, state.step - 1, runs._wild(state), "model", None)
 
 
 def test_bad_input_is_one_line_whatever_another_package_says():

@@ -60,7 +60,7 @@ def _moving(label: str) -> Iterator[Progress]:
 def _lines() -> Progress:
     """Return what writes a line a measurement, and once how long the steps take."""
     began: list[tuple[int, float]] = []  # the first step, which also warms up, and when it was done
-    reported = [-1]
+    reported, foretold = [-1], [False]
 
     def progress(done: int, total: int, known: dict[str, Any]) -> None:
         began[:] = began or [(done, perf_counter())]
@@ -71,8 +71,11 @@ def _lines() -> Progress:
                 f"step {done}/{total}  block {known['block']}  train loss {known['loss']:.3f}  "
                 f"test loss of the mean model {known['test_loss']:.3f}\n"
             )
-        if done - first == FEW and done < total:
-            sys.stderr.write(left((perf_counter() - at) / FEW, total - done) + "\n")
+        if done - first >= FEW and not foretold[0]:
+            foretold[0] = True
+            if done < total:
+                step = (perf_counter() - at) / (done - first)
+                sys.stderr.write(left(step, total - done) + "\n")
 
     return progress
 

@@ -42,6 +42,8 @@ from deca_lab.network.processes import World, broadcast, gathered_state, scatter
 from deca_lab.runconfig import RunConfig, defaults, from_json
 
 CHEAP, WRITING = 1.0, 0.05  # a checkpoint's seconds that nobody minds, and its share of a run
+AT_ONCE = ("cpu",)  # devices that have computed when the call returns: a read costs nothing there
+GLANCE = 0.5  # seconds between two reads of other devices for the eye alone
 
 Callback = Callable[[Snapshot], bool | None]  # True ends the run
 # (inner steps done, of how many, what is known) -> stop now?
@@ -72,7 +74,8 @@ def run(
     stop the run early by returning True: its history then ends there.
 
     Raises BadInput before anything is written where the config does not fit, Diverged where a loss stops being finite:
-    then the last good checkpoint stays; and Stopped, after a checkpoint, where `progress` returns True.
+    then the last good checkpoint stays; and Stopped, after a checkpoint, where `progress` returns True. It is called
+    after every inner step, on a GPU after those at which its losses are read: where something is due, and twice a second.
     """
     given = (model, tokenizer, dataset, topology, optimiser, method)
     objects = Objects(*given, metrics=metrics, callbacks=callbacks)
@@ -248,23 +251,24 @@ def _go(
     engine = _metered(_engine(lab), meter, unseen=engine_kind(lab.config.engine).graphs)
     steps = train(lab.plan, state, engine, donate=True)
     seen = lab.world.rank == 0
+    unread: list[tuple[int, Tensor]] = []  # inner steps done, losses still on the device
+    glanced_at = -np.inf  # never yet
     whole: State | None = gathered_state(lab.world, state) if state.step == 0 else state
     if state.step == 0 and seen and whole:
         _note_metered(lab, whole, meter, record, began)
     while state.step < lab.plan.steps and not record.stopped:
         whole = None  # else the weights of the last measurement would be held beside these
         state, own = _stepped(lab, steps, state, meter, record)
-        losses = _everybodys(lab, own).cpu()  # all that a step reads from the device
-        _require_finite(lab.plan, state, ~torch.isfinite(losses), "loss", folder)
-        record.train.append(_train_row(lab.plan, state, losses))
+        unread.append((state.step, _everybodys(lab, own)))
+        if not _reads_now(lab, state.step, progress is not None, glanced_at):
+            continue
+        record.train += _train_rows(lab.plan, unread, folder)
+        unread, glanced_at = [], time.perf_counter()
         measured = len(record.metrics)
         whole = _written_down(lab, state, record, folder, began)
         if _called(lab, state, record, len(record.metrics) > measured):
             whole = _stopped_early(lab, state, record, folder, began)
-        newest = {**record.metrics[-1], "measured": len(record.metrics)} if seen else {}
-        known = {**newest, **record.train[-1]}
-        asked = progress is not None and bool(progress(state.step, lab.plan.steps, known))
-        if _anybodys(lab, int(asked)) and state.step < lab.plan.steps:
+        if _asked_to_stop(lab, state.step, record, progress) and state.step < lab.plan.steps:
             _stop(lab, folder, _finite(lab, state, folder), record)
     if not seen or whole is None:
         return None
@@ -308,6 +312,14 @@ def _called(lab: Lab, state: State, record: Record, measured: bool) -> bool:
         return False
     snapshot = _snapshot(lab, state, record, measured)
     return _anybodys(lab, sum(bool(call(snapshot)) for call in lab.objects.callbacks)) > 0
+
+
+def _asked_to_stop(lab: Lab, step: int, record: Record, progress: Progress | None) -> bool:
+    """Tell `progress` what is known; say whether any rank's wants the run to stop."""
+    newest = record.metrics[-1] if lab.world.rank == 0 else {}
+    known = {**newest, "measured": len(record.metrics), **record.train[-1]}
+    asked = progress is not None and bool(progress(step, lab.plan.steps, known))
+    return _anybodys(lab, int(asked)) > 0
 
 
 def _snapshot(lab: Lab, state: State, record: Record, measured: bool) -> Snapshot:
@@ -407,21 +419,22 @@ def _metered(engine: Engine, meter: ledger.Meter, unseen: bool = False) -> Engin
     return wrapped
 
 
-def _require_finite(plan: Plan, state: State, wild: Tensor, what: str, folder: Path | None) -> None:
-    """Raise Diverged, naming clients, step and block, where any client is `wild` (N,) bool."""
+def _require_finite(plan: Plan, step: int, wild: Tensor, what: str, folder: Path | None) -> None:
+    """Raise Diverged, naming clients, inner step and block, where any client is `wild` (N,) bool."""
     if not bool(wild.any()):
         return
-    block = _block_of(plan, state.step - 1)
+    block = _block_of(plan, step)
     kept = "" if folder is None else f"; the last good checkpoint stays in {folder}"
     clients = ", ".join(map(str, wild.nonzero().flatten().tolist()))
-    where = f"for client {clients} at inner step {state.step - 1} in block {block!r}"
+    where = f"for client {clients} at inner step {step} in block {block!r}"
     smaller = "try a smaller --lr, or --max-grad-norm 1"
     raise Diverged(f"the {what} is no longer finite {where}: {smaller}{kept}")
 
 
 def _finite(lab: Lab, state: State, folder: Path | None) -> State:
     """Return the state of all clients, or raise Diverged: what is not finite is never kept."""
-    _require_finite(lab.plan, state, _everybodys(lab, _wild(state)) > 0, "model", folder)
+    wild = _everybodys(lab, _wild(state)) > 0
+    _require_finite(lab.plan, state.step - 1, wild, "model", folder)
     return gathered_state(lab.world, state)
 
 
@@ -431,10 +444,30 @@ def _wild(state: State) -> Tensor:
     return ~torch.isfinite(torch.stack(ends)).all(0)
 
 
-def _train_row(plan: Plan, state: State, losses: Tensor) -> dict[str, Any]:
-    s = state.step - 1
-    block, rate = _block_of(plan, s), plan.recipe.lr(s)
-    return {"step": s, "block": block, "lr": rate, "loss": float(losses.mean())}
+def _reads_now(lab: Lab, step: int, watched: bool, glanced_at: float) -> bool:
+    """Say whether the losses are read after this inner step.
+
+    A GPU that is read after every step waits for the host between two of them. So it is read where something is due,
+    and now and then for whoever watches. Callbacks see every step, and processes must all stop at the same one.
+    """
+    if lab.device.type in AT_ONCE or lab.world.size > 1 or lab.objects.callbacks:
+        return True
+    every = lab.eval_every, lab.config.checkpoint_every or lab.config.inner_steps
+    glance = watched and time.perf_counter() - glanced_at >= GLANCE
+    return glance or any(_due(step, n, lab) for n in every)
+
+
+def _train_rows(
+    plan: Plan, unread: list[tuple[int, Tensor]], folder: Path | None
+) -> list[dict[str, Any]]:
+    """Return a row of each inner step by one read of the device; raise Diverged for the first that is not finite."""
+    rows = []
+    losses = torch.stack([own for _, own in unread]).cpu()
+    for s, own in zip([done - 1 for done, _ in unread], losses, strict=True):
+        _require_finite(plan, s, ~torch.isfinite(own), "loss", folder)
+        mean, rate = float(own.mean()), plan.recipe.lr(s)
+        rows.append({"step": s, "block": _block_of(plan, s), "lr": rate, "loss": mean})
+    return rows
 
 
 def _block_of(plan: Plan, step: int) -> str:

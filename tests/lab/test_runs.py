@@ -254,14 +254,51 @@ def test_nan_stops_the_run_and_the_last_good_checkpoint_stays(tmp_path):
 
 
 def test_one_clients_nan_is_named():
-    import torch
-
     lab = prepare(CONFIG)
-    state = runs.begin(lab.plan)._replace(step=4)
+    losses = torch.ones(3, 4)
+    losses[1, 2] = losses[2, 0] = torch.nan  # the first that is not finite is named
     with pytest.raises(Diverged, match="for client 2 at inner step 3 in block 'layer 0'"):
-        runs._require_finite(
-            lab.plan, state, torch.tensor([False, False, True, False]), "loss", None
-        )
+        runs._train_rows(lab.plan, list(zip((3, 4, 5), losses, strict=True)), None)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The inner steps after which the losses are read, of a run on a device that computes later."""
+    after, rows = [], runs._train_rows
+
+    def noted(plan, unread, folder):
+        after.append(unread[-1][0])
+        return rows(plan, unread, folder)
+
+    monkeypatch.setattr(runs, "_train_rows", noted)
+    monkeypatch.setattr(runs, "AT_ONCE", ())
+    monkeypatch.setattr(runs, "GLANCE", float("inf"))
+    return after
+
+
+def test_a_device_that_computes_later_is_read_where_something_is_due(unbroken, reads, tmp_path):
+    runs.run(CONFIG, tmp_path / "later")
+    assert same_bits(unbroken[1], tmp_path / "later") == []
+    measured = [step for step in unbroken[0].metrics["step"] if step]
+    ends = range(CONFIG.inner_steps, unbroken[0].train["step"].max() + 2, CONFIG.inner_steps)
+    assert reads == sorted({*measured, *ends})
+    assert len(reads) < len(unbroken[0].train)
+
+
+def test_who_watches_sees_a_device_that_computes_later_now_and_then(reads, monkeypatch):
+    seen = []
+    watched = replace(CONFIG, eval_every=1000)
+    runs.run(watched, progress=lambda step, of, known: seen.append((step, known["loss"])))
+    assert seen[0][0] == 1  # a bar needs a first step; after that GLANCE seconds have to pass
+    assert [step for step, _ in seen] == reads
+    assert reads[1:3] == [CONFIG.inner_steps, 2 * CONFIG.inner_steps]
+    monkeypatch.setattr(runs, "GLANCE", 0.0)
+    reads.clear()
+    steps = len(runs.run(watched, progress=lambda *known: None).train)
+    assert reads == list(range(1, steps + 1))
+    reads.clear()
+    runs.run(watched, callbacks=[lambda moment: None])
+    assert reads == list(range(1, steps + 1))
 
 
 def test_folder_of_another_run_is_refused_and_left_alone(unbroken):
