@@ -4,7 +4,7 @@ Nothing heavy is imported here, so that `deca-lab run --help` answers at once.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from inspect import cleandoc
 from typing import Any
@@ -389,3 +389,10 @@ RUN_COMMAND = {"eval_share": 0.15}
 def defaults() -> dict[str, Any]:
     """Return every knob's default."""
     return {f.name: f.default for f in fields(RunConfig) if f.default is not MISSING}
+
+
+def changed(config: RunConfig, stored: Mapping[str, Any], but: Collection[str] = ()) -> list[str]:
+    """Return "lr = 0.1, not 0.2" of each knob, `but` some, that was stored otherwise; what was not was at its default."""
+    before = {**defaults(), **stored}
+    pairs = ((f.name, before[f.name], getattr(config, f.name)) for f in fields(config))
+    return [f"{k} = {old!r}, not {new!r}" for k, old, new in pairs if old != new and k not in but]

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +27,7 @@ from deca_lab.methods import resolve
 from deca_lab.models import adapters, causal_lm
 from deca_lab.models.classifier import pad_of
 from deca_lab.models.pretrained import quiet
-from deca_lab.runconfig import OBJECT, RunConfig, defaults
+from deca_lab.runconfig import OBJECT, RunConfig, changed, defaults
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -179,13 +179,11 @@ def _stacked(config: RunConfig, model: "PreTrainedModel", state: State, path: Pa
 
 def _require_written_with(config: RunConfig, record: dict[str, Any], path: Path) -> None:
     """Raise BadInput where config.json, but for objects that stand beside the model, is another than the checkpoint's."""
-    stored = {**defaults(), **record.get("config", {})}
-    mine = [f.name for f in fields(RunConfig) if f.name not in with_objects(config)]
+    stored = record.get("config", {})
     beside = {name for name, value in stored.items() if str(value).startswith(OBJECT)}
-    changed = [n for n in mine if n not in beside and stored[n] != getattr(config, n)]
-    if changed:
+    if knobs := changed(config, stored, but={*beside, *with_objects(config)}):
         raise BadInput(
-            f"config.json beside checkpoint {str(path)!r} was changed since ({', '.join(changed)}): "
+            f"config.json beside checkpoint {str(path)!r} was changed since ({', '.join(knobs)}): "
             "export needs the same config"
         )
 

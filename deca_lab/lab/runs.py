@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from deca_lab.lab.sources import foreign
 from deca_lab.methods import Method
 from deca_lab.models.factor_mixing import interference
 from deca_lab.network.processes import World, broadcast, gathered_state, scattered_state, summed
-from deca_lab.runconfig import RunConfig, defaults, from_json
+from deca_lab.runconfig import RunConfig, changed, from_json
 
 CHEAP, WRITING = 1.0, 0.05  # a checkpoint's seconds that nobody minds, and its share of a run
 AT_ONCE = ("cpu",)  # devices that have computed when the call returns: a read costs nothing there
@@ -226,11 +226,9 @@ def _blank(lab: Lab) -> Record:
 
 
 def _require_same(lab: Lab, record: Record, folder: Path) -> None:
-    stored = {**defaults(), **record.config}  # a knob that came later was at its default
-    changed = [f.name for f in fields(RunConfig) if stored[f.name] != getattr(lab.config, f.name)]
-    if changed:
+    if knobs := changed(lab.config, record.config):
         raise BadInput(
-            f"{folder}/config.json was changed since the checkpoint ({', '.join(changed)}): "
+            f"{folder}/config.json was changed since the checkpoint ({', '.join(knobs)}): "
             "resume needs the same config"
         )
     own = sorted(lab.objects.metrics or {})

@@ -313,7 +313,9 @@ def test_changed_config_is_refused_on_resume(unbroken, tmp_path):
         (tmp_path / name).write_bytes((unbroken[1] / name).read_bytes())
     changed = {**asdict(CONFIG), "lr": 0.5}
     (tmp_path / "config.json").write_text(json.dumps(changed))
-    with pytest.raises(BadInput, match=r"config\.json was changed since the checkpoint \(lr\)"):
+    with pytest.raises(
+        BadInput, match=r"config\.json was changed since the checkpoint \(lr = 0.003, not 0.5\)"
+    ):
         runs.resume(tmp_path)
 
 
