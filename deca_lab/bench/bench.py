@@ -369,7 +369,7 @@ def _rounds(graph: str, clients: int, rounds: int, optimiser: op.Optimiser) -> d
 
 
 def grown(device: torch.device) -> Iterator[Benchmark]:
-    """An inner step of DECA on ever more clients, parameters and neighbours, beside the smallest in proportion."""
+    """An inner step of DECA on ever more clients, parameters and neighbours, in proportion, and on more processes."""
     first: dict[str, float] = {}
     for what, at, laid in growth.sizes(device, 2 * REPEATS):
         took = 1e3 * median(_by_step(laid, device)[1:])
@@ -377,6 +377,11 @@ def grown(device: torch.device) -> Iterator[Benchmark]:
         yield Benchmark(
             "growth", f"{what} {at}", took, each * at, "ms", "the smallest, in proportion", "1"
         )
+    alone = 0.0
+    for count, seconds in growth.over_processes(REPEATS) if device.type == "cpu" else ():
+        alone = alone or seconds
+        against, goal = "one process, the same work", "below 1 while cores are free"
+        yield _ms("growth", f"processes {count}", seconds, alone, against, goal)
 
 
 def gpu(device: torch.device) -> Iterator[Benchmark | Skipped]:
@@ -394,11 +399,11 @@ def draw(rows: Iterable[Benchmark | Skipped], path: Path) -> None:
     """Draw the rows of the part `growth` to a file; raise BadInput where there are none."""
     from deca_lab.pictures.of_growth import draw_growth
 
-    series: dict[str, list[tuple[int, float]]] = {}
+    series: dict[str, list[tuple[int, float, float]]] = {}
     for row in rows:
         if isinstance(row, Benchmark) and row.part == "growth":
             what, at = row.case.split()
-            series.setdefault(what, []).append((int(at), row.ours))
+            series.setdefault(what, []).append((int(at), row.ours, row.theirs))
     draw_growth(series).savefig(path)
 
 

@@ -1,7 +1,8 @@
-"""How the cost of a DECA step grows with clients, parameters and degree; and, on a GPU, how many clients cost as much as one."""
+"""How the cost of a DECA step grows with clients, parameters, degree and processes; and what more clients cost on a GPU."""
 
 from collections.abc import Iterator
 from functools import partial
+from statistics import median
 from typing import NamedTuple
 
 import networkx as nx
@@ -15,10 +16,25 @@ from deca_lab.algorithm.loop import Plan, Recipe, plan
 from deca_lab.algorithm.moments import Adam, Feedback, printed, raw
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.stacking import Params, flatten, layout, replicate
+from deca_lab.bench.ranks import asked, started
+from deca_lab.lab.prepare import prepare
 from deca_lab.mixing.topology import topology
 from deca_lab.models import causal_lm
+from deca_lab.runconfig import RunConfig
 
 CLIENTS, PARAMETERS, DEGREES = (8, 64, 512, 4096), (2**10, 2**14, 2**18), (2, 8, 32)
+PROCESSES = (1, 2, 4)
+DEALT = RunConfig(
+    model="small",
+    corpus="markov",
+    clients=8,
+    context=64,
+    batch=1,
+    rounds=1,
+    inner_steps=2,
+    eval_windows=1,
+    device="cpu",
+)  # a run whose clients are dealt to processes
 CROWD = (1, 4, 16, 64)  # clients of a language model on a GPU
 
 
@@ -39,6 +55,18 @@ def sizes(device: torch.device, steps: int) -> Iterator[Size]:
         yield Size("parameters", d, laid(CLIENTS[1], d, 2))
     for degree in DEGREES:
         yield Size("degree", degree, laid(CLIENTS[1], 2**14, degree))
+
+
+def over_processes(repeats: int) -> Iterator[tuple[int, float]]:
+    """Yield (processes, seconds) of an inner step of the same eight clients on this machine; a process has one thread.
+
+    The first repeat, which warms up, does not count. Raises PeerLost where a process fails.
+    """
+    steps = prepare(DEALT).plan.steps
+    for count in PROCESSES:
+        with started([()] * count) as ranks:
+            turns = asked(ranks, DEALT, repeats + 1)[1:]
+        yield count, median(turn["seconds"] for turn in turns) / steps
 
 
 def _laid(device: torch.device, steps: int, clients: int, d: int, degree: int) -> Plan:

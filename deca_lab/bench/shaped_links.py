@@ -5,33 +5,25 @@ left alone. A token bucket holds back what a card sends, and nothing holds back 
 are TCP's headers and acknowledgements too, Gloo's threads, and ranks that share this machine's cores.
 """
 
-import json
 import math
 import os
-import select
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from statistics import median
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-import torch
-
-from deca_lab.algorithm.loop import Plan, train
-from deca_lab.errors import BadInput, PeerLost, check
+from deca_lab.bench.ranks import CARD, Ranks, asked, started
+from deca_lab.errors import BadInput, check
 from deca_lab.lab.clock import clock, network
 from deca_lab.lab.ledger import traffic
-from deca_lab.lab.prepare import Lab, prepare
-from deca_lab.network.processes import World, gathered, joined, summed
-from deca_lab.runconfig import RunConfig, from_mapping
+from deca_lab.lab.prepare import prepare
+from deca_lab.runconfig import RunConfig
 
-CARD = "lan"  # what every rank calls its network card
 CONFIG = RunConfig(
     model="small",
     corpus="markov",
@@ -45,7 +37,6 @@ CONFIG = RunConfig(
 )  # messages of 0.4 to 0.8 MB, and of 1 kB for the last norm
 CASES = tuple((graph, mbit) for graph in ("ring", "star") for mbit in (20.0, 50.0, 200.0, math.inf))
 REPEATS = 3
-Ranks = list["subprocess.Popen[bytes]"]
 _numbers = count()
 
 
@@ -209,7 +200,7 @@ def measured(
     with links(config.clients, congestion) as names, _ranks(names) as ranks:
         for (graph, mbit), one, plan in zip(cases, configs, plans, strict=True):
             shape(names, mbit, latency)
-            turns = _asked(ranks, one, repeats + 1)[1:]
+            turns = asked(ranks, one, repeats + 1)[1:]
             computing, seconds, wire = (
                 _median(turns, name) for name in ("computing", "seconds", "wire")
             )
@@ -223,116 +214,7 @@ def _median(turns: Sequence[Mapping[str, float]], name: str) -> float:
     return median(turn[name] for turn in turns)
 
 
-@contextmanager
-def _ranks(names: Sequence[str]) -> Iterator[Ranks]:
-    """Start a process in each namespace, with the environment that torchrun would give it: no GPU, one thread."""
-    world = {
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": str(len(names)),
-        "MASTER_ADDR": address(0),
-        "MASTER_PORT": "29500",
-    }
-    here = {"GLOO_SOCKET_IFNAME": CARD, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment = {**os.environ, **world, **here}
-    pipe = subprocess.PIPE
-    with ExitStack() as stack:
-        ranks = []
-        for rank, name in enumerate(names):
-            words = [
-                "ip",
-                "netns",
-                "exec",
-                name,
-                sys.executable,
-                "-m",
-                "deca_lab.bench.shaped_links",
-            ]
-            own = {**environment, "RANK": str(rank)}
-            started = subprocess.Popen(
-                words, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, env=own
-            )
-            ranks.append(stack.enter_context(started))
-            stack.callback(ranks[-1].kill)
-        yield ranks
-
-
-def _asked(ranks: Ranks, config: RunConfig, repeats: int) -> list[dict[str, float]]:
-    """Have all ranks run a config so often; return what rank 0 says of each time, or raise PeerLost where a rank fails."""
-    answer = ranks[0].stdout
-    assert answer is not None
-    with suppress(BrokenPipeError):
-        for one in ranks:
-            assert one.stdin is not None
-            one.stdin.write(json.dumps([asdict(config), repeats]).encode() + b"\n")
-        while not _there(answer, 0.2) and all(one.poll() is None for one in ranks):
-            pass
-    reply = answer.readline() if _there(answer, 0.0) else b""
-    if not reply:
-        raise PeerLost(_failure(ranks))
-    turns: list[dict[str, float]] = json.loads(reply)
-    return turns
-
-
-def _there(pipe: IO[bytes], seconds: float) -> bool:
-    return bool(select.select([pipe], [], [], seconds)[0])
-
-
-def _failure(ranks: Ranks) -> str:
-    """Return which rank has failed, and the last line of what it wrote."""
-    for rank, one in enumerate(ranks):
-        if one.poll():
-            words = one.stderr.read().decode().strip() if one.stderr is not None else ""
-            return f"rank {rank} of {len(ranks)} ended with code {one.returncode}: {(words or 'without a word').splitlines()[-1]}"
-    return f"one of {len(ranks)} ranks is gone"
-
-
-def main() -> None:
-    """Be one rank of `measured`: a config and a number of repeats a line, as JSON; rank 0 answers with what each took."""
-    with joined() as ranks:
-        for line in sys.stdin:
-            knobs, repeats = json.loads(line)
-            lab = prepare(from_mapping(knobs), ranks.of(knobs["clients"]))
-            turns = [_turn(lab) for _ in range(repeats)]
-            if ranks.rank == 0:
-                print(json.dumps(turns), flush=True)
-
-
-def _turn(lab: Lab) -> dict[str, float]:
-    """Run the plan without its mixings, then as it is; return, on rank 0, what that took, and the bytes all cards sent."""
-    plan, world = lab.plan, lab.world
-    unmixed = _times(world, plan._replace(recipe=plan.recipe._replace(mix_every=plan.steps + 1)))
-    before = _wire()
-    began, ended = _times(world, plan)
-    _meet(world)  # all that was sent has come
-    row = [(unmixed[1] - unmixed[0]) / plan.steps, began, ended, _wire() - before]
-    computing, starts, ends, wire = gathered(
-        world, torch.tensor([row], dtype=torch.float64)
-    ).unbind(1)
-    return {
-        "computing": float(computing.mean()),
-        "seconds": float(ends.max() - starts.min()),
-        "wire": float(wire.sum()),
-    }
-
-
-def _times(world: World, plan: Plan) -> tuple[float, float]:
-    """Return when this rank began a plan, together with the others, and when it was done, by the machine's one clock."""
-    steps = train(plan)
-    _meet(world)
-    began = time.perf_counter()
-    for _ in steps:
-        pass
-    return began, time.perf_counter()
-
-
-def _meet(world: World) -> None:
-    summed(world, torch.zeros(1))
-
-
-def _wire() -> int:
-    """Return the bytes that this rank's card has sent, headers and all."""
-    return int(Path(f"/sys/class/net/{CARD}/statistics/tx_bytes").read_text())
-
-
-if __name__ == "__main__":
-    main()
+def _ranks(names: Sequence[str]) -> AbstractContextManager[Ranks]:
+    """Start a process in each namespace."""
+    prefixes = [("ip", "netns", "exec", name) for name in names]
+    return started(prefixes, address(0), GLOO_SOCKET_IFNAME=CARD)

@@ -1,4 +1,4 @@
-"""The picture of growth: milliseconds of an inner step against clients, parameters and degree, beside their proportion."""
+"""The picture of growth: milliseconds of an inner step against clients, parameters, degree and processes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,8 +9,8 @@ from deca_lab.pictures.style import COLOURS, GREY, MARKERS, WIDTH, styled
 
 
 @styled
-def draw_growth(series: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
-    """Return one panel for each of what grows, {name: (size, milliseconds) ...}; grey, what proportion would be.
+def draw_growth(series: Mapping[str, Sequence[tuple[int, float, float]]]) -> Figure:
+    """Return one panel for each of what grows, {name: (size, milliseconds, what they are beside, dotted) ...}.
 
     Raises BadInput for no series.
     """
@@ -19,13 +19,15 @@ def draw_growth(series: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
     for k, (axes, (name, points)) in enumerate(
         zip(figure.subplots(1, len(series), squeeze=False)[0], series.items(), strict=True)
     ):
-        at, took = zip(*points, strict=True)
-        axes.plot(at, [took[0] * n / at[0] for n in at], color=GREY, linestyle=":")
+        at, took, beside = zip(*points, strict=True)
+        axes.plot(at, beside, color=GREY, linestyle=":")
         axes.plot(at, took, color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)])
         axes.set(xscale="log", yscale="log", xlabel=name)
         axes.set_xticks(at, [f"{n:,}" for n in at])
         axes.minorticks_off()
         axes.grid(True)
         axes.set_ylabel("ms of an inner step" if k == 0 else "")
-    figure.suptitle("Cost of a DECA step; dotted: in proportion to the smallest")
+    figure.suptitle(
+        "Cost of a DECA step; dotted: in proportion to the smallest, and of one process"
+    )
     return figure

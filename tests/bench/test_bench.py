@@ -20,8 +20,9 @@ def small(monkeypatch):
     monkeypatch.setattr(be, "SIZES", ((1, 16, 2, 1, 8),))
     monkeypatch.setattr(be, "NUMBERS", 2**13)
     monkeypatch.setattr(be, "REPEATS", 1)
-    for name, few in {"CLIENTS": (4, 8), "PARAMETERS": (4, 8), "DEGREES": (2, 4)}.items():
-        monkeypatch.setattr(be.growth, name, few)
+    few = {"CLIENTS": (4, 8), "PARAMETERS": (4, 8), "DEGREES": (2, 4), "PROCESSES": ()}
+    for name, sizes in few.items():
+        monkeypatch.setattr(be.growth, name, sizes)
     monkeypatch.setattr(
         be,
         "prepare",
@@ -61,6 +62,16 @@ def test_what_cannot_be_compiled_is_left_out(small, monkeypatch):
     first, *rest = be.bench(["engine"], "cpu")
     assert first.line == "engine    left out: compiled: a C++ compiler is not here"
     assert [row.case.startswith("compiled") for row in rest] == [False, False]
+
+
+@pytest.mark.slow
+def test_growth_over_processes_is_of_the_same_work(monkeypatch):
+    monkeypatch.setattr(be.growth, "PROCESSES", (1, 2))
+    few = replace(be.growth.DEALT, model="tiny", clients=2, context=16)
+    monkeypatch.setattr(be.growth, "DEALT", few)
+    found = dict(be.growth.over_processes(1))
+    assert sorted(found) == [1, 2]
+    assert min(found.values()) > 0
 
 
 def test_growth_is_beside_proportion_and_drawn(small, capsys, tmp_path):

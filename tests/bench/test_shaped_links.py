@@ -129,7 +129,7 @@ def test_the_clock_is_given_what_the_processes_took(monkeypatch):
     monkeypatch.setattr(sh, "links", lambda ranks, congestion: nullcontext("abc"))
     monkeypatch.setattr(sh, "_ranks", nullcontext)
     monkeypatch.setattr(sh, "shape", lambda names, mbit, latency: None)
-    monkeypatch.setattr(sh, "_asked", lambda ranks, config, repeats: turns[:repeats])
+    monkeypatch.setattr(sh, "asked", lambda ranks, config, repeats: turns[:repeats])
     found = list(sh.measured([("path", 1.0), ("ring", math.inf)], CONFIG, 0.5))
     assert [row.case for row in found] == [
         "path of 3, 1 Mbit/s, 500 ms",
