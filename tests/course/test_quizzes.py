@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 import torch
 from cases import cases
+from command import SMALL
+from sklearn.metrics import f1_score
 
 from deca_lab.algorithm import moments as mo
 from deca_lab.bounds.adam_step import constants, limit, quoted, steps_taken, witness
 from deca_lab.course.quizzes import QUIZZES, quiz
 from deca_lab.course.quizzes.quiz import Question, page
 from deca_lab.errors import BadInput
+from deca_lab.lab.forecast import forecast_of
+from deca_lab.lab.prepare import groundwork
 from deca_lab.mixing.doctor import diagnose
 from deca_lab.mixing.topology import topology
 from deca_lab.models.factor_mixing import interference
+from deca_lab.runconfig import RunConfig
 
 QUESTIONS = [question for held in QUIZZES.values() for question in held]
 
@@ -56,10 +61,10 @@ def read(html):
     return reader
 
 
-def test_twelve_lessons_of_five_questions():
-    assert list(QUIZZES) == [f"{k:02}" for k in range(12)]
+def test_thirteen_lessons_of_five_questions():
+    assert list(QUIZZES) == [f"{k:02}" for k in range(13)]
     assert {len(held) for held in QUIZZES.values()} == {5}
-    assert len({question.asks for question in QUESTIONS}) == 60
+    assert len({question.asks for question in QUESTIONS}) == 65
 
 
 @cases("question", QUESTIONS)
@@ -153,9 +158,9 @@ def test_the_right_option_is_the_one_that_answer_names():
     ]
 
 
-@cases("lesson", ["12", "2", "", "gossip", 2, None])
+@cases("lesson", ["13", "2", "", "gossip", 2, None])
 def test_an_unknown_lesson_is_told_what_there_is(lesson):
-    with pytest.raises(BadInput, match=r"unknown lesson .*allowed: 00, 01, 02, .*, 11"):
+    with pytest.raises(BadInput, match=r"unknown lesson .*allowed: 00, 01, 02, .*, 12"):
         quiz(lesson)
 
 
@@ -210,6 +215,19 @@ def test_figures_of_costs():
     assert round(858000 / 6 / 16384) == 9
     assert 2 * 1.75 * 8 / 4 + 1 == 8
     assert round(1.02**100, 1) == 7.2
+
+
+def test_figures_of_ones_own_text():
+    true = [0] * 60 + [1] * 20 + [2] * 10 + [3] * 10
+    said = [0] * 100
+    assert f1_score(true, said, labels=[0], average="macro") == pytest.approx(0.75)
+    assert f1_score(true, said, average="macro", zero_division=0) == pytest.approx(0.1875)
+    holds("12", 2, "0.60 and about 0.19", "2 x 0.6 / 1.6 = 0.75", "0.1875")
+    few, many = (forecast_of(groundwork(RunConfig(**{**SMALL, "clients": n}))) for n in (6, 12))
+    assert many.model == few.model
+    assert many.sent == 2 * few.sent
+    assert many.clients == pytest.approx(2 * few.clients, rel=0.01)
+    holds("12", 4, "model as it is loaded")
 
 
 def test_figures_of_factors():

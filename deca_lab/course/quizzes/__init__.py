@@ -16,6 +16,7 @@ from deca_lab.course.quizzes import (
     lesson_09,
     lesson_10,
     lesson_11,
+    lesson_12,
 )
 from deca_lab.course.quizzes.quiz import Question, page
 from deca_lab.errors import pick
@@ -36,11 +37,12 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
     "09": lesson_09.QUESTIONS,
     "10": lesson_10.QUESTIONS,
     "11": lesson_11.QUESTIONS,
+    "12": lesson_12.QUESTIONS,
 }
 
 
 def quiz(lesson: str) -> "HTML":
-    """Return the quiz of a lesson, "00" to "11", to be shown in a notebook. Raises BadInput for any other name."""
+    """Return the quiz of a lesson, "00" to "12", to be shown in a notebook. Raises BadInput for any other name."""
     questions = pick(QUIZZES, str(lesson), "lesson")
 
     from IPython.display import HTML
