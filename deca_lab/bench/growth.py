@@ -1,6 +1,7 @@
 """How the cost of a DECA step grows with clients, parameters, degree and processes; and what more clients cost on a GPU."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import NamedTuple
@@ -16,25 +17,14 @@ from deca_lab.algorithm.loop import Plan, Recipe, plan
 from deca_lab.algorithm.moments import Adam, Feedback, printed, raw
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.stacking import Params, flatten, layout, replicate
-from deca_lab.bench.ranks import asked, started
+from deca_lab.bench.ranks import CONFIG, asked, started
 from deca_lab.lab.prepare import prepare
 from deca_lab.mixing.topology import topology
 from deca_lab.models import causal_lm
-from deca_lab.runconfig import RunConfig
 
 CLIENTS, PARAMETERS, DEGREES = (8, 64, 512, 4096), (2**10, 2**14, 2**18), (2, 8, 32)
 PROCESSES = (1, 2, 4)
-DEALT = RunConfig(
-    model="small",
-    corpus="markov",
-    clients=8,
-    context=64,
-    batch=1,
-    rounds=1,
-    inner_steps=2,
-    eval_windows=1,
-    device="cpu",
-)  # a run whose clients are dealt to processes
+DEALT = replace(CONFIG, clients=8)  # a run whose clients are dealt to processes
 CROWD = (1, 4, 16, 64)  # clients of a language model on a GPU
 
 

@@ -22,6 +22,17 @@ from deca_lab.network.processes import World, gathered, joined, summed
 from deca_lab.runconfig import RunConfig, from_mapping
 
 CARD = "lan"  # what a rank with a network card of its own calls it
+CONFIG = RunConfig(
+    model="small",
+    corpus="markov",
+    clients=4,
+    context=64,
+    batch=1,
+    rounds=1,
+    inner_steps=2,
+    eval_windows=1,
+    device="cpu",
+)  # messages of 0.4 to 0.8 MB, and of 1 kB for the last norm
 Ranks = list["subprocess.Popen[bytes]"]
 
 

@@ -17,24 +17,13 @@ from itertools import count
 from statistics import median
 from typing import NamedTuple
 
-from deca_lab.bench.ranks import CARD, Ranks, asked, started
+from deca_lab.bench.ranks import CARD, CONFIG, Ranks, asked, started
 from deca_lab.errors import BadInput, check
 from deca_lab.lab.clock import clock, network
 from deca_lab.lab.ledger import traffic
 from deca_lab.lab.prepare import prepare
 from deca_lab.runconfig import RunConfig
 
-CONFIG = RunConfig(
-    model="small",
-    corpus="markov",
-    clients=4,
-    context=64,
-    batch=1,
-    rounds=1,
-    inner_steps=2,
-    eval_windows=1,
-    device="cpu",
-)  # messages of 0.4 to 0.8 MB, and of 1 kB for the last norm
 CASES = tuple((graph, mbit) for graph in ("ring", "star") for mbit in (20.0, 50.0, 200.0, math.inf))
 REPEATS = 3
 _numbers = count()
