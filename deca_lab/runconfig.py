@@ -306,7 +306,7 @@ class RunConfig:
     )
 
     seed: int = knob(0, "Machine", "seed of everything random: shards, graph, batches, order", SEED)
-    device: str = knob("auto", "Machine", "auto, cpu, cuda or mps")
+    device: str = knob("auto", "Machine", "auto (cuda where torch sees it), cpu or cuda")
     engine: str = knob(
         "stacked",
         "Machine",

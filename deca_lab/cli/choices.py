@@ -36,7 +36,7 @@ FIXED = {
     "moments": ("reset", "keep"),
     "combine": ("after", "before"),
     "mixed": ("active", "all"),
-    "device": ("auto", "cpu", "cuda", "mps"),
+    "device": ("auto", "cpu", "cuda"),
 }
 BESIDE = {"topology": ("server",), "compress": ("none",)}  # words that no table holds
 

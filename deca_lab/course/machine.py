@@ -166,7 +166,7 @@ def gpu() -> Check:
             "",
         )
     if torch.backends.mps.is_available():
-        return Check("gpu", True, "Apple's, through mps; the lessons use the CPU", "")
+        return Check("gpu", True, "Apple's, which has no float64; the lab uses the CPU", "")
     return Check("gpu", True, "none that torch can use, and none is needed", "")
 
 

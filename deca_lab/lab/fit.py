@@ -1,7 +1,7 @@
 """Any differentiable problem of your own, trained by the same loop: history, pictures, ledger, faults, checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,12 +17,14 @@ from deca_lab.algorithm.loop import Plan
 from deca_lab.algorithm.problems import Problem
 from deca_lab.errors import BadInput, check, first_line
 from deca_lab.lab.history import History
-from deca_lab.lab.metrics import Measurement, Probe, mean_model
+from deca_lab.lab.metrics import Measurement, Probe, each, mean_model
 from deca_lab.lab.objects import Objects, accepted, blocks_given, named, on_problem
 from deca_lab.lab.prepare import (
     Lab,
     blocks_of,
+    changed,
     device_and_graph,
+    find_device,
     planned,
     start_spread,
     with_engine,
@@ -55,7 +57,8 @@ def fit(
 ) -> History:
     """Train a problem of your own with the knobs of a config, and return the history.
 
-    `config.clients` is the problem's N. `blocks`: lists of names of the parameters, one a block; without it, names are cut
+    `config.clients` is the problem's N; its `device` "auto" is where the problem's start lies, any other one takes
+    start, batches and evaluation there. `blocks`: lists of names of the parameters, one a block; without it, names are cut
     as those of a model are, and each is a block of its own where none has a layer's number. All other arguments are as of
     `run`; knobs that speak of text or a language model must be left alone. With `resume`, the run in the folder `out` goes
     on. In the history a loss is that of the problem, in its own unit: `test_loss` is the mean over clients of their
@@ -89,14 +92,14 @@ def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> La
     check(whole, "problem", problem, "a deca_lab.Problem(start, loss, batches)")
     objects = accepted(config, objects)
     _require_own_knobs(config)
-    _try_out(problem)
+    _require_start(problem)
+    device = _device_of(problem, config)
+    problem = _tried_out(problem, device)
     allowed = f"{problem.clients}, the problem's"
     check(config.clients == problem.clients, "clients", config.clients, allowed)
     config = resolve(named(config, objects._replace(problem=problem)), objects.method)
-    device, topo, diagnosis = device_and_graph(config, objects)
+    _, topo, diagnosis = device_and_graph(replace(config, device=device.type), objects)
     config, notes = with_engine(config, device.type)
-    start = {name: tensor.detach().to(device) for name, tensor in problem.start.items()}
-    problem = problem._replace(start=start)
     cut = objects.blocks or _cut(config, problem)
     laid, failing = planned(config, problem, cut, topo, objects.optimiser)
     evaluation = problem.batches(0) if problem.evaluation is None else problem.evaluation
@@ -124,11 +127,28 @@ def _require_own_knobs(config: RunConfig) -> None:
     check(not strange, ", ".join(strange), [getattr(config, n) for n in strange], allowed)
 
 
-def _try_out(problem: Problem) -> None:
-    """Raise BadInput unless one client's loss is a finite number of its parameters."""
-    _require_start(problem)
+def _device_of(problem: Problem, config: RunConfig) -> torch.device:
+    """Return where a problem is trained: for "auto" where its start lies, for its loss may read more than it is given."""
+    own = next(iter(problem.start.values())).device
+    return own if config.device == "auto" else find_device(config.device)
+
+
+def _on_device(problem: Problem, device: torch.device) -> Problem:
+    """Return the problem with start, batches and evaluation on a device."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(device)
+
+    start = {name: moved(tensor) for name, tensor in problem.start.items()}
+    data = None if problem.evaluation is None else each(problem.evaluation, moved)
+    return problem._replace(start=start, batches=changed(problem.batches, moved), evaluation=data)
+
+
+def _tried_out(problem: Problem, device: torch.device) -> Problem:
+    """Return the problem on a device; raise BadInput unless one client's loss is a finite number of its parameters."""
     try:
         _require_batches(problem)
+        problem = _on_device(problem, device)
         engine = gr.looped(problem.loss)
         where = stacking.layout(problem.start, list(problem.start))
         x = stacking.flatten(problem.start, where.names)
@@ -142,6 +162,7 @@ def _try_out(problem: Problem) -> None:
     check(losses.dim() == 1, "what problem.loss returns", tuple(losses.shape[1:]), allowed)
     finite = bool(losses.isfinite().all() and g.isfinite().all())
     check(finite, "problem", losses.tolist(), "finite in loss and gradient at its start")
+    return problem
 
 
 def _require_start(problem: Problem) -> None:

@@ -86,7 +86,9 @@ def _savings(config: RunConfig) -> dict[str, dict[str, Any]]:
 def room(device: torch.device) -> int | None:
     """Return the bytes that are free for tensors on a device, or None where it does not tell."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What torch keeps of tensors that are gone, as those of a run before, is free as well.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     if device.type != "cpu":
         return None
     return int(free_memory() / SLACK)

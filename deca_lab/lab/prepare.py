@@ -44,7 +44,15 @@ from deca_lab.models.factor_mixing import decaf
 from deca_lab.network import compression, faults
 from deca_lab.network.faults import Faults
 from deca_lab.network.lossy_mixing import lossy
-from deca_lab.network.processes import ALONE, Halo, World, over, summed, through_server
+from deca_lab.network.processes import (
+    ALONE,
+    Halo,
+    World,
+    over,
+    require_own_gpu,
+    summed,
+    through_server,
+)
 from deca_lab.runconfig import RunConfig
 from deca_lab.text import heterogeneity, tasks
 from deca_lab.text.corpora import Corpus
@@ -134,7 +142,9 @@ def settled(
     recipe_of(config, objects.optimiser)
     for knob, names in {"task": [*tasks.TASKS], "split": [*SPLITS], "dtype": [*DTYPES]}.items():
         pick(dict.fromkeys(names), getattr(config, knob), knob)
-    return (config, *device_and_graph(config, objects))
+    device, topo, diagnosis = device_and_graph(config, objects)
+    require_own_gpu(world, device)
+    return config, device, topo, diagnosis
 
 
 def assembled(ground: Groundwork, world: World = ALONE, shapes_alone: bool = False) -> Lab:
@@ -197,9 +207,9 @@ def _problem(
     """Return what this process's clients minimise."""
     mine, batches = world.mine, task.batches
     if world.size > 1:
-        batches = _changed(batches, lambda t: t[mine])
+        batches = changed(batches, lambda t: t[mine])
     if shapes_alone:
-        batches = _changed(batches, lambda t: t.to("meta"))
+        batches = changed(batches, lambda t: t.to("meta"))
     return Problem(stacking.replicate(trained, mine.stop - mine.start), task.loss, batches)
 
 
@@ -224,9 +234,10 @@ def task_of(
     return tasks.build(config.task, request, head=bool(texts.labels))
 
 
-def _changed(
+def changed(
     batches: Callable[[int], Batch], change: Callable[[Tensor], Tensor]
 ) -> Callable[[int], Batch]:
+    """Return the batches with every tensor of them changed."""
     return lambda step: each(batches(step), change)
 
 
@@ -235,8 +246,6 @@ def device_and_graph(
 ) -> tuple[torch.device, Topology, Diagnosis]:
     """Return device, topology and what the doctor says of it."""
     device = find_device(config.device)
-    wide = device.type == "mps" and config.dtype == "float64"
-    check(not wide, "dtype", config.dtype, "float32 or bfloat16 on Apple's GPU")
     engine_kind(config.engine).ready(device.type)
     pick(ATTENTIONS, config.attention, "attention")
     drawn: dict[str, Any] = {
@@ -316,10 +325,13 @@ def graphs_worth(config: RunConfig, laid: Plan, model: nn.Module, device: str) -
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" takes a GPU where torch sees one."""
-    gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    there = {**gpus, "cpu": True}
+    """Return the device of a name; "auto" takes a CUDA device where torch sees one.
+
+    Apple's GPU is refused: sums of a measurement are in float64, which it does not have.
+    """
+    there = {"cuda": torch.cuda.is_available(), "cpu": True}
     seen = [kind for kind, ok in there.items() if ok]
+    check(name != "mps", "device", name, "cpu: Apple's GPU has no float64, in which losses add up")
     if not pick({"auto": True, **there}, name, "device"):
         raise BadInput(f"device = {name!r} is not there: torch sees {', '.join(reversed(seen))}")
     return torch.device(seen[0] if name == "auto" else name)

@@ -28,7 +28,6 @@ from deca_lab.lab.prepare import (
     Say,
     assembled,
     engine_of,
-    find_device,
     groundwork,
     prepare,
     silent,
@@ -153,13 +152,13 @@ def resume_in(
     world: World, folder: Path | str, progress: Progress | None = None, objects: Objects = NOTHING
 ) -> History | None:
     """Continue a run in one process of a world, of any size; rank 0 alone reads the folder and writes to it."""
-    folder, device = Path(folder), find_device("auto") if world.size > 1 else torch.device("cpu")
+    folder = Path(folder)
     if world.rank:
-        config = from_json(bytes(broadcast(world, None, device)).decode(), "rank 0's config.json")
+        config = from_json(bytes(broadcast(world, None)).decode(), "rank 0's config.json")
         lab = prepare(config, world, objects)
         return _go(lab, None, scattered_state(lab.world, lab.plan, None), _blank(lab), progress)
     config = read_config(folder)
-    broadcast(world, list(config.to_json().encode()), device)
+    broadcast(world, list(config.to_json().encode()))
     return continued(prepare(config, world, objects), folder, progress)
 
 
@@ -181,9 +180,7 @@ def _everybodys(lab: Lab, values: Tensor) -> Tensor:
 
 def _anybodys(lab: Lab, number: int) -> int:
     """Return the sum over ranks of a whole number."""
-    if lab.world.size == 1:  # nothing is read from the device
-        return number
-    return int(summed(lab.world, torch.tensor([number], device=lab.device)))
+    return int(summed(lab.world, torch.tensor([number])))
 
 
 def _kept(lab: Lab, folder: Path) -> tuple[State, Record]:

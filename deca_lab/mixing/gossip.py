@@ -18,8 +18,7 @@ SMALL = 2**12
 def mixer(W: np.ndarray, like: Tensor) -> Mix:
     """Return the function that mixes with W (n, N), on the device and in the dtype of `like`."""
     edges = np.count_nonzero(W)
-    # Apple's GPU has no sums over bags
-    if 0 < edges <= SPARSE * W.size and like.device.type != "mps":
+    if 0 < edges <= SPARSE * W.size:
         by_edges = _bags(W, like)
         if max(W.shape) > FEW:
             return by_edges

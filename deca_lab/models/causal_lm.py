@@ -112,8 +112,7 @@ def load(
         own: dict[str, Any] = {"seed": seed, "vocabulary": vocabulary or BYTES, "purpose": purpose}
         model = draw(preset, dtype=dtype, attention=attention, **own)
     else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with _drawing(seed):
             read = pretrained.outline if shapes_alone else pretrained.read
             model = read(preset.source, dtype, attention, revision, purpose)
     make_stackable_(model)
@@ -122,6 +121,14 @@ def load(
     if not shapes_alone:
         purpose.examine(model)
     return model
+
+
+@contextmanager
+def _drawing(seed: int) -> Iterator[None]:
+    """Let weights be drawn from a seed on the CPU; the generators of GPUs, which torch.manual_seed sets too, stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def draw(
@@ -134,8 +141,7 @@ def draw(
     purpose: Purpose = CAUSAL,
 ) -> "PreTrainedModel":
     """Return a random model of the preset's shape, drawn in float32 from its own random state, then cast."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _drawing(seed):
         return pretrained.built(shape(preset, vocabulary), dtype, attention, purpose)
 
 

@@ -124,11 +124,11 @@ def _letters(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire
 
 def _moved(x: Tensor, x_new: Tensor, counts: Tensor, site: Site) -> float:
     """Return the length of the sum over rows of x_new - x, of those that count, a few columns at a time: little memory."""
-    squares = 0.0
+    squares = x.new_zeros((), dtype=torch.float64)
     for old, new in zip(torch.split(x, COLUMNS, 1), torch.split(x_new, COLUMNS, 1), strict=True):
         moved = ((new - old) * counts).sum(0, dtype=torch.float64)
-        squares += float(site.total(moved).square().sum())
-    return float(squares**0.5)
+        squares += site.total(moved).square().sum()
+    return float(squares.sqrt())  # one read of the device
 
 
 def acceptable(own: Tensor, size: Tensor) -> np.ndarray:

@@ -30,7 +30,7 @@ def require_place() -> None:
     check(bool(host), "MASTER_ADDR", host, "the name or address of rank 0's machine")
 
 
-def require_secret(rank: int, size: int, device: str) -> None:
+def require_secret(rank: int, size: int) -> None:
     """Raise BadInput, on every rank, unless all ranks hold the same DECA_LAB_SECRET.
 
     Each draws a nonce and answers all nonces with an HMAC under its secret: that shows that it knows the secret, at this
@@ -38,8 +38,8 @@ def require_secret(rank: int, size: int, device: str) -> None:
     itself, is not stopped. On a network of others, let the processes meet inside a tunnel (WireGuard, SSH).
     """
     secret = os.environ.get(SECRET, "").encode(errors="surrogateescape")
-    nonces = _everyones(secrets.token_bytes(32), size, device)
-    answers = _everyones(_answer(secret, rank, nonces), size, device)
+    nonces = _everyones(secrets.token_bytes(32), size)
+    answers = _everyones(_answer(secret, rank, nonces), size)
     due = [_answer(secret, other, nonces) for other in range(size)]
     pairs = enumerate(zip(answers, due, strict=True))
     strange = [str(other) for other, pair in pairs if not hmac.compare_digest(*pair)]
@@ -55,9 +55,9 @@ def _answer(secret: bytes, rank: int, nonces: Sequence[bytes]) -> bytes:
     return hmac.digest(secret, b"".join([b"deca_lab %d " % rank, *nonces]), "sha256")
 
 
-def _everyones(words: bytes, size: int, device: str) -> list[bytes]:
+def _everyones(words: bytes, size: int) -> list[bytes]:
     """Return the 32 bytes of every rank."""
-    mine = torch.tensor(list(words), dtype=torch.uint8, device=device)
+    mine = torch.tensor(list(words), dtype=torch.uint8)
     all_ranks = [torch.empty_like(mine) for _ in range(size)]
     dist.all_gather(all_ranks, mine)
     return [bytes(one.tolist()) for one in all_ranks]

@@ -72,8 +72,9 @@ ALONE = World()  # one process
 def joined() -> Iterator[World]:
     """Join the world that torchrun started this process in, and leave it when all are done; one process where there is none.
 
-    Gloo on CPUs, NCCL where there are GPUs. Peers meet at torchrun's MASTER_ADDR, and show that they know DECA_LAB_SECRET.
-    Raises BadInput where the environment does not fit, or a peer does not know the secret; PeerLost where none comes.
+    Tensors of a CPU go by Gloo, those of a GPU by NCCL: `--device cpu` works on any machine. Peers meet at torchrun's
+    MASTER_ADDR, and show that they know DECA_LAB_SECRET. Raises BadInput where the environment does not fit, or a peer does
+    not know the secret; PeerLost where none comes.
     """
     if number_of("WORLD_SIZE", 1, "1") == 1 or not dist.is_available():
         yield World()
@@ -82,21 +83,31 @@ def joined() -> Iterator[World]:
     gpus = torch.cuda.device_count()
     if gpus:
         torch.cuda.set_device(number_of("LOCAL_RANK", 0, "0") % gpus)
+    nccl = gpus > 0 and dist.is_nccl_available()
     try:
-        dist.init_process_group("nccl" if gpus else "gloo", timeout=WAIT)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=WAIT)
     except (RuntimeError, ValueError, OSError) as error:  # a port that is taken, no such host
         raise PeerLost(f"the processes did not meet at MASTER_ADDR ({first_line(error)})") from None
     world = World(dist.get_rank(), dist.get_world_size())
     try:
         with answering(world):
-            require_secret(world.rank, world.size, "cuda" if gpus else "cpu")
+            require_secret(world.rank, world.size)
     except BadInput:  # all is exchanged; threads that live on may abort the process as it ends
         dist.destroy_process_group()
         raise
     yield world
-    with answering(world):
-        dist.barrier()  # who leaves early breaks the others' connections
+    if gpus:
+        torch.cuda.synchronize()  # what was given to NCCL is still on its way
+    # Who leaves early breaks the others' connections. dist.barrier would take a GPU, and each needs one of its own.
+    summed(world, torch.zeros(1))
     dist.destroy_process_group()
+
+
+def require_own_gpu(world: World, device: torch.device) -> None:
+    """Raise BadInput where processes of one machine would share a GPU, which NCCL refuses."""
+    here, gpus = number_of("LOCAL_WORLD_SIZE", 1, "1"), torch.cuda.device_count()
+    fits = world.size == 1 or device.type != "cuda" or here <= gpus
+    check(fits, "nproc-per-node", here, f"{gpus} at most, a GPU each, or run with --device cpu")
 
 
 @contextmanager
@@ -298,17 +309,17 @@ def summed(world: World, x: Tensor) -> Tensor:
     return x
 
 
-def broadcast(world: World, numbers: list[int] | None, device: torch.device) -> list[int]:
+def broadcast(world: World, numbers: list[int] | None) -> list[int]:
     """Return rank 0's whole numbers on every rank; the others give None."""
     if world.size == 1:
         assert numbers is not None
         return numbers
     with answering(world):
         # Their number first: a receiver must make room before they come.
-        count = torch.tensor([len(numbers or [])], device=device)
+        count = torch.tensor([len(numbers or [])])
         dist.broadcast(count, 0)
         room = [0] * int(count)
-        received = torch.tensor(numbers or room, dtype=torch.int64, device=device)
+        received = torch.tensor(numbers or room, dtype=torch.int64)
         dist.broadcast(received, 0)
     return [int(number) for number in received]
 
@@ -336,8 +347,7 @@ def gathered_state(world: World, state: State) -> State:
     whole = partial(gathered, world)
     moments = {k: each_tensor(optimiser, whole) for k, optimiser in state.moments.items()}
     # A copy, since the sum is written in place: the state that goes on training keeps its own.
-    own = torch.from_numpy(state.sent).to(state.blocks[0].device, copy=True)
-    sent = summed(world, own).cpu().numpy()
+    sent = summed(world, torch.tensor(state.sent)).numpy()
     letters = {name: whole(letter) for name, letter in state.wire.letters.items()}
     wire = state.wire._replace(sent=sent, letters=letters)
     blocks = tuple(map(whole, state.blocks))
@@ -351,7 +361,7 @@ def scattered_state(world: World, plan: Plan, state: State | None) -> State:
         assert state is not None
         return state
     like = next(iter(plan.problem.start.values())).flatten()[:0]
-    known = _outline(world, state, like.device)
+    known = _outline(world, state)
     widths = [(where.width,) for where in plan.layouts]
 
     part, wide = partial(scattered, world), plan.channel.like
@@ -378,7 +388,7 @@ def scattered_state(world: World, plan: Plan, state: State | None) -> State:
     return State(known["step"], blocks, master, moments, wire)
 
 
-def _outline(world: World, state: State | None, device: torch.device) -> dict[str, Any]:
+def _outline(world: World, state: State | None) -> dict[str, Any]:
     """Return, on every rank, all of rank 0's state that is no row of a client."""
     text = None
     if state is not None:
@@ -392,7 +402,7 @@ def _outline(world: World, state: State | None, device: torch.device) -> dict[st
         }
         # As bytes of JSON: only tensors travel, for what unpickles an object would run whatever a peer sends.
         text = list(json.dumps(known).encode())
-    outline: dict[str, Any] = json.loads(bytes(broadcast(world, text, device)))
+    outline: dict[str, Any] = json.loads(bytes(broadcast(world, text)))
     return outline
 
 

@@ -74,6 +74,7 @@ CPU = (
     [
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),
         RuntimeError(CPU),
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ],

@@ -169,3 +169,11 @@ def test_sizes_in_words(count, words):
 def test_the_machine_says_what_is_free():
     assert fc.room(torch.device("cpu")) > 10**6
     assert fc.room(torch.device("meta")) is None
+
+
+def test_what_torch_keeps_of_an_earlier_run_on_a_gpu_is_free(monkeypatch):
+    """The driver counts it as taken: a second run in one notebook would be refused."""
+    told = {"mem_get_info": (3000, 9000), "memory_reserved": 500, "memory_allocated": 200}
+    for name, answer in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
+    assert fc.room(torch.device("cuda")) == 3300

@@ -202,6 +202,14 @@ def test_presets_are_seeded_and_leave_the_global_state_alone():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_no_generator_of_a_gpu_is_seeded(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    assert not torch.equal(*(causal_lm.load("tiny", seed=k).lm_head.weight for k in (0, 1)))
+    causal_lm.load("base")
+    assert seeded == []
+
+
 @pytest.mark.parametrize(
     "name",
     [name for name, row in causal_lm.PRESETS.items() if row.source != "openai-community/gpt2"],

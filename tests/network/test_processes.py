@@ -26,7 +26,7 @@ from deca_lab.algorithm.channel import gossip
 from deca_lab.algorithm.gradients import looped
 from deca_lab.algorithm.loop import Recipe, plan, train
 from deca_lab.algorithm.problems import Problem
-from deca_lab.errors import BadInput, Stopped
+from deca_lab.errors import BadInput, PeerLost, Stopped
 from deca_lab.lab import checkpoint, runs
 from deca_lab.lab.prepare import prepare
 from deca_lab.mixing.topology import topology
@@ -396,6 +396,42 @@ def test_what_one_process_stopped_goes_on_over_two(one_process, tmp_path):
 def test_more_processes_than_clients_are_refused_before_any_work():
     with pytest.raises(BadInput, match="3 or more"):
         prepare(RunConfig(**{**KNOBS, "clients": 2}), World(1, 3, 5))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "nccl", "backend"),
+    [(0, True, "gloo"), (2, True, "cpu:gloo,cuda:nccl"), (2, False, "gloo")],
+)
+def test_a_cpu_s_tensors_go_by_gloo_where_there_are_gpus_too(monkeypatch, gpus, nccl, backend):
+    """NCCL knows no tensor of a CPU: with it alone, `--device cpu` could not run on such a machine."""
+    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "3", "MASTER_PORT": "29500"}
+    for name, value in {**place, "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    asked = []
+
+    def refuse(*backends, **options):
+        asked.extend(backends)
+        raise RuntimeError("nobody came")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: nccl)
+    monkeypatch.setattr(dist, "init_process_group", refuse)
+    with pytest.raises(PeerLost, match="nobody came"), joined():
+        pass
+    assert asked == ([1] if gpus else []) + [backend]
+
+
+def test_processes_that_would_share_a_gpu_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    with pytest.raises(BadInput, match="nproc-per-node = 3 cannot be used: it must be 2 at most"):
+        processes.require_own_gpu(World(0, 3), gpu)
+    processes.require_own_gpu(World(0, 3), cpu)
+    processes.require_own_gpu(World(), gpu)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    processes.require_own_gpu(World(0, 3), gpu)
 
 
 def test_nothing_but_tensors_travels():
