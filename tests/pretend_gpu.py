@@ -7,6 +7,7 @@ the name "lazy", the one device beside "meta" that every build of torch lets Pyt
 from contextlib import contextmanager
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 GPU = torch.device("lazy", 0)
 MOVES = ("copy_", "_to_copy")  # what may read on one device and write on another
+READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "item", "equal")
 INDEXES = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")
 
 
@@ -36,6 +38,20 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return compute(func, args, kwargs or {})
+
+
+class Reads(TorchDispatchMode):
+    """Counts what waits for the device: a number that becomes Python's, or a shape that depends on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in READS:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
 
 
 class Functions(TorchFunctionMode):
@@ -91,7 +107,17 @@ def called(func, args, kwargs):
             return sent(torch.tensor(*args, **{**kwargs, "device": "cpu"}))
         if func is torch.Tensor.new_tensor and own and "device" not in kwargs:
             return sent(torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs}))
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
+            args = (args[0], index_of(args[1]), *args[2:])
         return func(*args, **kwargs)
+
+
+def index_of(places):
+    """Return an index whose lists are tensors on the processor, from where torch itself would send them."""
+    if isinstance(places, tuple):
+        return tuple(map(index_of, places))
+    listed = isinstance(places, list | range | np.ndarray)
+    return torch.as_tensor(np.asarray(places)) if listed else places
 
 
 def compute(func, args, kwargs):

@@ -30,7 +30,7 @@ def optimiser(
 
     def begun(x: Tensor) -> OptState:
         state = init(x)
-        _require_rows(state, len(x))
+        _require_rows(state, x)
         missing = [name for name in mixed if name not in _names(state)]
         allowed = f"names of the state: {', '.join(_names(state)) or 'it has none'}"
         check(not missing, "mixed", missing, allowed)
@@ -84,13 +84,15 @@ def _arguments(function: Callable[..., Any]) -> tuple[int, int] | None:
     return sum(p.default is p.empty for p in places), most
 
 
-def _require_rows(state: OptState, clients: int) -> None:
-    """Raise BadInput unless every leaf is a number, or a tensor with a row for each client."""
+def _require_rows(state: OptState, x: Tensor) -> None:
+    """Raise BadInput unless every leaf is a number, or a tensor with a row for each client, where x is."""
     for leaf in leaves(state):
         rows = isinstance(leaf, Tensor) and leaf.dim() > 0
-        sound = len(leaf) == clients if rows else isinstance(leaf, int | float | bool)
-        what = f"a tensor of shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else leaf
-        allowed = f"tensors with {clients} clients on axis 0, and numbers"
+        beside = rows and len(leaf) == len(x) and leaf.device == x.device
+        sound = beside if rows else isinstance(leaf, int | float | bool)
+        shape = f"a tensor of shape {tuple(getattr(leaf, 'shape', ()))}"
+        what = f"{shape} on {leaf.device}" if isinstance(leaf, Tensor) else leaf
+        allowed = f"tensors with {len(x)} clients on axis 0, on {x.device} as x is, and numbers"
         check(sound, "what optimiser.init returns", what, allowed)
 
 

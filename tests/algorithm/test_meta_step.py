@@ -4,7 +4,7 @@ import pytest
 import small_models as small
 import torch
 from cases import cases
-from torch.utils._python_dispatch import TorchDispatchMode
+from pretend_gpu import Reads
 from torch.utils._pytree import tree_map
 
 from deca_lab.algorithm import loop, stacking
@@ -19,7 +19,6 @@ from deca_lab.runconfig import RunConfig
 from deca_lab.text.headed import head_loss
 
 N, B, T = 4, 2, 8
-READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "item", "equal")
 TALKING = [
     {},
     {"compress": "top-k"},
@@ -34,20 +33,6 @@ TALKING = [
 
 
 ADAPTED = {"none": lambda base: base, "lora": adapters.lora, "bottleneck": adapters.bottleneck}
-
-
-class Reads(TorchDispatchMode):
-    """Counts what waits for the device: a number that becomes Python's, or a shape that depends on values."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        if name in READS:
-            self.seen.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 def laid(device, loss_of=causal_lm.client_loss, model=None, batch=None, **knobs):

@@ -7,6 +7,7 @@ from cases import cases
 from pretend_gpu import GPU, OnGpu, pretended
 
 from deca_lab import Problem, RunConfig, fit, resume, run
+from deca_lab.bounds.beside_a_run import beside
 from deca_lab.errors import BadInput, Stopped
 from deca_lab.lab.export import export_model
 from deca_lab.lab.fit import prepare_problem
@@ -80,13 +81,14 @@ def test_a_fit_says_the_same_as_on_the_processor(knobs):
 @cases("knobs", RUNS)
 @pytest.mark.slow
 def test_a_run_is_stopped_resumed_exported_and_read(knobs, tmp_path):
+    place = tmp_path / str(len(list(tmp_path.iterdir())))
     config = RunConfig(**{**TEXT, **knobs})
     with pretended(*FINDERS):
         with pytest.raises(Stopped):
-            run(config, tmp_path / "run", lambda step, steps, known: True)
-        done = resume(tmp_path / "run")
-        export_model(tmp_path / "run", out=tmp_path / "model")
-        samples(tmp_path / "run", count=1, length=2)
+            run(config, place, lambda step, steps, known: True)
+        done = resume(place)
+        export_model(place, out=place / "model")
+        samples(place, count=1, length=2)
     assert done.summary["device"] == str(GPU)
     assert len(done.train) == 2
 
@@ -112,6 +114,13 @@ def test_a_loss_that_reads_a_tensor_elsewhere_gets_one_line():
         fit(problem, RunConfig(clients=N, device="cuda"))
 
 
+def test_an_optimiser_whose_state_is_elsewhere_gets_one_line():
+    own = lambda x: torch.zeros(x.shape), lambda g, state: (g, state)
+    words = f"on cpu'? cannot be used: .* on {GPU} as x is"
+    with pretended(*FINDERS), pytest.raises(BadInput, match=words):
+        fit(factors(), RunConfig(clients=N, device="cuda", blocks="whole"), optimiser=own)
+
+
 def test_the_pretended_gpu_refuses_what_a_gpu_refuses():
     with pretended():
         there, here = torch.ones(3, device=GPU), torch.ones(3)
@@ -126,3 +135,11 @@ def test_the_pretended_gpu_refuses_what_a_gpu_refuses():
                 fault()
         with pytest.raises((RuntimeError, TypeError)):
             there.numpy()
+
+
+@cases("method", ["deca", "deca-predictable", "d-sgd"])
+@pytest.mark.slow
+def test_the_bounds_beside_a_run_are_computed_from_there(method):
+    config = RunConfig(**{**TEXT, "blocks": "layers", "inner_steps": 1, "method": method})
+    with pretended(*FINDERS):
+        assert len(beside(run(config))) > 3

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from command import SMALL
+from pretend_gpu import Reads
 from reference import ROUNDING
 
 from deca_lab.algorithm import channel as ch
@@ -422,3 +423,12 @@ def test_a_matrix_that_is_not_symmetric_cannot_bear_faults():
     with pytest.raises(BadInput, match="symmetric W"):
         fl.require_possible(fl.Faults(0.1, clients=6, turns=STEPS), one_way, STEPS)
     assert not fl.require_possible(fl.Faults(clients=6, turns=STEPS), one_way, STEPS).any
+
+
+def test_how_far_the_mean_moved_is_one_read_of_the_device():
+    wide = 3 * lossy_mixing.COLUMNS
+    x, counts, site = torch.zeros(2, wide), torch.tensor([[1.0], [0.0]]), ch.Site(slice(0, 2))
+    with Reads() as mode:
+        moved = lossy_mixing._moved(x, x + 2, counts, site)
+    assert moved == pytest.approx(2 * wide**0.5, rel=1e-12)
+    assert mode.seen == ["_local_scalar_dense"]
