@@ -12,6 +12,7 @@ from deca_lab.errors import BadInput, Stopped
 from deca_lab.lab.export import export_model
 from deca_lab.lab.fit import prepare_problem
 from deca_lab.lab.objects import NOTHING
+from deca_lab.lab.prepare import find_device
 from deca_lab.lab.samples import samples
 from deca_lab.methods import METHODS
 
@@ -91,6 +92,16 @@ def test_a_run_is_stopped_resumed_exported_and_read(knobs, tmp_path):
         samples(place, count=1, length=2)
     assert done.summary["device"] == str(GPU)
     assert len(done.train) == 2
+
+
+def test_auto_takes_cuda_where_torch_sees_it_and_never_apples_gpu(monkeypatch):
+    for there, kind in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert find_device("auto").type == kind
+    with pytest.raises(BadInput, match="'cuda' is not there: torch sees cpu"):
+        find_device("cuda")
+    with pytest.raises(BadInput, match=r"device = 'mps' cannot be used: .* no float64"):
+        find_device("mps")
 
 
 def test_a_problem_goes_whole_to_the_device_that_is_asked_for():
