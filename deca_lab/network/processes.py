@@ -105,9 +105,11 @@ def joined() -> Iterator[World]:
 
 def require_own_gpu(world: World, device: torch.device) -> None:
     """Raise BadInput where processes of one machine would share a GPU, which NCCL refuses."""
+    if world.size == 1 or device.type != "cuda":
+        return
     here, gpus = number_of("LOCAL_WORLD_SIZE", 1, "1"), torch.cuda.device_count()
-    fits = world.size == 1 or device.type != "cuda" or here <= gpus
-    check(fits, "nproc-per-node", here, f"{gpus} at most, a GPU each, or run with --device cpu")
+    allowed = f"{gpus} at most, a GPU each, or run with --device cpu"
+    check(here <= gpus, "nproc-per-node", here, allowed)
 
 
 @contextmanager
