@@ -91,8 +91,8 @@ def _try_out(problem: Problem) -> None:
     if problem.exact is not None:
         _require_exact(problem, losses, g, problem.exact(x, where, {}, batch))
     if problem.evaluation is not None:
-        first = tree_map(lambda t: t[:1], (problem.start, problem.evaluation))
-        new = gr.losses(problem.loss, *first, over=gr.in_turn)
+        start, data = tree_map(lambda t: t[:1], (problem.start, problem.evaluation))
+        new = gr.losses(problem.loss, start, data, over=gr.in_turn)
         _require_number("what problem.loss returns of problem.evaluation", new)
 
 
@@ -101,7 +101,7 @@ def _require_function(problem: Problem, batch: gr.Batch, before: Tensor) -> None
     own = {name: t[0].detach().requires_grad_() for name, t in problem.start.items()}
     again = problem.loss(own, tree_map(lambda t: t[0], batch))
     allowed = "a function of the params, with a gradient"
-    check(again.requires_grad, "problem.loss", problem.loss, allowed)
+    check(bool(again.requires_grad), "problem.loss", problem.loss, allowed)
     same = _near(again.detach()[None], before[None])
     check(same, "problem.loss", "random", "the same for the same params and batch")
 
@@ -130,8 +130,8 @@ def _near(a: Tensor, b: Tensor) -> bool:
 def _equal(a: gr.Batch, b: gr.Batch) -> bool:
     """Say whether two batches hold the same numbers; NaN, a gap in the data, is equal to itself."""
     pairs = list(zip(tree_leaves(a), tree_leaves(b), strict=True))
-    return all(s is t or (s.shape == t.shape and _all_equal(s, t)) for s, t in pairs)
+    return all(s is t or _all_equal(s, t) for s, t in pairs)
 
 
 def _all_equal(a: Tensor, b: Tensor) -> bool:
-    return bool(((a == b) | ((a != a) & (b != b))).all())
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
