@@ -216,5 +216,5 @@ def test_damaged_json_is_named_and_refused(text, message):
 
 def test_a_masked_number_is_none():
     for gap in (np.ma.masked, np.ma.masked_array(0.5, mask=True)):
-        with pytest.raises(BadInput, match="^lr = .* of type float"):
+        with pytest.raises(BadInput, match=r"^lr = .* of type float"):
             RunConfig(lr=gap)

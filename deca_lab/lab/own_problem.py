@@ -1,6 +1,7 @@
 """A problem of your own, taken as an object: what is checked before it trains, and of every batch that it gives."""
 
 from functools import partial
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -123,7 +124,7 @@ def _require_exact(
 
 def _near(a: Tensor, b: Tensor) -> bool:
     """Say whether two results are one up to rounding, of another order of operations too."""
-    most = torch.finfo(b.dtype).eps ** 0.5 * (1 + float(b.abs().max()))
+    most = sqrt(torch.finfo(b.dtype).eps) * (1 + float(b.abs().max()))
     return float((a - b).abs().max()) <= most
 
 
