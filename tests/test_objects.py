@@ -460,7 +460,7 @@ class Skipping(Net):
 def test_a_block_that_no_logit_reads_stays(engine):
     model = Skipping()
     ends = []
-    config = replace(NAMELESS, blocks="layers", engine=engine, method="d-sgd")
+    config = replace(NAMELESS, blocks="layers", engine=engine, method="deca-no-feedback")
     run(config, model=model, dataset=TEXTS, callbacks=[lambda seen: ends.append(seen.mean)])
     assert torch.allclose(ends[-1]["layers.1.weight"], model.layers[1].weight, atol=1e-7)
     assert not torch.allclose(ends[-1]["layers.0.weight"], model.layers[0].weight)

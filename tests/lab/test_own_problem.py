@@ -5,6 +5,7 @@ from itertools import repeat
 import pytest
 import torch
 
+import deca_lab as dl
 from deca_lab import BadInput, Problem, RunConfig, fit
 
 CONFIG = RunConfig(clients=3, rounds=1, inner_steps=3, lr=0.1, device="cpu", method="d-sgd")
@@ -73,14 +74,11 @@ def test_a_parameter_that_the_loss_does_not_read_stays(engine, blocks):
     gaps = torch.cat([ROWS, torch.full((3, 1, 2), torch.nan)], 1)
     start = {"w": torch.zeros(3, 2), "unread": torch.ones(3, 4)}
     loss = lambda params, rows: squares(params, rows[:-1])  # noqa: E731
-    config = RunConfig(**{**vars(CONFIG), "engine": engine, "blocks": blocks})
-    config = RunConfig(**{**vars(config), "topology": "complete"})
-    ends = []
-    fit(
-        problem(loss, lambda step: gaps, start=start),
-        config,
-        callbacks=[lambda s: ends.append(s.mean)],
-    )
+    knobs = {"engine": engine, "blocks": blocks, "topology": "complete", "method": "deca"}
+    plain = dl.optimiser(lambda x: {}, lambda g, state: (g, state))
+    config, ends = RunConfig(**{**vars(CONFIG), **knobs}), []
+    own = {"optimiser": plain, "callbacks": [lambda seen: ends.append(seen.mean)]}
+    fit(problem(loss, lambda step: gaps, start=start), config, **own)
     w = torch.zeros(2, requires_grad=True)
     for _ in range(3):
         (g,) = torch.autograd.grad(sum(loss({"w": w}, rows) for rows in gaps) / 3, w)
