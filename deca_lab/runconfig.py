@@ -350,7 +350,8 @@ def _checked(f: Field[Any], value: Any) -> Any:  # noqa: ANN401 - any value, to 
     """Return the value in the knob's type; raise BadInput unless it has it, is finite, and lies in its range."""
     kind, allowed = f.type, f.metadata["allowed"]
     # A NumPy number is taken as Python's.
-    value = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    scalar = getattr(value, "ndim", None) == 0 and not hasattr(value, "mask")  # a gap is no number
+    value = value.item() if scalar and hasattr(value, "item") else value
     ok = type(value) is kind or (kind is float and type(value) is int)
     check(ok, f.name, value, f"of type {_type_name(f)}")
     if kind is float:

@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import FrozenInstanceError, asdict, fields, replace
 
+import numpy as np
 import pytest
 from cases import cases
 
@@ -211,3 +212,9 @@ def test_an_unknown_knob_names_the_nearest(name, near):
 def test_damaged_json_is_named_and_refused(text, message):
     with pytest.raises(BadInput, match=message):
         from_json(text, "run.json")
+
+
+def test_a_masked_number_is_none():
+    for gap in (np.ma.masked, np.ma.masked_array(0.5, mask=True)):
+        with pytest.raises(BadInput, match=r"^lr = .* of type float"):
+            RunConfig(lr=gap)

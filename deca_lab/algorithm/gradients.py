@@ -33,7 +33,7 @@ def stacked(loss: Loss) -> Gradients:
         leaves = {n: p.detach().requires_grad_() for n, p in unflatten(x, where).items()}
         losses = mapped({**rest, **leaves}, batch)  # (N,); clients share no parameter
         # a leaf for each tensor: with the matrix as the only one, large models take a third longer
-        parts = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
+        parts = _differentiated(losses.sum(), list(leaves.values()))
         g = flatten(dict(zip(leaves, parts, strict=True)), where.names)
         return losses.detach(), g
 
@@ -60,10 +60,17 @@ def looped(loss: Loss) -> Gradients:
             leaves = {n: p.detach().requires_grad_() for n, p in own.items()}
             value = loss({**client(rest, i), **leaves}, _of(batch, i))
             losses.append(value.detach())
-            _join(torch.autograd.grad(value, list(leaves.values()), materialize_grads=True), g[i])
+            _join(_differentiated(value, list(leaves.values())), g[i])
         return torch.stack(losses), g
 
     return gradients
+
+
+def _differentiated(value: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the gradients of a loss by its leaves: zero for those that it does not read, even for a whole block of them."""
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return torch.autograd.grad(value, leaves, materialize_grads=True)
 
 
 def _join(parts: Sequence[Tensor], row: Tensor) -> None:
@@ -91,7 +98,7 @@ def in_model(own: Mapping[str, Tensor]) -> Engine:
                     leaves = [own[name] for name in where.names]
                     value = loss({name: own[name] for name in values}, _of(batch, i))
                     losses.append(value.detach())
-                    _join(torch.autograd.grad(value, leaves), g[i])
+                    _join(_differentiated(value, leaves), g[i])
             finally:
                 for name, data in before.items():
                     own[name].data = data

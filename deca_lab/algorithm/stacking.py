@@ -84,3 +84,8 @@ def _apart(x: Tensor) -> Tensor:
 def nbytes(tensors: Iterable[Tensor]) -> int:
     """Return the bytes of the tensors' elements."""
     return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def writes(tensors: Iterable[Tensor]) -> list[int]:
+    """Return how often each tensor was written to in place, itself or through a view, as torch counts it."""
+    return [0 if t.is_inference() else t._version for t in tensors]

@@ -58,8 +58,8 @@ def evaluate(
     check(seed >= 0, "seed", seed, "0 or more")
     known = claims()
     rows: list[Evaluated] = []
-    for name in names or known:
-        module, began = pick(known, name, "claim"), time.perf_counter()
+    for module, name in [(pick(known, name, "claim"), name) for name in names or known]:
+        began = time.perf_counter()
         cases, broken = module.examples(seed), module.broken(seed)
         seconds = (time.perf_counter() - began) / max(len(cases), 1)
         for case, bound in cases.items():

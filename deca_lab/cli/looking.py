@@ -10,7 +10,7 @@ import typer
 
 from deca_lab.cli.knobs import given_of
 from deca_lab.cli.unread import require_alone, require_read
-from deca_lab.cli.words import JSON, printer, show
+from deca_lab.cli.words import JSON, headed, printer, show
 from deca_lab.errors import check, pick
 from deca_lab.runconfig import RunConfig
 
@@ -135,8 +135,7 @@ def bounds(
     if attack:
         raise typer.Exit(_attack(names or (), attack, seed, out, as_json))
     check(out is None, "out", str(out), "left out without --attack: the table writes nothing")
-    say = printer(as_json)
-    say(table.HEAD)
+    say = headed(printer(as_json), table.HEAD)
     rows = table.evaluate(names or (), seed, lambda row: say(row.line))
     right = all(row.right for row in rows)
     if as_json:
@@ -150,8 +149,7 @@ def _attack(
     """Attack claims, print what came nearest, and return the exit code."""
     from deca_lab.bounds import attack as at
 
-    say = printer(as_json)
-    say(at.HEAD)
+    say = headed(printer(as_json), at.HEAD)
     rows = at.attack(names, seconds, seed=seed, say=lambda row: say(row.line))
     right, witnesses = all(row.right for row in rows), None if out is None else at.write(rows, out)
     if witnesses is not None:
@@ -222,8 +220,8 @@ def bench(
 
     drawn = picture is None or not parts or "growth" in parts
     check(drawn, "picture", str(picture), "left out without the part growth")
-    say, rows, machine = printer(as_json), [], be.machine(device)
-    say(f"{machine}\n{be.HEAD}")
+    rows, machine = [], be.machine(device)
+    say = headed(printer(as_json), f"{machine}\n{be.HEAD}")
     for row in be.bench(parts or (), device):
         say(row.line)
         rows.append(row)

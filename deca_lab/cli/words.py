@@ -43,6 +43,18 @@ def printer(silent: bool) -> Callable[[str], None]:
     return _nothing if silent else typer.echo
 
 
+def headed(say: Callable[[str], None], head: str) -> Callable[[str], None]:
+    """Return what says the lines of a table, its head before the first: a name that is refused has no table."""
+    heads = [head]
+
+    def line(text: str) -> None:
+        while heads:
+            say(heads.pop())
+        say(text)
+
+    return line
+
+
 def _on_stderr(line: str) -> None:
     typer.echo(line, err=True)
 

@@ -46,8 +46,8 @@ def export_model(
     """Write the mean model, or client "0" ... "N-1", of a run's last checkpoint with its tokenizer; return the directory.
 
     `form` "model" is what `AutoModelForCausalLM.from_pretrained` loads, LoRA folded into the weights; a module of your
-    own becomes a model.safetensors for `safetensors.torch.load_model`. "peft" is LoRA's factors alone, which
-    `PeftModel.from_pretrained` puts on the base. A model, tokenizer or method that the run was given as objects
+    own becomes a model.safetensors for `safetensors.torch.load_model`. "peft" is LoRA's factors, and the head where one
+    trained, which `PeftModel.from_pretrained` puts on the base. A model, tokenizer or method that the run was given as objects
     must be given again, by the names that they have in `run`.
 
     Raises BadInput where the run has no whole checkpoint, the client does not exist, `out` is not empty, or the form
@@ -86,11 +86,12 @@ def trained_model(
     state, record = checkpoint.load(path)
     _require_written_with(config, record, path)
     labels = record.get("labels", ()) if has_head(config, given.model) else ()
-    model = load_model(config, len(which), given.model, labels, pad_of(which))
+    sizes = len(which), given.model, labels, pad_of(which)
+    model = load_model(config, *sizes)
     stacked = _stacked(config, model, state, path)
     number = _index(client, config.clients)
     chosen = mean_model(stacked) if number is None else stacking.client(stacked, number)
-    return Trained(config, model, chosen, given.model, len(which)), which
+    return Trained(config, model, chosen, given.model, sizes), which
 
 
 class Trained(NamedTuple):
@@ -100,7 +101,7 @@ class Trained(NamedTuple):
     model: "PreTrainedModel"  # as it was trained, adapters included
     params: Params
     given: nn.Module | None  # the user's own object
-    vocabulary: int
+    sizes: tuple[Any, ...]  # what `load_model` takes beside a config
 
 
 def _with_objects(config: RunConfig, objects: dict[str, Any]) -> tuple[RunConfig, Objects]:
@@ -136,18 +137,19 @@ def _whole(trained: Trained, out: Path) -> None:
 
 
 def _peft(trained: Trained, out: Path) -> None:
-    """Write LoRA's factors as a PEFT adapter, and the base beside them where it has no place of its own."""
-    config, model, params, given, vocabulary = trained
+    """Write LoRA's factors and a head as a PEFT adapter, and the base beside them where it has no place of its own."""
+    config, model, params, given, sizes = trained
     check(config.adapter == "lora", "form", "peft", f"model: the run's adapter is {config.adapter}")
     allowed = f"model: these factors fit the run's base in {config.base_weights} alone"
     check(config.base_weights == "full", "form", "peft", allowed)
     base = causal_lm.PRESETS.get(config.model, causal_lm.Preset("", config.model)).source
     if given is not None or not base:  # an object, or drawn: no place to load it from
         base, plain = "base", replace(config, adapter="none")
-        own: Any = load_model(plain, vocabulary) if given is None else given
+        own: Any = load_model(plain, *sizes) if given is None else given
         check(causal_lm.from_transformers(own), "model", type(own).__name__, "one of transformers")
         own.save_pretrained(out / base)
-    adapters.save_peft(causal_lm.with_parameters(model, params), base, out)
+    head = [name for name in params if not name.endswith(adapters.FACTORS)]
+    adapters.save_peft(causal_lm.with_parameters(model, params), base, out, head)
 
 
 FORMS: dict[str, Callable[[Trained, Path], None]] = {"model": _whole, "peft": _peft}

@@ -15,16 +15,15 @@ from deca_lab.algorithm import stacking
 from deca_lab.algorithm.blocks import Block
 from deca_lab.algorithm.loop import Plan
 from deca_lab.algorithm.problems import Problem
-from deca_lab.errors import BadInput, check, first_line
+from deca_lab.errors import check
 from deca_lab.lab.history import History
-from deca_lab.lab.metrics import Measurement, Probe, each, mean_model
+from deca_lab.lab.metrics import Measurement, Probe, mean_model
 from deca_lab.lab.objects import Objects, accepted, blocks_given, named, on_problem
+from deca_lab.lab.own_problem import ready_problem
 from deca_lab.lab.prepare import (
     Lab,
     blocks_of,
-    changed,
     device_and_graph,
-    find_device,
     planned,
     start_spread,
     with_engine,
@@ -88,13 +87,10 @@ def fit(
 
 def prepare_problem(problem: Problem, config: RunConfig, objects: Objects) -> Lab:
     """Return the lab of a problem; raise BadInput, before anything is written, where something does not fit."""
-    whole = isinstance(problem, Problem)
-    check(whole, "problem", problem, "a deca_lab.Problem(start, loss, batches)")
     objects = accepted(config, objects)
     _require_own_knobs(config)
-    _require_start(problem)
-    device = _device_of(problem, config)
-    problem = _tried_out(problem, device)
+    problem = ready_problem(problem, config.device)
+    device = next(iter(problem.start.values())).device
     allowed = f"{problem.clients}, the problem's"
     check(config.clients == problem.clients, "clients", config.clients, allowed)
     config = resolve(named(config, objects._replace(problem=problem)), objects.method)
@@ -125,68 +121,6 @@ def _require_own_knobs(config: RunConfig) -> None:
     strange = [name for name in changed if not (name == "corpus" and on_problem(config))]
     allowed = "left out: the problem brings its own"
     check(not strange, ", ".join(strange), [getattr(config, n) for n in strange], allowed)
-
-
-def _device_of(problem: Problem, config: RunConfig) -> torch.device:
-    """Return where a problem is trained: for "auto" where its start lies, for its loss may read more than it is given."""
-    own = next(iter(problem.start.values())).device
-    return own if config.device == "auto" else find_device(config.device)
-
-
-def _on_device(problem: Problem, device: torch.device) -> Problem:
-    """Return the problem with start, batches and evaluation on a device."""
-
-    def moved(tensor: Tensor) -> Tensor:
-        return tensor.detach().to(device)
-
-    start = {name: moved(tensor) for name, tensor in problem.start.items()}
-    data = None if problem.evaluation is None else each(problem.evaluation, moved)
-    return problem._replace(start=start, batches=changed(problem.batches, moved), evaluation=data)
-
-
-def _tried_out(problem: Problem, device: torch.device) -> Problem:
-    """Return the problem on a device; raise BadInput unless one client's loss is a finite number of its parameters."""
-    try:
-        _require_batches(problem)
-        problem = _on_device(problem, device)
-        engine = gr.looped(problem.loss)
-        where = stacking.layout(problem.start, list(problem.start))
-        x = stacking.flatten(problem.start, where.names)
-        losses, g = engine(x, where, {}, problem.batches(0))
-    except BadInput:
-        raise
-    except Exception as error:  # whatever a user's own function raises
-        line = f"{type(error).__name__}: {first_line(error)}"
-        raise BadInput(f"problem cannot be used: its loss raises {line}") from error
-    allowed = "one number, a tensor without axes"
-    check(losses.dim() == 1, "what problem.loss returns", tuple(losses.shape[1:]), allowed)
-    finite = bool(losses.isfinite().all() and g.isfinite().all())
-    check(finite, "problem", losses.tolist(), "finite in loss and gradient at its start")
-    return problem
-
-
-def _require_start(problem: Problem) -> None:
-    sizes = {name: tuple(getattr(t, "shape", ())) for name, t in problem.start.items()}
-    real = all(isinstance(t, Tensor) and t.is_floating_point() for t in problem.start.values())
-    counts = {shape[:1] for shape in sizes.values()}
-    allowed = "tensors of real numbers with the clients on axis 0"
-    sound = real and len(counts) == 1 and () not in counts
-    check(sound, "problem.start", sizes, allowed)
-
-
-def _require_batches(problem: Problem) -> None:
-    """Refuse what clients cannot be taken from by an index on axis 0, such as a dict or a list."""
-    given = {"batches": problem.batches(0), "evaluation": problem.evaluation}
-    for what, batch in given.items():
-        allowed = f"a tensor with {problem.clients} clients on axis 0, or a tuple of such"
-        sound = batch is None or _is_batch(batch, problem.clients)
-        check(sound, f"problem.{what}", type(batch).__name__, allowed)
-
-
-def _is_batch(batch: object, clients: int) -> bool:
-    if isinstance(batch, tuple):
-        return all(_is_batch(part, clients) for part in batch)
-    return isinstance(batch, Tensor) and batch.shape[:1] == (clients,)
 
 
 def _cut(config: RunConfig, problem: Problem) -> tuple[Block, ...]:

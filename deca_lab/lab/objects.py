@@ -5,8 +5,6 @@ config says "object:Kind:fingerprint": a run that is resumed without the object 
 one that is given another.
 """
 
-import hashlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from deca_lab.algorithm.blocks import Block
-from deca_lab.algorithm.optimisers import Optimiser
 from deca_lab.algorithm.own_optimiser import optimiser_of
 from deca_lab.algorithm.problems import Problem
 from deca_lab.errors import check
+from deca_lab.lab.fingerprints import FINGERPRINTS
 from deca_lab.methods import Method
 from deca_lab.mixing.topology import Topology, topology
 from deca_lab.models import own_model
@@ -180,56 +178,6 @@ def _argument(name: str, label: str) -> str:
 
 def _label(name: str, given: Any) -> str:  # noqa: ANN401 - any object
     return f"{OBJECT}{type(given).__name__}:{FINGERPRINTS[name](given)[:12]}"
-
-
-def _of_topology(given: Topology) -> str:
-    digest = hashlib.sha256()
-    for W in given.matrices:
-        digest.update(repr(W.shape).encode() + np.ascontiguousarray(W).tobytes())
-    return digest.hexdigest()
-
-
-def _of_problem(given: Problem) -> str:
-    digest = hashlib.sha256(_of_code(given.loss).encode())
-    for name, tensor in given.start.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().double().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _of_optimiser(given: Optimiser) -> str:
-    parts = (given.init, given.update, given.feed)
-    return hashlib.sha256("".join(map(_of_code, parts)).encode()).hexdigest()
-
-
-def _of_code(function: Any) -> str:  # noqa: ANN401 - any callable
-    """Return a SHA-256 of a function's source, and of the numbers, texts and functions that it closes over."""
-    function = inspect.unwrap(getattr(function, "func", function))
-    try:
-        text = inspect.getsource(function)
-    except (OSError, TypeError):  # typed at a prompt, or no function of Python's
-        text = getattr(function, "__qualname__", type(function).__qualname__)
-    closed = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
-    within = dict(sorted(closed.items()))
-    plain = {name: x for name, x in within.items() if isinstance(x, int | float | str | bool)}
-    inner = [_of_code(value) for value in within.values() if inspect.isfunction(value)]
-    return hashlib.sha256(f"{text}{plain}{inner}".encode()).hexdigest()
-
-
-def _of_text(given: Any) -> str:  # noqa: ANN401 - a Method, or blocks
-    return hashlib.sha256(repr(given).encode()).hexdigest()
-
-
-FINGERPRINTS: dict[str, Callable[[Any], str]] = {
-    "model": own_model.fingerprint_of,
-    "tokenizer": tokens.fingerprint_of,
-    "dataset": lambda corpus: str(corpus.fingerprint),
-    "topology": _of_topology,
-    "optimiser": _of_optimiser,
-    "method": _of_text,
-    "problem": _of_problem,
-    "blocks": _of_text,
-}
 
 
 def blocks_given(blocks: Sequence[Any]) -> tuple[Block, ...]:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 from deca_lab.algorithm.gradients import Engine, Gradients, Loss, engine_kind
 from deca_lab.algorithm.loop import Plan, State, begin, params_of, train, working
 from deca_lab.algorithm.optimisers import tensors
+from deca_lab.algorithm.stacking import writes
 from deca_lab.errors import BadInput, Diverged, Stopped, check
 from deca_lab.files import alone, new_folder, read_text, require_new, write_whole
 from deca_lab.lab import checkpoint, history, ledger
@@ -306,7 +307,20 @@ def _called(lab: Lab, state: State, record: Record, measured: bool) -> bool:
     if not lab.objects.callbacks:
         return False
     snapshot = _snapshot(lab, state, record, measured)
-    return _anybodys(lab, sum(bool(call(snapshot)) for call in lab.objects.callbacks)) > 0
+    with _left_alone("callbacks", state):
+        ending = sum(bool(call(snapshot)) for call in lab.objects.callbacks)
+    return _anybodys(lab, ending) > 0
+
+
+@contextmanager
+def _left_alone(what: str, state: State) -> Iterator[None]:
+    """Raise BadInput where a user's function writes into the clients' parameters, which it sees as they are, not copied."""
+    before = writes(state.blocks)
+    yield
+    allowed = "functions that leave a Snapshot's tensors as they are: their clone() may be changed"
+    check(
+        writes(state.blocks) == before, what, "one that writes into the run's parameters", allowed
+    )
 
 
 def _asked_to_stop(lab: Lab, step: int, record: Record, progress: Progress | None) -> bool:
@@ -503,7 +517,8 @@ def _own_metrics(lab: Lab, state: State, record: Record) -> dict[str, float]:
     for name, figure in (lab.objects.metrics or {}).items():
         allowed = "another name: the lab measures one of this name"
         check(name not in record.metrics[-1], "metrics", name, allowed)
-        value = figure(_snapshot(lab, state, record, measured=True))
+        with _left_alone(f"metrics[{name!r}]", state):
+            value = figure(_snapshot(lab, state, record, measured=True))
         value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
         check(isinstance(value, int | float), f"what metrics[{name!r}] returns", value, "a number")
         figures[name] = float(value)

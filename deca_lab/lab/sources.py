@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from deca_lab.algorithm.gradients import engine_kind
 from deca_lab.errors import BadInput, check, pick
@@ -55,7 +56,7 @@ def read_texts(config: RunConfig, objects: Objects) -> Texts:
     parts = split_of(config, corpus)
     data = shards.build(corpus, parts, which, config.context, whole=head)
     labels = corpus.label_names if head else ()
-    notes = (*data.notes, *noted, *_recast(config, objects.model))
+    notes = (*data.notes, *noted, *_recast(config, objects.model), *_silenced(objects.model))
     return Texts(corpus, which, parts, data, labels, notes)
 
 
@@ -66,6 +67,16 @@ def _recast(config: RunConfig, given: nn.Module | None) -> list[str]:
     kinds = {p.dtype for p in parameters if p.is_floating_point()} - {wanted}
     names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
     return [f"the model's {names} becomes {config.dtype}, the run's dtype"] if kinds else []
+
+
+def _silenced(given: nn.Module | None) -> list[str]:
+    """Return a note where a model that was given has dropout, which is off here."""
+    parts = () if given is None else given.modules()
+    rates = {part.p for part in parts if isinstance(part, _DropoutNd)} - {0}
+    shares = ", ".join(f"{rate:g}" for rate in sorted(rates))
+    return [
+        f"the model's dropout ({shares}) is off: every client's loss is a fixed function"
+    ] * bool(rates)
 
 
 def read_corpus(config: RunConfig) -> Corpus:
@@ -188,7 +199,8 @@ def load_model(
     own = adapt is not _all_of_it and getattr(given, "peft_config", None)
     merged = "none: the model has adapters of its own; merge them first, model.merge_and_unload()"
     check(not own, "adapter", config.adapter, merged)
-    model: Any = _base(config, vocabulary, given, labels, pad, shapes_alone)
+    of_object_alone = {"adapted": adapt is not _all_of_it}
+    model: Any = _base(config, vocabulary, given, labels, pad, shapes_alone, of_object_alone)
     if shapes_alone:
         model = without_numbers(model)
     if config.gradient_checkpointing:
@@ -204,6 +216,7 @@ def _base(
     labels: Sequence[str],
     pad: int | None,
     shapes_alone: bool,
+    of_object_alone: dict[str, Any],
 ) -> "PreTrainedModel":
     """Return the model without adapters, all of it as it is stored."""
     from deca_lab.models import causal_lm, classifier, own_model
@@ -215,7 +228,8 @@ def _base(
     sizes |= {"attention": attention, **({"labels": labels, "pad": pad} if labels else {})}
     if given is not None:
         of_object = classifier.classifier_of if labels else own_model.model_of
-        return of_object(given, over=engine_kind(config.engine).over, **sizes)
+        sizes |= {"over": engine_kind(config.engine).over, **of_object_alone}
+        return of_object(given, **sizes)
     by_name = classifier.load if labels else causal_lm.load
     drawn: dict[str, Any] = {
         "seed": config.seed,

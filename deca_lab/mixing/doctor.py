@@ -25,7 +25,7 @@ from deca_lab.mixing.spectrum import (
     rounds_to_thousandth,
     spectrum,
 )
-from deca_lab.mixing.topology import Topology
+from deca_lab.mixing.topology import Topology, require_unmasked
 
 TOLERANCE = 1e-9  # on row and column sums
 LARGEST = 1e100  # of an entry: beyond it the spectrum is no longer a finite number
@@ -212,6 +212,7 @@ def _matrices(subject: Subject) -> tuple[str, str, tuple[Array, ...]]:
     """Return name, note and float64 matrices; a list of rows is one matrix."""
     if isinstance(subject, Topology):
         return subject.name, subject.note, subject.matrices
+    require_unmasked(subject, "matrix")
     try:
         one = np.ndim(subject[0]) < 2
         listed = [subject] if one else list(subject)

@@ -8,8 +8,9 @@ import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from textwrap import shorten
 from tokenize import TokenError
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import networkx as nx
 import numpy as np
@@ -132,6 +133,7 @@ def _number(cell: str, what: str, line: int) -> float:
 
 def _stack(W: object, what: str) -> tuple[Array, ...]:
     """Return one array (N, N) or a stack (P, N, N) as a tuple of float64 copies."""
+    require_unmasked(W, what)
     try:
         array = np.asarray(W)
     except ValueError:
@@ -143,6 +145,13 @@ def _stack(W: object, what: str) -> tuple[Array, ...]:
             f"{what} has shape {array.shape}: it must be N x N, or P x N x N for P matrices in turn"
         )
     return tuple(M.astype(np.float64) for M in (array if array.ndim == 3 else array[None]))
+
+
+def require_unmasked(W: object, what: str) -> None:
+    """Raise BadInput for an array, or a list of arrays, with masked entries: NumPy would read what lies under the mask."""
+    parts = W if isinstance(W, list | tuple) else [W]
+    masked = any(map(np.ma.is_masked, parts))
+    check(not masked, what, "an array with masked entries", "plain numbers, such as W.filled(0)")
 
 
 # ---- from any source
@@ -170,8 +179,7 @@ def topology(
     check(sown, "seed", seed, "a whole number from 0 up")
     rule = pick(WEIGHTS, weights, "weights")
     if isinstance(source, Topology):
-        check(clients in (None, source.n), "clients", clients, f"{source.n}, the topology's")
-        return source
+        return _of_topology(source, clients)
     if isinstance(source, nx.Graph):
         return _of_graph(source, clients, rule, weights)
     if not isinstance(source, str | Path):
@@ -179,6 +187,18 @@ def topology(
     if isinstance(source, Path) or (source not in GRAPHS and set(source) & set("./\\,")):
         return _of_matrices(str(source), read_matrices(source), clients)
     return _of_name(source, clients, rule, weights, GraphSpec(probability, degree, int(seed)))
+
+
+def _of_topology(given: Topology, clients: int | None) -> Topology:
+    """Return a Topology, whoever wrote it, with matrices as all others have them."""
+    matrices = (
+        _matrices(list(given.matrices), f"topology {given.name!r}") if len(given.matrices) else []
+    )
+    check(bool(matrices), f"matrices of topology {given.name!r}", given.matrices, "one or more")
+    sound = _of_matrices(f"topology {given.name!r}", matrices, clients)
+    mean = not given.served or all(np.allclose(W, 1 / sound.n, rtol=0, atol=1e-9) for W in matrices)
+    check(mean, "served", True, "left out: a server gives every client the mean of all, 1 / N each")
+    return given._replace(matrices=sound.matrices)
 
 
 def _of_name(
@@ -209,18 +229,41 @@ def _of_graph(
     check(n >= 1, "graph", graph, "a graph with at least one node")
     check(clients in (None, n), "clients", clients, f"{n}, the number of nodes of the graph")
     _fits(n, 1)
-    note = f"{graph.graph.get('note', '')}, {weights} weights".lstrip(", ")
-    if any(data.get("weight", 1) != 1 for *_, data in graph.edges(data=True)):
-        note += "; the graph's edge weights are not read"
-    return Topology(str(graph.name) or "graph", (rule(_ordered(graph)),), note)
+    nodes = _in_order(graph)
+    drawn = f"{graph.graph.get('note', '')}, {weights} weights".lstrip(", ")
+    note = "; ".join([drawn, *_unread(graph), *_renamed(nodes)])
+    return Topology(str(graph.name) or "graph", (rule(_ordered(graph, nodes)),), note)
 
 
-def _ordered(graph: nx.Graph) -> nx.Graph:
-    """Return the graph with its nodes named 0 .. N-1, in sorted order where they compare, else as inserted."""
+def _unread(graph: nx.Graph) -> list[str]:
+    """Return notes on what a graph says and no weight rule reads."""
+    weights = [data["weight"] for *_, data in graph.edges(data=True) if "weight" in data]
+    seen = {
+        "edge weights": any(np.any(np.asarray(weight, dtype=object) != 1) for weight in weights),
+        "self-loops": nx.number_of_selfloops(graph) > 0,
+        "parallel edges": graph.is_multigraph() and graph.size() > nx.Graph(graph).size(),
+    }
+    return [f"the graph's {what} are not read" for what, there in seen.items() if there]
+
+
+def _renamed(nodes: Sequence[object]) -> list[str]:
+    """Return a note that says which node is which client, where a node's name is not its client's number."""
+    if all(isinstance(node, int | np.integer) and node == i for i, node in enumerate(nodes)):
+        return []
+    pairs = ", ".join(f"{i} is {quoted(node)}" for i, node in enumerate(nodes))
+    return [f"clients are the graph's nodes: {shorten(pairs, 200, placeholder=' ...')}"]
+
+
+def _in_order(graph: nx.Graph) -> list[Any]:
+    """Return the nodes in sorted order where they compare, else as inserted."""
     try:
-        nodes = sorted(graph)
+        return sorted(graph)
     except TypeError:
-        nodes = list(graph)
+        return list(graph)
+
+
+def _ordered(graph: nx.Graph, nodes: Sequence[Any]) -> nx.Graph:
+    """Return the graph with these nodes, in this order, named 0 .. N-1."""
     kind = nx.DiGraph if graph.is_directed() else nx.Graph
     ordered = nx.empty_graph(len(nodes), create_using=kind)
     index = {node: i for i, node in enumerate(nodes)}

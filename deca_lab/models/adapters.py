@@ -77,6 +77,7 @@ class Bottleneck(nn.Module):
 
 Activation = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Activation] = {"gelu": nn.functional.gelu, "relu": nn.functional.relu}
+FACTORS = ("lora_A", "lora_B")
 # A frozen B would stay zero, and A with it.
 FREEZES: dict[str, tuple[str, ...]] = {"none": (), "A": ("lora_A",)}
 
@@ -189,8 +190,8 @@ def merge(model: "PreTrainedModel", params: Mapping[str, Tensor]) -> "PreTrained
     return twin.requires_grad_(True)
 
 
-def save_peft(model: nn.Module, base: str, out: Path) -> None:
-    """Write the LoRA factors that the model holds as a PEFT adapter of the model that `base` names.
+def save_peft(model: nn.Module, base: str, out: Path, head: Names = ()) -> None:
+    """Write the LoRA factors that the model holds, and the parameters `head`, as a PEFT adapter of the model that `base` names.
 
     The folder `out` gets adapter_config.json and adapter_model.safetensors.
     """
@@ -201,13 +202,16 @@ def save_peft(model: nn.Module, base: str, out: Path) -> None:
     assert isinstance(one, LoRA)
     rank = len(one.lora_A)
     config = {
-        **{"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base},
+        **{"peft_type": "LORA", "base_model_name_or_path": base},
+        **{"task_type": "SEQ_CLS" if head else "CAUSAL_LM"},
+        "modules_to_save": sorted({name.rpartition(".")[0] for name in head}) or None,
         **{"inference_mode": True, "lora_dropout": 0.0, "bias": "none"},
         **{"r": rank, "lora_alpha": one.scale * rank, "target_modules": list(wrapped)},
         "fan_in_fan_out": is_conv1d(one.base),
     }
-    factors = {n: p for n, p in model.named_parameters() if n.endswith(("lora_A", "lora_B"))}
-    named = {f"base_model.model.{n}.weight": p.detach().cpu() for n, p in factors.items()}
+    names = {n: n if n in head else f"{n}.weight" for n, _ in model.named_parameters()}
+    written = {n: p for n, p in model.named_parameters() if n in head or n.endswith(FACTORS)}
+    named = {f"base_model.model.{names[n]}": p.detach().cpu() for n, p in written.items()}
     save_file(named, out / "adapter_model.safetensors", metadata={"format": "pt"})
     (out / "adapter_config.json").write_text(json.dumps(config, indent=1))
 

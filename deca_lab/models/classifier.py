@@ -59,6 +59,7 @@ def classifier_of(
     context: int | None = None,
     attention: str = "eager",
     over: Map = torch.vmap,
+    adapted: bool = False,
 ) -> nn.Module:
     """Return a copy of a classifier that is ready for the lab, as `own_model.model_of` does.
 
@@ -68,7 +69,7 @@ def classifier_of(
     """
     _require_labels(labels)
     padding = _pad_of(getattr(model, "config", None), pad)
-    twin = ready_copy(model, dtype, attention)
+    twin = ready_copy(model, dtype, attention, adapted)
     if causal_lm.from_transformers(twin):
         _set_pad(twin.config, padding)
     causal_lm.check_context(twin, 1 if context is None else context)

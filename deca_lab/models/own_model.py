@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from deca_lab.algorithm.gradients import Map
+from deca_lab.algorithm.stacking import writes
 from deca_lab.errors import BadInput, check, first_line
 from deca_lab.models.causal_lm import (
     DTYPES,
@@ -36,6 +37,7 @@ def model_of(
     context: int | None = None,
     attention: str = "eager",
     over: Map = torch.vmap,
+    adapted: bool = False,
 ) -> nn.Module:
     """Return a copy of a model that is ready for the lab, on the CPU; the model stays as it is.
 
@@ -43,22 +45,31 @@ def model_of(
     logits (B, T, V), as a tensor or as `.logits`. The copy is in eval mode with dropout 0, its
     weights in `dtype` (their own when None);
     `vocabulary` (token ids) and `context` (tokens) must fit; `attention` is for transformers. Two
-    tokens and one whole context are tried, and clients as `over` maps them. Raises BadInput for a model that cannot train here.
+    tokens and one whole context are tried, and clients as `over` maps them. Where it will be `adapted`, all of it may be
+    frozen. Raises BadInput for a model that cannot train here.
     """
     check(vocabulary is None or vocabulary >= 3, "vocabulary", vocabulary, "at least 3 tokens")
-    twin = ready_copy(model, dtype, attention)
+    twin = ready_copy(model, dtype, attention, adapted)
     check_context(twin, 1 if context is None else context)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         _try_out(twin, vocabulary, 2 if context is None else context, over)
     return twin
 
 
-def ready_copy(model: nn.Module, dtype: torch.dtype | None, attention: str) -> nn.Module:
-    """Return a copy on the CPU, in eval mode, without dropout; BadInput where it has nothing to train."""
+def ready_copy(
+    model: nn.Module, dtype: torch.dtype | None, attention: str, adapted: bool = False
+) -> nn.Module:
+    """Return a copy on the CPU, in eval mode, without dropout; BadInput where it has nothing to train.
+
+    A wholly frozen model is what adapters are put on: where it will be `adapted`, the copy is not frozen.
+    """
     check(isinstance(model, nn.Module), "model", model, "a torch.nn.Module, or the name of a model")
     check(dtype is None or dtype in DTYPES, "dtype", dtype, f"one of {', '.join(map(str, DTYPES))}")
     require_plain(model)
     twin = _plain_copy(model, dtype, attention)
+    if adapted and not trainable(twin):
+        for p in twin.parameters():
+            p.requires_grad_(p.is_floating_point())
     _require_trainable(twin)
     return twin
 
@@ -212,9 +223,11 @@ def returned(
 
     A letter in `wanted` stands for any size.
     """
-    rows, width = tokens.shape
+    (rows, width), before = tokens.shape, writes([tokens])
     with _refused(f"cannot read token ids of shape ({rows}, {width}) up to {int(tokens.max())}"):
         given = model(tokens, **inputs)
+    changed = writes([tokens]) != before
+    _require(not changed, "writes into the token ids, which are the targets too: clone them first")
     out = getattr(given, "logits", given)
     got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
     fits = isinstance(out, Tensor) and out.is_floating_point() and len(out.shape) == len(wanted)

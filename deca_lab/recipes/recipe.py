@@ -1,5 +1,6 @@
 """A file of knobs becomes a config: one of the papers' experiments by name, or a file of one's own."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,14 +77,27 @@ def _read(path: Path) -> dict[str, Any]:
 
     text = read_text(path, "the recipe")
     try:
-        given, twice = yaml.safe_load(text), _repeated(yaml.compose(text, yaml.SafeLoader))
+        given, whole = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+        twice, odd = _repeated(whole), _misread(whole)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         line = " ".join(str(error).split())[:200]
         raise BadInput(f"the recipe {str(path)!r} is no YAML: {line}") from None
     sound = isinstance(given, dict) and all(isinstance(key, str) for key in given)
     check(sound, f"the recipe {str(path)!r}", type(given).__name__, "a mapping of knobs")
     check(not twice, f"the recipe {str(path)!r}", ", ".join(twice), "a file that names a knob once")
+    allowed = "written in tens: YAML reads a leading 0 as base 8, and a colon as base 60"
+    check(not odd, f"a number of the recipe {str(path)!r}", ", ".join(odd), allowed)
     return dict(given)
+
+
+def _misread(node: "yaml.Node | None", depth: int = len(PARTS)) -> list[str]:
+    """Return the values of a mapping, or of one in it, that YAML takes for numbers to another base than was meant."""
+    if node is None or not depth:
+        return []
+    if node.id == "mapping":
+        return [text for _, value in node.value for text in _misread(value, depth - 1)]
+    number, text = node.tag.rpartition(":")[2] in ("int", "float"), str(node.value)
+    return [text] if number and re.match(r"[-+]?(0[0-7_]+$|\d[\d_]*:)", text) else []
 
 
 def _repeated(node: "yaml.Node | None", depth: int = len(PARTS)) -> list[str]:

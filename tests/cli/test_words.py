@@ -115,3 +115,18 @@ def test_output_that_cannot_be_written_is_one_line(command):
         )
     assert done.returncode == 1
     assert done.stderr == "stopped: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bench", "nope"),
+        ("bounds", "nope"),
+        ("bounds", "gossip_contraction", "nope"),
+        ("bounds", "nope", "--attack", "1"),
+    ],
+)
+def test_a_name_that_is_refused_has_no_table(capsys, words):
+    said = deca_lab(capsys, *words)
+    assert (said.code, said.out) == (2, "")
+    assert "'nope'" in said.err

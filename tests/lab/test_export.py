@@ -139,6 +139,25 @@ def test_peft_reads_the_factors(knobs, client, tmp_path):
     torch.testing.assert_close(theirs, wanted, rtol=0, atol=5e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # of peft's own
+def test_peft_reads_the_head_that_trained_beside_the_factors(tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification as Classifier
+
+    rows = [(f"{w} number {i} is {3 * w}", w) for i in range(60) for w in ("yes", "no")]
+    knobs = {"task": "classify", "head": "trained", "adapter": "lora", "model": "llama-tiny"}
+    few = {"clients": 4, "rounds": 1, "inner_steps": 3, "batch": 2, "context": 64, "lr": 0.05}
+    run(RunConfig(**knobs, **few, device="cpu", eval_windows=4), tmp_path / "run", dataset=rows)
+    for form in ("model", "peft"):
+        export_model(tmp_path / "run", "1", tmp_path / form, form)
+    base, ids = Classifier.from_pretrained(tmp_path / "peft/base"), torch.arange(3, 15)[None]
+    with torch.no_grad():
+        wanted = Classifier.from_pretrained(tmp_path / "model")(ids).logits
+        assert not torch.allclose(base(ids).logits, wanted, atol=1e-2)
+        theirs = PeftModel.from_pretrained(base, tmp_path / "peft")(ids).logits
+    torch.testing.assert_close(theirs, wanted, rtol=0, atol=5e-6)
+
+
 @cases(
     ("knobs", "words"),
     [

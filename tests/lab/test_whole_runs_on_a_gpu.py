@@ -17,7 +17,7 @@ from deca_lab.lab.samples import samples
 from deca_lab.methods import METHODS
 
 N = 4
-FINDERS = "deca_lab.lab.prepare.find_device", "deca_lab.lab.fit.find_device"
+FINDERS = "deca_lab.lab.prepare.find_device", "deca_lab.lab.own_problem.find_device"
 POOLED = [name for name, method in METHODS.items() if method.pooled]
 ON_THE_WAY = [
     {"compress": "top-k", "away": "0@0.5"},

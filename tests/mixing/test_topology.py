@@ -10,6 +10,7 @@ from cases import cases
 from reference import ROUNDING
 
 from deca_lab.errors import BadInput
+from deca_lab.mixing.doctor import diagnose
 from deca_lab.mixing.graphs import DRAWS, GRAPHS, SEQUENCES
 from deca_lab.mixing.topology import Topology, read_matrices, topology
 from deca_lab.mixing.weights import WEIGHTS
@@ -397,3 +398,46 @@ def test_rows_of_numpy_are_a_matrix_and_edge_weights_that_are_not_read_are_named
     assert "not read" not in topology(graph).note
     graph.add_edge(0, 1, weight=3.0)
     assert "the graph's edge weights are not read" in topology(graph).note
+
+
+def test_a_mask_is_not_ignored():
+    W = np.full((2, 2), 0.5)
+    assert topology(np.ma.masked_array(W, False)).n == 2  # nothing is masked
+    hidden = np.ma.masked_array(W, [[False, True], [True, False]])
+    for given in (hidden, [W, hidden], list(hidden), Topology("own", (hidden,))):
+        with pytest.raises(BadInput, match="masked entries"):
+            topology(given)
+    with pytest.raises(BadInput, match="masked entries"):
+        diagnose(hidden)
+
+
+def test_the_note_says_which_node_is_which_client_and_what_is_not_read():
+    assert topology(nx.cycle_graph(4)).note == "metropolis weights"
+    assert topology(nx.relabel_nodes(nx.cycle_graph(3), np.int64)).note == "metropolis weights"
+    names = nx.Graph([("b", "a"), ("c", "b")])
+    assert "clients are the graph's nodes: 0 is 'a', 1 is 'b', 2 is 'c'" in topology(names).note
+    from_one = nx.relabel_nodes(nx.path_graph(12), {i: f"client{i}" for i in range(12)})
+    assert "1 is 'client1', 2 is 'client10'" in topology(from_one).note
+    loops = nx.MultiGraph([(0, 1), (0, 1), (1, 1)])
+    note = topology(loops).note
+    assert "self-loops are not read" in note
+    assert "parallel edges are not read" in note
+    odd = nx.Graph([(0, 1, {"weight": np.ones(2)}), (1, 2, {"weight": "far"})])
+    assert "edge weights are not read" in topology(odd).note
+
+
+def test_a_topology_that_somebody_wrote_holds_matrices_as_all_others_do():
+    whole = [[1, 0], [0, 1]]
+    for matrices in ([whole], (np.eye(2, dtype=int),), np.eye(2, dtype=np.float32)[None]):
+        got = topology(Topology("own", matrices)).matrices
+        assert [W.dtype for W in got] == [np.float64]
+        assert got[0].tolist() == whole
+    W = np.eye(2)
+    got = topology(Topology("own", (W,)))
+    W[:] = 7
+    assert got.at(0).tolist() == whole
+    for matrices, words in [((), "one or more"), ((np.eye(2), np.eye(3)), "must be square")]:
+        with pytest.raises(BadInput, match=words):
+            topology(Topology("own", matrices))
+    with pytest.raises(BadInput, match="served = True cannot"):
+        topology(Topology("own", (np.eye(2),), served=True))

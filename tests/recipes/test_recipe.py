@@ -125,3 +125,19 @@ def test_unknown_names_and_files_are_refused(tmp_path):
 def test_the_list_shows_them():
     assert set(names()) == set(ASKED)
     assert knobs_of("deca-tfns")["corpus"] == "zeroshot/twitter-financial-news-sentiment"
+
+
+@pytest.mark.parametrize("text", ["010", "-07", "1:30", "1:30.5", "0_7"])
+def test_a_number_that_yaml_reads_to_another_base_is_refused(text, tmp_path):
+    path = tmp_path / "own.yaml"
+    for words in (f"seed: {text}\n", f"knobs: {{seed: {text}}}\n"):
+        path.write_text(words)
+        with pytest.raises(BadInput, match=f"number of the recipe .*{text}' cannot .* in tens"):
+            recipe(str(path))
+
+
+def test_plain_numbers_of_yaml_are_what_they_say(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("seed: 0\nclients: 1_0\nlr: 0.05\nrounds: 0x10\nalpha: 00.5\n")
+    got = recipe(str(path))
+    assert (got.seed, got.clients, got.lr, got.rounds, got.alpha) == (0, 10, 0.05, 16, 0.5)
