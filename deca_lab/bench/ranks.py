@@ -119,10 +119,10 @@ def _turn(lab: Lab) -> dict[str, float]:
     before = _wire()
     began, ended = _times(world, plan)
     _meet(world)  # all that was sent has come
-    row = [(unmixed[1] - unmixed[0]) / plan.steps, began, ended, _wire() - before]
-    computing, starts, ends, wire = gathered(
-        world, torch.tensor([row], dtype=torch.float64)
-    ).unbind(1)
+    mine = world.mine.stop - world.mine.start
+    row = [(unmixed[1] - unmixed[0]) / plan.steps, began, ended, (_wire() - before) / mine]
+    rows = torch.tensor([row] * mine, dtype=torch.float64)  # one a client, as all that is gathered
+    computing, starts, ends, wire = gathered(world, rows).unbind(1)
     return {
         "computing": float(computing.mean()),
         "seconds": float(ends.max() - starts.min()),

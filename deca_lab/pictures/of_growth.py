@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from deca_lab.errors import check
@@ -25,6 +26,8 @@ def draw_growth(series: Mapping[str, Sequence[tuple[int, float, float]]]) -> Fig
         axes.set(xscale="log", yscale="log", xlabel=name)
         axes.set_xticks(at, [f"{n:,}" for n in at])
         axes.minorticks_off()
+        low, high = np.log10([min(*took, *beside), max(*took, *beside)])
+        axes.set_ylim(10 ** np.floor(low), 10 ** np.ceil(high))  # whole decades: all are labelled
         axes.grid(True)
         axes.set_ylabel("ms of an inner step" if k == 0 else "")
     figure.suptitle(

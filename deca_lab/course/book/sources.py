@@ -49,6 +49,7 @@ def gathered(place: Path, teachers: bool) -> dict[Path, str | bytes]:
     lessons, _, for_teachers = _text(place / "notebooks/README.md").partition(FOR_TEACHERS)
     pages[Path("notebooks/README.md")] = lessons
     how_to = {Path("howto", path.name): _text(path) for path in sorted(DOCS.glob("*.md"))}
+    pages |= {Path("howto", path.name): path.read_bytes() for path in DOCS.glob("*.png")}
     rubric = how_to.pop(Path("howto/rubric.md"), "")
     pages |= {path: text for path, text in how_to.items() if path.name != "index.md"}
     made = (commands(), public_names(), knobs(), names())
