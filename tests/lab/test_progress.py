@@ -1,5 +1,7 @@
 """What is written where nobody watches: a line a measurement, and once how long the steps take."""
 
+import sys
+
 import pytest
 
 from deca_lab.lab import progress
@@ -17,6 +19,7 @@ from deca_lab.lab import progress
 def test_the_time_left_is_told_once_by_the_steps_that_were_done(done, words, monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr(progress, "perf_counter", lambda: clock[0])
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # nobody watches
     known = {"block": "head", "loss": 1.0, "test_loss": 2.0, "measured": 1}
     with progress.bar() as shown:
         for step in done:
