@@ -19,6 +19,10 @@ from deca_lab.models import own_model
 from deca_lab.text import tokens
 
 WRITES = ("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR")
+DEEPEST = 100  # values within values: Python ends a recursion ten times as deep
+Known = dict[
+    int, tuple[Any, str]
+]  # id -> (the value, which keeps its id as long as it is held; its text)
 ASKS, GROW = ("LOAD_METHOD", "LOAD_ATTR"), ("append", "extend", "insert", "add", "setdefault")
 
 
@@ -57,14 +61,22 @@ FINGERPRINTS: dict[str, Callable[[Any], str]] = {
 }
 
 
-def _of_value(value: Any, within: tuple[int, ...] = ()) -> str:  # noqa: ANN401 - whatever code reads
+def _of_value(value: Any, known: Known | None = None, depth: int = 0) -> str:  # noqa: ANN401 - whatever code reads
     """Return a text of a value that equal values share, in any process; "" for what has none, such as a module.
 
-    `within` are the ids of the values that hold this one: a function may call itself.
+    `known` holds what was met, with its text: code that calls itself ends, and what is met on many ways is read once.
     """
-    if id(value) in within:
+    known = {} if known is None else known
+    if depth > DEEPEST:
         return ""
-    inner = functools.partial(_of_value, within=(*within, id(value)))
+    if id(value) not in known:
+        known[id(value)] = value, ""  # its text, where it holds itself
+        inner = functools.partial(_of_value, known=known, depth=depth + 1)
+        known[id(value)] = value, _text_of(value, inner)
+    return known[id(value)][1]
+
+
+def _text_of(value: Any, inner: Callable[[Any], str]) -> str:  # noqa: ANN401 - whatever code reads
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return repr(value)
     if isinstance(value, Tensor | np.ndarray | np.generic):
@@ -74,7 +86,8 @@ def _of_value(value: Any, within: tuple[int, ...] = ()) -> str:  # noqa: ANN401 
     if isinstance(value, tuple | list):
         return f"[{','.join(map(inner, value))}]"
     if callable(value) and not isinstance(value, type):
-        return "".join([_source(value), *map(inner, _read_by(value))])
+        text = "".join([_source(value), *map(inner, _read_by(value))])
+        return hashlib.sha256(text.encode()).hexdigest()
     return ""
 
 

@@ -11,6 +11,7 @@ import torch
 
 import deca_lab as dl
 from deca_lab import BadInput, Problem, RunConfig, Stopped, fit
+from deca_lab.lab import fingerprints
 from deca_lab.lab.fingerprints import FINGERPRINTS
 
 CONFIG = RunConfig(clients=3, rounds=1, inner_steps=4, lr=0.01, checkpoint_every=1, device="cpu")
@@ -127,6 +128,39 @@ def test_the_same_object_goes_on_whatever_it_noted(one, tmp_path):
     before = FINGERPRINTS["optimiser"](dl.optimiser(changed.init, changed.update))
     changed.rate = 0.1
     assert FINGERPRINTS["optimiser"](dl.optimiser(changed.init, changed.update)) != before
+
+
+def test_code_that_is_reached_on_many_ways_is_read_once(monkeypatch):
+    """Twelve layers of functions, each calling both of the layer below: 4,096 ways down, and one back up."""
+    layers, rate, read, source = [], [0.9], [], fingerprints._source
+    monkeypatch.setattr(fingerprints, "_source", lambda f: read.append(f) or source(f))
+    for _ in range(12):
+        layers.append(_pair(*(layers[-1] if layers else (lambda x: rate[0] * x, abs))))
+    layers[0][0].__defaults__ = (layers[-1][1],)
+    of = lambda: FINGERPRINTS["optimiser"](momentum(layers[-1][0]))  # noqa: E731
+    before = of()
+    assert len(read) < 100
+    assert of() == before
+    rate[0] = 0.1
+    assert of() != before
+
+
+def test_what_lies_too_deep_ends():
+    chain = lambda g, state: (g, state)  # noqa: E731
+    for _ in range(2000):
+        chain = functools.partial(chain)
+        chain.inner = [chain.func]
+    assert FINGERPRINTS["optimiser"](momentum(lambda g, state: chain(g, state)))
+
+
+def _pair(left, right):
+    def first(g, state=None):
+        return left(right(g))
+
+    def second(g, state=None):
+        return right(left(g))
+
+    return first, second
 
 
 def test_a_problem_with_other_data_is_another_one(tmp_path):
