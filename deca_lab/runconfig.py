@@ -392,7 +392,9 @@ def defaults() -> dict[str, Any]:
     return {f.name: f.default for f in fields(RunConfig) if f.default is not MISSING}
 
 
-def changed(config: RunConfig, stored: Mapping[str, Any], but: Collection[str] = ()) -> list[str]:
+def changed_knobs(
+    config: RunConfig, stored: Mapping[str, Any], but: Collection[str] = ()
+) -> list[str]:
     """Return "lr = 0.1, not 0.2" of each knob, `but` some, that was stored otherwise; what was not was at its default."""
     before = {**defaults(), **stored}
     pairs = ((f.name, before[f.name], getattr(config, f.name)) for f in fields(config))

@@ -1,15 +1,14 @@
 """An optimiser of your own: `init` and `update`, as optax has them, become one of the lab's."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from deca_lab.algorithm.optimisers import Optimiser, OptState, leaves, tensors
-from deca_lab.algorithm.stacking import writes
+from deca_lab.algorithm.stacking import left_alone
 from deca_lab.errors import BadInput, check, quoted
 from deca_lab.mixing.gossip import Mix
 
@@ -33,7 +32,7 @@ def optimiser(
     takes_x = _takes_x(update)
 
     def begun(x: Tensor) -> OptState:
-        with torch.no_grad(), _left_alone("init", x):
+        with torch.no_grad(), left_alone([x], "optimiser.init", "x"):
             state = init(x)
         _require_rows(state, x)
         missing = [name for name in mixed if name not in _names(state)]
@@ -42,7 +41,7 @@ def optimiser(
         return state
 
     def stepped(g: Tensor, state: OptState, x: Tensor, exchange: Mix) -> tuple[Tensor, OptState]:
-        with torch.no_grad(), _left_alone("update", x):
+        with torch.no_grad(), left_alone([x], "optimiser.update", "x"):
             direction, new = _pair(update(g, state, x) if takes_x else update(g, state))
         _require_direction(direction, g)
         new = _in_shape("state", state, new)
@@ -107,15 +106,6 @@ def _places(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
         inspect.Parameter.VAR_POSITIONAL,
     )
     return [p for p in parameters if p.kind in kinds]
-
-
-@contextmanager
-def _left_alone(what: str, x: Tensor) -> Iterator[None]:
-    """Raise BadInput where a function writes into the clients' parameters x (N, D), which are the run's own."""
-    before = writes([x])
-    yield
-    allowed = "a function that leaves x as it is: x.clone() may be changed"
-    check(writes([x]) == before, f"optimiser.{what}", "one that writes into x", allowed)
 
 
 def _require_rows(state: OptState, x: Tensor) -> None:

@@ -3,12 +3,15 @@
 Shape letters of the library: N clients, B batch, T tokens of a context, C channels, V vocabulary, D flat parameters, K blocks.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from deca_lab.errors import check
 
 Params = dict[str, Tensor]  # name -> (N, ...) where stacked, (...) for one client
 PIECE = 1 << 22  # numbers of X that a measurement copies at once, at least
@@ -84,6 +87,15 @@ def _apart(x: Tensor) -> Tensor:
 def nbytes(tensors: Iterable[Tensor]) -> int:
     """Return the bytes of the tensors' elements."""
     return sum(t.numel() * t.element_size() for t in tensors)
+
+
+@contextmanager
+def left_alone(tensors: Sequence[Tensor], who: str, whose: str) -> Iterator[None]:
+    """Raise BadInput where what happens within, a user's function `who`, writes into tensors that are `whose`."""
+    before = writes(tensors)
+    yield
+    allowed = "a function that leaves them as they are: their clone() may be changed"
+    check(writes(tensors) == before, who, f"one that writes into {whose}", allowed)
 
 
 def writes(tensors: Iterable[Tensor]) -> list[int]:

@@ -27,7 +27,7 @@ from deca_lab.methods import resolve
 from deca_lab.models import adapters, causal_lm
 from deca_lab.models.classifier import pad_of
 from deca_lab.models.pretrained import quiet
-from deca_lab.runconfig import OBJECT, RunConfig, changed, defaults
+from deca_lab.runconfig import OBJECT, RunConfig, changed_knobs, defaults
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -183,7 +183,7 @@ def _require_written_with(config: RunConfig, record: dict[str, Any], path: Path)
     """Raise BadInput where config.json, but for objects that stand beside the model, is another than the checkpoint's."""
     stored = record.get("config", {})
     beside = {name for name, value in stored.items() if str(value).startswith(OBJECT)}
-    if knobs := changed(config, stored, but={*beside, *with_objects(config)}):
+    if knobs := changed_knobs(config, stored, but={*beside, *with_objects(config)}):
         raise BadInput(
             f"config.json beside checkpoint {str(path)!r} was changed since ({', '.join(knobs)}): "
             "export needs the same config"

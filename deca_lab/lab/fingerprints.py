@@ -20,9 +20,8 @@ from deca_lab.text import tokens
 
 WRITES = ("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR")
 DEEPEST = 100  # values within values: Python ends a recursion ten times as deep
-Known = dict[
-    int, tuple[Any, str]
-]  # id -> (the value, which keeps its id as long as it is held; its text)
+# The text of each value by its id, beside the value: it keeps its id as long as it is held.
+Known = dict[int, tuple[Any, str]]
 ASKS, GROW = ("LOAD_METHOD", "LOAD_ATTR"), ("append", "extend", "insert", "add", "setdefault")
 
 

@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from deca_lab.algorithm import gradients as gr
 from deca_lab.algorithm import stacking
 from deca_lab.algorithm.problems import Problem
-from deca_lab.errors import BadInput, check, first_line
+from deca_lab.errors import BadInput, check, first_line, quoted
 from deca_lab.lab.metrics import each
-from deca_lab.lab.prepare import changed, find_device
+from deca_lab.lab.prepare import each_batch, find_device
 
 PURE = "the same whenever it is asked for: draw what is random from a generator seeded by the step"
 
@@ -58,11 +58,11 @@ def _on_device(problem: Problem, device: torch.device) -> Problem:
     """Return the problem with start, batches and evaluation on a device."""
 
     def moved(tensor: Tensor) -> Tensor:
-        return tensor.detach().to(device)
+        return tensor.to(device)
 
-    start = {name: moved(tensor) for name, tensor in problem.start.items()}
+    start = {name: moved(tensor.detach()) for name, tensor in problem.start.items()}
     data = None if problem.evaluation is None else each(problem.evaluation, moved)
-    batches = changed(partial(_batch_at, problem), moved)
+    batches = each_batch(partial(_batch_at, problem), moved)
     return problem._replace(start=start, batches=batches, evaluation=data)
 
 
@@ -79,10 +79,11 @@ def _batch_at(problem: Problem, step: int) -> gr.Batch:
 
 def _require_batch(what: str, batch: object, clients: int, or_none: bool = False) -> None:
     allowed = f"a tensor with {clients} clients on axis 0, or a tuple of such"
-    sound = (or_none and batch is None) or _is_batch(batch, clients)
+    if (or_none and batch is None) or _is_batch(batch, clients):
+        return  # the words below are for an error, and take longer than a small step
     shapes = tree_map(lambda t: tuple(getattr(t, "shape", ())), batch)
     got = shapes if isinstance(batch, Tensor | tuple) else type(batch).__name__
-    check(sound, what, got, allowed)
+    raise BadInput(f"{what} = {quoted(got)} cannot be used: it must be {allowed}")
 
 
 def _is_batch(batch: object, clients: int) -> bool:

@@ -207,9 +207,9 @@ def _problem(
     """Return what this process's clients minimise."""
     mine, batches = world.mine, task.batches
     if world.size > 1:
-        batches = changed(batches, lambda t: t[mine])
+        batches = each_batch(batches, lambda t: t[mine])
     if shapes_alone:
-        batches = changed(batches, lambda t: t.to("meta"))
+        batches = each_batch(batches, lambda t: t.to("meta"))
     return Problem(stacking.replicate(trained, mine.stop - mine.start), task.loss, batches)
 
 
@@ -234,7 +234,7 @@ def task_of(
     return tasks.build(config.task, request, head=bool(texts.labels))
 
 
-def changed(
+def each_batch(
     batches: Callable[[int], Batch], change: Callable[[Tensor], Tensor]
 ) -> Callable[[int], Batch]:
     """Return the batches with every tensor of them changed."""

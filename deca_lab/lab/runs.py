@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from deca_lab.algorithm.gradients import Engine, Gradients, Loss, engine_kind
 from deca_lab.algorithm.loop import Plan, State, begin, params_of, train, working
 from deca_lab.algorithm.optimisers import tensors
-from deca_lab.algorithm.stacking import writes
+from deca_lab.algorithm.stacking import left_alone
 from deca_lab.errors import BadInput, Diverged, Stopped, check
 from deca_lab.files import alone, new_folder, read_text, require_new, write_whole
 from deca_lab.lab import checkpoint, history, ledger
@@ -39,10 +39,11 @@ from deca_lab.lab.sources import foreign
 from deca_lab.methods import Method
 from deca_lab.models.factor_mixing import interference
 from deca_lab.network.processes import World, broadcast, gathered_state, scattered_state, summed
-from deca_lab.runconfig import RunConfig, changed, from_json
+from deca_lab.runconfig import RunConfig, changed_knobs, from_json
 
 CHEAP, WRITING = 1.0, 0.05  # a checkpoint's seconds that nobody minds, and its share of a run
 AT_ONCE = ("cpu",)  # devices that have computed when the call returns: a read costs nothing there
+OWN = "the run's parameters"  # a Snapshot shows them as they are, not copied
 GLANCE = 0.5  # seconds between two reads of other devices for the eye alone
 
 Callback = Callable[[Snapshot], bool | None]  # True ends the run
@@ -181,6 +182,8 @@ def _everybodys(lab: Lab, values: Tensor) -> Tensor:
 
 def _anybodys(lab: Lab, number: int) -> int:
     """Return the sum over ranks of a whole number."""
+    if lab.world.size == 1:
+        return number
     return int(summed(lab.world, torch.tensor([number])))
 
 
@@ -224,7 +227,7 @@ def _blank(lab: Lab) -> Record:
 
 
 def _require_same(lab: Lab, record: Record, folder: Path) -> None:
-    if knobs := changed(lab.config, record.config):
+    if knobs := changed_knobs(lab.config, record.config):
         raise BadInput(
             f"{folder}/config.json was changed since the checkpoint ({', '.join(knobs)}): "
             "resume needs the same config"
@@ -307,20 +310,9 @@ def _called(lab: Lab, state: State, record: Record, measured: bool) -> bool:
     if not lab.objects.callbacks:
         return False
     snapshot = _snapshot(lab, state, record, measured)
-    with _left_alone("callbacks", state):
+    with left_alone(state.blocks, "callbacks", OWN):
         ending = sum(bool(call(snapshot)) for call in lab.objects.callbacks)
     return _anybodys(lab, ending) > 0
-
-
-@contextmanager
-def _left_alone(what: str, state: State) -> Iterator[None]:
-    """Raise BadInput where a user's function writes into the clients' parameters, which it sees as they are, not copied."""
-    before = writes(state.blocks)
-    yield
-    allowed = "functions that leave a Snapshot's tensors as they are: their clone() may be changed"
-    check(
-        writes(state.blocks) == before, what, "one that writes into the run's parameters", allowed
-    )
 
 
 def _asked_to_stop(lab: Lab, step: int, record: Record, progress: Progress | None) -> bool:
@@ -470,11 +462,13 @@ def _train_rows(
     plan: Plan, unread: list[tuple[int, Tensor]], folder: Path | None
 ) -> list[dict[str, Any]]:
     """Return a row of each inner step by one read of the device; raise Diverged for the first that is not finite."""
-    rows = []
-    losses = torch.stack([own for _, own in unread]).cpu()
-    for s, own in zip([done - 1 for done, _ in unread], losses, strict=True):
-        _require_finite(plan, s, ~torch.isfinite(own), "loss", folder)
-        mean, rate = float(own.mean()), plan.recipe.lr(s)
+    rows, losses = [], torch.stack([own for _, own in unread]).cpu()
+    wild = ~torch.isfinite(losses)
+    for i, (done, _) in enumerate(unread):
+        s = done - 1
+        _require_finite(plan, s, wild[i], "loss", folder)
+        # A row alone: the last bit must not depend on how many were read with it.
+        mean, rate = float(losses[i].mean()), plan.recipe.lr(s)
         rows.append({"step": s, "block": _block_of(plan, s), "lr": rate, "loss": mean})
     return rows
 
@@ -517,7 +511,7 @@ def _own_metrics(lab: Lab, state: State, record: Record) -> dict[str, float]:
     for name, figure in (lab.objects.metrics or {}).items():
         allowed = "another name: the lab measures one of this name"
         check(name not in record.metrics[-1], "metrics", name, allowed)
-        with _left_alone(f"metrics[{name!r}]", state):
+        with left_alone(state.blocks, f"metrics[{name!r}]", OWN):
             value = figure(_snapshot(lab, state, record, measured=True))
         value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
         check(isinstance(value, int | float), f"what metrics[{name!r}] returns", value, "a number")

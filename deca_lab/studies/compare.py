@@ -18,7 +18,7 @@ from deca_lab.lab.objects import Objects, accepted, named
 from deca_lab.lab.prepare import Lab, prepare
 from deca_lab.methods import METHODS
 from deca_lab.registry import load_plugins
-from deca_lab.runconfig import RunConfig, changed, defaults
+from deca_lab.runconfig import RunConfig, changed_knobs, defaults
 from deca_lab.studies import evidence, tuning
 from deca_lab.text.tasks import TASKS
 
@@ -229,7 +229,7 @@ def finished(config: RunConfig, folder: Path, objects: Given) -> history.History
 def _require_same(config: RunConfig, folder: Path, objects: Given) -> None:
     """Raise BadInput, with the knobs that differ, where a folder holds a run of another config."""
     asked = named(config, accepted(config, Objects(**objects)))
-    knobs = changed(asked, asdict(runs.read_config(folder)))
+    knobs = changed_knobs(asked, asdict(runs.read_config(folder)))
     allowed = f"a new folder: this arm was run with other knobs ({', '.join(knobs)})"
     check(not knobs, "out", str(folder), allowed)
 
