@@ -255,10 +255,10 @@ def test_nan_stops_the_run_and_the_last_good_checkpoint_stays(tmp_path):
 
 def test_one_clients_nan_is_named():
     lab = prepare(CONFIG)
-    losses = torch.ones(3, 4)
+    losses = torch.ones(4, 4)
     losses[1, 2] = losses[2, 0] = torch.nan  # the first that is not finite is named
     with pytest.raises(Diverged, match="for client 2 at inner step 3 in block 'layer 0'"):
-        runs._train_rows(lab.plan, list(zip((3, 4, 5), losses, strict=True)), None)
+        runs._train_rows(lab.plan, list(zip((3, 4, 5, 6), losses, strict=True)), None)
 
 
 @pytest.fixture
