@@ -310,8 +310,8 @@ class RunConfig:
     engine: str = knob(
         "stacked",
         "Machine",
-        "stacked (all clients in one call), compiled (that as fused graphs: slow to start), "
-        "auto (whichever of the two is expected to end first) or loop (one after another)",
+        "stacked (all clients in one call), compiled (that as fused graphs: slow to start), cuda-graph "
+        "(its kernels launched at once, on a GPU), auto (whichever is expected to end first) or loop (one after another)",
     )
 
     def __post_init__(self) -> None:

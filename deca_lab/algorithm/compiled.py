@@ -39,7 +39,7 @@ def one_graph(losses: Callable[[Params, Any], Tensor]) -> Callable[..., tuple[Te
         leaf = x.detach().requires_grad_()
         before, known = graphs(), len(shapes)
         found = _whole(lambda: graph(leaf, where, rest, batch))
-        shapes.add((where, tuple(rest), _shape((x, rest, batch))))
+        shapes.add((where, tuple(rest), shape_of((x, rest, batch))))
         _require_one_each(graphs() - before, len(shapes) - known)
         (g,) = torch.autograd.grad(found.sum(), leaf)
         return found.detach(), g
@@ -81,7 +81,7 @@ def _require_one_each(made: int, new: int) -> None:
     check(made == new, "graphs of engine = 'compiled'", made, f"{new}, one a block and shape")
 
 
-def _shape(tensors: object) -> object:
+def shape_of(tensors: object) -> object:
     """Return shapes, strides and types of tensors in tuples and dicts."""
     return tuple((tuple(t.shape), t.stride(), t.dtype) for t in tree_leaves(tensors))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from deca_lab.algorithm import cuda_graph
 from deca_lab.algorithm.compiled import Worth, missing, one_graph, require_compiler
 from deca_lab.algorithm.stacking import Layout, Params, client, flatten, unflatten
 from deca_lab.errors import pick
@@ -48,6 +49,11 @@ def compiled(loss: Loss) -> Gradients:
         return (fused if len(x) > 1 else alone)(x, where, rest, batch)
 
     return gradients
+
+
+def recorded(loss: Loss) -> Gradients:
+    """Return the stacked engine as CUDA graphs: `cuda_graph.replayed` says when it raises."""
+    return cuda_graph.replayed(stacked(loss))
 
 
 def looped(loss: Loss) -> Gradients:
@@ -178,6 +184,7 @@ class EngineKind(NamedTuple):
     over: Map = torch.vmap  # how losses and scores are taken without a gradient
     closed: bool = True  # whether a problem's closed form stands in for it
     graphs: bool = False  # whether its own work is out of a meter's sight
+    copies: int = 0  # of the weights, that it holds
     once: str = ""  # the engine in its place for a single gradient: no graph would pay back
     ready: Callable[[str], None] = lambda device: None  # raises BadInput where it cannot run
     settle: Callable[[Worth | None, str], Settled] | None = None  # (what graphs cost, device)
@@ -192,7 +199,10 @@ def _with_graphs(count: Worth | None, device: str) -> Settled:
 
 
 def _quickest(count: Worth | None, device: str) -> Settled:
-    """Take graphs where they pay, and a compiler is there."""
+    """Take CUDA graphs on a GPU; elsewhere compiled ones where they pay, and a compiler is there."""
+    if count and device in cuda_graph.DEVICES:
+        why = "a GPU waits less for one launch than for hundreds"
+        return "cuda-graph", [f"engine cuda-graph, chosen by auto: {why}"]
     lacking = missing(device) if count else ""
     engine = "compiled" if count and count.pays and not lacking else "stacked"
     why = count.line if count else "there is no model to count from"
@@ -212,8 +222,16 @@ ENGINES: dict[str, Engine | EngineKind] = {  # a function alone is used as the s
         ready=require_compiler,
         settle=_with_graphs,
     ),
+    "cuda-graph": EngineKind(
+        "All clients in one call, its kernels launched at once: on a GPU alone.",
+        recorded,
+        graphs=True,
+        copies=1,
+        once="stacked",
+        ready=cuda_graph.require_cuda,
+    ),
     "auto": EngineKind(
-        "Stacked or compiled, whichever a run is expected to end with first.",
+        "Whichever of the three a run is expected to end with first.",
         stacked,
         once="stacked",
         settle=_quickest,

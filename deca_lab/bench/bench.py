@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from deca_lab.algorithm import cuda_graph
 from deca_lab.algorithm import optimisers as op
 from deca_lab.algorithm.blocks import whole
 from deca_lab.algorithm.compiled import missing, one_graph
@@ -68,6 +70,7 @@ STARTS = {  # what Python is asked for, and how long that may take
 WIRES = (("ring", 20.0), ("ring", 50.0), ("star", 20.0), ("star", 50.0))  # graph, megabits a second
 # rounds of each, few: of short works the quickest of MANY are what a machine does that is busy besides
 THEORY, MANY = (("ring", 64, 100), ("ring", 4096, 8), ("exponential", 4096, 8)), 50
+MAIN, JOBS = RunConfig(corpus="shakespeare", split="by-label", lr=3e-3), ("stacked", "cuda-graph")
 NUMBERS = 2**22  # in the matrix that is mixed, for any number of clients: 16 MiB
 
 
@@ -385,14 +388,27 @@ def grown(device: torch.device) -> Iterator[Benchmark]:
 
 
 def gpu(device: torch.device) -> Iterator[Benchmark | Skipped]:
-    """Gradients of ever more clients on a GPU, beside those of one: equal until the card is full."""
-    alone = 0.0
-    for name, n, work in growth.crowds(device) if device.type == "cuda" else ():
-        took = medians({"all": work}, device)["all"]
-        alone = took if n == 1 else alone
-        yield _ms("gpu", f"{name}, {n} clients", took, alone, "one client", "near 1")
-    if device.type != "cuda":
+    """Clients of ever larger crowds a second on a GPU, by each engine; and the README's main job."""
+    if device.type not in cuda_graph.DEVICES:
         yield Skipped("gpu", "torch sees no CUDA device, or --device names another")
+        return
+    alone = 0.0
+    for name, n, works in growth.crowds(device):
+        took = medians(works, device)
+        speed, case = n / took["stacked"], f"{name}, {n} clients"
+        alone = speed if n == 1 else alone
+        yield Benchmark("gpu", case, speed, alone, "clients/s", "one client", f"{n}, unless full")
+        for engine in took.keys() - {"stacked"}:
+            yield _ms(
+                "gpu", f"{engine}, {case}", took[engine], took["stacked"], "stacked", "below 1"
+            )
+    jobs = {
+        engine: partial(run, replace(MAIN, device=device.type, engine=engine)) for engine in JOBS
+    }
+    took = medians(jobs, device, repeats=1)
+    for engine in JOBS[1:]:
+        case = f"the README's main job, {engine}"
+        yield Benchmark("gpu", case, took[engine], took["stacked"], "s", "stacked", "below 1")
 
 
 def draw(rows: Iterable[Benchmark | Skipped], path: Path) -> None:

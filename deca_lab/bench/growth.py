@@ -12,7 +12,8 @@ from torch import Tensor
 
 from deca_lab.algorithm import optimisers as op
 from deca_lab.algorithm.blocks import Block
-from deca_lab.algorithm.gradients import Batch, stacked
+from deca_lab.algorithm.compiled import missing
+from deca_lab.algorithm.gradients import Batch, compiled, recorded, stacked
 from deca_lab.algorithm.loop import Plan, Recipe, plan
 from deca_lab.algorithm.moments import Adam, Feedback, printed, raw
 from deca_lab.algorithm.problems import Problem
@@ -25,7 +26,10 @@ from deca_lab.models import causal_lm
 CLIENTS, PARAMETERS, DEGREES = (8, 64, 512, 4096), (2**10, 2**14, 2**18), (2, 8, 32)
 PROCESSES = (1, 2, 4)
 DEALT = replace(CONFIG, clients=8)  # a run whose clients are dealt to processes
-CROWD = (1, 4, 16, 64)  # clients of a language model on a GPU
+CROWD, FUSED = (
+    (1, 4, 16, 64),
+    16,
+)  # clients of a language model on a GPU, and those that are compiled too
 
 
 class Size(NamedTuple):
@@ -77,20 +81,25 @@ def _loss(params: Params, batch: Batch) -> Tensor:
 
 
 class Crowd(NamedTuple):
-    """N clients of a language model: the gradient of all, to be timed."""
+    """N clients of a language model: the gradient of all by each engine, to be timed."""
 
     model: str
     clients: int
-    work: partial[tuple[Tensor, Tensor]]
+    works: dict[str, partial[tuple[Tensor, Tensor]]]
 
 
 def crowds(device: torch.device, batch: int = 4, context: int = 128) -> Iterator[Crowd]:
-    """Yield the stacked gradient of ever more clients of a tiny and of a small GPT."""
+    """Yield the gradients of ever more clients of a tiny and of a small GPT; those of FUSED clients compiled, too."""
     for name in ("tiny", "small"):
         model = causal_lm.load(name).to(device)
-        gradients = stacked(causal_lm.client_loss(model))
+        loss = causal_lm.client_loss(model)
         for n in CROWD:
             start = replicate(causal_lm.trainable(model), n)
             where = layout(start, list(start))
             tokens = torch.randint(3, causal_lm.BYTES, (n, batch, context + 1), device=device)
-            yield Crowd(name, n, partial(gradients, flatten(start, where.names), where, {}, tokens))
+            engines = {"stacked": stacked, "cuda-graph": recorded}
+            if n == FUSED and not missing(device.type):
+                engines["compiled"] = compiled
+            x, rest = flatten(start, where.names), Params()
+            works = {k: partial(e(loss), x, where, rest, tokens) for k, e in engines.items()}
+            yield Crowd(name, n, works)

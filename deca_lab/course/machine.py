@@ -208,11 +208,11 @@ def writing(folder: Path) -> Check:
 
 
 def two_clients() -> Check:
-    """Judge a training of two clients on generated text: whether they learn."""
+    """Judge a training of two clients on generated text: whether they learn; say on which device, by which engine."""
     from deca_lab.lab.runs import run
     from deca_lab.runconfig import RunConfig
 
-    losses = run(
+    done = run(
         RunConfig(
             clients=2,
             model="tiny",
@@ -223,9 +223,13 @@ def two_clients() -> Check:
             inner_steps=6,
             lr=3e-3,
             eval_windows=8,
+            engine="auto",
         )
-    ).metrics["test_loss"]
-    return learnt(float(losses.iloc[0]), float(losses.iloc[-1]))
+    )
+    losses = done.metrics["test_loss"]
+    seen = learnt(float(losses.iloc[0]), float(losses.iloc[-1]))
+    where = f", on {done.summary['device']} by --engine {done.config.engine}"
+    return seen._replace(found=seen.found + where)
 
 
 def learnt(before: float, after: float) -> Check:

@@ -57,7 +57,8 @@ def forecast_of(ground: Groundwork, world: World = ALONE) -> Forecast:
     """Return the forecast of a run, for this process's clients; no weight is read."""
     lab = assembled(ground, world, shapes_alone=True)
     engine = engine_of(ground.config, lab.model, once=True)
-    return forecast(lab.plan, engine, stored_bytes(lab.model).total, measuring(lab))
+    copies = engine_kind(lab.config.engine).copies
+    return forecast(lab.plan, engine, stored_bytes(lab.model).total, measuring(lab), copies)
 
 
 def require_room(known: Forecast, free: int | None, ground: Groundwork) -> None:
@@ -113,10 +114,11 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def forecast(plan: Plan, engine: Engine, model: int, measured: int) -> Forecast:
+def forecast(plan: Plan, engine: Engine, model: int, measured: int, copies: int = 0) -> Forecast:
     """Return the forecast of a plan laid out on device "meta"; `model` is the bytes of the model as it is loaded.
 
-    `measured` is what a measurement holds beside the clients' weights.
+    `measured` is what a measurement holds beside the clients' weights, `copies` how many of the weights the engine holds:
+    one that does so also keeps the memory that its graphs work in.
     """
     memory = ledger.memory(plan)
     resting = memory.weights + ledger.kept(plan)
@@ -124,11 +126,13 @@ def forecast(plan: Plan, engine: Engine, model: int, measured: int) -> Forecast:
     at_gradient = max(
         ledger.in_hand(plan, plan.layouts[k].width) + some for k, some in gradients.items()
     )
+    most = max(gradients.values())
+    graphs = copies * (memory.weights + most)
     return Forecast(
         model,
         memory.peak,
-        max(gradients.values()),
-        model + max(memory.peak, resting + max(at_gradient, measured)),
+        most,
+        model + graphs + max(memory.peak, resting + max(at_gradient, measured)),
         resting,
         int(ledger.traffic(plan).sum()),
     )

@@ -26,7 +26,7 @@ from deca_lab.algorithm.gradients import (
     length,
     looped,
 )
-from deca_lab.algorithm.loop import Plan, Recipe, plan
+from deca_lab.algorithm.loop import Plan, Recipe, begin, params_of, plan
 from deca_lab.algorithm.optimisers import OPTIMISERS, Optimiser, OptimiserSpec
 from deca_lab.algorithm.problems import Problem
 from deca_lab.algorithm.schedules import SCHEDULES, schedule
@@ -165,8 +165,10 @@ def assembled(ground: Groundwork, world: World = ALONE, shapes_alone: bool = Fal
     probe = _probe(task, config, problem.clients)
     laid, failing = planned(config, problem, cut, topo, objects.optimiser, world)
     spread = None if shapes_alone else start_spread(laid, config, model, world)
-    kind = laid.channel.like.device.type
+    kind = ground.device.type
     config, notes = with_engine(config, kind, partial(graphs_worth, config, laid, model, kind))
+    if ground.config.engine == "auto" and not shapes_alone:
+        config, notes = tried(config, notes, laid, model)
     every, rarely = measured_every(config, probe, task.readings)
     return Lab(
         config,
@@ -315,6 +317,22 @@ def with_engine(
     settle = engine_kind(config.engine).settle
     engine, notes = settle(count and count(), device) if settle else (config.engine, [])
     return replace(config, engine=engine), notes
+
+
+def tried(
+    config: RunConfig, notes: list[str], laid: Plan, model: nn.Module
+) -> tuple[RunConfig, list[str]]:
+    """Return config and notes again, with the stacked engine where a chosen one that records cannot take the model."""
+    if not engine_kind(config.engine).copies:
+        return config, notes
+    state, gradients = begin(laid), engine_of(config, model)(laid.problem.loss)
+    rest = params_of(laid, state, without=0)
+    try:
+        for step in range(2):
+            gradients(state.blocks[0], laid.layouts[0], rest, laid.problem.batches(step))
+    except BadInput as error:
+        return replace(config, engine="stacked"), [f"engine stacked, chosen by auto: {error}"]
+    return config, notes
 
 
 def graphs_worth(config: RunConfig, laid: Plan, model: nn.Module, device: str) -> Worth:

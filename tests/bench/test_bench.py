@@ -8,11 +8,14 @@ from functools import partial
 import pytest
 import torch
 from cases import quick
-from command import deca_lab
+from command import SMALL, deca_lab
+from pretend_graphs import recorder
 
+from deca_lab.algorithm import cuda_graph
 from deca_lab.bench import bench as be
 from deca_lab.errors import BadInput
 from deca_lab.lab.prepare import prepare
+from deca_lab.runconfig import RunConfig
 
 
 @pytest.fixture
@@ -92,6 +95,24 @@ def test_growth_is_beside_proportion_and_drawn(small, capsys, tmp_path):
     refused = deca_lab(capsys, "bench", "start", "--picture", tmp_path / "other.png")
     assert (refused.code, "part growth" in refused.err) == (2, True)
     assert not (tmp_path / "other.png").exists()
+
+
+@pytest.mark.slow
+def test_crowds_on_a_gpu_are_timed_by_every_engine(small, monkeypatch):
+    """On the processor, with graphs that are pretended."""
+    monkeypatch.setattr(cuda_graph, "DEVICES", ("cpu",))
+    monkeypatch.setattr(cuda_graph, "recorder", recorder([]))
+    monkeypatch.setattr(be.growth, "CROWD", (1, 2))
+    monkeypatch.setattr(be, "MAIN", RunConfig(**SMALL))
+    rows = compared("gpu")
+    ours = [row.case for row in rows if row.unit == "clients/s"]
+    assert ours == [f"{name}, {n} clients" for name in ("tiny", "small") for n in (1, 2)]
+    assert [row.ratio for row in rows if ", 1 clients" in row.case and row.unit == "clients/s"] == [
+        1,
+        1,
+    ]
+    assert sum(row.case.startswith("cuda-graph, ") for row in rows) == 4
+    assert rows[-1].case == "the README's main job, cuda-graph"
 
 
 def test_without_a_gpu_its_table_is_left_out():

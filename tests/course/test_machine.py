@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from command import deca_lab
 
 from deca_lab.course import machine
@@ -25,6 +26,8 @@ def test_this_machine_is_ready_and_every_look_was_taken():
     } <= {f.name for f in found}
     wrong = [f for f in found if not f.ok and f.name != "free memory"]
     assert not wrong, machine.describe(wrong)
+    (training,) = (f.found for f in found if f.name == "two-client run")
+    assert training.endswith("by --engine stacked") != torch.cuda.is_available()
 
 
 def test_an_old_python_is_told_what_to_do():
