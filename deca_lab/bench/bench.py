@@ -36,6 +36,7 @@ from deca_lab.bench.other_packages import beside_badam, beside_decent_dp, beside
 from deca_lab.bench.shaped_links import measured, possible
 from deca_lab.errors import pick
 from deca_lab.lab import ledger
+from deca_lab.lab.allocator import keeping
 from deca_lab.lab.prepare import Lab, find_device, prepare
 from deca_lab.lab.runs import run
 from deca_lab.mixing.gossip import FEW, mixer
@@ -146,17 +147,20 @@ def medians(
     repeats: int = REPEATS,
     of: Callable[[list[float]], float] = median,
 ) -> dict[str, float]:
-    """Return the median seconds of each work, or another value `of` them, run in turns, after one run that does not count."""
+    """Return the median seconds of each work, or another value `of` them, run in turns, after one run that does not count.
+
+    What a work frees is kept for the next, as in a run.
+    """
     taken: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
-        for name, work in works.items():
-            _wait(device)
-            began = time.perf_counter()
-            work()
-            _wait(device)
-            if turn:
+    with keeping(0):
+        for _ in range(repeats + 1):
+            for name, work in works.items():
+                _wait(device)
+                began = time.perf_counter()
+                work()
+                _wait(device)
                 taken[name].append(time.perf_counter() - began)
-    return {name: of(values) for name, values in taken.items()}
+    return {name: of(values[1:]) for name, values in taken.items()}
 
 
 def _wait(device: torch.device) -> None:

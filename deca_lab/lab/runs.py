@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -20,6 +20,7 @@ from deca_lab.algorithm.stacking import left_alone
 from deca_lab.errors import BadInput, Diverged, Stopped, check
 from deca_lab.files import alone, new_folder, read_text, require_new, write_whole
 from deca_lab.lab import checkpoint, history, ledger
+from deca_lab.lab.allocator import keeping
 from deca_lab.lab.forecast import forecast_of, require_room, room
 from deca_lab.lab.history import History, Record
 from deca_lab.lab.metrics import Measurement
@@ -143,9 +144,10 @@ def started(
 ) -> History | None:
     """Run a lab from its beginning; `config` is what its folder says of it."""
     if out is None or lab.world.rank:
-        return _go(lab, None, begin(lab.plan), _blank(lab), progress)
+        with _memory_kept(lab):
+            return _go(lab, None, begin(lab.plan), _blank(lab), progress)
     folder = new_folder(Path(out))
-    with alone(folder):
+    with alone(folder), _memory_kept(lab):
         write_whole(folder / "config.json", config.to_json())
         return _go(lab, folder, begin(lab.plan), _blank(lab), progress)
 
@@ -158,7 +160,8 @@ def resume_in(
     if world.rank:
         config = from_json(bytes(broadcast(world, None)).decode(), "rank 0's config.json")
         lab = prepare(config, world, objects)
-        return _go(lab, None, scattered_state(lab.world, lab.plan, None), _blank(lab), progress)
+        with _memory_kept(lab):
+            return _go(lab, None, scattered_state(lab.world, lab.plan, None), _blank(lab), progress)
     config = read_config(folder)
     broadcast(world, list(config.to_json().encode()))
     return continued(prepare(config, world, objects), folder, progress)
@@ -166,9 +169,14 @@ def resume_in(
 
 def continued(lab: Lab, folder: Path, progress: Progress | None) -> History | None:
     """Go on with the run of a folder; on rank 0, or in the only process."""
-    with alone(folder):
+    with alone(folder), _memory_kept(lab):
         state, record = _kept(lab, folder)
         return _go(lab, folder, scattered_state(lab.world, lab.plan, state), record, progress)
+
+
+def _memory_kept(lab: Lab) -> AbstractContextManager[None]:
+    """Return what has the allocator keep what steps free, around `_go`: a frame between would hold the start as well."""
+    return keeping(ledger.memory(lab.plan).peak)
 
 
 def _everybodys(lab: Lab, values: Tensor) -> Tensor:
