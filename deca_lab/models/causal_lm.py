@@ -208,7 +208,7 @@ def logits_of(model: nn.Module, padded: bool = False) -> Logits:
     Further inputs of the model, such as a mask (B, T), are given by name; with one, texts may be `padded`.
     """
     parameters, configs = dict(model.named_parameters()), _configs(model)
-    apart = _one_text_a_row if from_transformers(model) else nullcontext
+    apart = _one_text_a_row() if from_transformers(model) else nullcontext
 
     def logits(params: Mapping[str, Tensor], tokens: Tensor, **inputs: Tensor) -> Tensor:
         # Now, and not once for all: the model may have changed device.
@@ -248,20 +248,25 @@ def _plainly(configs: Iterable[Any], padded: bool) -> Iterator[None]:
                 setattr(config, key, value)
 
 
-@contextmanager
-def _one_text_a_row() -> Iterator[None]:
-    """Tell transformers that no row holds several texts: to find out, it would read a number from the device."""
-    from transformers import masking_utils
+def _one_text_a_row() -> Callable[[], AbstractContextManager[None]]:
+    """Return what tells transformers that no row holds several texts: to find out, it would read a number from the device."""
+    from transformers import (
+        masking_utils,
+    )  # here: torch.compile takes no import of transformers into a graph
 
-    usual = getattr(masking_utils, "find_packed_sequence_indices", None)
-    if usual is None:  # a version that does not ask
-        yield
-        return
-    masking_utils.find_packed_sequence_indices = _none
-    try:
-        yield
-    finally:
-        masking_utils.find_packed_sequence_indices = usual
+    @contextmanager
+    def told() -> Iterator[None]:
+        usual = getattr(masking_utils, "find_packed_sequence_indices", None)
+        if usual is None:  # a version that does not ask
+            yield
+            return
+        masking_utils.find_packed_sequence_indices = _none
+        try:
+            yield
+        finally:
+            masking_utils.find_packed_sequence_indices = usual
+
+    return told
 
 
 def _none(positions: Tensor) -> None:
