@@ -86,5 +86,6 @@ def out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
         or "can't allocate memory" in str(error)
         or "out of memory" in str(error)  # CUDA's, where not torch's allocator asked
+        or "ALLOC_FAILED" in str(error)  # cuBLAS's and cuDNN's
         or "failed to map segment" in str(error)
     )

@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 GPU = torch.device("lazy", 0)
 MOVES = ("copy_", "_to_copy")  # what may read on one device and write on another
 READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "item", "equal")
+WAITING = "CUDA error: operation not permitted when stream is capturing"
+CAPTURES = []  # what records in this moment: nothing may come from the host
 INDEXES = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")
 
 
@@ -105,6 +107,8 @@ def called(func, args, kwargs):
     with torch._C.DisableTorchFunctionSubclass():
         if func is torch.Tensor.tolist and own:
             return home(args[0]).tolist()
+        if CAPTURES and from_host(func, own, args, kwargs):
+            raise RuntimeError(WAITING)
         if func is torch.tensor and is_there(kwargs.get("device")):
             return sent(torch.tensor(*args, **{**kwargs, "device": "cpu"}))
         if func is torch.Tensor.new_tensor and own and "device" not in kwargs:
@@ -112,6 +116,15 @@ def called(func, args, kwargs):
         if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
             args = (args[0], index_of(args[1]), *args[2:])
         return func(*args, **kwargs)
+
+
+def from_host(func, own, args, kwargs):
+    """Say whether a function of torch sends numbers of Python to the GPU, which waits for them."""
+    if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and own:
+        places = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return any(isinstance(place, list | range | np.ndarray) for place in places)
+    sends = func is torch.tensor and is_there(kwargs.get("device"))
+    return sends or (func is torch.Tensor.new_tensor and own)
 
 
 def index_of(places):

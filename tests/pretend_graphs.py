@@ -5,7 +5,7 @@ graph's own memory is NaN once it has run: the next graph may have written there
 """
 
 import torch
-from pretend_gpu import MOVES, READS
+from pretend_gpu import CAPTURES, MOVES, READS, WAITING, is_there
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -20,9 +20,12 @@ class Kernels(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name, kwargs = func.overloadpacket.__name__, kwargs or {}
         given = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
-        apart = len({t.device for t in given if t.dim()}) > 1
-        if name in READS or (name in MOVES and apart):
-            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+        places = {is_there(t.device) for t in given}
+        places |= {
+            is_there(device) for device in [kwargs.get("device")] if device and name in MOVES
+        }
+        if name in READS or (name in MOVES and len(places) > 1):
+            raise RuntimeError(WAITING)
         mine = {place(t) for t in self.own}
         self.outside |= {place(t): t for t in given if place(t) not in mine}
         out = func(*args, **kwargs)
@@ -67,11 +70,15 @@ def recorder(kept):
 
     def record(work):
         kernels = Kernels()
-        with kernels:
-            work()
+        CAPTURES.append(kernels)
+        try:
+            with kernels:
+                work()
+        finally:
+            CAPTURES.clear()
         with torch.no_grad():
             kernels.wipe()
         kept.append(kernels)
         return kernels.launch
 
-    return lambda: record
+    return lambda device: record

@@ -5,8 +5,11 @@ them at once. It reads and writes fixed places in memory, so what a step brings 
 and one gradient for each size of block, are held beside the run's and shared by all graphs.
 """
 
+import gc
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +25,7 @@ Gradients = Callable[[Tensor, Layout, Params, Any], tuple[Tensor, Tensor]]
 Work = Callable[[], None]
 
 DEVICES = ("cuda",)
+RECORDING = Lock()  # a process records one piece of work at a time
 NAME = "engine = 'cuda-graph'"
 
 
@@ -45,18 +49,54 @@ def require_cuda(device: str) -> None:
     check(device in DEVICES, "engine", "cuda-graph", f"stacked on {device}: it needs a CUDA device")
 
 
-def recorder() -> Callable[[Work], Work]:
-    """Return what records a piece of work on the GPU and returns its launch; all pieces take turns in one memory."""
+def recorder(device: torch.device) -> Callable[[Work], Work]:
+    """Return what records a piece of work on a GPU and returns its launch; all pieces take turns in one memory."""
+    gc.collect()  # a graph that ended, freed in the midst of a recording, would spoil it
     pool = torch.cuda.graph_pool_handle()
 
     def record(work: Work) -> Work:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            work()
-        launch: Work = graph.replay
-        return launch
+        with RECORDING, torch.cuda.device(device):
+            _rehearsed(work, _side(device))
+            graph, side, here = torch.cuda.CUDAGraph(), _side(device), torch.cuda.current_stream()
+            # a cell of a notebook may use the GPU while a training records in its own thread
+            mode = "thread_local"
+            try:
+                with torch.cuda.graph(graph, pool, side, capture_error_mode=mode):
+                    work()
+            finally:
+                torch.cuda.set_stream(here)  # torch itself leaves it where a recording fails
+        return partial(_launch, graph, device)
 
     return record
+
+
+def _rehearsed(work: Work, side: torch.cuda.Stream) -> None:
+    """Do the work on the stream of recordings; raise RuntimeError where it would wait for the GPU.
+
+    Within a recording such a wait cannot be forgiven: it leaves torch's allocator unfit for the next one.
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    side.wait_stream(torch.cuda.current_stream())
+    try:
+        with warnings.catch_warnings(), torch.cuda.stream(side):
+            warnings.simplefilter("ignore")  # that the mode is a prototype
+            torch.cuda.set_sync_debug_mode("error")
+            work()
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    torch.cuda.current_stream().wait_stream(side)
+
+
+@cache
+def _side(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of recordings, one a GPU: cuBLAS keeps memory for each stream that it ever saw."""
+    stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return stream
+
+
+def _launch(graph: torch.cuda.CUDAGraph, device: torch.device) -> None:
+    with torch.cuda.device(device):
+        graph.replay()
 
 
 def replayed(inner: Gradients) -> Gradients:
@@ -78,13 +118,14 @@ def replayed(inner: Gradients) -> Gradients:
         key = where, tuple(rest), shape_of((x, rest, batch))
         if key not in graphs:
             plain = inner(x, where, rest, batch)  # loads every kernel, which a recording may not do
-            records[:] = records or [recorder()]
+            records[:] = records or [recorder(x.device)]
             reads = {name: _place(places, name, t) for name, t in given.items()}
             writes = [
                 _place(places, name, t) for name, t in zip(("losses", "g"), plain, strict=True)
             ]
             fixed = reads[where.names], where, _views(rest, owners, reads), _batch(batch, reads)
             launch = _recorded(records[0], partial(_write, writes, inner, fixed))
+            writes[1].fill_(torch.nan)  # lest what is there be taken for the graph's
             graphs[key] = Graph([*reads.values()], writes, launch)
             return plain
         losses, g = (t.clone() for t in graphs[key].of([*given.values()]))
@@ -146,7 +187,7 @@ def _recorded(record: Callable[[Work], Work], work: Work) -> Work:
     except RuntimeError as error:
         if out_of_memory(error):
             raise
-        why = first_line(error)
+        why = first_line(error.__context__ or error)  # the first of two
         raise BadInput(f"{NAME} cannot record this model: {why}; use stacked") from error
 
 

@@ -330,8 +330,11 @@ def tried(
     try:
         for step in range(2):
             gradients(state.blocks[0], laid.layouts[0], rest, laid.problem.batches(step))
-    except BadInput as error:
-        return replace(config, engine="stacked"), [f"engine stacked, chosen by auto: {error}"]
+    except (BadInput, RuntimeError) as error:
+        if not (isinstance(error, BadInput) or out_of_memory(error)):
+            raise
+        why = f"engine stacked, chosen by auto: {first_line(error)}"
+        return replace(config, engine="stacked"), [why]
     return config, notes
 
 

@@ -22,6 +22,7 @@ from deca_lab.errors import BadInput, check, pick
 from deca_lab.models import pretrained
 from deca_lab.models.attention import fused
 from deca_lab.models.hub import is_a
+from deca_lab.models.masks import unseen
 from deca_lab.models.pretrained import Purpose
 
 if TYPE_CHECKING:
@@ -208,13 +209,13 @@ def logits_of(model: nn.Module, padded: bool = False) -> Logits:
     Further inputs of the model, such as a mask (B, T), are given by name; with one, texts may be `padded`.
     """
     parameters, configs = dict(model.named_parameters()), _configs(model)
-    apart = _one_text_a_row() if from_transformers(model) else nullcontext
+    masks = unseen(padded) if from_transformers(model) else nullcontext
 
     def logits(params: Mapping[str, Tensor], tokens: Tensor, **inputs: Tensor) -> Tensor:
         # Now, and not once for all: the model may have changed device.
         own = {name: p.detach() for name, p in parameters.items()}
         _check_names(params, own)
-        with _batchable_attention(tokens.device), _plainly(configs, padded), apart():
+        with _batchable_attention(tokens.device), _plainly(configs, padded), masks():
             given = functional_call(model, {**own, **params}, (tokens,), inputs)
         out: Tensor = given if isinstance(given, Tensor) else given.logits
         return out.float() if out.dtype in (torch.float16, torch.bfloat16) else out
@@ -246,31 +247,6 @@ def _plainly(configs: Iterable[Any], padded: bool) -> Iterator[None]:
         for config, known in before:
             for key, value in known.items():
                 setattr(config, key, value)
-
-
-def _one_text_a_row() -> Callable[[], AbstractContextManager[None]]:
-    """Return what tells transformers that no row holds several texts: to find out, it would read a number from the device."""
-    from transformers import (
-        masking_utils,
-    )  # here: torch.compile takes no import of transformers into a graph
-
-    @contextmanager
-    def told() -> Iterator[None]:
-        usual = getattr(masking_utils, "find_packed_sequence_indices", None)
-        if usual is None:  # a version that does not ask
-            yield
-            return
-        masking_utils.find_packed_sequence_indices = _none
-        try:
-            yield
-        finally:
-            masking_utils.find_packed_sequence_indices = usual
-
-    return told
-
-
-def _none(positions: Tensor) -> None:
-    """Return no numbers of texts: each row is one."""
 
 
 def make_stackable_(model: nn.Module) -> None:

@@ -4,8 +4,7 @@ As from `causal_lm.load`, models come in eval mode, without dropout and cache. A
 checkpoint holds is drawn from the seed, so that all clients start with the same one.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -103,37 +102,11 @@ def class_logits(model: nn.Module) -> ClassLogits:
     it.
     """
     read, masked = logits_of(model, padded=True), takes(model, "attention_mask")
-    foreign = causal_lm.from_transformers(model)
 
     def logits(params: Mapping[str, Tensor], tokens: Tensor, mask: Tensor) -> Tensor:
-        with _masks_unseen() if foreign else nullcontext():
-            return read(params, tokens, **({"attention_mask": mask.long()} if masked else {}))
+        return read(params, tokens, **({"attention_mask": mask.long()} if masked else {}))
 
     return logits
-
-
-@contextmanager
-def _masks_unseen() -> Iterator[None]:
-    """Let transformers build a mask without a look whether it hides anything.
-
-    That look would be a branch on a tensor's values, which torch.vmap cannot follow.
-    """
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as TABLE
-
-    usual = {name: TABLE[name] for name in ("eager", "sdpa")}
-    look = {"allow_is_bidirectional_skip": False, "allow_is_causal_skip": False}
-
-    def whole(name: str, *sizes: Any, **options: Any) -> Tensor | None:  # noqa: ANN401 - transformers' own
-        made: Tensor | None = usual[name](*sizes, **{**options, **look})
-        return made
-
-    for name in usual:
-        TABLE[name] = partial(whole, name)
-    try:
-        yield
-    finally:
-        for name, function in usual.items():
-            TABLE[name] = function
 
 
 def head_names(model: nn.Module) -> list[str]:

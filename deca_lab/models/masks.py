@@ -1,0 +1,71 @@
+"""How transformers makes masks while a loss runs: without a look at the data, and without a wait for the device."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Mask = Callable[..., Tensor | None]
+
+
+def unseen(padded: bool) -> Callable[[], AbstractContextManager[None]]:
+    """Return what makes transformers build its masks without reading a number; with `padded` texts, always whole.
+
+    It asks whether a row holds several texts, which none does, and whether a mask hides anything: a branch on a tensor's
+    values, which torch.vmap cannot follow. And some versions make a zero on the host, for which the device waits.
+    """
+    from transformers import (
+        masking_utils,  # here: torch.compile takes no import of transformers into a graph
+    )
+
+    table = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
+    look = {"allow_is_bidirectional_skip": False, "allow_is_causal_skip": False} if padded else {}
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        asks = getattr(masking_utils, "find_packed_sequence_indices", None)  # some versions do not
+        usual: dict[str, Mask] = {name: table[name] for name in ("eager", "sdpa")}
+        ours = {
+            "sdpa": partial(_with, usual["sdpa"], look),
+            "eager": partial(_added, usual["sdpa"], look),
+        }
+        if torch.compiler.is_compiling() and not padded:
+            ours = {}  # a graph has no host to wait for
+        if asks is not None:
+            masking_utils.find_packed_sequence_indices = _none
+        for name, mask in ours.items():
+            table[name] = mask
+        try:
+            yield
+        finally:
+            for name in ours:
+                table[name] = usual[name]
+            if asks is not None:
+                masking_utils.find_packed_sequence_indices = asks
+
+    return context
+
+
+def _none(positions: Tensor) -> None:
+    """Return no numbers of texts: each row is one."""
+
+
+def _with(mask: Mask, look: dict[str, bool], *sizes: Any, **options: Any) -> Tensor | None:  # noqa: ANN401
+    return mask(*sizes, **{**options, **look})
+
+
+def _added(
+    seen: Mask,
+    look: dict[str, bool],
+    *sizes: Any,  # noqa: ANN401 - transformers' own
+    dtype: torch.dtype = torch.float32,
+    **options: Any,  # noqa: ANN401
+) -> Tensor | None:
+    """Return the mask of attention in plain operations: 0 where `seen` is true, else the least number."""
+    shown = seen(*sizes, **{**options, "allow_is_causal_skip": False, **look})
+    if shown is None:
+        return None
+    return torch.where(shown, shown.new_zeros((), dtype=dtype), torch.finfo(dtype).min)
