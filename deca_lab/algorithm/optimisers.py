@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from deca_lab.algorithm import moments as mo
+from deca_lab.algorithm.stacking import pieces_of
 from deca_lab.mixing.gossip import Mix
 
 COLUMNS = 2**9  # of X that are compared in one go: little memory beside it
@@ -243,7 +244,7 @@ def _take_positive(v: Tensor, mixed: Tensor) -> None:
     Negative shares of W, and replicas that lag behind, can make one negative. There a client keeps its own, for next to
     nothing under the root would make a step next to infinite.
     """
-    for own, other in zip(torch.split(v, COLUMNS, 1), torch.split(mixed, COLUMNS, 1), strict=True):
+    for own, other in zip(pieces_of(v, COLUMNS), pieces_of(mixed, COLUMNS), strict=True):
         torch.where(other > 0, other, own, out=own)
 
 

@@ -84,6 +84,12 @@ def _apart(x: Tensor) -> Tensor:
     return (wide - wide.mean(0)).square().sum(dtype=torch.float64)
 
 
+def pieces_of(x: Tensor, columns: int) -> tuple[Tensor, ...]:
+    """Return X (N, D), or a vector (D,), in pieces of a few columns: on a GPU of many, for there each piece is a launch."""
+    many = columns if x.device.type == "cpu" else max(columns, PIECE // (x.numel() // x.shape[-1]))
+    return torch.split(x, many, -1)
+
+
 def nbytes(tensors: Iterable[Tensor]) -> int:
     """Return the bytes of the tensors' elements."""
     return sum(t.numel() * t.element_size() for t in tensors)

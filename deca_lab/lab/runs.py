@@ -255,6 +255,8 @@ def _go(
 ) -> History | None:
     """Advance from `state` to the end; measure and save where the config says."""
     meter, began = ledger.Meter(), time.perf_counter() - record.seconds
+    if lab.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(lab.device)  # else a run before would be counted in
     engine = _metered(_engine(lab), meter, unseen=engine_kind(lab.config.engine).graphs)
     steps = train(lab.plan, state, engine, donate=True)
     seen = lab.world.rank == 0
@@ -508,7 +510,7 @@ def _note(lab: Lab, state: State, record: Record, began: float) -> None:
     now = time.perf_counter()
     record.measuring += now - started_at
     spent = {"measuring": record.measuring, "writing": record.all_writing}
-    gpu = torch.cuda.max_memory_allocated() if lab.device.type == "cuda" else 0
+    gpu = torch.cuda.max_memory_allocated(lab.device) if lab.device.type == "cuda" else 0
     held = {"process_bytes": process_bytes(), "gpu_bytes": gpu}
     record.timings.append({"step": state.step, "seconds": now - began, **spent, **held})
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 Attention = Callable[..., Tensor]  # as torch's scaled_dot_product_attention
 USUAL: Attention = nn.functional.scaled_dot_product_attention
+# Where no fused kernel knows heads that share keys, by device and bytes of a number: torch would hold T x T for the way back.
+APART = {("cuda", 4), ("cuda", 8)}
 
 
 @contextmanager
@@ -40,9 +42,13 @@ def attend(
     if dropout_p == 0 and any(map(_stacked, given)):
         out: Tensor = _Folded.apply(*given, is_causal, options)  # type: ignore[no-untyped-call]
         return out
+    if options.get("enable_gqa") and (query.device.type, query.itemsize) in APART:
+        shared = query.shape[-3] // key.shape[-3]
+        key, value = (t.repeat_interleave(shared, -3) for t in (key, value))
+        options = {**options, "enable_gqa": False}
     if query.is_meta and query.dim() == 4:
         return _shapes(query, key, value, attn_mask, is_causal)
-    return USUAL(*given, dropout_p, is_causal, **options)
+    return USUAL(query, key, value, attn_mask, dropout_p, is_causal, **options)
 
 
 def _stacked(t: Tensor | None) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from deca_lab.algorithm import channel as ch
 from deca_lab.algorithm.channel import Call, Channel, Size, Wire
+from deca_lab.algorithm.stacking import pieces_of
 from deca_lab.errors import check, pick
 from deca_lab.network.processes import Halo
 
@@ -74,11 +75,12 @@ def quantised(share: float, bits: int) -> Compressor:
     def pack(z: Tensor, rng: np.random.Generator) -> Tensor:
         step = (z.abs().max() / levels).clamp(min=torch.finfo(z.dtype).tiny)
         steps = (z / step).round_().add_(levels)
-        return torch.cat([_raw(step[None]), *(packed(part, bits) for part in steps.split(COLUMNS))])
+        parts = (packed(part, bits) for part in pieces_of(steps, COLUMNS))
+        return torch.cat([_raw(step[None]), *parts])
 
     def unpack(message: Tensor, like: Tensor, rng: np.random.Generator) -> Tensor:
         item = like.element_size()
-        step, parts = message[:item], torch.split(message[item:], COLUMNS * bits // 8)
+        step, parts = message[:item], pieces_of(message[item:], COLUMNS * bits // 8)
         steps = torch.cat([unpacked(part, bits, like.dtype) for part in parts])[: len(like)]
         return steps.sub_(levels).mul_(_read(step, like.dtype))
 

@@ -32,7 +32,8 @@ from deca_lab.errors import BadInput, PeerLost, check, first_line, out_of_memory
 from deca_lab.mixing.topology import Topology
 from deca_lab.network.meeting import number_of, require_place, require_secret
 
-WAIT = timedelta(minutes=10)  # for a rank that is measuring, say; a dead one is noticed at once
+# For a rank that is measuring, say. Gloo notices a dead one at once; NCCL waits so long, and then ends the process.
+WAIT = timedelta(minutes=10)
 
 
 class World(NamedTuple):
@@ -224,11 +225,9 @@ class Halo:
         blank = rows.new_empty(0, size, dtype=torch.uint8)
         room = {rank: blank.new_empty(len(who), size) for rank, who in heard.items()}
         sent = {k: torch.stack([messages[i] for i in who]) for k, who in wanted.items() if who}
-        with answering(self._world):
-            pending = [dist.P2POp(dist.irecv, x, rank) for rank, x in room.items() if len(x)]
-            pending += [dist.P2POp(dist.isend, x, rank) for rank, x in sent.items()]
-            for one in _started(pending):
-                one.wait()
+        pending = [dist.P2POp(dist.irecv, x, rank) for rank, x in room.items() if len(x)]
+        pending += [dist.P2POp(dist.isend, x, rank) for rank, x in sent.items()]
+        _done(self._world, pending)
         for rank, who in heard.items():
             for client, message in zip(who, room[rank], strict=True):
                 read(client, message, rows[self._rows[client]])
@@ -271,20 +270,26 @@ def _started(operations: list[Any]) -> list[Any]:
     return dist.batch_isend_irecv(operations) if operations else []
 
 
+def _done(world: World, operations: list[Any]) -> None:
+    """Send and receive, and wait until all of it is there."""
+    with answering(world):
+        for one in _started(operations):
+            one.wait()
+
+
 def gathered(world: World, x: Tensor) -> Tensor:
     """Return all clients' rows (N, ...) on rank 0, of each rank's rows (n, ...); elsewhere the rank's own."""
     if world.size == 1:
         return x
-    with answering(world):
-        if world.rank:
-            dist.send(x.contiguous(), 0)
-            return x
-        # One rank after another: dist.gather would want equally many rows of each.
-        parts = [x]
-        for rank in range(1, world.size):
-            parts.append(x.new_empty(_count(world.rows(rank)), *x.shape[1:]))
-            dist.recv(parts[-1], rank)
-    return torch.cat(parts)
+    # As a batch, and not one send after another, for which NCCL would set up each pair of ranks anew.
+    if world.rank:
+        _done(world, [dist.P2POp(dist.isend, x.contiguous(), 0)])
+        return x
+    # dist.gather would want equally many rows of each.
+    others = range(1, world.size)
+    parts = [x.new_empty(_count(world.rows(rank)), *x.shape[1:]) for rank in others]
+    _done(world, [dist.P2POp(dist.irecv, part, r) for r, part in zip(others, parts, strict=True)])
+    return torch.cat([x, *parts])
 
 
 def scattered(world: World, x: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -292,14 +297,14 @@ def scattered(world: World, x: Tensor | None, shape: tuple[int, ...], like: Tens
     if world.size == 1:
         assert x is not None
         return x
-    with answering(world):
-        if world.rank:
-            part = like.new_empty(_count(world.mine), *shape)
-            dist.recv(part, 0)
-            return part
-        assert x is not None
-        for rank in range(1, world.size):
-            dist.send(x[world.rows(rank)].to(like.device).contiguous(), rank)
+    if world.rank:
+        part = like.new_empty(_count(world.mine), *shape)
+        _done(world, [dist.P2POp(dist.irecv, part, 0)])
+        return part
+    assert x is not None
+    for rank in range(1, world.size):  # in turn, so that one part at a time is on the device
+        part = x[world.rows(rank)].to(like.device).contiguous()
+        _done(world, [dist.P2POp(dist.isend, part, rank)])
     return x[world.mine].clone()
 
 

@@ -168,3 +168,15 @@ def test_nbytes_counts_elements_not_storages():
     )
     assert stacking.nbytes([torch.zeros(100)[:3]]) == 12
     assert stacking.nbytes([]) == 0
+
+
+def test_pieces_are_few_columns_on_the_processor_and_many_on_a_gpu():
+    x, row = torch.zeros(4, 1000), torch.zeros(1000)
+    for t in (x, row):
+        here, there = (stacking.pieces_of(part, 300) for part in (t, t.to("meta")))
+        assert [part.shape[-1] for part in here] == [300, 300, 300, 100]
+        assert [part.shape[-1] for part in there] == [1000]
+    wide = torch.zeros(4, 3 * stacking.PIECE // 4 + 1, device="meta")
+    assert [part.shape[-1] for part in stacking.pieces_of(wide, 300)] == [
+        stacking.PIECE // 4
+    ] * 3 + [1]

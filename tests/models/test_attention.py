@@ -10,7 +10,7 @@ from deca_lab.algorithm import stacking
 from deca_lab.algorithm.gradients import stacked
 from deca_lab.lab.ledger import Meter
 from deca_lab.lab.sources import ATTENTIONS, LONG
-from deca_lab.models import causal_lm
+from deca_lab.models import attention, causal_lm
 from deca_lab.models.attention import attend, fused
 from deca_lab.runconfig import RunConfig
 
@@ -44,9 +44,9 @@ def each_alone(q, k, v, mask, own, **options):
 
 def equal_with_gradients(parts, one, other):
     outs, grads = [], []
-    for attention in (one, other):
+    for work in (one, other):
         leaves = [p.clone().requires_grad_() for p in parts]
-        outs.append(attention(*leaves))
+        outs.append(work(*leaves))
         weights = torch.arange(outs[-1].numel(), dtype=torch.float64).view(outs[-1].shape).sin()
         grads.append(torch.autograd.grad((outs[-1] * weights).sum(), leaves))
     torch.testing.assert_close(*outs, rtol=1e-12, atol=1e-12)
@@ -85,8 +85,18 @@ def test_fewer_axes_and_a_clients_axis_elsewhere(shape):
     equal_with_gradients(parts, together, lambda *x: each_alone(*x, mask, True))
 
 
-def test_heads_that_share_a_key():
+@pytest.mark.parametrize("known", [True, False])
+def test_heads_that_share_a_key(known, monkeypatch):
+    """Where the kernel knows of sharing, and where each head is given a key of its own."""
     q, k, v = drawn(N, B, H, T, D), drawn(N, B, 2, T, D), drawn(N, B, 2, T, D) + 1
+    asked = []
+
+    def usual(*given, **options):
+        asked.append(options["enable_gqa"])
+        return nn.functional.scaled_dot_product_attention(*given, **options)
+
+    monkeypatch.setattr(attention, "USUAL", usual)
+    monkeypatch.setattr(attention, "APART", set() if known else {("cpu", 8)})
 
     def together(q, k, v):
         return torch.vmap(lambda *x: attend(*x, is_causal=True, enable_gqa=True))(q, k, v)
@@ -94,6 +104,7 @@ def test_heads_that_share_a_key():
     equal_with_gradients(
         (q, k, v), together, lambda *x: each_alone(*x, None, False, is_causal=True, enable_gqa=True)
     )
+    assert set(asked) == {known}
 
 
 def test_what_is_shared_by_all_clients_is():
