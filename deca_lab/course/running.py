@@ -8,7 +8,8 @@ import ast
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from papermill.engines import NotebookExecutionManager
 
 PROFILES = {"fast": 240, "full": 1200}  # seconds that one cell may take
+SAVED = 5.0  # seconds between two writings of a copy: all its pictures are written each time
 Say = Callable[[str], None]
 
 
@@ -240,7 +242,24 @@ def _execute_managed(
         extra_arguments=QUIET,
     )
     client.widget_registry = {}  # jupyter/nbclient issue 312: a run stalls without an error
-    client.execute(env=environment(threads), cleanup_kc=True)
+    with _saved_now_and_then(manager):
+        client.execute(env=environment(threads), cleanup_kc=True)
+
+
+@contextmanager
+def _saved_now_and_then(manager: "NotebookExecutionManager") -> Iterator[None]:
+    """Let papermill write the copy when some seconds have passed, not before and after every cell; it writes the end itself."""
+    save = manager.save
+
+    def saved(**given: object) -> None:
+        if (manager.now() - manager.last_save_time).total_seconds() >= SAVED:
+            save(**given)
+
+    vars(manager)["save"] = saved
+    try:
+        yield
+    finally:
+        del vars(manager)["save"]
 
 
 def table(results: Sequence[Result]) -> str:

@@ -11,6 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import deca_lab as deca_lab_package
 from deca_lab import course, errors
+from deca_lab.course import running
 from deca_lab.errors import BadInput
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(1800)]
@@ -52,6 +53,21 @@ def test_notebooks_run_side_by_side_with_parameters_and_a_failure_shows_its_cell
     assert "good" in table
     assert "x / 0" in table
     assert len(said) >= 2
+
+
+@pytest.mark.slow
+def test_a_copy_is_written_now_and_then_and_holds_what_ran_before_a_cell_took_too_long(
+    kernels, tmp_path, monkeypatch
+):
+    engines = pytest.importorskip("papermill.engines")
+    path = notebook(tmp_path / "one.ipynb", "print('be' 'fore')", "while True:\n    pass")
+    job = running.Job(path, tmp_path / "ran.ipynb", {}, 1, 1)
+    written, write = [], engines.write_ipynb
+    monkeypatch.setattr(engines, "write_ipynb", lambda nb, to: written.append(to) or write(nb, to))
+    monkeypatch.setattr(running, "SAVED", 1e9)
+    assert "timed out" in running.run_one(job).error
+    assert "before" in job.copy.read_text()
+    assert len(written) == 2  # as it starts, and as it ends
 
 
 def test_an_unknown_parameter_or_profile_is_told_before_anything_runs(tmp_path):
