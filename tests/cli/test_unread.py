@@ -153,7 +153,7 @@ def test_a_part_of_ones_own_may_read_anything():
 
 # what the table says, against runs: two values of a knob, where it is said to be read, and where not
 
-CONFIG = RunConfig(**{**SMALL, "inner_steps": 2, "rounds": 2})
+CONFIG = RunConfig(**{**SMALL, "inner_steps": 2, "rounds": 2, "eval_every": 10**6})
 ALONE = {"clients": 1, "topology": "complete"}
 LORA = {"adapter": "lora", "blocks": "whole", "feedback": "none"}
 WHEN = {  # knob -> (two values, knobs with which it is read, knobs with which it is not)
@@ -161,7 +161,7 @@ WHEN = {  # knob -> (two values, knobs with which it is read, knobs with which i
     "edge_probability": ((0.3, 0.99), {"topology": "erdos-renyi"}, {}),
     "degree": ((2, 3), {"topology": "random-regular"}, {"topology": "erdos-renyi"}),
     "weights": (("metropolis", "lazy"), {}, {"topology": "one-peer-exponential"}),
-    "eval_share": ((1.0, 0.01), {}, {"eval_every": 1}),
+    "eval_share": ((1.0, 0.01), {"eval_every": 0}, {"eval_every": 1}),
     "rank": ((2, 4), LORA, {}),
     "lora_alpha": ((1.0, 9.0), LORA, {"adapter": "bottleneck"}),
     "targets": (("mlp", "query-value"), LORA, {"adapter": "bottleneck"}),

@@ -62,12 +62,21 @@ def outcome(capsys, *words, says=""):
     return judged(said.code, said.err, says)
 
 
+def among(environment):
+    """Return the environment of a process with these names in it; None takes one out."""
+    return {name: value for name, value in {**CALM, **environment}.items() if value is not None}
+
+
 def process(*words, says="", timeout=300, **environment):
-    """Run `deca-lab words` in a process of its own, and judge it; None takes a name out of its environment."""
-    given = {name: value for name, value in {**CALM, **environment}.items() if value is not None}
+    """Run `deca-lab words` in a process of its own, and judge it."""
     command = [sys.executable, "-m", "deca_lab", *map(str, words)]
     done = subprocess.run(
-        command, env=given, capture_output=True, timeout=timeout, check=False, encoding="utf-8"
+        command,
+        env=among(environment),
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+        encoding="utf-8",
     )
     return judged(done.returncode, done.stderr, says)
 

@@ -48,4 +48,7 @@ def in_a_run():
 
 
 if __name__ == "__main__":
+    prepare(CONFIG)  # imports: what is there from then on need not be looked through again
+    gc.collect()
+    gc.freeze()
     print(json.dumps({**in_a_visit(), **in_a_run()}))
