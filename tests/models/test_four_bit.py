@@ -54,11 +54,13 @@ def bits():
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return pytest.importorskip("bitsandbytes", exc_type=ImportError).functional
+            library = pytest.importorskip("bitsandbytes", exc_type=ImportError).functional
     finally:
         os.dup2(kept, 2)
         os.close(silent)
         os.close(kept)
+    with torch.compiler.set_stance("force_eager"):  # it would compile its quantiser for each shape
+        yield library
 
 
 def test_the_levels_are_the_papers():
