@@ -343,7 +343,7 @@ def test_the_doctor_counts_what_fell_apart():
     ],
 )
 def test_bytes_are_as_predicted_and_a_stopped_run_goes_on_to_the_same_bits(knobs, tmp_path):
-    config = replace(CONFIG, **knobs)
+    config = replace(CONFIG, eval_every=12, **knobs)
     whole_run = runs.run(config, tmp_path / "whole")
     assert (whole_run.edges["measured"] == whole_run.edges["predicted"]).all()
     with pytest.raises(Stopped):
