@@ -18,7 +18,7 @@ NOTEBOOKS = sorted([*HOUSE.glob("notebooks/*.ipynb"), *HOUSE.glob("theory/*.ipyn
 GUIDES = [HOUSE / "notebooks" / f"bring_your_own_{what}.ipynb" for what in ("method", "model")]
 SHORT = {"inner_steps": 4, "eval_windows": 4}
 LESS = {  # what a cell assigns, and how its reader makes less of it: the second time only what changes is looked at
-    r"^sizes = ": f"sizes = {{name: min(size, {SHORT}.get(name, size)) for name, size in sizes.items()}}",
+    r'^sizes = \{"fast": \{': f"sizes = {{name: min(size, {SHORT}.get(name, size)) for name, size in sizes.items()}}",
     r"^rounds = .*\b512\b": "rounds = rounds[:3]",
 }
 SECONDS = 600  # a cell, on a slow and busy machine
