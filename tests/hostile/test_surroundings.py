@@ -27,7 +27,7 @@ STRANGE = {  # together: what reads one of these names reads no other
     "HF_HUB_OFFLINE": "0",
 }
 NOWHERE = {
-    **{"HOME": "/nowhere/at/all", "HF_HOME": None, "MPLCONFIGDIR": None},
+    **{"HOME": "/dev/null/at/all", "HF_HOME": None, "MPLCONFIGDIR": None},
     **{"TZ": "Nowhere/None", "PYTHONHASHSEED": "7"},
 }
 
