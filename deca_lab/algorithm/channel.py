@@ -12,16 +12,17 @@ from torch import Tensor
 
 from deca_lab.algorithm.stacking import Layout
 from deca_lab.mixing.gossip import mixer, row_bytes
+from deca_lab.mixing.matrix import Matrix
 from deca_lab.mixing.topology import Topology
 
 Rows = Iterable[Tensor]  # (n_p, D), as many as there are shares
 # (shares, columns, like) -> rows -> X
-Carrier = Callable[[Sequence[np.ndarray], Layout, Tensor], Callable[[Rows], Tensor]]
+Carrier = Callable[[Sequence[Matrix], Layout, Tensor], Callable[[Rows], Tensor]]
 Size = int | np.ndarray  # bytes of one message, or (E,) of that along each link
 NOBODY = np.zeros(0, np.int64)
 
 
-def gossip(shares: Sequence[np.ndarray], where: Layout, like: Tensor) -> Callable[[Rows], Tensor]:
+def gossip(shares: Sequence[Matrix], where: Layout, like: Tensor) -> Callable[[Rows], Tensor]:
     """Mix every column alike: x_new_i = sum_p sum_j share_p[i, j] rows_p[j]; the papers' mixing has one part, W and X."""
     first, *others = [mixer(share, like) for share in shares]
     if not others:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from deca_lab.algorithm import cuda_graph
@@ -40,7 +39,8 @@ from deca_lab.lab.allocator import keeping
 from deca_lab.lab.prepare import Lab, find_device, prepare
 from deca_lab.lab.runs import run
 from deca_lab.mixing.gossip import FEW, mixer
-from deca_lab.mixing.topology import topology
+from deca_lab.mixing.matrix import entries
+from deca_lab.mixing.topology import Topology, topology
 from deca_lab.models import causal_lm, pretrained
 from deca_lab.runconfig import RunConfig
 
@@ -319,16 +319,16 @@ def mixings(device: torch.device) -> Iterator[Benchmark]:
             "2 at most" if graph != "complete" else "a product of matrices: arithmetic, not memory"
         )
         for clients in counts:
-            took = medians(_mixing(topology(graph, clients).at(0), device), device)
+            took = medians(_mixing(topology(graph, clients), device), device)
             case = f"{graph}, {clients} clients"
             yield _ms("mixing", case, took["mix"], took["copy"], "a copy of the same bytes", aim)
 
 
-def _mixing(W: np.ndarray, device: torch.device) -> dict[str, Work]:
+def _mixing(topo: Topology, device: torch.device) -> dict[str, Work]:
     """Return one mixing by W (N, N), and a copy of as much: each w_ij reads a row, and each client writes one."""
-    x = torch.randn(len(W), NUMBERS // len(W), device=device)
-    mix = mixer(W, x)
-    reads = (int((W != 0).sum()) + len(W)) * x.shape[1]
+    x = torch.randn(topo.n, NUMBERS // topo.n, device=device)
+    mix = mixer(topo.at(0), x)
+    reads = (len(entries(topo.at(0))[0]) + topo.n) * x.shape[1]
     much = torch.randn(reads // 2, device=device)  # a copy reads it and writes it
     into = torch.empty_like(much)
     return {"mix": lambda: mix(x), "copy": lambda: into.copy_(much)}
@@ -361,7 +361,7 @@ def _rounds(graph: str, clients: int, rounds: int, optimiser: op.Optimiser) -> d
     hessians, start = torch.from_numpy(a[:, :, None] * np.eye(10)), np.zeros((clients, 10))
     problem = quadratics(hessians, torch.from_numpy(b), torch.from_numpy(start))
     laid = plan(problem, whole(["x"]), topo, Recipe(1, rounds, lambda step: 0.01, optimiser))
-    W = topo.at(0) if clients <= FEW else csr_array(topo.at(0))
+    W = topo.at(0)
 
     def bare() -> None:
         X = start

@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import reduce
 from textwrap import fill
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 
 from deca_lab.bounds import exact
 from deca_lab.bounds.bound import Bound
@@ -29,6 +30,7 @@ from deca_lab.bounds.gossip_contraction import witness
 from deca_lab.errors import check
 from deca_lab.mixing.gossip import mixer
 from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.matrix import Matrix, dense, numbers
 from deca_lab.mixing.spectrum import spectrum
 from deca_lab.mixing.topology import Topology, topology
 
@@ -59,14 +61,14 @@ class Certificate(NamedTuple):
         return fill(words, 110, subsequent_indent=" " * 8, break_on_hyphens=False)
 
 
-def certify(W: Array | Topology | Sequence[Array], rho: float | None = None) -> Certificate:
+def certify(W: Matrix | Topology | Sequence[Matrix], rho: float | None = None) -> Certificate:
     """Return the certificate of W, or of a period's product; where nothing is proved it says why.
 
     `rho` is the factor to be proved, the float64 estimate + MARGIN unless given. Raises BadInput for matrices that are not
     square, finite, and of one size.
     """
     matrices = _matrices(W)
-    n, period = len(matrices[0]), len(matrices)
+    n, period = matrices[0].shape[0], len(matrices)
     blank = Certificate(n, period, np.nan, np.nan, np.nan, np.nan, False, False, "")
     if n > LARGEST or n * period > LONGEST:
         limit = f"{LARGEST} clients, or clients times matrices above {LONGEST}"
@@ -89,14 +91,14 @@ def certify(W: Array | Topology | Sequence[Array], rho: float | None = None) -> 
     return known._replace(note=_note(known))
 
 
-def _matrices(W: Array | Topology | Sequence[Array]) -> tuple[Array, ...]:
+def _matrices(W: Matrix | Topology | Sequence[Matrix]) -> tuple[Matrix, ...]:
     if isinstance(W, Topology):
         return W.matrices
-    listed = [W] if np.ndim(W[0]) < 2 else W
-    matrices = tuple(np.asarray(M, dtype=np.float64) for M in listed)
-    n = len(matrices[0])
+    listed: Any = [W] if issparse(W) or np.ndim(W[0]) < 2 else W
+    matrices = tuple(M if issparse(M) else np.asarray(M, dtype=np.float64) for M in listed)
+    n = matrices[0].shape[0]
     for M in matrices:
-        sound = M.shape == (n, n) and n > 0 and bool(np.isfinite(M).all())
+        sound = M.shape == (n, n) and n > 0 and bool(np.isfinite(numbers(M)).all())
         check(sound, "W", M.shape, "square, finite, and of one size")
     return matrices
 
@@ -123,9 +125,9 @@ def contracts(P: exact.Whole, places: int, rho: float) -> bool:
     return exact.positive_definite(M)
 
 
-def _product(matrices: Sequence[Array]) -> tuple[exact.Whole, int]:
+def _product(matrices: Sequence[Matrix]) -> tuple[exact.Whole, int]:
     """Return the exact product W_k ... W_1 as whole numbers over a power of 2."""
-    parts = [exact.digits(W) for W in matrices]
+    parts = [exact.digits(dense(W)) for W in matrices]
     return reduce(lambda done, W: W @ done, [W for W, _ in parts]), sum(k for _, k in parts)
 
 

@@ -14,22 +14,24 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 
 from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
 from deca_lab.mixing.gossip import mixer
 from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.matrix import Matrix, dense, numbers
 from deca_lab.mixing.spectrum import spectrum
 from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "Xiao and Boyd 2004, equations 6 to 10"
 HYPOTHESES = (hy.doubly_stochastic,)
-Factor = Callable[[Array], float]  # W (N, N) -> the factor of one mixing
+Factor = Callable[[Matrix], float]  # W (N, N) -> the factor of one mixing
 
 
 def gossip_contraction(
-    W: Array | Topology, X: Array, rounds: int, factor: Factor | None = None
+    W: Matrix | Topology, X: Array, rounds: int, factor: Factor | None = None
 ) -> Bound:
     """Return both sides after 1 .. `rounds` mixings of X (N, D), the left one mixed by the library's own gossip.
 
@@ -38,10 +40,10 @@ def gossip_contraction(
     """
     matrices, X = _matrices(W), np.asarray(X, dtype=np.float64)
     check(
-        X.ndim == 2 and len(X) == len(matrices[0]),
+        X.ndim == 2 and len(X) == matrices[0].shape[0],
         "X",
         X.shape,
-        f"of shape ({len(matrices[0])}, D), a row a client",
+        f"of shape ({matrices[0].shape[0]}, D), a row a client",
     )
     check(isinstance(rounds, int) and rounds >= 1, "rounds", rounds, "a whole number from 1 up")
     factors = np.array([(factor or second_singular_value)(M) for M in matrices])
@@ -60,25 +62,25 @@ def gossip_contraction(
     )
 
 
-def lost(matrices: tuple[Array, ...]) -> float:
+def lost(matrices: tuple[Matrix, ...]) -> float:
     """Return what one mixing may lose of || X ||_F: N products and sums are rounded, and the sums of W itself are off 1."""
-    return float(np.finfo(float).eps) * len(matrices[0]) + off_one(matrices)
+    return float(np.finfo(float).eps * matrices[0].shape[0]) + off_one(matrices)
 
 
-def off_one(matrices: tuple[Array, ...]) -> float:
+def off_one(matrices: tuple[Matrix, ...]) -> float:
     """Return how far || X ||_F goes astray in one mixing because float64 has no 1/3: by as much as sums of W are off 1.
 
     Row sums that are off move clients that agree, column sums the mean; more than the hypothesis forgives is not forgiven.
     """
-    n = len(matrices[0])
+    n = matrices[0].shape[0]
     ones = np.ones(n)
-    off = max(
+    off: float = max(
         float(np.linalg.norm(W @ ones - 1) + np.linalg.norm(W.T @ ones - 1)) for W in matrices
     )
     return off / n**0.5 if off <= 2 * n**0.5 * hy.TOLERANCE else 0.0
 
 
-def disagreements(matrices: tuple[Array, ...], X: Array, rounds: int) -> Array:
+def disagreements(matrices: tuple[Matrix, ...], X: Array, rounds: int) -> Array:
     """Return || X_k - Xbar ||_F (rounds,) of X (N, D) mixed k = 1 .. `rounds` times, Xbar the mean of X itself."""
     x = torch.from_numpy(np.array(X, dtype=np.float64))
     mean, mixers, distances = x.mean(0), [mixer(W, x) for W in matrices], []
@@ -88,26 +90,26 @@ def disagreements(matrices: tuple[Array, ...], X: Array, rounds: int) -> Array:
     return np.array(distances)
 
 
-def second_singular_value(W: Array) -> float:
+def second_singular_value(W: Matrix) -> float:
     """Return rho = || W - J ||_2, from above where it is only known to some error."""
     facts = spectrum(W)
     return facts.rho + facts.error
 
 
-def second_eigenvalue(W: Array) -> float:
+def second_eigenvalue(W: Matrix) -> float:
     """Return the largest modulus of an eigenvalue of W - J: not a valid factor unless W is normal."""
     return spectrum(W).lambda2
 
 
-def witness(W: Array, columns: int = 1) -> Array:
+def witness(W: Matrix, columns: int = 1) -> Array:
     """Return the X (N, columns) that one mixing shrinks least: the second right singular vector of W, repeated.
 
     Zeros for one client, where there is nobody to disagree with.
     """
-    n = len(W)
+    n = W.shape[0]
     if n == 1:
         return np.zeros((1, columns))
-    _, _, right = np.linalg.svd(W - 1 / n)
+    _, _, right = np.linalg.svd(dense(W) - 1 / n)
     u = right[0] - right[0].mean()  # where rho = 0 every vector is a witness, also one with a mean
     return np.repeat(u[:, None], columns, axis=1)
 
@@ -122,12 +124,12 @@ def ring_rho(n: int) -> float:
     return (1 + 2 * np.cos(2 * np.pi / n)) / 3 if n >= 4 else 0.0
 
 
-def _matrices(W: Array | Topology) -> tuple[Array, ...]:
+def _matrices(W: Matrix | Topology) -> tuple[Matrix, ...]:
     if isinstance(W, Topology):
         return W.matrices
-    W = np.asarray(W, dtype=np.float64)
+    W = W if issparse(W) else np.asarray(W, dtype=np.float64)
     check(W.ndim == 2 and W.shape[0] == W.shape[1] > 0, "W", W.shape, "square, (N, N)")
-    check(bool(np.isfinite(W).all()), "W", float(np.abs(W).max()), "finite in each entry")
+    check(bool(np.isfinite(numbers(W)).all()), "W", float(abs(W).max()), "finite in each entry")
     return (W,)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from deca_lab.algorithm.moments import Adam
 from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.matrix import Matrix, asymmetry
 from deca_lab.mixing.spectrum import spectrum
 from deca_lab.mixing.topology import Topology
 
@@ -62,7 +63,7 @@ def largest_rho(topology: Topology) -> float:
     return max(facts.rho + facts.error for facts in map(spectrum, topology.matrices))
 
 
-def _of_matrices(words: str, good: Callable[[Array], bool]) -> Hypothesis:
+def _of_matrices(words: str, good: Callable[[Matrix], bool]) -> Hypothesis:
     return lambda one: "" if all(good(W) for W in one.topology.matrices) else words
 
 
@@ -77,10 +78,8 @@ doubly_stochastic = _of_matrices(
     lambda W: bool(np.abs(np.concatenate([W.sum(0), W.sum(1)]) - 1).max() <= TOLERANCE),
 )
 non_negative = _of_matrices("W has a negative entry", lambda W: bool(W.min() >= -TOLERANCE))
-symmetric = _of_matrices(
-    "W is not symmetric", lambda W: bool(np.allclose(W, W.T, rtol=0, atol=TOLERANCE))
-)
-heard = _of_matrices("a client does not hear itself", lambda W: bool(np.diag(W).min() > 0))
+symmetric = _of_matrices("W is not symmetric", lambda W: asymmetry(W) <= TOLERANCE)
+heard = _of_matrices("a client does not hear itself", lambda W: bool(W.diagonal().min() > 0))
 one_matrix = _unless("W is another one at every mixing", lambda one: one.topology.period > 1)
 together = _unless("the clients never come together (rho = 1)", lambda one: one.rho >= 1)
 no_faults = _unless(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deca_lab.algorithm.optimisers import Optimiser
 from deca_lab.algorithm.problems import Problem
+from deca_lab.mixing.matrix import entries
 from deca_lab.mixing.topology import Topology
 from deca_lab.models import own_model
 from deca_lab.text import tokens
@@ -28,7 +29,9 @@ ASKS, GROW = ("LOAD_METHOD", "LOAD_ATTR"), ("append", "extend", "insert", "add",
 def _of_topology(given: Topology) -> str:
     digest = hashlib.sha256()
     for W in given.matrices:
-        digest.update(repr(W.shape).encode() + np.ascontiguousarray(W).tobytes())
+        parts = [W] if isinstance(W, np.ndarray) else entries(W)
+        digest.update(repr(W.shape).encode())
+        digest.update(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
     return digest.hexdigest()
 
 

@@ -21,6 +21,8 @@ from deca_lab.lab import glance, ledger
 from deca_lab.lab.objects import with_objects
 from deca_lab.lab.prepare import Lab
 from deca_lab.methods import resolve
+from deca_lab.mixing.matrix import Matrix
+from deca_lab.mixing.topology import matrices_of, matrix_text, stacked
 from deca_lab.models.four_bit import stored_bytes
 from deca_lab.network.faults import fault_summary
 from deca_lab.registry import resolved
@@ -59,7 +61,8 @@ class History:
     inner step: step, block, lr, loss (mean of the clients' batch losses). `visits`: round, position, block, first and
     last inner step. `blocks`: names, parameters, visits; what is frozen has no visits. `shards`: training rows, client x
     label. `edges`: receiver, sender, bytes measured and predicted. `timings`: seconds and process memory, the one
-    table that differs between two equal runs. `W`: the mixing matrices (period, N, N).
+    table that differs between two equal runs. `W`: the mixing matrices, an array (period, N, N), or, of many clients
+    with few edges, a tuple of SciPy's csr_array (N, N).
 
     `lab`: in memory, what a run with objects in place of names was made of, for no config can make it again; None for
     all other runs and for a folder that was read. It keeps the clients' start, which is N models, a copy of the model
@@ -76,7 +79,7 @@ class History:
     shards: pd.DataFrame
     edges: pd.DataFrame
     timings: pd.DataFrame
-    W: np.ndarray
+    W: np.ndarray | tuple[Matrix, ...]
     summary: dict[str, Any]
     folder: Path | None = None
     lab: Lab | None = field(default=None, repr=False, compare=False)
@@ -136,7 +139,7 @@ def save(history: History, folder: Path) -> None:
         f"{name}.csv": getattr(history, name).to_csv(index=name == "shards", lineterminator="\n")
         for name in TABLES
     }
-    texts["topology.csv"] = "\n".join(matrix_text(W) for W in history.W)
+    texts["topology.csv"] = matrix_text(history.W)
     summary = json.dumps(history.summary, indent=1) + "\n"
     config = read_text(folder / "config.json", "the run folder's")
     texts[SUMS] = sums({"config.json": config, **texts, "summary.json": summary})
@@ -172,11 +175,6 @@ def read_timings(folder: Path, measured: list[int]) -> list[dict[str, Any]]:
     return [{str(k): v for k, v in row.items()} for row in rows]
 
 
-def matrix_text(W: np.ndarray) -> str:
-    """Return W as CSV text, a line a row, that reads back to the bit."""
-    return "".join(",".join(map(repr, row)) + "\n" for row in W.tolist())
-
-
 def load(folder: Path | str) -> History:
     """Return the history of a finished run's folder; raise BadInput where a file is missing or damaged."""
     check(isinstance(folder, str | os.PathLike), "folder", folder, "that of a finished run")
@@ -190,9 +188,7 @@ def load(folder: Path | str) -> History:
         sealed = (folder / SUMS).exists()
         _require_sealed(folder, texts if sealed else {})
         tables = {name: _table(texts[f"{name}.csv"], name == "shards") for name in TABLES}
-        rows = [row.split(",") for row in texts["topology.csv"].splitlines()]
-        shares = np.array([[float(share) for share in row] for row in rows])
-        W = shares.reshape(-1, config.clients, config.clients)
+        W = stacked(matrices_of(texts["topology.csv"], "topology.csv", config.clients))
         summary = json.loads(texts["summary.json"])
         lacking = [f"{k}.csv" for k, table in tables.items() if not set(table) >= COLUMNS[k]]
         if lacking or not isinstance(summary, dict):
@@ -246,7 +242,7 @@ def gather(lab: Lab, state: State, record: Record, folder: Path | None) -> Histo
         blocks=_block_table(lab),
         shards=labels.rename_axis("client"),
         edges=_edge_table(lab, state),
-        W=np.stack(lab.topology.matrices),
+        W=stacked(lab.topology.matrices),
         summary=_summary(lab, state, record),
         folder=folder,
         lab=lab if lab.world.size == 1 and with_objects(lab.config) else None,
@@ -349,7 +345,7 @@ def _at_chance(accuracy: float | None, majority: float | None) -> list[str]:
     return [f"at chance: the mean model's test accuracy {accuracy:.3f} is not above {usual}"]
 
 
-def _faults(lab: Lab, state: State) -> dict[str, float]:
+def _faults(lab: Lab, state: State) -> dict[str, float | None]:
     """Return what went wrong; nothing where nothing was asked to."""
     if not lab.failing.any:
         return {}

@@ -6,31 +6,35 @@ disagreement (the Frobenius norm of X - mean). For a W that is not symmetric the
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
-from math import inf, nan
+from math import inf, isnan, nan
 from textwrap import fill
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
 from deca_lab.errors import BadInput, quoted
 from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.matrix import Matrix, asymmetry, by_edges, held, numbers
 from deca_lab.mixing.spectrum import (
     TINY,
+    Product,
     Split,
     cycle_length,
+    heard_in_turn,
     islands,
-    product,
+    largest,
+    prefixes,
     rounds_to_thousandth,
     spectrum,
 )
-from deca_lab.mixing.topology import Topology, require_unmasked
+from deca_lab.mixing.topology import Topology, not_finite, require_unmasked
 
 TOLERANCE = 1e-9  # on row and column sums
 LARGEST = 1e100  # of an entry: beyond it the spectrum is no longer a finite number
 
-Subject = Topology | Array | Sequence[Array]
+Subject: TypeAlias = Topology | Matrix | Sequence[Matrix]
 
 
 class Diagnosis(NamedTuple):
@@ -51,7 +55,7 @@ class Diagnosis(NamedTuple):
     rho: float  # second singular value
     rho_error: float  # 0 where exact; else rho may be larger by about this much
     lambda2: float  # second eigenvalue modulus; NaN where not computed
-    rounds_1000: float  # mixings that shrink disagreement 1000-fold; inf where it never does
+    rounds_1000: float  # mixings that shrink disagreement 1000-fold; inf where it never does, NaN where not computed
     edges: float  # models sent at each mixing
     verdict: Literal["sound", "unsound"]
     reasons: tuple[str, ...]  # why it is unsound, and what that means for training
@@ -61,49 +65,53 @@ class Diagnosis(NamedTuple):
 def diagnose(subject: Subject) -> Diagnosis:
     """Return the diagnosis of a topology, of one array W or of a list of arrays that are used in turn."""
     name, note, matrices = _matrices(subject)
-    square = all(W.shape == (len(matrices[0]),) * 2 and W.size > 0 for W in matrices)
-    finite = all(bool(np.isfinite(W).all()) for W in matrices)
+    square = all(W.shape == (matrices[0].shape[0],) * 2 and 0 not in W.shape for W in matrices)
+    finite = all(bool(np.isfinite(numbers(W)).all()) for W in matrices)
     if not (square and finite):
         return _hopeless(name, note, matrices, square, finite)
     with np.errstate(over="ignore", invalid="ignore"):
-        prefixes = list(accumulate(matrices, lambda done, W: product(W, done)))  # W_k ... W_1
-    if not all(np.abs(W).max() < LARGEST for W in (*matrices, *prefixes)):
+        products = prefixes(matrices)  # W_k ... W_1
+        fits = all(largest(W) < LARGEST for W in (*((W,) for W in matrices), *products))
+    if not fits:
         return _hopeless(name, note, matrices, square, finite=False)
-    seen = _with_graph(_with_entries(name, note, matrices), matrices, prefixes[-1])
-    return _with_verdict(_with_spectrum(seen, prefixes))
+    seen = _with_graph(_with_entries(name, note, matrices), matrices, products[-1])
+    return _with_verdict(_with_spectrum(seen, products))
 
 
-def _with_entries(name: str, note: str, matrices: tuple[Array, ...]) -> Diagnosis:
+def _with_entries(name: str, note: str, matrices: tuple[Matrix, ...]) -> Diagnosis:
     """Return what the entries of finite square matrices show; the graph and the spectrum are still to come."""
-    edges = sum(int(np.count_nonzero(W) - np.count_nonzero(np.diag(W))) for W in matrices)
+    sent = (np.count_nonzero(numbers(W)) - np.count_nonzero(W.diagonal()) for W in matrices)
     return _blank(name, note, matrices)._replace(
-        nonnegative=all(bool((W >= 0).all()) for W in matrices),
+        nonnegative=all(bool((numbers(W) >= 0).all()) for W in matrices),
         row_error=max(float(np.abs(W.sum(1) - 1).max()) for W in matrices),
         column_error=max(float(np.abs(W.sum(0) - 1).max()) for W in matrices),
-        symmetric=all(bool(np.allclose(W, W.T, rtol=0, atol=TINY)) for W in matrices),
-        edges=edges / len(matrices),
+        symmetric=all(asymmetry(W) <= TINY for W in matrices),
+        edges=int(sum(sent)) / len(matrices),
     )
 
 
-def _with_graph(d: Diagnosis, matrices: tuple[Array, ...], whole: Array) -> Diagnosis:
+def _with_graph(d: Diagnosis, matrices: tuple[Matrix, ...], whole: Product) -> Diagnosis:
     """Return the diagnosis with what the graph of the period's product `whole` shows, and what is wrong so far."""
-    support = np.abs(whole) > (TINY if d.period > 1 else 0)
-    parts, cycle = islands(support), cycle_length(support)
+    in_turn = len(whole) > 1
+    support = heard_in_turn(matrices) if in_turn else abs(whole[0]) > TINY * (d.period > 1)
+    itself = all(W.diagonal().all() for W in matrices)
+    parts = islands(support, d.clients)
+    cycle = 1 if itself else cycle_length(support, d.period if in_turn else 1)
     return d._replace(
         connected=parts is None, aperiodic=cycle == 1, reasons=_reasons(matrices, parts, cycle)
     )
 
 
-def _with_spectrum(d: Diagnosis, prefixes: list[Array]) -> Diagnosis:
+def _with_spectrum(d: Diagnosis, products: list[Product]) -> Diagnosis:
     """Return the diagnosis with rho, lambda2 and the mixings to a thousandth, from the products W_k ... W_1."""
-    whole = spectrum(prefixes[-1])
+    whole, each = spectrum(*products[-1]), 1 / d.period
     stochastic = d.nonnegative and max(d.row_error, d.column_error) <= TOLERANCE
     primitive = stochastic and d.connected and d.aperiodic
     return d._replace(
-        rho=0.0 if whole.rho < TINY else whole.rho ** (1 / d.period),
-        rho_error=whole.error,
-        lambda2=whole.lambda2 ** (1 / d.period),
-        rounds_1000=rounds_to_thousandth(prefixes, whole.rho, primitive),
+        rho=0.0 if whole.rho < TINY else whole.rho**each,
+        rho_error=(whole.rho + whole.error) ** each - whole.rho**each,
+        lambda2=whole.lambda2**each,
+        rounds_1000=rounds_to_thousandth(products, whole.rho, primitive),
     )
 
 
@@ -123,10 +131,10 @@ def require_sound(subject: Subject, *, allow_unsound: bool = False) -> Diagnosis
     )
 
 
-def doubly_stochastic(W: Array) -> bool:
+def doubly_stochastic(W: Matrix) -> bool:
     """Say whether W (N, N) has no negative entry and rows and columns that sum to 1: what keeps the mean of the clients."""
     off = np.abs(np.concatenate([W.sum(0), W.sum(1)]) - 1)
-    return bool((W >= 0).all() and off.max() <= TOLERANCE)  # NaN is neither
+    return bool((numbers(W) >= 0).all() and off.max() <= TOLERANCE)  # NaN is neither
 
 
 def describe(subject: Diagnosis | Subject) -> str:
@@ -195,6 +203,7 @@ def _factors(d: Diagnosis) -> list[Fact]:
     second = "second eigenvalue modulus: not a valid factor for this W"
     plain = [] if d.symmetric or d.period > 1 else [("lambda2", _near_one(d.lambda2), second)]
     rounds = f"{d.rounds_1000:.0f}" if d.rounds_1000 < inf else "never"
+    rounds = "not computed" if isnan(d.rounds_1000) else rounds
     last = ("1000-fold", rounds, "mixings that shrink disagreement 1000-fold")
     return [("rho", rho, means), *plain, last]
 
@@ -208,22 +217,28 @@ def _near_one(factor: float) -> str:
 # ---- reading the subject
 
 
-def _matrices(subject: Subject) -> tuple[str, str, tuple[Array, ...]]:
+def _matrices(subject: Subject) -> tuple[str, str, tuple[Matrix, ...]]:
     """Return name, note and float64 matrices; a list of rows is one matrix."""
     if isinstance(subject, Topology):
         return subject.name, subject.note, subject.matrices
     require_unmasked(subject, "matrix")
     try:
-        one = np.ndim(subject[0]) < 2
+        one = issparse(subject) or np.ndim(subject[0]) < 2
         listed = [subject] if one else list(subject)
-        return "matrix", "", tuple(np.atleast_2d(np.asarray(W, dtype=np.float64)) for W in listed)
+        return "matrix", "", tuple(map(_real, listed))
     except (TypeError, ValueError, IndexError, KeyError):
         allowed = "a topology, an array of numbers or a list of arrays"
         raise BadInput(f"the doctor was given {quoted(subject)[:80]}: it takes {allowed}") from None
 
 
+def _real(W: Any) -> Matrix:  # noqa: ANN401 - rows of numbers, an array, or a sparse one
+    if issparse(W):
+        return held(by_edges(W.astype(np.float64)))
+    return np.atleast_2d(np.asarray(W, dtype=np.float64))
+
+
 def _hopeless(
-    name: str, note: str, matrices: tuple[Array, ...], square: bool, finite: bool
+    name: str, note: str, matrices: tuple[Matrix, ...], square: bool, finite: bool
 ) -> Diagnosis:
     """Return the diagnosis of what is no mixing matrix at all."""
     reasons = []
@@ -232,21 +247,20 @@ def _hopeless(
         each = "while each of N clients needs one row and one column in every matrix"
         reasons.append(f"not square: {shapes}, {each}")
     if not finite:
-        places = [(W, np.argwhere(~np.isfinite(W))[:1]) for W in matrices]
-        wild = [(tuple(at.tolist()), W[tuple(at)]) for W, first in places for at in first]
+        wild = [place for place in map(not_finite, matrices) if place]
         spreads = "and mixing would spread it into every model it reaches"
-        reasons += [f"not finite: entry {at} is {value}, {spreads}" for at, value in wild[:1]] or [
+        reasons += [f"not finite: entry {(i, j)} is {w}, {spreads}" for i, j, w in wild[:1]] or [
             f"too large: an entry of W, or of its products, is beyond {LARGEST:g}"
         ]
     blank = _blank(name, note, matrices)
     return blank._replace(square=square, finite=finite, verdict="unsound", reasons=tuple(reasons))
 
 
-def _blank(name: str, note: str, matrices: tuple[Array, ...]) -> Diagnosis:
+def _blank(name: str, note: str, matrices: tuple[Matrix, ...]) -> Diagnosis:
     """Return a diagnosis of which nothing is known yet but the size."""
     return Diagnosis(
-        name, note, len(matrices[0]), len(matrices), square=True, finite=True, nonnegative=False, row_error=nan, column_error=nan,
-        symmetric=False, connected=False, aperiodic=False, rho=nan, rho_error=0.0, lambda2=nan, rounds_1000=inf,
+        name, note, matrices[0].shape[0], len(matrices), square=True, finite=True, nonnegative=False, row_error=nan,
+        column_error=nan, symmetric=False, connected=False, aperiodic=False, rho=nan, rho_error=0.0, lambda2=nan, rounds_1000=inf,
         edges=nan, verdict="sound", reasons=(), remarks=(),
     )  # fmt: skip
 
@@ -254,7 +268,7 @@ def _blank(name: str, note: str, matrices: tuple[Array, ...]) -> Diagnosis:
 # ---- words
 
 
-def _reasons(matrices: tuple[Array, ...], islands: Split | None, cycle: int) -> tuple[str, ...]:
+def _reasons(matrices: tuple[Matrix, ...], islands: Split | None, cycle: int) -> tuple[str, ...]:
     """Return what is wrong with sums and graph, and what it does to training."""
     reasons = []
     if wrong := _wrong_sum([W.sum(1) for W in matrices]):
@@ -285,11 +299,13 @@ def _remarks(d: Diagnosis) -> tuple[str, ...]:
     skew = "the mean is kept; rho is the factor, lambda2 is not"
     slow = "one mixing may shrink nothing, though many do; bounds that need rho < 1 do not hold"
     longer = f"it may be {d.rho_error:.1g} larger, and 1000-fold may take longer"
+    powers = "many mixings still keep some disagreement, though more end it"
     known = {
         f"negative entries: {negative}": not d.nonnegative,
         f"not symmetric, yet doubly stochastic: {skew}": not d.symmetric,
         f"rho = 1: {slow}": d.rho >= 1 - TINY,
         f"rho is iterated: {longer}": d.rho_error > 0,
+        f"1000-fold is not computed: {powers}": isnan(d.rounds_1000),
     }
     return tuple(remark for remark, holds in known.items() if holds)
 

@@ -4,21 +4,22 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from torch import Tensor
+
+from deca_lab.mixing.matrix import SPARSE, Matrix, entries, numbers
 
 Mix = Callable[[Tensor], Tensor]  # (N, D) -> (N, D)
 
-# share of W's entries up to which reading the edges is cheaper than the whole product (a ring of 12)
-SPARSE = 1 / 4
 FEW = 64  # clients up to which the whole product is cheap, whatever W holds
 # Numbers in X up to which it is, as far as FEW clients go, cheaper than reading the edges.
 SMALL = 2**12
 
 
-def mixer(W: np.ndarray, like: Tensor) -> Mix:
+def mixer(W: Matrix, like: Tensor) -> Mix:
     """Return the function that mixes with W (n, N), on the device and in the dtype of `like`."""
-    edges = np.count_nonzero(W)
-    if 0 < edges <= SPARSE * W.size:
+    edges = np.count_nonzero(numbers(W))
+    if issparse(W) or 0 < edges <= SPARSE * W.size:
         by_edges = _bags(W, like)
         if max(W.shape) > FEW:
             return by_edges
@@ -31,12 +32,12 @@ def mixer(W: np.ndarray, like: Tensor) -> Mix:
     return _whole(W, like)
 
 
-def _bags(W: np.ndarray, like: Tensor) -> Mix:
+def _bags(W: Matrix, like: Tensor) -> Mix:
     """Return the sums of weighted rows over the edges of W."""
-    receivers, senders = np.nonzero(W)
-    first = np.searchsorted(receivers, np.arange(len(W)))  # where each receiver's edges begin
+    receivers, senders, shares = entries(W)
+    first = np.searchsorted(receivers, np.arange(W.shape[0]))  # where each receiver's edges begin
     at, edges = (torch.from_numpy(places).to(like.device) for places in (first, senders))
-    weights = torch.from_numpy(W[receivers, senders]).to(like)
+    weights = torch.from_numpy(np.array(shares)).to(like)
     return lambda x: torch.embedding_bag(x, edges, at, mode=0, per_sample_weights=weights)[0]
 
 

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from deca_lab.errors import BadInput, check
 
 Array = NDArray[np.floating[Any]]  # real numbers: W (N, N), X (N, D); float64 unless stated
 
+CELLS = 2**20  # of N x N numbers that are drawn or looked at in one go: 8 MiB
 DRAWS = 200  # a random graph is redrawn at most this often
 PERIOD = 64  # matchings drawn once, then repeated
 
@@ -59,8 +61,9 @@ def torus(n: int, spec: GraphSpec) -> nx.Graph:
 def hypercube(n: int, spec: GraphSpec) -> nx.Graph:
     """Clients whose binary numbers differ in one bit hear each other."""
     check(n & (n - 1) == 0, "clients", n, "a power of two for a hypercube (2, 4, 8, 16 ...)")
-    cube = nx.hypercube_graph(n.bit_length() - 1)
-    return nx.convert_node_labels_to_integers(cube, ordering="sorted")
+    cube, bits = nx.empty_graph(n), range(n.bit_length() - 1)
+    cube.add_edges_from((i, i ^ 1 << bit) for i in range(n) for bit in bits)
+    return cube
 
 
 def exponential(n: int, spec: GraphSpec) -> nx.Graph:
@@ -79,7 +82,11 @@ def erdos_renyi(n: int, spec: GraphSpec) -> nx.Graph:
     check(isinstance(p, Real) and 0 < p <= 1, "probability", p, "above 0 and at most 1")
 
     def draw(rng: np.random.Generator) -> nx.Graph:
-        return nx.from_numpy_array(np.triu(rng.random((n, n)) < spec.probability, 1))
+        graph = nx.empty_graph(n)
+        for first in range(0, n, rows := max(1, CELLS // n)):
+            i, j = np.nonzero(rng.random((min(rows, n - first), n)) < spec.probability)
+            graph.add_edges_from(np.stack([i + first, j], 1)[j > i + first].tolist())
+        return graph
 
     what = f"Erdos-Renyi, p = {spec.probability:g}, seed {spec.seed}"
     cure = f"a larger probability (above log(n)/n = {np.log(n) / n:.2g})"
@@ -140,31 +147,37 @@ def _redrawn(
 # ---- sequences: (clients, seed) -> matrices, repeated for ever
 
 
-def one_peer_exponential(n: int, seed: int) -> tuple[Array, ...]:
+def one_peer_exponential(n: int, seed: int) -> tuple[csr_array, ...]:
     """At mixing k client i averages with i + 2^(k mod ceil(log2 n)): doubly stochastic, not symmetric.
 
     For n a power of two the product over a period is exactly J = 11'/n. Source: Ying et al., 2021.
     """
-    eye, steps = np.eye(n), [1 << k for k in range(max(1, (n - 1).bit_length()))]
-    return tuple((eye + np.roll(eye, step, axis=1)) / 2 for step in steps)
+    steps = [1 << k for k in range(max(1, (n - 1).bit_length()))]
+    return tuple(_averages((np.arange(n) + step) % n) for step in steps)
 
 
-def random_matchings(n: int, seed: int) -> tuple[Array, ...]:
+def random_matchings(n: int, seed: int) -> tuple[csr_array, ...]:
     """64 random matchings of the complete graph, in turn: each pair averages, an odd client is left alone."""
     rng = np.random.default_rng([seed, n])
     return tuple(_matching(rng.permutation(n)) for _ in range(PERIOD if n > 2 else 1))
 
 
-SEQUENCES: dict[str, Callable[[int, int], tuple[Array, ...]]] = {
+SEQUENCES: dict[str, Callable[[int, int], tuple[Array | csr_array, ...]]] = {
     "one-peer-exponential": one_peer_exponential,
     "random-matchings": random_matchings,
 }
 
 
-def _matching(order: NDArray[np.int64]) -> Array:
-    half = len(order) // 2
+def _matching(order: NDArray[np.int64]) -> csr_array:
+    half, peer = len(order) // 2, np.arange(len(order))
     left, right = order[:half], order[half : 2 * half]
-    W = np.eye(len(order))
-    for i, j in ((left, left), (left, right), (right, left), (right, right)):
-        W[i, j] = 0.5
-    return W
+    peer[left], peer[right] = right, left
+    return _averages(peer)
+
+
+def _averages(peer: NDArray[np.int64]) -> csr_array:
+    """Return the W of clients of whom each averages with its peer (N,), which may be itself."""
+    n = len(peer)
+    receivers = np.repeat(np.arange(n), 2)
+    senders = np.stack([np.arange(n), peer], 1).ravel()
+    return csr_array((np.full(2 * n, 0.5), (receivers, senders)), shape=(n, n))

@@ -7,6 +7,7 @@ A topology is a periodic list of such matrices; a static one has a single entry.
 import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from textwrap import shorten
 from tokenize import TokenError
@@ -15,21 +16,30 @@ from typing import Any, NamedTuple
 import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, issparse
 
 from deca_lab.errors import BadInput, check, first_line, pick, quoted
-from deca_lab.mixing.graphs import GRAPHS, PERIOD, SEQUENCES, Array, GraphSpec
+from deca_lab.mixing.graphs import GRAPHS, PERIOD, SEQUENCES, GraphSpec
+from deca_lab.mixing.matrix import DENSE, Matrix, by_edges, entries, held, links_of, numbers
 from deca_lab.mixing.weights import WEIGHTS
 from deca_lab.registry import load_plugins
 
 SERVER = "server"  # no graph of clients: the reference that the papers do without
-MEMORY = 2 * 2**30  # bytes that the dense matrices of one topology may take
+MEMORY = 2 * 2**30  # bytes that one topology may take
+EDGE = 400  # bytes that networkx takes for an edge, and for a client
+FILLED = {"complete": 1.0, "bipartite": 0.5, SERVER: 1.0}  # share of all pairs that are edges
+HEADER = "mixing,receiver,sender,share"  # of the .csv of W by its edges
 
 
 class Topology(NamedTuple):
-    """A periodic list of mixing matrices: `name`, `matrices` each (N, N) float64, `note` in plain words."""
+    """A periodic list of mixing matrices: `name`, `matrices` each (N, N) float64, `note` in plain words.
+
+    What `topology` returns holds NumPy arrays up to 256 clients (`matrix.DENSE`). Above that a W of
+    which at most a quarter is not 0 is SciPy's csr_array: its edges alone, with the same numbers.
+    """
 
     name: str
-    matrices: tuple[Array, ...]
+    matrices: tuple[Matrix, ...]
     note: str = ""
     served: bool = False  # by a server: a client sends to it, and hears from it alone
 
@@ -43,8 +53,8 @@ class Topology(NamedTuple):
         """Number of matrices before the list repeats; 1 for a static topology."""
         return len(self.matrices)
 
-    def at(self, k: int) -> Array:
-        """Return W (N, N) of mixing number k = 0, 1, 2 ..."""
+    def at(self, k: int) -> Matrix:
+        """Return W (N, N) of mixing number k = 0, 1, 2 ... as it is held: `.toarray()` makes an array of a csr_array."""
         return self.matrices[k % len(self.matrices)]
 
     @property
@@ -52,9 +62,7 @@ class Topology(NamedTuple):
         """Who hears whom at any mixing, (E, 2) integers in order: client i hears j; (i, i) is client i's with a server."""
         if self.served:
             return np.repeat(np.arange(self.n)[:, None], 2, 1)
-        ever = np.any([W != 0 for W in self.matrices], axis=0)
-        np.fill_diagonal(ever, 0)
-        return np.argwhere(ever)
+        return links_of(ever_heard(self))
 
     def messages(self, k: int, links: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """Return how many messages of mixing k go along each link (E,): one, or with a server one there and one back.
@@ -64,23 +72,33 @@ class Topology(NamedTuple):
         links = self.links if links is None else links
         if self.served:
             return np.full(len(links), 2)
-        shares: Array = self.at(k)[links[:, 0], links[:, 1]]
-        return np.asarray(shares != 0, dtype=np.int64)
+        each = np.array([self.n, 1])  # (i, j) as the number i N + j
+        return np.isin(links @ each, self.edges(k) @ each, assume_unique=True).astype(np.int64)
 
     def edges(self, k: int = 0) -> NDArray[np.int64]:
         """Return the messages of mixing k, (E, 2) integers: in a row (i, j) client i hears client j."""
-        W = self.at(k)
-        return np.argwhere((W != 0) & ~np.eye(self.n, dtype=bool))
+        return links_of(self.at(k))
+
+
+def ever_heard(given: Topology) -> Matrix:
+    """Return (N, N) numbers that are not 0 where some mixing's W is not."""
+    return sum(map(abs, given.matrices[1:]), start=abs(given.matrices[0]))
 
 
 # ---- matrices from files
 
 
-def read_matrices(paths: str | Path) -> tuple[Array, ...]:
+def stacked(matrices: Sequence[Matrix]) -> np.ndarray | tuple[Matrix, ...]:
+    """Return matrices as an array (P, N, N), or as they are where some are sparse."""
+    return tuple(matrices) if any(map(issparse, matrices)) else np.stack(matrices)
+
+
+def read_matrices(paths: str | Path) -> tuple[Matrix, ...]:
     """Return the matrices of one .csv or .npy file, or of several files separated by commas, as they stand.
 
     Shapes and NaN are left for the doctor. A CSV has commas between its numbers, `#` lines are skipped and `1/3`
-    is read as a fraction; an .npy of shape (P, N, N) is a list of P. Raises BadInput with file and line.
+    is read as a fraction; an .npy of shape (P, N, N) is a list of P. A CSV that begins with the line HEADER has an edge
+    a line. Raises BadInput with file and line.
     """
     several = [Path(part.strip()) for part in str(paths).split(",")]
     files = [Path(paths)] if os.path.isfile(paths) else several
@@ -92,14 +110,14 @@ UNREADABLE = (  # what numpy raises of files and their headers
 )
 
 
-def _read(file: Path) -> tuple[Array, ...]:
+def _read(file: Path) -> tuple[Matrix, ...]:
     suffix = file.suffix.lower()
     check(suffix in (".csv", ".npy"), "matrix", str(file), "a file that ends in .csv or .npy")
     try:
         if file.exists() and not file.is_file():  # a folder, or a pipe that would never end
             raise OSError("it is not an ordinary file")
         if suffix == ".csv":
-            return (_read_csv(file),)
+            return matrices_of(file.read_text(encoding="utf-8-sig"), f"matrix file {str(file)!r}")
         with file.open("rb") as stream:
             return _stack(np.lib.format.read_array(stream, allow_pickle=False), str(file))
     except BadInput:
@@ -110,10 +128,37 @@ def _read(file: Path) -> tuple[Array, ...]:
         raise BadInput(f"matrix file {str(file)!r} cannot be read: {first_line(error)}") from None
 
 
-def _read_csv(file: Path) -> Array:
-    lines = enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1)
+def matrix_text(matrices: np.ndarray | Sequence[Matrix]) -> str:
+    """Return matrices as CSV text that reads back to the bit: a line a row, or a line an edge where some are sparse."""
+    if not any(map(issparse, matrices)):
+        blocks = ("".join(",".join(map(repr, row)) + "\n" for row in W.tolist()) for W in matrices)
+        return "\n".join(blocks)
+    lines = [HEADER]
+    for k, W in enumerate(matrices):
+        edges = zip(*(part.tolist() for part in entries(W)), strict=True)
+        lines += [f"{k},{i},{j},{w!r}" for i, j, w in edges]
+    return "\n".join(lines) + "\n"
+
+
+def matrices_of(text: str, what: str, clients: int | None = None) -> tuple[Matrix, ...]:
+    """Return the matrices of a CSV text: of a line a row one, or those of so many clients, one under the other.
+
+    Of a line an edge (HEADER), `clients` are as many as are named in them, unless given.
+    """
+    if not text.startswith(HEADER):
+        rows = _of_rows(text, what)
+        return (rows,) if clients is None else tuple(rows.reshape(-1, clients, clients))
+    kinds = [(name, float if name == "share" else int) for name in HEADER.split(",")]
+    edges = np.loadtxt(text.splitlines()[1:], kinds, delimiter=",", ndmin=1)
+    i, j, w = edges["receiver"], edges["sender"], edges["share"]
+    n = clients or int(max(i.max(), j.max())) + 1
+    each = (edges["mixing"] == k for k in range(int(edges["mixing"].max()) + 1))
+    return tuple(held(csr_array((w[now], (i[now], j[now])), shape=(n, n))) for now in each)
+
+
+def _of_rows(text: str, what: str) -> np.ndarray:
+    lines = enumerate(text.splitlines(), 1)
     rows = {k: line.split(",") for k, line in lines if line.partition("#")[0].strip()}
-    what = f"matrix file {str(file)!r}"
     if not rows:
         raise BadInput(f"{what} is empty: it must hold one line of numbers for each client")
     first, width = next((k, len(cells)) for k, cells in rows.items())
@@ -131,20 +176,21 @@ def _number(cell: str, what: str, line: int) -> float:
         raise BadInput(f"{what}: line {line} holds {cell.strip()!r}, not a number") from None
 
 
-def _stack(W: object, what: str) -> tuple[Array, ...]:
-    """Return one array (N, N) or a stack (P, N, N) as a tuple of float64 copies."""
+def _stack(W: object, what: str) -> tuple[Matrix, ...]:
+    """Return one array (N, N), dense or sparse, or a stack (P, N, N) as a tuple of float64 copies."""
     require_unmasked(W, what)
     try:
-        array = np.asarray(W)
+        array: Any = W if issparse(W) else np.asarray(W)
     except ValueError:
         raise BadInput(f"{what} has rows of different length: it must be N x N") from None
     if array.dtype.kind not in "fiub":
         raise BadInput(f"{what} holds {array.dtype}: a mixing matrix holds real numbers")
-    if array.ndim not in (2, 3) or array.size == 0:
+    if array.ndim not in (2, 3) or 0 in array.shape:
         raise BadInput(
             f"{what} has shape {array.shape}: it must be N x N, or P x N x N for P matrices in turn"
         )
-    return tuple(M.astype(np.float64) for M in (array if array.ndim == 3 else array[None]))
+    parts = (M.astype(np.float64) for M in (array if array.ndim == 3 else [array]))
+    return tuple(by_edges(M) if issparse(M) else M for M in parts)
 
 
 def require_unmasked(W: object, what: str) -> None:
@@ -158,7 +204,7 @@ def require_unmasked(W: object, what: str) -> None:
 
 
 def topology(
-    source: "Topology | str | Path | nx.Graph | Array | Sequence[Array]",
+    source: "Topology | str | Path | nx.Graph | Matrix | Sequence[Matrix]",
     clients: int | None = None,
     *,
     weights: str = "metropolis",
@@ -168,6 +214,7 @@ def topology(
 ) -> Topology:
     """Return the topology of a name (GRAPHS, SEQUENCES), a Topology, a graph, a matrix, a list of matrices, or .csv/.npy files.
 
+    A matrix is an array, or one of SciPy's sparse ones. Above 256 clients W is held by its edges where they are few.
     `weights` (WEIGHTS) turns a graph into W; sequences and matrices bring their own. A graph's nodes become clients
     in sorted order, or in order of insertion where they do not compare; edge weights and self-loops are not read.
     `clients` may be left out where the source has a size. Whether W is sound is for the doctor. Raises BadInput.
@@ -202,13 +249,17 @@ def _of_topology(given: Topology, clients: int | None) -> Topology:
 
 
 def _of_name(
-    name: str, clients: int | None, rule: Callable[[nx.Graph], Array], weights: str, spec: GraphSpec
+    name: str,
+    clients: int | None,
+    rule: Callable[[nx.Graph], Matrix],
+    weights: str,
+    spec: GraphSpec,
 ) -> Topology:
     load_plugins()
     pick({**GRAPHS, **SEQUENCES, SERVER: None}, name, "topology")
     if clients is None:
         raise BadInput(f"clients is missing: topology {name!r} needs to know how many there are")
-    _fits(clients, PERIOD if name == "random-matchings" else 1)
+    _fits(clients, _bytes_per_client(name, int(clients), spec))
     if name == SERVER:
         mean = np.full((clients, clients), 1 / clients)
         return Topology(name, (mean,), "a server averages all clients", served=True)
@@ -223,12 +274,12 @@ def _of_name(
 
 
 def _of_graph(
-    graph: nx.Graph, clients: int | None, rule: Callable[[nx.Graph], Array], weights: str
+    graph: nx.Graph, clients: int | None, rule: Callable[[nx.Graph], Matrix], weights: str
 ) -> Topology:
     n = len(graph)
     check(n >= 1, "graph", graph, "a graph with at least one node")
     check(clients in (None, n), "clients", clients, f"{n}, the number of nodes of the graph")
-    _fits(n, 1)
+    _fits(n, 12 * (1 + 2 * graph.number_of_edges() / n))
     nodes = _in_order(graph)
     drawn = f"{graph.graph.get('note', '')}, {weights} weights".lstrip(", ")
     note = "; ".join([drawn, *_unread(graph), *_renamed(nodes)])
@@ -262,8 +313,10 @@ def _in_order(graph: nx.Graph) -> list[Any]:
         return list(graph)
 
 
-def _ordered(graph: nx.Graph, nodes: Sequence[Any]) -> nx.Graph:
-    """Return the graph with these nodes, in this order, named 0 .. N-1."""
+def _ordered(graph: nx.Graph, nodes: list[Any]) -> nx.Graph:
+    """Return the graph with these nodes in this order, named 0 .. N-1 unless they are in it already."""
+    if list(graph) == nodes:
+        return graph
     kind = nx.DiGraph if graph.is_directed() else nx.Graph
     ordered = nx.empty_graph(len(nodes), create_using=kind)
     index = {node: i for i, node in enumerate(nodes)}
@@ -271,28 +324,38 @@ def _ordered(graph: nx.Graph, nodes: Sequence[Any]) -> nx.Graph:
     return ordered
 
 
-def _of_matrices(name: str, matrices: Sequence[Array], clients: int | None) -> Topology:
+def _of_matrices(name: str, matrices: Sequence[Matrix], clients: int | None) -> Topology:
     n = matrices[0].shape[0]
     for k, W in enumerate(matrices):
         which = name if len(matrices) == 1 else f"{name}, number {k} of {len(matrices)}"
         if W.shape != (n, n):
             allowed = f"a mixing matrix must be square, and all of one size ({n} x {n})"
             raise BadInput(f"{which} has {W.shape[0]} rows and {W.shape[1]} columns: {allowed}")
-        for i, j in np.argwhere(~np.isfinite(W))[:1]:
+        if wild := not_finite(W):
+            i, j, value = wild
             where = f"in row {i}, column {j}"
-            raise BadInput(f"{which} holds {W[i, j]} {where}: every entry must be finite")
+            raise BadInput(f"{which} holds {value} {where}: every entry must be finite")
     check(clients in (None, n), "clients", clients, f"{n}, the size of {name}")
     note = "as given" if len(matrices) == 1 else f"{len(matrices)} matrices in turn"
-    return Topology(name, tuple(matrices), note)
+    return Topology(name, tuple(map(held, matrices)), note)
 
 
-def _matrices(source: object, what: str) -> list[np.ndarray]:
+def not_finite(W: Matrix) -> tuple[int, int, float] | None:
+    """Return the first entry of W that is no finite number, (row, column, value)."""
+    if np.isfinite(numbers(W)).all():
+        return None
+    i, j, w = entries(W)
+    first = int(np.flatnonzero(~np.isfinite(w))[0])
+    return int(i[first]), int(j[first]), float(w[first])
+
+
+def _matrices(source: object, what: str) -> list[Matrix]:
     return [W for part in _listed(source) for W in _stack(part, what)]
 
 
 def _listed(source: object) -> Sequence[object]:
     """Return the matrices of a list; a single array, or one written as a list of rows, is a list of one."""
-    if isinstance(source, np.ndarray):
+    if isinstance(source, np.ndarray) or issparse(source):
         return [source]
     allowed = "a name, a networkx graph, an N x N array, a list of arrays or a .csv/.npy path"
     if not isinstance(source, list | tuple) or len(source) == 0:
@@ -304,9 +367,19 @@ def _listed(source: object) -> Sequence[object]:
     return [source] if rows else [*source]
 
 
-def _fits(n: int, period: int) -> None:
-    """Refuse what would not fit in memory as dense matrices."""
-    size = period * int(n) ** 2 * 8
+def _bytes_per_client(name: str, n: int, spec: GraphSpec) -> float:
+    """Return about how many bytes a client of a named graph or sequence takes, with what networkx holds meanwhile."""
+    around = (n - 1).bit_length()  # as many as a sequence has matrices, or a sparse graph edges
+    if name in SEQUENCES:
+        return 24.0 * (PERIOD if name == "random-matchings" else around)
+    asked = {"erdos-renyi": spec.probability, "random-regular": spec.degree}.get(name, 0)
+    drawn = asked if isinstance(asked, Real) else 0  # the graph itself refuses it
+    edges = (drawn if name == "random-regular" else max(drawn, FILLED.get(name, 0)) * n) / 2
+    return EDGE * (1 + max(around, edges))
+
+
+def _fits(n: int, each: float) -> None:
+    """Refuse what would not fit in memory: so many bytes a client, or those of a dense matrix where they are fewer."""
+    size = int(n) * min(int(n) * 8, each) if n > DENSE else 0
     gib = min(size, 2**90) / 2**30  # a whole number may be larger than any float
-    allowed = f"fewer: {period} dense matrices of that size take {gib:.1f} GiB, and 2 are allowed"
-    check(size <= MEMORY, "clients", n, allowed)
+    check(size <= MEMORY, "clients", n, f"fewer: so many take {gib:.1f} GiB, and 2 are allowed")

@@ -6,58 +6,84 @@ from collections.abc import Callable
 import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, diags_array, eye_array
 
 from deca_lab.errors import BadInput, check
-from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.graphs import CELLS, Array
+from deca_lab.mixing.matrix import Matrix, dense, entries, held
+
+EXACT = 1024  # clients up to which lambda_max comes from a dense decomposition (0.1 s)
 
 
-def metropolis(graph: nx.Graph) -> Array:
+def metropolis(graph: nx.Graph) -> Matrix:
     """Metropolis-Hastings weights: 1 / (1 + max(d_i, d_j)) on an edge, the rest on the diagonal."""
+    return held(_metropolis(graph))
+
+
+def _metropolis(graph: nx.Graph) -> csr_array:
     heard = _heard(graph)
+    i, j, _ = entries(heard)
     d = heard.sum(1)  # (N,) how many each client hears
-    return _filled(heard / (1 + np.maximum.outer(d, d)))
+    return _filled(heard, 1 / (1 + np.maximum(d[i], d[j])))
 
 
-def max_degree(graph: nx.Graph) -> Array:
+def max_degree(graph: nx.Graph) -> Matrix:
     """1 / d_max on an edge, the rest on the diagonal; periodic on a regular bipartite graph (an even ring)."""
     heard = _heard(graph)
-    return _filled(heard / max(1, heard.sum(1).max()))
+    return held(_filled(heard, heard.data / max(1, heard.sum(1).max())))
 
 
-def lazy(graph: nx.Graph) -> Array:
+def lazy(graph: nx.Graph) -> Matrix:
     """(I + Metropolis) / 2: aperiodic on every graph, all eigenvalues non-negative."""
-    return (np.eye(len(graph)) + metropolis(graph)) / 2
+    return held((eye_array(len(graph), format="csr") + _metropolis(graph)) / 2)
 
 
-def laplacian(graph: nx.Graph) -> Array:
+def laplacian(graph: nx.Graph) -> Matrix:
     """I - 2 Lap / (3 lambda_max(Lap)), the rule of Dec-LoRA; undirected graphs only."""
     heard = _heard(_undirected(graph, "laplacian"))
-    lap = np.diag(heard.sum(1)) - heard
-    top = np.linalg.eigvalsh(lap)[-1]
-    return _filled(heard * (2 / (3 * top))) if heard.any() else np.eye(len(graph))
+    top = _largest(csr_array(diags_array(heard.sum(1)) - heard)) if heard.nnz else 1.0
+    return held(_filled(heard, heard.data * (2 / (3 * top))))
 
 
-def fastest(graph: nx.Graph) -> Array:
+def _largest(lap: csr_array) -> float:
+    """Return the largest eigenvalue of a graph's Laplacian; above EXACT clients iterated to a relative 1e-10."""
+    n = lap.shape[0]
+    if n <= EXACT:
+        return float(np.linalg.eigvalsh(lap.toarray())[-1])
+    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+
+    start = np.random.default_rng([0, n]).standard_normal(n)  # ARPACK's own is not the same twice
+    try:
+        return float(
+            eigsh(lap, 1, which="LA", v0=start, ncv=64, tol=1e-10, return_eigenvectors=False)[0]
+        )
+    except ArpackNoConvergence:
+        slow = f"lambda_max of this graph with {n} clients was not found"
+        raise BadInput(f"weights = 'laplacian': {slow}; use 'metropolis'") from None
+
+
+def fastest(graph: nx.Graph) -> Matrix:
     """The symmetric W on these edges with the smallest rho, by semidefinite program (needs cvxpy).
 
     Source: Xiao and Boyd, Fast linear iterations for distributed averaging, 2004. Entries may be negative.
     """
     heard = _heard(_undirected(graph, "fastest"))
-    n, pairs = len(graph), np.argwhere(np.triu(heard))
+    n, (i, j, _) = len(graph), entries(heard)
+    pairs = np.stack([i, j], 1)[i < j]
     check(n <= 64, "clients", n, "at most 64 with weights 'fastest' (a semidefinite program)")
     if len(pairs) == 0:
         return np.eye(n)
-    W: Array = np.zeros((n, n))
-    W[pairs[:, 0], pairs[:, 1]] = _fastest_shares(n, pairs)
-    W = _filled(W + W.T)  # exactly symmetric, sums 1 to rounding, zero off the edges
-    best, plain = (np.linalg.norm(M - 1 / n, 2) for M in (W, metropolis(graph)))
+    above = csr_array((_fastest_shares(n, pairs), tuple(pairs.T)), shape=(n, n))
+    both = csr_array(above + above.T)  # exactly symmetric
+    W = dense(_filled(both, both.data))  # sums 1 to rounding, zero off the edges
+    best, plain = (np.linalg.norm(M - 1 / n, 2) for M in (W, dense(metropolis(graph))))
     if not best <= plain + 1e-4:
-        above = f"rho {best:.6g} is above Metropolis's {plain:.6g}"
-        raise BadInput(f"weights 'fastest': the solver's {above}; use those")
+        worse = f"rho {best:.6g} is above Metropolis's {plain:.6g}"
+        raise BadInput(f"weights 'fastest': the solver's {worse}; use those")
     return W
 
 
-WEIGHTS: dict[str, Callable[[nx.Graph], Array]] = {
+WEIGHTS: dict[str, Callable[[nx.Graph], Matrix]] = {
     "metropolis": metropolis,
     "max-degree": max_degree,
     "lazy": lazy,
@@ -66,17 +92,24 @@ WEIGHTS: dict[str, Callable[[nx.Graph], Array]] = {
 }
 
 
-def _heard(graph: nx.Graph) -> Array:
-    """Return (N, N) of 0.0 and 1.0: entry (i, j) is 1 where client i hears client j; self-loops do not count."""
-    heard = np.asarray(nx.to_numpy_array(graph, weight=None).T > 0, dtype=np.float64)
-    np.fill_diagonal(heard, 0)
-    return heard
+def _heard(graph: nx.Graph) -> csr_array:
+    """Return (N, N) with an entry 1.0 at (i, j) where client i hears client j; self-loops do not count."""
+    spoken = nx.to_scipy_sparse_array(graph, weight=None, dtype=np.float64, format="csr")
+    i, j, _ = entries(csr_array(spoken.T))
+    apart = i != j
+    return csr_array((np.ones(apart.sum()), (i[apart], j[apart])), shape=spoken.shape)
 
 
-def _filled(W: Array) -> Array:
-    """Return W with the diagonal that makes each row sum to 1."""
-    off = W - np.diag(np.diag(W))
-    return off + np.diag(1 - off.sum(1))
+def _filled(heard: csr_array, shares: Array) -> csr_array:
+    """Return W of the shares (E,) on the edges of `heard`, with the diagonal that makes each row sum to 1."""
+    off = csr_array((shares, heard.indices, heard.indptr), shape=heard.shape)
+    return csr_array(off + diags_array(1 - _row_sums(off)))
+
+
+def _row_sums(W: csr_array) -> Array:
+    """Return (N,) what NumPy makes of dense rows, to the last bit, which depends on where their zeros stand."""
+    rows = max(1, CELLS // W.shape[0])
+    return np.concatenate([W[k : k + rows].toarray().sum(1) for k in range(0, W.shape[0], rows)])
 
 
 def _undirected(graph: nx.Graph, rule: str) -> nx.Graph:

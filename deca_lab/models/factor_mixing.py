@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import hstack, issparse
 from torch import Tensor
 
 from deca_lab.algorithm.channel import Rows, gossip
 from deca_lab.algorithm.stacking import Layout, Params, flatten, unflatten
 from deca_lab.errors import BadInput, Diverged, check, pick
+from deca_lab.mixing.matrix import Matrix, entries
 
 A, B = ".lora_A", ".lora_B"  # the endings that make two names a pair
 
@@ -50,7 +52,7 @@ class Interference(NamedTuple):
 
 
 @torch.no_grad()
-def interference(params: Params, W: np.ndarray) -> Interference:
+def interference(params: Params, W: Matrix) -> Interference:
     """Return what mixing stacked factors apart with W (N, N) adds to or takes from the neighbourhood mean of products.
 
     For client i it is sum_j w_ij B_j A_j - Bbar_i Abar_i = sum_j w_ij (B_j - Bbar_i)(A_j - Abar_i), of Frobenius norm at
@@ -61,14 +63,14 @@ def interference(params: Params, W: np.ndarray) -> Interference:
     stochastic, shown = np.allclose(sums, 1, rtol=0, atol=1e-9), sums.round(6).tolist()
     check(stochastic, "W", f"row sums {shown}", "a matrix whose rows sum to 1")
     squares: dict[str, Tensor] = {}
-    bounds = torch.zeros(len(W), dtype=torch.float64)
+    bounds = torch.zeros(W.shape[0], dtype=torch.float64)
     for pair in _pairs(list(params)):
         a, b, w = _neighbours(*_exact(params, pair), W)
         da, db = (f - torch.einsum("nk,nkxy->nxy", w, f)[:, None] for f in (a, b))
         squares[pair.module] = _factored(da, db, w)[1].square().sum((1, 2))  # (N,)
         spread = [torch.einsum("nk,nkxy->n", w.abs(), f.square()) for f in (da, db)]
         bounds += spread[0] * spread[1]
-    total = sum(squares.values(), torch.zeros(len(W), dtype=torch.float64))
+    total = sum(squares.values(), torch.zeros(W.shape[0], dtype=torch.float64))
     by_module = {module: float(s.mean().sqrt()) for module, s in squares.items()}
     return Interference(by_module, float(total.mean().sqrt()), float(bounds.mean().sqrt()))
 
@@ -90,7 +92,7 @@ SHARES: dict[str, Share] = {"balanced": balanced, "into-b": into_b}
 
 
 def decaf(
-    shares: Sequence[np.ndarray], where: Layout, like: Tensor, share: str = "balanced"
+    shares: Sequence[Matrix], where: Layout, like: Tensor, share: str = "balanced"
 ) -> Callable[[Rows], Tensor]:
     """Return DeCAF's mixing (arXiv 2505.21382) of rows (n_p, D): each product becomes the neighbours' mean, cut to rank r.
 
@@ -104,7 +106,7 @@ def decaf(
     factors, split = pairs(where), pick(SHARES, share, "share of the singular values")
     allowed = "pairs of LoRA's factors to mix as products"
     check(bool(factors), "names", ", ".join(where.names[:3]), allowed)
-    W = np.hstack(shares)
+    W = hstack(shares, format="csr") if any(map(issparse, shares)) else np.hstack(shares)
     mixed_plainly = gossip([W], where, like)
 
     @torch.no_grad()
@@ -121,7 +123,7 @@ def decaf(
 
 
 @torch.no_grad()
-def truncation_error(params: Params, W: np.ndarray) -> dict[str, Tensor]:
+def truncation_error(params: Params, W: Matrix) -> dict[str, Tensor]:
     """Return {module: (N,)}: the squared Frobenius error of DeCAF's cut for each client, in float64 on the CPU.
 
     It is the sum of the squared singular values of sum_j w_ij B_j A_j past the rank (Eckart-Young). The mean over
@@ -136,9 +138,7 @@ def truncation_error(params: Params, W: np.ndarray) -> dict[str, Tensor]:
     return {pair.module: tail(pair) for pair in pairs(list(params))}
 
 
-def _cut(
-    a: Tensor, b: Tensor, a_mixed: Tensor, W: np.ndarray, split: Share
-) -> tuple[Tensor, Tensor]:
+def _cut(a: Tensor, b: Tensor, a_mixed: Tensor, W: Matrix, split: Share) -> tuple[Tensor, Tensor]:
     """New factors (N, r, in), (N, out, r) of one pair."""
     a, b = (f.float() if f.dtype in (torch.bfloat16, torch.float16) else f for f in (a, b))
     rank = a.shape[1]
@@ -152,18 +152,20 @@ def _cut(
     return new_a, u * sign * to_b.where(~none, 0)[:, None]
 
 
-def _neighbours(a: Tensor, b: Tensor, W: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+def _neighbours(a: Tensor, b: Tensor, W: Matrix) -> tuple[Tensor, Tensor, Tensor]:
     """A (N, deg, r, in), B (N, deg, out, r) and weights (N, deg) of what each row of W (N, M) mixes of M stacked factors.
 
     deg is the largest; a client with fewer has some with weight zero at the end.
     """
     allowed = f"({len(a)}, {len(a)}), for the stacked clients"
     check(W.shape[1] == len(a), "W", f"of shape {W.shape}", allowed)
-    degree = int((W != 0).sum(1).max())
-    index = np.argsort(W == 0, axis=1, kind="stable")[:, :degree]
-    weights = torch.from_numpy(np.take_along_axis(W, index, 1)).to(a)
-    who = torch.from_numpy(index).to(a.device)
-    return a[who], b[who], weights
+    i, j, w = entries(W)
+    many = np.bincount(i, minlength=W.shape[0])
+    place = np.arange(len(i)) - np.repeat(np.cumsum(many) - many, many)  # in its row
+    index, weights = np.zeros((2, W.shape[0], int(many.max())))
+    index[i, place], weights[i, place] = j, w
+    who = torch.from_numpy(index.astype(np.int64)).to(a.device)
+    return a[who], b[who], torch.from_numpy(weights).to(a)
 
 
 def _factored(a: Tensor, b: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:

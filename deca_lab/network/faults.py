@@ -11,13 +11,17 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import diags_array, issparse
 
 from deca_lab.errors import BadInput, check
 from deca_lab.mixing.doctor import doubly_stochastic
+from deca_lab.mixing.matrix import Matrix, asymmetry, entries, links_of, numbers, only
 from deca_lab.mixing.spectrum import islands
 from deca_lab.mixing.topology import Topology
 
-MOST_CELLS = 2**28  # of the table of bursts: mixings x pairs of clients
+MOST_CELLS = 2**28  # of the table of bursts: mixings x pairs of clients that hear each other
+PRODUCT = 1024  # clients up to which the product of all mixings' W is formed
+FEW = 64  # numbers drawn for one that is wanted, up to which that is quicker than to leave any out
 NOBODY = np.zeros(0, np.int64)
 
 
@@ -85,24 +89,30 @@ class Faults(NamedTuple):
         """Return (N,) bool: whose messages are garbage at an inner step."""
         return ~_without(self.clients, self.garbage, step)
 
-    def lost(self, turn: int) -> np.ndarray:
-        """Return (N, N) bool, symmetric: the exchanges that fail at a mixing."""
-        n = self.clients
-        failed = np.zeros((n, n), bool)
-        if self.drop > 0:
-            # One coin for both directions: an exchange fails for both sides, and W stays symmetric.
-            upper = np.triu_indices(n, 1)
-            alone = self.burst <= 1
-            failed[upper] = _coins(self, turn) < self.drop if alone else _outages(self)[turn]
-        return failed | failed.T
+    def lost(self, turn: int, links: np.ndarray) -> np.ndarray:
+        """Return (E,) bool: along which of these links (E, 2) the exchange of a mixing fails, both ways or neither."""
+        if self.drop == 0:
+            return np.zeros(len(links), bool)
+        low, high = links.min(1), links.max(1)
+        # One coin for both directions: an exchange fails for both sides, and W stays symmetric.
+        pair = low * (2 * self.clients - low - 1) // 2 + high - low - 1  # as triu_indices counts
+        places, pair = np.unique(pair, return_inverse=True)
+        if self.burst > 1:
+            failed: np.ndarray = _outages(self, places.tobytes())[turn]
+        else:
+            failed = _coins(self, turn, places) < self.drop
+        each: np.ndarray = failed[pair]
+        return each
 
-    def ages(self, turn: int) -> np.ndarray:
-        """Return (N, N) how many mixings old the newest message is that i has from j at a mixing: 0 where none is late."""
-        age = np.zeros((self.clients,) * 2, np.int64)
-        late = ~np.eye(self.clients, dtype=bool)
+    def ages(self, turn: int, links: np.ndarray) -> np.ndarray:
+        """Return (E,) how many mixings old the newest message is that i has from j: 0 where it is not late.
+
+        The links (E, 2), i from j, are in order.
+        """
+        age, late = np.zeros(len(links), np.int64), np.ones(len(links), bool)
         for past in range(self.delay if self.stale > 0 else 0):  # late as often in a row as its age
-            rng = np.random.default_rng([self.seed, max(turn - past, 0), 0x1A7E])
-            late &= rng.random(age.shape) < self.stale
+            seed = [self.seed, max(turn - past, 0), 0x1A7E]
+            late &= drawn(seed, links @ [self.clients, 1]) < self.stale
             age += late
         return age
 
@@ -113,11 +123,11 @@ def require_possible(faults: Faults, graph: Topology, steps: int) -> Faults:
     least = max(drop / (1 - drop), 1.0)
     allowed = f"1, or {least:.3g} or more: an outage ends for one mixing at least"
     check(burst == 1 or burst >= least, "burst", burst, allowed)
-    cells = faults.turns * n * n
+    cells = faults.turns * len(graph.links) if burst != 1 else 0
     allowed = f"1 for {faults.turns:,} mixings of {n} clients: too large a table"
     check(burst == 1 or cells <= MOST_CELLS, "burst", burst, allowed)
     if faults.any:
-        even = all(np.array_equal(W, W.T) and (W >= 0).all() for W in graph.matrices)
+        even = all(asymmetry(W) == 0 and (numbers(W) >= 0).all() for W in graph.matrices)
         allowed = (
             "one with a symmetric W without negative entries, and without a "
             "server, where exchanges fail: else what remains cannot be made sound"
@@ -179,64 +189,82 @@ def _without(n: int, out: tuple[Spell, ...], step: int) -> np.ndarray:
     return there
 
 
-def _coins(faults: Faults, turn: int) -> np.ndarray:
-    """Return a uniform number for each pair of clients at a mixing."""
-    pairs = faults.clients * (faults.clients - 1) // 2
-    return np.random.default_rng([faults.seed, turn, 0xFA17]).random(pairs)
+def _coins(faults: Faults, turn: int, places: np.ndarray) -> np.ndarray:
+    """Return a uniform number for each of these pairs of clients at a mixing."""
+    return drawn([faults.seed, turn, 0xFA17], places)
+
+
+def drawn(seed: Sequence[int], places: np.ndarray) -> np.ndarray:
+    """Return the uniform numbers at these places (E,), in order, of a seed's stream, whichever others are drawn."""
+    bits, last = np.random.PCG64(seed), int(places.max(initial=-1)) + 1  # default_rng's own
+    rng = np.random.Generator(bits)
+    if last <= FEW * len(places):
+        return np.asarray(rng.random(last)[places])
+    coins: np.ndarray = np.empty(len(places))
+    for k, between in enumerate((np.diff(places, prepend=-1) - 1).tolist()):
+        bits.advance(between)
+        coins[k] = rng.random()
+    return coins
 
 
 @lru_cache(4)
-def _outages(faults: Faults) -> np.ndarray:
+def _outages(faults: Faults, pairs: bytes) -> np.ndarray:
     """Return (turns, pairs) bool: the bad states of Gilbert and Elliott's chain of each pair, from its stationary law on."""
+    places = np.frombuffer(pairs, np.int64)
     # The whole table: each state needs the one before, and a run resumes at any mixing.
     heal = 1 / faults.burst  # mean length of an outage 1 / heal
     fail = heal * faults.drop / (1 - faults.drop)  # so that a share `drop` is bad in the long run
-    bad = np.zeros((faults.turns, faults.clients * (faults.clients - 1) // 2), bool)
+    bad = np.zeros((faults.turns, len(places)), bool)
     for turn in range(faults.turns):
-        coin = _coins(faults, turn)
+        coin = _coins(faults, turn, places)
         bad[turn] = (
             np.where(bad[turn - 1], coin >= heal, coin < fail) if turn else coin < faults.drop
         )
     return bad
 
 
-def remaining(W: np.ndarray, failed: np.ndarray) -> np.ndarray:
-    """Return W (N, N) without the `failed` exchanges (N, N) bool, each side keeping what it would have given.
+def remaining(W: Matrix, failed: np.ndarray) -> Matrix:
+    """Return W (N, N) without the `failed` of its `links_of` (E,), each side keeping what it would have given.
 
     A symmetric doubly stochastic W stays one, whatever fails symmetrically.
     """
-    left = np.where(failed & ~np.eye(len(W), dtype=bool), 0.0, W)
+    receivers, senders, _ = entries(W)
+    stays = receivers == senders
+    stays[~stays] = ~failed
+    left = only(W, stays)
     # Not to the other neighbours: then columns would not sum to 1, and the mean would move.
-    left[np.diag_indices_from(left)] += W.sum(1) - left.sum(1)
-    return left
+    kept = W.sum(1) - left.sum(1)
+    return left + (diags_array(kept, format="csr") if issparse(W) else np.diag(kept))
 
 
 def fault_summary(
     faults: Faults, graph: Topology, steps: int, inner_steps: int
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Return what was lost over a run, garbage aside, and what the doctor says of each mixing's W: for the run's summary.
 
     `unsound` counts the mixings whose remaining W is not doubly stochastic (none, by construction), `apart` those whose
-    present clients fell into islands.
+    present clients fell into islands. `rho_of_what_remained` is None above PRODUCT clients.
     """
     counts = dict.fromkeys(("exchanges", "lost", "late", "alone", "apart", "unsound"), 0)
-    product = np.eye(graph.n)
+    product = np.eye(graph.n) if graph.n <= PRODUCT else None
     for turn in range(faults.turns):
-        there = faults.present((turn + 1) * faults.mix_every - 1)
-        edges = (graph.at(turn) != 0) & there[:, None] & there & ~np.eye(graph.n, dtype=bool)
-        out = faults.lost(turn)
-        W = remaining(graph.at(turn), out | ~there[:, None] | ~there)
-        counts["exchanges"] += int(edges.sum()) // 2
-        counts["lost"] += int((edges & out).sum()) // 2
+        there, links = faults.present((turn + 1) * faults.mix_every - 1), links_of(graph.at(turn))
+        out, real = faults.lost(turn, links), there[links].all(1)
+        W = remaining(graph.at(turn), out | ~real)
+        counts["exchanges"] += int(real.sum()) // 2
+        counts["lost"] += int((real & out).sum()) // 2
         before, visit = ((k * faults.mix_every - 1) // inner_steps for k in (turn, turn + 1))
         first = before != visit
-        counts["late"] += 0 if first else int((edges & ~out & (faults.ages(turn) > 0)).sum())
-        counts["alone"] += int((there & ((W != 0).sum(1) == 1)).sum())
-        among = W[np.ix_(there, there)] != 0
-        counts["apart"] += int(there.any() and islands(among) is not None)
+        late = real & ~out & (faults.ages(turn, links) > 0)
+        counts["late"] += 0 if first else int(late.sum())
+        heard = np.bincount(entries(W)[0], minlength=graph.n)
+        counts["alone"] += int((there & (heard == 1)).sum())
+        counts["apart"] += int(there.any() and islands(W[there][:, there] != 0) is not None)
         counts["unsound"] += int(not doubly_stochastic(W))
-        product = W @ product
+        product = None if product is None else W @ product
     here = faults.members(steps - 1)
-    centred = product[np.ix_(here, here)] - product[np.ix_(here, here)].mean(0)
-    rho = float(np.linalg.norm(centred, 2)) ** (1 / max(faults.turns, 1))
+    rho = None
+    if product is not None:
+        centred = product[np.ix_(here, here)] - product[np.ix_(here, here)].mean(0)
+        rho = float(np.linalg.norm(centred, 2)) ** (1 / max(faults.turns, 1))
     return {**counts, "absent_at_the_end": int((~here).sum()), "rho_of_what_remained": rho}

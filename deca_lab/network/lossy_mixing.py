@@ -10,6 +10,7 @@ from deca_lab.algorithm import channel as ch
 from deca_lab.algorithm.channel import Call, Channel, Site, Size, Wire
 from deca_lab.errors import check
 from deca_lab.mixing.gossip import row_bytes
+from deca_lab.mixing.matrix import Matrix, entries, links_of, only
 from deca_lab.network.faults import Faults, remaining
 
 LOUD = 1e6  # a message whose root mean square is so many times the clients' median is garbage; honest second
@@ -45,7 +46,7 @@ def _under(faults: Faults, inner: Channel) -> Channel:
 
     def failed(turn: int) -> np.ndarray:
         mute = faults.silent((turn + 1) * faults.mix_every - 1) | ~present(turn)
-        failing: np.ndarray = faults.lost(turn)[hear, heard] | mute[hear] | mute[heard]
+        failing: np.ndarray = faults.lost(turn, inner.links) | mute[hear] | mute[heard]
         return failing
 
     def exchange(call: Call, x: Tensor, wire: Wire, size: Size | None = None) -> Tensor:
@@ -64,12 +65,13 @@ def _under(faults: Faults, inner: Channel) -> Channel:
 def mixed_under(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: Wire) -> Tensor:
     """Return X (n, D) mixed under faults: who hears nobody, or is heard by nobody, keeps to itself what it would have given."""
     W, site, there = channel.topology.at(call.turn), channel.site, faults.present(call.step)
-    out = faults.lost(call.turn) | ~there[:, None] | ~there
+    links = links_of(W)
+    out = faults.lost(call.turn, links) | ~there[links].all(1)
     said = garbled(x, faults, call.step, site.mine)
     own, sent = (everybodys(site, sizes(part), faults.clients) for part in (x, said))
     good = acceptable(own, sent)
-    _add(wire, "refused", ((W != 0) & ~out & ~good & ~np.eye(len(W), dtype=bool)).sum())
-    left = remaining(W, out | ~good[:, None] | ~good)
+    _add(wire, "refused", (~out & ~good[links[:, 1]]).sum())
+    left = remaining(W, out | ~good[links].all(1))
 
     finite = torch.isfinite(own)
     # 0 times NaN is NaN: none of it may be touched. All processes choose alike, whoever holds it.
@@ -77,7 +79,7 @@ def mixed_under(channel: Channel, faults: Faults, call: Call, x: Tensor, wire: W
     shares, letters = [left], [clean]
     if faults.altered:
         kept = _letters(channel, faults, call, clean, wire)
-        shares, letters = _by_age(left, faults.ages(call.turn), clean, kept)
+        shares, letters = _by_age(left, faults.ages(call.turn, links_of(left)), clean, kept)
     x_new = channel.carrier(shares, channel.layouts[call.block], x[:, :1])(letters)
 
     counts = torch.from_numpy((good & there)[site.mine]).to(x.device)[:, None]
@@ -100,13 +102,14 @@ def everybodys(site: Site, values: Tensor, clients: int) -> Tensor:
 
 
 def _by_age(
-    left: np.ndarray, ages: np.ndarray, x: Tensor, letters: Sequence[Tensor]
-) -> tuple[list[np.ndarray], list[Tensor]]:
+    left: Matrix, ages: np.ndarray, x: Tensor, letters: Sequence[Tensor]
+) -> tuple[list[Matrix], list[Tensor]]:
     """Return what mixes: the clients' own rows by the diagonal of W, and the others' messages by their age."""
-    own = np.diag(np.diag(left))
-    ages = np.minimum(ages, len(letters) - 1)  # a visit begins without a past
-    parts = [np.where(ages == age, left - own, 0.0) for age in range(len(letters))]
-    heard = [(part, letter) for part, letter in zip(parts, letters, strict=True) if part.any()]
+    receivers, senders, _ = entries(left)
+    age = np.where(receivers == senders, -1, 0)
+    age[age == 0] = np.minimum(ages, len(letters) - 1)  # a visit begins without a past
+    heard = [(only(left, age == k), letters[k]) for k in np.unique(age[age >= 0])]
+    own = only(left, age < 0)
     return [own, *(part for part, _ in heard)], [x, *(letter for _, letter in heard)]
 
 

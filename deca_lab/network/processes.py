@@ -29,7 +29,8 @@ from deca_lab.algorithm.optimisers import (
 )
 from deca_lab.algorithm.stacking import Layout
 from deca_lab.errors import BadInput, PeerLost, check, first_line, out_of_memory
-from deca_lab.mixing.topology import Topology
+from deca_lab.mixing.matrix import Matrix
+from deca_lab.mixing.topology import Topology, ever_heard
 from deca_lab.network.meeting import number_of, require_place, require_secret
 
 # For a rank that is measuring, say. Gloo notices a dead one at once; NCCL waits so long, and then ends the process.
@@ -132,9 +133,7 @@ def over(world: World, rule: Carrier = gossip, halo: "Halo | None" = None) -> Ca
     is sent of a tensor whose other rows are in the `halo` already.
     """
 
-    def carrier(
-        shares: Sequence[np.ndarray], where: Layout, like: Tensor
-    ) -> Callable[[Rows], Tensor]:
+    def carrier(shares: Sequence[Matrix], where: Layout, like: Tensor) -> Callable[[Rows], Tensor]:
         routes = [_route(world, W, like.device) for W in shares]
         # Shares in the order in which `_all_rows` yields rows: mine first, then others' by rank.
         parts = [W[world.mine, world.mine] for W in shares]
@@ -153,18 +152,18 @@ class Route(NamedTuple):
     wanted: dict[int, Tensor]
 
 
-def _route(world: World, W: np.ndarray, device: torch.device) -> Route:
+def _route(world: World, W: Matrix, device: torch.device) -> Route:
     wanted = {rank: _heard(world, W, rank).get(world.rank) for rank in range(world.size)}
     rows = {rank: who - world.mine.start for rank, who in wanted.items() if who is not None}
     there = {rank: torch.from_numpy(mine).to(device) for rank, mine in rows.items()}
     return Route(_heard(world, W, world.rank), there)
 
 
-def _heard(world: World, W: np.ndarray, rank: int) -> dict[int, np.ndarray]:
+def _heard(world: World, W: Matrix, rank: int) -> dict[int, np.ndarray]:
     """Return the clients of each other rank that some client of this `rank` hears, where there are any."""
-    hears = (W[world.rows(rank)] != 0).any(0)
+    heard = np.unique(W[world.rows(rank)].nonzero()[1]).astype(np.int64)
     places = {other: world.rows(other) for other in range(world.size) if other != rank}
-    clients = {k: np.flatnonzero(hears[rows]) + rows.start for k, rows in places.items()}
+    clients = {k: heard[(heard >= r.start) & (heard < r.stop)] for k, r in places.items()}
     return {other: who for other, who in clients.items() if len(who)}
 
 
@@ -176,7 +175,7 @@ class Halo:
     """
 
     def __init__(self, world: World, topology: Topology) -> None:
-        ever = np.any([W != 0 for W in topology.matrices], axis=0)
+        ever = ever_heard(topology)
         self._world = world
         # To every rank that hears a client at some mixing: else it would miss the changes in between.
         self._route = _route(world, ever, torch.device("cpu"))
@@ -334,9 +333,7 @@ def broadcast(world: World, numbers: list[int] | None) -> list[int]:
 def through_server(world: World) -> Carrier:
     """Return the carrier of a server's average: every process sends the sum of its rows, and hears that of all."""
 
-    def carrier(
-        shares: Sequence[np.ndarray], where: Layout, like: Tensor
-    ) -> Callable[[Rows], Tensor]:
+    def carrier(shares: Sequence[Matrix], where: Layout, like: Tensor) -> Callable[[Rows], Tensor]:
         def mix(rows: Rows) -> Tensor:
             (x,) = rows
             return summed(world, x.sum(0)).div_(world.clients).expand_as(x).clone()

@@ -9,10 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy.sparse import issparse
 
 from deca_lab.errors import check
 from deca_lab.lab.history import History
 from deca_lab.mixing.doctor import Diagnosis, diagnose
+from deca_lab.mixing.matrix import Matrix, dense, held, links_of, numbers
 from deca_lab.mixing.topology import SERVER
 from deca_lab.pictures.style import (
     BLUE,
@@ -32,21 +34,16 @@ NUMBERED, DRAWN, SPECTRAL = 12, 40, 1536  # clients: W with numbers, a graph, si
 
 
 @styled
-def draw_topology(W: np.ndarray | Sequence[np.ndarray], name: str = "") -> Figure:
+def draw_topology(W: Matrix | Sequence[Matrix], name: str = "") -> Figure:
     """The graph beside W (N, N); of W (P, N, N), used in turn, the first four. Above 40 clients only in summary.
+
+    W may be sparse, or a list that holds sparse ones.
 
     Line width follows w_ij; an arrow j -> i says that client i hears client j, where W is not symmetric. With the name
     "server" the graph is a star: the clients do not hear one another.
     """
-    stack = np.asarray(W, dtype=np.float64)
-    stack = stack[None] if stack.ndim == 2 else stack
-    check(
-        stack.ndim == 3 and stack.shape[1] == stack.shape[2] > 0 and len(stack) > 0,
-        "W",
-        stack.shape,
-        "(N, N) or (P, N, N)",
-    )
-    if stack.shape[1] > DRAWN:
+    stack = _stack(W)
+    if stack[0].shape[0] > DRAWN:
         figure = _draw_summary(stack[0], name == SERVER)
     elif len(stack) == 1:
         figure = blank(4.4)
@@ -55,11 +52,22 @@ def draw_topology(W: np.ndarray | Sequence[np.ndarray], name: str = "") -> Figur
         _draw_matrix(figure, right, stack[0])
     else:
         figure = _draw_sequence(stack[:4])
-    title(figure, said_topology(diagnose(list(stack)), name))
+    title(figure, said_topology(diagnose(stack), name))
     return figure
 
 
-def _draw_sequence(stack: np.ndarray) -> Figure:
+def _stack(W: Matrix | Sequence[Matrix]) -> list[Matrix]:
+    """Return the matrices (N, N) of W (N, N) or (P, N, N), sparse ones as they are held."""
+    if issparse(W) or any(map(issparse, W)):
+        return [held(part) for part in ([W] if issparse(W) else W)]
+    stack = np.asarray(W, dtype=np.float64)
+    stack = stack[None] if stack.ndim == 2 else stack
+    fits = stack.ndim == 3 and stack.shape[1] == stack.shape[2] > 0 and len(stack) > 0
+    check(fits, "W", stack.shape, "(N, N) or (P, N, N)")
+    return list(stack)
+
+
+def _draw_sequence(stack: Sequence[Matrix]) -> Figure:
     figure = blank(5.2)
     for k, (over, under, W) in enumerate(
         zip(*figure.subplots(2, len(stack), squeeze=False), stack, strict=True)
@@ -177,11 +185,12 @@ def _draw_matrix(figure: Figure, axes: Axes, W: np.ndarray, small: bool = False)
     )
 
 
-def _draw_summary(W: np.ndarray, served: bool) -> Figure:
+def _draw_summary(W: Matrix, served: bool) -> Figure:
     """How many clients each one hears, and the singular values, of a W too large to draw."""
     figure = blank(4.2)
     left, right = figure.subplots(1, 2)
-    heard = np.zeros(len(W)) if served else np.count_nonzero(W * (1 - np.eye(len(W))), axis=1)
+    n = W.shape[0]
+    heard = np.zeros(n) if served else np.bincount(links_of(W)[:, 0], minlength=n)
     kinds, many = np.unique(heard, return_counts=True)
     left.bar(kinds, many, color=tint(SKY, 0.7), edgecolor=BLUE)
     left.set(
@@ -190,12 +199,12 @@ def _draw_summary(W: np.ndarray, served: bool) -> Figure:
         xlim=(kinds[0] - 1.5, kinds[-1] + 1.5),
     )
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(W) <= SPECTRAL and np.isfinite(W).all():
-        values = np.linalg.svd(W, compute_uv=False)
+    if n <= SPECTRAL and np.isfinite(numbers(W)).all():
+        values = np.linalg.svd(dense(W), compute_uv=False)
         right.plot(np.arange(1, len(values) + 1), values, color=BLUE, lw=1.8)
         right.axhline(0, color=GREY, lw=0.8)
     else:
-        note(right, f"singular values are not drawn for {len(W):,} clients")
+        note(right, f"singular values are not drawn for {n:,} clients")
     right.set(xlabel="number, largest first", ylabel="singular value of W (no unit)")
     for axes in (left, right):
         axes.grid(visible=True)

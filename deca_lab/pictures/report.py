@@ -14,7 +14,7 @@ from deca_lab.lab.glance import name_of
 from deca_lab.lab.history import History
 from deca_lab.lab.objects import on_problem
 from deca_lab.mixing.doctor import describe, diagnose
-from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.matrix import Matrix
 from deca_lab.pictures.of_losses import on_text
 from deca_lab.pictures.pages import curves_of, page
 from deca_lab.pictures.repeat import given, kind_of, repeated
@@ -62,7 +62,7 @@ def render(history: History, drawn: dict[str, bytes], written: Sequence[object] 
     )
 
 
-def _doctor(matrices: list[Array]) -> str:
+def _doctor(matrices: list[Matrix]) -> str:
     """Return what the doctor says of the run's matrices, and what is proved of them."""
     diagnosis = diagnose(matrices)
     proved = [certify(matrices).line] if diagnosis.verdict == "sound" else []
@@ -279,7 +279,9 @@ def faults(history: History) -> list[tuple[str, str]]:
     counts = history.summary["faults"]
     if not counts:
         return []
-    rho = f"{pictures.number(counts['rho_of_what_remained'])} (W as planned: {pictures.number(history.summary['rho'])})"
+    left = counts["rho_of_what_remained"]
+    kept = "not computed for so many clients" if left is None else pictures.number(left)
+    rho = f"{kept} (W as planned: {pictures.number(history.summary['rho'])})"
     return [
         *((words, f"{counts[name]:,}") for name, words in FAULTS.items()),
         (

@@ -46,10 +46,10 @@ def path_of(W, like):
 @cases("name", list(MATRICES))
 def test_mixing_is_the_product_from_the_left(name):
     W = MATRICES[name]
-    x = x_of(len(W))
+    x = x_of(W.shape[0])
     want = torch.from_numpy(W @ x.numpy())
     torch.testing.assert_close(gossip.mixer(W, x)(x), want, rtol=1e-12, atol=1e-12)
-    wide = x_of(len(W), gossip.SMALL)  # by edges, where there are few
+    wide = x_of(W.shape[0], gossip.SMALL)  # by edges, where there are few
     want = torch.from_numpy(W @ wide.numpy())
     torch.testing.assert_close(gossip.mixer(W, wide)(wide), want, rtol=1e-12, atol=1e-12)
 
@@ -85,7 +85,7 @@ def test_both_ways_of_mixing_are_among_these(name, path):
 @pytest.mark.parametrize("name", ["directed 5", "directed 128"])
 def test_a_client_hears_its_row_not_its_column(name):
     W = MATRICES[name]
-    x = torch.zeros(len(W), 1, dtype=torch.float64)
+    x = torch.zeros(W.shape[0], 1, dtype=torch.float64)
     x[3] = 1.0  # only 2 and 3 hear client 3
     assert gossip.mixer(W, x)(x).nonzero()[:, 0].tolist() == [2, 3]
     links = Topology("directed", (W,)).links
@@ -98,7 +98,7 @@ def test_a_client_hears_its_row_not_its_column(name):
 )
 def test_doubly_stochastic_mixing_keeps_the_mean_and_never_spreads(name):
     W = MATRICES[name]
-    x = x_of(len(W))
+    x = x_of(W.shape[0])
     y = gossip.mixer(W, x)(x)
     torch.testing.assert_close(y.mean(0), x.mean(0), rtol=1e-12, atol=1e-13)
     assert float((y - y.mean(0)).norm()) <= float((x - x.mean(0)).norm()) * (1 + 1e-12)
@@ -107,7 +107,7 @@ def test_doubly_stochastic_mixing_keeps_the_mean_and_never_spreads(name):
 @pytest.mark.parametrize("name", ["ring 8", "directed 128"])
 def test_mixing_is_linear_and_changes_no_argument(name):
     W = MATRICES[name].copy()
-    x, y = x_of(len(W)), x_of(len(W)).flip(0)
+    x, y = x_of(W.shape[0]), x_of(W.shape[0]).flip(0)
     before = x.clone()
     mix = gossip.mixer(W, x)
     W[:] = np.nan  # the mixer keeps its own copy
@@ -120,7 +120,7 @@ def test_mixing_is_linear_and_changes_no_argument(name):
 @cases("dtype", [torch.float32, torch.float64])
 def test_the_result_has_the_dtype_of_the_parameters(name, dtype):
     W = MATRICES[name]
-    x = x_of(len(W), dtype=dtype)
+    x = x_of(W.shape[0], dtype=dtype)
     y = gossip.mixer(W, x)(x)
     assert y.dtype == dtype
     torch.testing.assert_close(

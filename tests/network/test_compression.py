@@ -176,7 +176,7 @@ def test_under_losses_each_edge_has_a_replica_of_its_own_that_is_brought_up_to_d
         for i, j in heard:
             if W[i, j] and there[i] and there[j]:
                 total[i, j] += min(sum(waiting[i, j]), width * 8)
-                if not faults.lost(turn)[i, j]:
+                if not faults.lost(turn, np.array([[i, j]]))[0]:
                     heard[i, j], waiting[i, j] = own[j].copy(), []
                     X[i] += gamma * W[i, j] * (heard[i, j] - own[i])
         np.testing.assert_allclose(state.blocks[0].numpy(), X, atol=1e-12)

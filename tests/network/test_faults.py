@@ -20,6 +20,7 @@ from deca_lab.errors import BadInput, Stopped
 from deca_lab.lab import runs
 from deca_lab.lab.prepare import prepare
 from deca_lab.mixing.doctor import diagnose
+from deca_lab.mixing.matrix import links_of
 from deca_lab.mixing.topology import topology
 from deca_lab.models.factor_mixing import decaf
 from deca_lab.network import faults as fl
@@ -42,6 +43,31 @@ def faults_of(away="", garbage="", stragglers="", clients=6, turns=STEPS, graph=
     return fl.require_possible(made, topology(graph, clients), STEPS)
 
 
+def links(clients):
+    """All (i, j) of i unlike j, in order."""
+    return np.argwhere(~np.eye(clients, dtype=bool))
+
+
+def square(values, clients):
+    """Values along all links as a matrix, with nothing on its diagonal."""
+    table = np.zeros((clients,) * 2, values.dtype)
+    table[tuple(links(clients).T)] = values
+    return table
+
+
+def lost_at(faults, turn):
+    return square(faults.lost(turn, links(faults.clients)), faults.clients)
+
+
+def ages_at(faults, turn):
+    return square(faults.ages(turn, links(faults.clients)), faults.clients)
+
+
+def remaining(W, failed):
+    """What remains of W where the exchanges (N, N) fail."""
+    return fl.remaining(W, failed[tuple(links_of(W).T)])
+
+
 def mixed(faults, step, X, wire):
     """One mixing of a ring under faults, after an inner step; `wire` remembers."""
     inner = ch.plain(topology("ring", 6), (layout({"x": X}, ["x"]),), X[:0, :0])
@@ -60,8 +86,8 @@ def test_what_remains_is_sound_and_is_what_a_loop_says(graph, seed):
             if i != j and failed[i, j]:
                 left[i, i] += left[i, j]
                 left[i, j] = 0.0
-    np.testing.assert_allclose(fl.remaining(W, failed), left, atol=ROUNDING)
-    found = diagnose(fl.remaining(W, failed))
+    np.testing.assert_allclose(remaining(W, failed), left, atol=ROUNDING)
+    found = diagnose(remaining(W, failed))
     assert found.nonnegative
     assert found.symmetric
     assert max(found.row_error, found.column_error) < 1e-12
@@ -69,24 +95,24 @@ def test_what_remains_is_sound_and_is_what_a_loop_says(graph, seed):
 
 def test_independent_losses_have_their_share_and_are_the_same_again():
     one = faults_of(drop=0.3, clients=20, turns=400, graph="complete")
-    lost = np.stack([one.lost(turn) for turn in range(400)])
+    lost = np.stack([lost_at(one, turn) for turn in range(400)])
     pairs = lost[:, *np.triu_indices(20, 1)]
     assert pairs.mean() == pytest.approx(0.3, abs=0.01)
     assert np.corrcoef(pairs[:-1].ravel(), pairs[1:].ravel())[0, 1] == pytest.approx(0, abs=0.02)
     assert not np.diagonal(lost, axis1=1, axis2=2).any()
     np.testing.assert_array_equal(lost, lost.swapaxes(1, 2))
     np.testing.assert_array_equal(
-        lost[7], faults_of(drop=0.3, clients=20, turns=400, graph="complete").lost(7)
+        lost[7], lost_at(faults_of(drop=0.3, clients=20, turns=400, graph="complete"), 7)
     )
     assert (
-        lost[7] != faults_of(drop=0.3, clients=20, turns=400, seed=1, graph="complete").lost(7)
+        lost[7] != lost_at(faults_of(drop=0.3, clients=20, turns=400, seed=1, graph="complete"), 7)
     ).any()
 
 
 @pytest.mark.parametrize(("drop", "burst"), [(0.1, 4.0), (0.3, 10.0), (0.6, 2.0)])
 def test_bursts_have_their_share_and_their_mean_length(drop, burst):
     one = faults_of(drop=drop, burst=burst, clients=24, turns=2000, graph="complete")
-    lost = np.stack([one.lost(turn) for turn in range(2000)])[:, *np.triu_indices(24, 1)]
+    lost = np.stack([lost_at(one, turn) for turn in range(2000)])[:, *np.triu_indices(24, 1)]
     assert lost.mean() == pytest.approx(drop, rel=0.05)
     begins = (lost[1:] & ~lost[:-1]).sum()
     assert lost[1:].sum() / begins == pytest.approx(burst, rel=0.07)
@@ -122,7 +148,7 @@ def test_under_losses_the_run_is_a_plain_loop_and_every_mixing_keeps_the_mean():
     X, W = made.start["x"].numpy(), topology("ring", 6).at(0)
     for turn, state in enumerate(found):
         plus = X - 0.05 * (np.einsum("nij,nj->ni", A, X) - b)
-        lost, X = one.lost(turn), plus.copy()
+        lost, X = lost_at(one, turn), plus.copy()
         for i in range(6):
             for j in range(6):
                 if i != j and not lost[i, j]:
@@ -160,7 +186,7 @@ def test_garbage_is_refused_and_counted_and_harms_nobody():
     assert np.abs(found[-1].blocks[0].numpy()).max() < 10
     assert clean[-1].wire.tallies.get("refused", 0) == 0
     cut = faults_of(away="", garbage="1@0-0.5")
-    W = fl.remaining(
+    W = remaining(
         topology("ring", 6).at(0), np.eye(6, dtype=bool)[1][:, None] | np.eye(6, dtype=bool)[1]
     )
     X = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 3)))
@@ -203,14 +229,14 @@ def test_a_client_that_broke_by_itself_infects_nobody(value):
 
 def test_late_messages_have_their_share_and_are_the_newest_there_is():
     one = faults_of(stale=0.4, delay=3, clients=16, turns=300)
-    ages = np.stack([one.ages(turn) for turn in range(10, 300)])
+    ages = np.stack([ages_at(one, turn) for turn in range(10, 300)])
     apart = ages[:, ~np.eye(16, dtype=bool)]
     assert (apart > 0).mean() == pytest.approx(0.4, abs=0.01)
     assert (apart > 1).mean() == pytest.approx(0.16, abs=0.01)
     assert apart.max() == 3
     assert (np.diff(apart, axis=0) <= 1).all()  # nobody forgets what it has heard
     assert (ages[:, np.eye(16, dtype=bool)] == 0).all()
-    assert (faults_of(stale=1.0, delay=2).ages(9)[0, 1:] == 2).all()
+    assert (ages_at(faults_of(stale=1.0, delay=2), 9)[0, 1:] == 2).all()
 
 
 @pytest.mark.parametrize(("delay", "drop"), [(1, 0.0), (3, 0.3)])
@@ -222,7 +248,7 @@ def test_under_late_messages_the_run_is_a_plain_loop(delay, drop):
     for turn, state in enumerate(found):
         plus = X - 0.05 * (np.einsum("nij,nj->ni", A, X) - b)
         told_so_far = [plus] if laid.first(turn) else [plus, *told_so_far]
-        lost, ages, X = one.lost(turn), one.ages(turn), plus.copy()
+        lost, ages, X = lost_at(one, turn), ages_at(one, turn), plus.copy()
         for i in range(6):
             for j in range(6):
                 if i != j and not lost[i, j]:
@@ -233,7 +259,11 @@ def test_under_late_messages_the_run_is_a_plain_loop(delay, drop):
         np.testing.assert_allclose(state.blocks[0].numpy(), X, atol=1e-12)
     assert found[-1].wire.tallies["mean_moved"] == pytest.approx(moved, rel=1e-9)
     assert moved > 1e-3
-    late = [(one.ages(turn) > 0) & ~one.lost(turn) & (W != 0) for turn in range(STEPS) if turn % 20]
+    late = [
+        (ages_at(one, turn) > 0) & ~lost_at(one, turn) & (W != 0)
+        for turn in range(STEPS)
+        if turn % 20
+    ]
     assert fl.fault_summary(one, topology("ring", 6), STEPS, 20)["late"] == np.sum(late)
 
 
@@ -251,7 +281,7 @@ def test_late_factors_are_multiplied_as_they_were_said_together(delay):
     wire, said, X = ch.silence(len(channel.links)), [], flatten(start, where.names)
     for turn in range(8):
         said = [X.numpy().copy(), *said][: delay + 1]
-        ages = np.minimum(faults.ages(turn), len(said) - 1)
+        ages = np.minimum(ages_at(faults, turn), len(said) - 1)
         X = channel.exchange(ch.Call(turn, turn, 0, 0, turn == 0), X.clone(), wire, None)
         for i in range(n):
             mean = sum(W[i, j] * product(said[ages[i, j]][j]) for j in range(n))
@@ -308,8 +338,8 @@ def test_the_doctor_counts_what_fell_apart():
     alone = sum(
         (
             (
-                fl.remaining(
-                    topology("ring", 8).at(0), faults_of(drop=0.5, clients=8, turns=200).lost(t)
+                remaining(
+                    topology("ring", 8).at(0), lost_at(faults_of(drop=0.5, clients=8, turns=200), t)
                 )
                 != 0
             ).sum(1)
