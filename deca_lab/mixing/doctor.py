@@ -63,7 +63,7 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(subject: Subject) -> Diagnosis:
-    """Return the diagnosis of a topology, of one array W or of a list of arrays that are used in turn."""
+    """Return the diagnosis of a topology, of one W, dense or sparse, or of a list of them that are used in turn."""
     name, note, matrices = _matrices(subject)
     square = all(W.shape == (matrices[0].shape[0],) * 2 and 0 not in W.shape for W in matrices)
     finite = all(bool(np.isfinite(numbers(W)).all()) for W in matrices)
@@ -94,9 +94,10 @@ def _with_graph(d: Diagnosis, matrices: tuple[Matrix, ...], whole: Product) -> D
     """Return the diagnosis with what the graph of the period's product `whole` shows, and what is wrong so far."""
     in_turn = len(whole) > 1
     support = heard_in_turn(matrices) if in_turn else abs(whole[0]) > TINY * (d.period > 1)
-    itself = all(W.diagonal().all() for W in matrices)
+    # who hears itself at each mixing does so at all of them together: no cycle need be looked for
+    steady = in_turn and all(W.diagonal().all() for W in matrices)
     parts = islands(support, d.clients)
-    cycle = 1 if itself else cycle_length(support, d.period if in_turn else 1)
+    cycle = 1 if steady else cycle_length(support, d.period if in_turn else 1)
     return d._replace(
         connected=parts is None, aperiodic=cycle == 1, reasons=_reasons(matrices, parts, cycle)
     )

@@ -19,9 +19,7 @@ TINY = 1e-12  # rounding: below it rho is 0, within it of 1 rho is 1
 EXACT = 4096  # clients up to which rho comes from a dense decomposition (7 s symmetric, 22 s not, on one core)
 STEPS = 200  # of the Lanczos iteration above that
 LAMBDA2 = 512  # clients up to which eigenvalues of a W without symmetry are computed
-POWERS = (
-    2**12
-)  # matrices in turn up to which a sparse W is multiplied by itself in search of a rho below 1
+POWERS = 2**12  # matrices in turn that make up the longest power of a sparse W that is looked at
 
 Product = tuple[Matrix, ...]  # W_k ... W_1, of which the first is applied first
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]  # clients that never hear the others, and those
@@ -122,15 +120,15 @@ def largest(whole: Product) -> float:
     return float(reduce(lambda x, W: abs(W) @ x, whole, np.ones(whole[0].shape[0])).max())
 
 
-def rounds_to_thousandth(prefixes: list[Product], rho: float, primitive: bool) -> float:
+def rounds_to_thousandth(products: list[Product], rho: float, primitive: bool) -> float:
     """Return how many mixings shrink disagreement 1000-fold, given rho of the product over the whole period.
 
     NaN where that was not found out: of a sparse W all of whose short powers keep some disagreement.
     """
-    period, whole, times = len(prefixes), prefixes[-1], 1
+    period, whole, times = len(products), products[-1], 1
     if rho <= 1e-3:
         first = range(period - 1)
-        return 1.0 + bisect_left(first, True, key=lambda k: spectrum(*prefixes[k]).rho <= 1e-3)
+        return 1.0 + bisect_left(first, True, key=lambda k: spectrum(*products[k]).rho <= 1e-3)
     # Some power contracts: Wielandt's bound on it.
     most = whole[0].shape[0] ** 2
     while rho >= 1 - TINY and primitive and times <= most and len(whole) <= POWERS:

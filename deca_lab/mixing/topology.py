@@ -88,11 +88,6 @@ def ever_heard(given: Topology) -> Matrix:
 # ---- matrices from files
 
 
-def stacked(matrices: Sequence[Matrix]) -> np.ndarray | tuple[Matrix, ...]:
-    """Return matrices as an array (P, N, N), or as they are where some are sparse."""
-    return tuple(matrices) if any(map(issparse, matrices)) else np.stack(matrices)
-
-
 def read_matrices(paths: str | Path) -> tuple[Matrix, ...]:
     """Return the matrices of one .csv or .npy file, or of several files separated by commas, as they stand.
 
@@ -128,6 +123,11 @@ def _read(file: Path) -> tuple[Matrix, ...]:
         raise BadInput(f"matrix file {str(file)!r} cannot be read: {first_line(error)}") from None
 
 
+def stacked(matrices: Sequence[Matrix]) -> np.ndarray | tuple[Matrix, ...]:
+    """Return matrices as an array (P, N, N), or as they are where some are sparse."""
+    return tuple(matrices) if any(map(issparse, matrices)) else np.stack(matrices)
+
+
 def matrix_text(matrices: np.ndarray | Sequence[Matrix]) -> str:
     """Return matrices as CSV text that reads back to the bit: a line a row, or a line an edge where some are sparse."""
     if not any(map(issparse, matrices)):
@@ -150,9 +150,11 @@ def matrices_of(text: str, what: str, clients: int | None = None) -> tuple[Matri
         return (rows,) if clients is None else tuple(rows.reshape(-1, clients, clients))
     kinds = [(name, float if name == "share" else int) for name in HEADER.split(",")]
     edges = np.loadtxt(text.splitlines()[1:], kinds, delimiter=",", ndmin=1)
-    i, j, w = edges["receiver"], edges["sender"], edges["share"]
-    n = clients or int(max(i.max(), j.max())) + 1
-    each = (edges["mixing"] == k for k in range(int(edges["mixing"].max()) + 1))
+    turn, i, j, w = (edges[name] for name in HEADER.split(","))
+    n, turns = clients or int(max(i.max(), j.max())) + 1, np.unique(turn)
+    if not np.array_equal(turns, range(len(turns))) or n * 8 > MEMORY:
+        raise BadInput(f"{what} must number its mixings 0, 1, 2 ..., and its clients likewise")
+    each = (turn == k for k in turns)
     return tuple(held(csr_array((w[now], (i[now], j[now])), shape=(n, n))) for now in each)
 
 

@@ -11,12 +11,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import diags_array, issparse
+from scipy.sparse import csr_array, diags_array, issparse
+from scipy.sparse.csgraph import connected_components
 
 from deca_lab.errors import BadInput, check
 from deca_lab.mixing.doctor import doubly_stochastic
 from deca_lab.mixing.matrix import Matrix, asymmetry, entries, links_of, numbers, only
-from deca_lab.mixing.spectrum import islands
 from deca_lab.mixing.topology import Topology
 
 MOST_CELLS = 2**28  # of the table of bursts: mixings x pairs of clients that hear each other
@@ -259,7 +259,8 @@ def fault_summary(
         counts["late"] += 0 if first else int(late.sum())
         heard = np.bincount(entries(W)[0], minlength=graph.n)
         counts["alone"] += int((there & (heard == 1)).sum())
-        counts["apart"] += int(there.any() and islands(W[there][:, there] != 0) is not None)
+        among = csr_array(W[there][:, there])
+        counts["apart"] += int(connected_components(among, False, return_labels=False) > 1)
         counts["unsound"] += int(not doubly_stochastic(W))
         product = None if product is None else W @ product
     here = faults.members(steps - 1)

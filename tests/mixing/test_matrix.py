@@ -323,7 +323,20 @@ def test_a_text_of_edges_reads_back_to_the_bit(tmp_path):
     assert matrices_of(matrix_text(np.stack([np.eye(2)] * 3)), "text", 2)[2].tolist() == [[1, 0], [0, 1]]  # fmt: skip
 
 
-@cases("line", ["0,0,x,1", "0,0,1", "0,0.5,1,1", "0,-1,0,1", "0,0,0,nan", "-"])
+@cases(
+    "line",
+    [
+        "0,0,x,1",
+        "0,0,1",
+        "0,0.5,1,1",
+        "0,-1,0,1",
+        "0,0,0,nan",
+        "-",
+        "-1,0,0,1",
+        "9,0,0,1",
+        f"0,0,{10**9},1",
+    ],
+)
 def test_a_damaged_text_of_edges_is_one_line(line, tmp_path):
     file = tmp_path / "w.csv"
     file.write_text(f"mixing,receiver,sender,share\n0,0,0,1\n{line}\n")

@@ -29,7 +29,7 @@ from deca_lab.algorithm.problems import Problem
 from deca_lab.errors import BadInput, PeerLost, Stopped
 from deca_lab.lab import checkpoint, runs
 from deca_lab.lab.prepare import prepare
-from deca_lab.mixing.topology import topology
+from deca_lab.mixing.topology import Topology, topology
 from deca_lab.models.factor_mixing import decaf
 from deca_lab.network import faults as fl
 from deca_lab.network import processes
@@ -448,3 +448,35 @@ def test_nothing_but_tensors_travels():
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_what_goes_between_processes_is_the_same_of_a_w_by_its_edges(size, monkeypatch):
+    """Each rank's part of the mixing, its messages as whatever it says that it hears."""
+    X = torch.from_numpy(np.random.default_rng(0).standard_normal((300, 5)))
+    monkeypatch.setattr(
+        processes,
+        "_all_rows",
+        lambda world, routes, own, halo: [
+            *own,
+            *(X[who] for route in routes for who in route.heard.values()),
+        ],
+    )
+    turns = topology("one-peer-exponential", 300)
+    dense = Topology("dense", tuple(W.toarray() for W in turns.matrices))
+    worlds = [World(rank, size, 300) for rank in range(size)]
+    for world in worlds:
+        for W, want in zip(turns.matrices, dense.matrices, strict=True):
+            mix = over(world)([W], None, X[:, :1])
+            torch.testing.assert_close(
+                mix((X[world.mine],)), (torch.from_numpy(want) @ X)[world.mine]
+            )
+            one, other = (processes._route(world, M, X.device) for M in (W, want))
+            assert list(one.heard) == list(other.heard)
+            for rank, who in one.heard.items():
+                np.testing.assert_array_equal(who, other.heard[rank])
+                theirs = processes._route(worlds[rank], W, X.device).wanted[world.rank]
+                np.testing.assert_array_equal(theirs + worlds[rank].mine.start, who)
+        halos = [Halo(world, given) for given in (turns, dense)]
+        assert halos[0].asked == halos[1].asked
+        assert halos[0].share == halos[1].share
