@@ -21,6 +21,7 @@ from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
 from deca_lab.bounds.landscape import Landscape, as_problem, quadratics, valleys
 from deca_lab.errors import check
+from deca_lab.mixing.matrix import dense
 from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "Yuan, Ling and Yin 2016, arXiv 1310.7063"
@@ -68,12 +69,12 @@ def largest_gradient(landscape: Landscape) -> float:
 
 def largest_step(landscape: Landscape, topology: Topology) -> float:
     """Return (1 + lambda_min(W)) / L."""
-    return (1 + float(np.linalg.eigvalsh(topology.at(0)).min())) / landscape.smoothness
+    return (1 + float(np.linalg.eigvalsh(dense(topology.at(0))).min())) / landscape.smoothness
 
 
 def run(landscape: Landscape, topology: Topology, alpha: float, steps: int) -> list[torch.Tensor]:
     """Return X_0 .. X_steps of the library's decentralised gradient descent, combine then adapt."""
-    W = topology.at(0)
+    W = dense(topology.at(0))
     check(alpha > 0, "alpha", alpha, "above 0")
     check(bool(np.allclose(W, W.T)), "topology", topology.name, "of a symmetric W")
     problem, blocks = as_problem(landscape, 1)

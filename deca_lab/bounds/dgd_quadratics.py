@@ -28,6 +28,7 @@ from deca_lab.algorithm.problems import quadratics
 from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
 from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.matrix import dense
 from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "derived; Yuan, Ling and Yin 2016"
@@ -198,7 +199,7 @@ def broken(seed: int = 0) -> Bound:
 
 def sound(W: Array, A: Array, b: Array, X0: Array, alpha: float, steps: int) -> tuple[Array, ...]:
     """Return W, A, b, X0 in float64; raise BadInput where they do not fit one another, or the claim does not speak of them."""
-    W, A, b, X0 = (np.asarray(part, dtype=np.float64) for part in (W, A, b, X0))
+    W, A, b, X0 = (np.asarray(part, dtype=np.float64) for part in (dense(W), A, b, X0))
     check(W.ndim == 2 and W.shape[0] == W.shape[1] > 0, "W", W.shape, "square, (N, N)")
     n, d = b.shape if b.ndim == 2 else (0, 0)
     check(n == len(W) and d > 0, "b", b.shape, f"of shape ({len(W)}, d), a row a client")

@@ -23,6 +23,7 @@ from deca_lab.bounds.bound import Bound
 from deca_lab.errors import check
 from deca_lab.mixing.gossip import mixer
 from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.matrix import dense
 from deca_lab.mixing.topology import topology
 from deca_lab.models import factor_mixing
 
@@ -199,7 +200,7 @@ def _pair(A: Array, B: Array) -> Params:
 
 
 def _checked(A: Array, B: Array, W: Array, rows: bool = True) -> tuple[Array, Array, Array]:
-    A, B, W = (np.array(f, dtype=np.float64) for f in (A, B, W))
+    A, B, W = (np.array(f, dtype=np.float64) for f in (A, B, dense(W)))
     check(A.ndim == 3 and A.size > 0, "A", A.shape, "of shape (N, r, in)")
     check(
         B.ndim == 3 and B.size > 0 and (len(B), B.shape[2]) == A.shape[:2],

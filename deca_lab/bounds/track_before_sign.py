@@ -26,6 +26,7 @@ from deca_lab.bounds.median_limit import Bowls, bowls, lopsided
 from deca_lab.errors import check
 from deca_lab.mixing.gossip import Mix
 from deca_lab.mixing.graphs import Array
+from deca_lab.mixing.matrix import dense
 from deca_lab.mixing.topology import Topology, topology
 
 SOURCE = "derived here; compare the abstract of arXiv 2604.23980"
@@ -64,7 +65,7 @@ def track_before_sign(
     lhs = squares(made, lr, steps, network, optimiser)[first:]
     rhs = np.full(len(lhs), 9 * made.c.shape[1] * float(made.a.max()) ** 2 * lr**2)
     lost = 1e-12 * float(made.a.max() * (1 + np.abs(made.c).max())) ** 2
-    mixes = "" if np.allclose(network.at(0), 1 / network.n) else "the graph is not complete"
+    mixes = "" if np.allclose(dense(network.at(0)), 1 / network.n) else "the graph is not complete"
     return Bound(
         lhs,
         rhs,

@@ -7,7 +7,7 @@ import torch
 from scipy.sparse import issparse
 from torch import Tensor
 
-from deca_lab.mixing.matrix import SPARSE, Matrix, entries, numbers
+from deca_lab.mixing.matrix import SPARSE, Matrix, dense, entries, numbers
 
 Mix = Callable[[Tensor], Tensor]  # (N, D) -> (N, D)
 
@@ -41,10 +41,10 @@ def _bags(W: Matrix, like: Tensor) -> Mix:
     return lambda x: torch.embedding_bag(x, edges, at, mode=0, per_sample_weights=weights)[0]
 
 
-def _whole(W: np.ndarray, like: Tensor) -> Mix:
+def _whole(W: Matrix, like: Tensor) -> Mix:
     """Return the product with W."""
-    dense = torch.from_numpy(np.array(W)).to(device=like.device, dtype=like.dtype)
-    return lambda x: dense @ x
+    whole = torch.from_numpy(np.array(dense(W))).to(device=like.device, dtype=like.dtype)
+    return lambda x: whole @ x
 
 
 def _level(W: np.ndarray) -> bool:

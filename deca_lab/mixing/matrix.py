@@ -1,10 +1,10 @@
 """How W is held: a NumPy array where clients are few, else its edges alone, as SciPy's csr_array."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
 
 from deca_lab.mixing.graphs import Array
 
@@ -35,8 +35,9 @@ def by_edges(W: Matrix) -> csr_array:
 
 
 def dense(W: Matrix) -> Array:
-    """Return W (N, N) as an array."""
-    array: Array = W if isinstance(W, np.ndarray) else W.toarray()
+    """Return W (N, N) as an array, or as it is where it is not sparse."""
+    given: Any = W
+    array: Array = given.toarray() if issparse(W) else given
     return array
 
 

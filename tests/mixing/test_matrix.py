@@ -278,6 +278,8 @@ def test_mixing_by_edges_is_the_dense_product(name):
         torch.testing.assert_close(mixer(W, x)(x), want)
     part, x = W[100:150][:, np.arange(90, 160)], torch.randn(70, 3).double()  # of another process
     torch.testing.assert_close(mixer(part, x)(x), torch.from_numpy(part.toarray()) @ x)
+    small = by_edges(topology("ring", 8).at(0))
+    torch.testing.assert_close(mixer(small, x)(x[:8]), torch.from_numpy(small.toarray()) @ x[:8])
     nobody = csr_array((50, 70))
     assert mixer(nobody, x)(x).tolist() == [[0.0] * 3] * 50
 
