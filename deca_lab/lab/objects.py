@@ -47,7 +47,7 @@ class Objects(NamedTuple):
     model: Any = None  # a transformers model, or any nn.Module from token ids to logits
     tokenizer: Any = None
     dataset: Any = None  # as `corpora.corpus_of` takes it
-    topology: Any = None  # a networkx graph, a matrix, several, or a Topology
+    topology: Any = None  # a networkx graph, a matrix (an array or sparse), several, or a Topology
     optimiser: Any = None  # as `optimisers.optimiser_of` takes it
     method: Method | None = None
     problem: Problem | None = None

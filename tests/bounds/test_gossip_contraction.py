@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 from cases import cases
 from reference import ROUNDING
+from scipy.sparse import csr_array
 
 from deca_lab.algorithm import stacking
+from deca_lab.bounds import hypotheses as hy
 from deca_lab.bounds.bound import Bound
+from deca_lab.bounds.certified_gossip import certify
+from deca_lab.bounds.dgd_quadratics import dgd_quadratics
 from deca_lab.bounds.gossip_contraction import (
     disagreements,
     gossip_contraction,
@@ -15,8 +19,11 @@ from deca_lab.bounds.gossip_contraction import (
     second_singular_value,
     witness,
 )
+from deca_lab.bounds.tracking_rate import tracking_rate
 from deca_lab.errors import BadInput
-from deca_lab.mixing.topology import GRAPHS, topology
+from deca_lab.mixing.topology import GRAPHS, Topology, topology
+
+SOUND = (hy.doubly_stochastic, hy.non_negative, hy.symmetric, hy.heard, hy.together)
 
 
 def doubly_stochastic(rng, n, terms=5):
@@ -247,3 +254,23 @@ def test_rounding_grows_where_a_signed_w_makes_disagreement_grow():
         allowed = 4 * 2**-52 * 4 * np.linalg.norm(X) * found.at  # as it was, and four times over
         before.append(found._replace(rhs=0 * found.rhs, rounding=allowed).holds())
     assert not all(before)
+
+
+def test_claims_take_a_sparse_w_as_a_dense_one():
+    rng, W = np.random.default_rng(0), topology("ring", 8).at(0)
+    X, A, b = rng.standard_normal((8, 2)), np.stack([np.eye(2)] * 8), rng.standard_normal((8, 2))
+    for given in (csr_array(W), csr_array(W).tocsc()):
+        found = gossip_contraction(given, X, 9)
+        np.testing.assert_allclose(found.lhs, gossip_contraction(W, X, 9).lhs, atol=ROUNDING)
+        np.testing.assert_array_equal(found.rhs, gossip_contraction(W, X, 9).rhs)
+        assert certify(given) == certify([given]) == certify(W)
+        for claim in (dgd_quadratics, tracking_rate):
+            sides = [claim(M, A, b, X, 0.1, 9) for M in (given, W)]
+            np.testing.assert_array_equal(sides[0].lhs, sides[1].lhs)
+    torus = topology("torus", 400)
+    assert gossip_contraction(torus, witness(torus.at(0)), 2).holds()
+    assert hy.broken(SOUND, hy.Instance(torus)) == ""
+    assert "not doubly stochastic" in hy.broken(
+        SOUND, hy.Instance(Topology("W", (1.1 * torus.at(0),)))
+    )
+    assert "above 64 clients" in certify(torus).note
