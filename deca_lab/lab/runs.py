@@ -71,9 +71,9 @@ def run(
     Objects stand in for names. `model`: a transformers model or any nn.Module from token ids (B, T) to logits (B, T, V).
     `tokenizer`: a transformers tokenizer, or an object with encode, a length and an end token. `dataset`: a
     datasets.Dataset, a DataFrame, or a list of texts, dicts or (text, label). `topology`: a networkx graph, a matrix
-    (N, N), dense or sparse, or a Topology. `optimiser`: `deca_lab.optimiser(init, update)`, or an object with both. `method`: a Method.
-    `metrics` are columns of your own, functions of a Snapshot; `callbacks` see a Snapshot after every inner step, and
-    stop the run early by returning True: its history then ends there.
+    (N, N), dense or sparse, or a Topology. `optimiser`: `deca_lab.optimiser(init, update)`, or an object with both.
+    `method`: a Method. `metrics` are columns of your own, functions of a Snapshot; `callbacks` see a Snapshot after
+    every inner step, and stop the run early by returning True: its history then ends there.
 
     Raises BadInput before anything is written where the config does not fit, Diverged where a loss stops being finite:
     then the last good checkpoint stays; and Stopped, after a checkpoint, where `progress` returns True. It is called
