@@ -14,9 +14,8 @@ DENSE = 256
 # share of W's entries up to which reading the edges is cheaper than the whole product (a ring of 12)
 SPARSE = 1 / 4
 
-Matrix: TypeAlias = (
-    Array | csr_array
-)  # W (N, N) float64; a csr_array has its entries in order, and no zeros
+# W (N, N) float64; a csr_array has its entries in order, and no zeros
+Matrix: TypeAlias = Array | csr_array
 
 
 def held(W: Matrix) -> Matrix:

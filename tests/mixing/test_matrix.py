@@ -76,6 +76,25 @@ def test_an_erdos_renyi_graph_is_that_of_one_draw_for_all_pairs():
     np.testing.assert_array_equal(links, np.argwhere(drawn | drawn.T))
 
 
+@cases("name", ["ring", "star", "torus", "random-regular", "erdos-renyi"])
+def test_the_laplacian_rule_finds_its_eigenvalue_by_iteration_too(name, monkeypatch):
+    graph = GRAPHS[name](300, SPEC)
+    monkeypatch.setattr("deca_lab.mixing.weights.EXACT", 299)
+    W, again = (topology(graph, weights="laplacian").at(0) for _ in range(2))
+    np.testing.assert_allclose(W.toarray(), plain(graph, "laplacian"), rtol=1e-9, atol=1e-15)
+    assert abs(W - again).nnz == 0
+
+
+@cases("n", [4001, 5000])
+def test_the_laplacian_rule_finds_an_eigenvalue_in_a_crowd(n):
+    for name in ("path", "ring"):
+        even_ring = name == "ring" and n % 2 == 0
+        top = 4.0 if even_ring else 2 + 2 * np.cos(np.pi / n)
+        W = topology(name, n, weights="laplacian").at(0)
+        assert W[1, 2] == pytest.approx(2 / (3 * top), rel=1e-12)
+        np.testing.assert_allclose(W.sum(1), 1, atol=ROUNDING)
+
+
 def test_few_clients_and_many_edges_stay_an_array():
     for n, kind in ((DENSE, np.ndarray), (DENSE + 1, csr_array)):
         assert type(topology("ring", n).at(0)) is kind
