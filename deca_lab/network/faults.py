@@ -60,6 +60,7 @@ class Faults(NamedTuple):
     turns: int = 1
     mix_every: int = 1
     seed: int = 0
+    pairs: bytes = b""  # int64 numbers of the pairs that can have outages; without any, all pairs
 
     @property
     def any(self) -> bool:
@@ -93,16 +94,13 @@ class Faults(NamedTuple):
         """Return (E,) bool: along which of these links (E, 2) the exchange of a mixing fails, both ways or neither."""
         if self.drop == 0:
             return np.zeros(len(links), bool)
-        low, high = links.min(1), links.max(1)
         # One coin for both directions: an exchange fails for both sides, and W stays symmetric.
-        pair = low * (2 * self.clients - low - 1) // 2 + high - low - 1  # as triu_indices counts
-        places, pair = np.unique(pair, return_inverse=True)
+        places, pair = np.unique(_numbered(links, self.clients), return_inverse=True)
         if self.burst > 1:
-            failed: np.ndarray = _outages(self, places.tobytes())[turn]
+            failed = _outages(self)[turn][np.searchsorted(_with_outages(self), places)]
         else:
             failed = _coins(self, turn, places) < self.drop
-        each: np.ndarray = failed[pair]
-        return each
+        return np.asarray(failed[pair])
 
     def ages(self, turn: int, links: np.ndarray) -> np.ndarray:
         """Return (E,) how many mixings old the newest message is that i has from j: 0 where it is not late.
@@ -123,9 +121,9 @@ def require_possible(faults: Faults, graph: Topology, steps: int) -> Faults:
     least = max(drop / (1 - drop), 1.0)
     allowed = f"1, or {least:.3g} or more: an outage ends for one mixing at least"
     check(burst == 1 or burst >= least, "burst", burst, allowed)
-    cells = faults.turns * len(graph.links) if burst != 1 else 0
+    pairs = np.unique(_numbered(graph.links, n)) if burst != 1 else NOBODY
     allowed = f"1 for {faults.turns:,} mixings of {n} clients: too large a table"
-    check(burst == 1 or cells <= MOST_CELLS, "burst", burst, allowed)
+    check(faults.turns * len(pairs) <= MOST_CELLS, "burst", burst, allowed)
     if faults.any:
         even = all(asymmetry(W) == 0 and (numbers(W) >= 0).all() for W in graph.matrices)
         allowed = (
@@ -139,7 +137,7 @@ def require_possible(faults: Faults, graph: Topology, steps: int) -> Faults:
     check(not empty, "away", spoken(faults.away, steps), allowed)
     slow = faults.stragglers
     check(len(slow) < n, "stragglers", slow, f"fewer than all {n} clients")
-    return faults
+    return faults._replace(pairs=pairs.tobytes())
 
 
 def spoken(spells: Sequence[Spell], steps: int) -> str:
@@ -189,6 +187,20 @@ def _without(n: int, out: tuple[Spell, ...], step: int) -> np.ndarray:
     return there
 
 
+def _numbered(links: np.ndarray, clients: int) -> np.ndarray:
+    """Return the number (E,) of each link's pair of clients, as triu_indices counts them, whichever way it leads."""
+    low, high = links.min(1), links.max(1)
+    number: np.ndarray = low * (2 * clients - low - 1) // 2 + high - low - 1
+    return number
+
+
+def _with_outages(faults: Faults) -> np.ndarray:
+    """Return the numbers of the pairs that can have outages, in order."""
+    if faults.pairs:
+        return np.frombuffer(faults.pairs, np.int64)
+    return np.arange(faults.clients * (faults.clients - 1) // 2)
+
+
 def _coins(faults: Faults, turn: int, places: np.ndarray) -> np.ndarray:
     """Return a uniform number for each of these pairs of clients at a mixing."""
     return drawn([faults.seed, turn, 0xFA17], places)
@@ -208,9 +220,9 @@ def drawn(seed: Sequence[int], places: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(4)
-def _outages(faults: Faults, pairs: bytes) -> np.ndarray:
+def _outages(faults: Faults) -> np.ndarray:
     """Return (turns, pairs) bool: the bad states of Gilbert and Elliott's chain of each pair, from its stationary law on."""
-    places = np.frombuffer(pairs, np.int64)
+    places = _with_outages(faults)
     # The whole table: each state needs the one before, and a run resumes at any mixing.
     heal = 1 / faults.burst  # mean length of an outage 1 / heal
     fail = heal * faults.drop / (1 - faults.drop)  # so that a share `drop` is bad in the long run
