@@ -188,7 +188,7 @@ def cycle_length(support: Matrix, period: int = 1) -> int:
     i, j = i[within], j[within]
     first = np.unique(part, return_index=True)[1]
     # One node more, from which an edge leads to a client of each part: how far each is from there.
-    ends = np.append(i, np.full(parts, n)), np.append(j, first)
+    ends = np.append([i, j], [np.full(parts, n), first], axis=1).astype(np.int32)  # dijkstra's own
     away = dijkstra(csr_array((np.ones(len(ends[0])), ends), shape=(n + 1, n + 1)), indices=n)
     cycles = np.zeros(parts, np.int64)
     np.gcd.at(cycles, part[i], np.abs(away[i] + 1 - away[j]).astype(np.int64))
