@@ -42,7 +42,11 @@ def unseen(padded: bool) -> Callable[[], AbstractContextManager[None]]:
             yield
         finally:
             for name in ours:
-                table[name] = usual[name]
+                del table[
+                    name
+                ]  # and no more: a graph is made anew where this table has another key
+                if table.get(name) is not usual[name]:  # one that the user has put there
+                    table[name] = usual[name]
             if asks is not None:
                 masking_utils.find_packed_sequence_indices = asks
 

@@ -103,6 +103,20 @@ def test_a_model_is_one_graph_a_block(preset, dtype, backend, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_graph_outlives_steps_without_one(monkeypatch):
+    """As in a run, which measures between two steps: nothing that a graph depends on may be left changed."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    loss = causal_lm.client_loss(model := causal_lm.load("tiny"))
+    params = stacking.replicate(causal_lm.trainable(model), N)
+    given = *split(params, list(params)), torch.randint(3, causal_lm.BYTES, (N, 2, 13))
+    gradients, before = compiled(loss), co.graphs()
+    for _ in range(2):
+        gradients(*given)
+        looped(loss)(*given)
+    assert co.graphs() - before == 1
+
+
+@pytest.mark.slow
 def test_more_blocks_than_torchs_limit_are_graphs_all():
     params = {f"w{k}": torch.ones(2, 1) for k in range(10)}  # its limit is 8
 
