@@ -1,7 +1,7 @@
 """How transformers makes masks while a loss runs: without a look at the data, and without a wait for the device."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,8 @@ def unseen(padded: bool) -> Callable[[], AbstractContextManager[None]]:
     It asks whether a row holds several texts, which none does, and whether a mask hides anything: a branch on a tensor's
     values, which torch.vmap cannot follow. And some versions make a zero on the host, for which the device waits.
     """
-    from transformers import (
-        masking_utils,  # here: torch.compile takes no import of transformers into a graph
-    )
+    # Here, and not in the context: torch.compile takes no import of transformers into a graph.
+    from transformers import masking_utils
 
     table = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
     look = {"allow_is_bidirectional_skip": False, "allow_is_causal_skip": False} if padded else {}
@@ -42,15 +41,20 @@ def unseen(padded: bool) -> Callable[[], AbstractContextManager[None]]:
             yield
         finally:
             for name in ours:
-                del table[
-                    name
-                ]  # and no more: a graph is made anew where this table has another key
-                if table.get(name) is not usual[name]:  # one that the user has put there
-                    table[name] = usual[name]
-            if asks is not None:
+                _restored(table, name, usual[name])
+            if asks not in (None, _none):  # or another thread's, which puts back what it found
                 masking_utils.find_packed_sequence_indices = asks
 
     return context
+
+
+def _restored(table: MutableMapping[str, Mask], name: str, usual: Mask) -> None:
+    """Take ours out of transformers' table, to the last key: a graph is made anew where the table has another one."""
+    with suppress(KeyError):  # another thread, whose loss ended meanwhile, has done so
+        del table[name]
+    ours = getattr(usual, "func", None) in (_with, _added)  # of that thread
+    if not ours and table.get(name) is not usual:  # the user's own
+        table[name] = usual
 
 
 def _none(positions: Tensor) -> None:
