@@ -68,7 +68,8 @@ def require_room(known: Forecast, free: int | None, ground: Groundwork) -> None:
     needs = []
     for words, knobs in _savings(ground.config).items():
         smaller = forecast_of(ground._replace(config=replace(ground.config, **knobs)))
-        needs.append(f"{size(smaller.memory)} with {words}")
+        if smaller.memory < known.memory:
+            needs.append(f"{size(smaller.memory)} with {words}")
     raise BadInput(
         f"this run needs {size(known.memory)} of memory, and {size(free)} are free; it would need "
         f"{', '.join(needs) or 'less with fewer --clients or a shorter --context'}"
@@ -76,12 +77,14 @@ def require_room(known: Forecast, free: int | None, ground: Groundwork) -> None:
 
 
 def _savings(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """Return what makes a run smaller on the same text: the words of the command line, and the knobs."""
+    """Return what may make a run smaller on the same text: the words of the command line, and the knobs."""
     knobs = {"micro_batch": 1, "engine": "loop", "dtype": "bfloat16"}
     free = {name: value for name, value in knobs.items() if getattr(config, name) != value}
     words = {name: f"--{name.replace('_', '-')} {value}" for name, value in free.items()}
     alone: dict[str, dict[str, Any]] = {words[name]: {name: free[name]} for name in free}
-    return {**alone, " ".join(words.values()): free} if len(free) > 1 else alone
+    plainer = {} if config.engine == "stacked" else {"--engine stacked": {"engine": "stacked"}}
+    together = {" ".join(words.values()): free} if len(free) > 1 else {}
+    return {**plainer, **alone, **together}
 
 
 def room(device: torch.device) -> int | None:

@@ -15,7 +15,7 @@ from deca_lab.algorithm import stacking
 from deca_lab.algorithm.blocks import by_layers
 from deca_lab.algorithm.gradients import ENGINES, in_parts, recorded, stacked
 from deca_lab.errors import BadInput, Stopped
-from deca_lab.lab.forecast import forecast_of
+from deca_lab.lab.forecast import forecast_of, require_room, size
 from deca_lab.lab.prepare import groundwork, prepare
 from deca_lab.lab.runs import resume, run
 from deca_lab.methods import METHODS
@@ -289,9 +289,11 @@ def test_without_a_gpu_one_line_says_so(capsys, tmp_path):
 
 
 def test_the_forecast_counts_the_places_and_the_graphs_memory(graphs):
-    plain, ours = (
-        forecast_of(groundwork(replace(CONFIG, engine=engine)))
-        for engine in ("stacked", "cuda-graph")
-    )
+    grounds = [groundwork(replace(CONFIG, engine=e)) for e in ("stacked", "cuda-graph", "auto")]
+    plain, ours, chosen = map(forecast_of, grounds)
     weights = plain.checkpoint  # nothing but weights is kept between visits
     assert ours.memory - plain.memory == weights + plain.activations
+    assert chosen == ours
+    for ground in grounds[1:]:
+        with pytest.raises(BadInput, match=f"{size(plain.memory)} with --engine stacked, "):
+            require_room(ours, plain.memory, ground)
