@@ -57,7 +57,7 @@ def test_notebooks_run_side_by_side_with_parameters_and_a_failure_shows_its_cell
 
 @pytest.mark.slow
 def test_a_copy_is_written_now_and_then_and_holds_what_ran_before_a_cell_took_too_long(
-    kernels, tmp_path, monkeypatch
+    tmp_path, monkeypatch
 ):
     engines = pytest.importorskip("papermill.engines")
     path = notebook(tmp_path / "one.ipynb", "print('be' 'fore')", "while True:\n    pass")
