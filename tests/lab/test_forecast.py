@@ -102,7 +102,7 @@ def test_each_saving_saves():
 
 
 def test_too_little_room_is_one_line_with_the_three_knobs_that_save_most():
-    ground = groundwork(FEW)
+    ground = groundwork(replace(FEW, batch=16))
     known = fc.forecast_of(ground)
     fc.require_room(known, known.memory, ground)
     fc.require_room(known, None, ground)
@@ -113,6 +113,14 @@ def test_too_little_room_is_one_line_with_the_three_knobs_that_save_most():
         assert knob in line
     assert line.endswith("with --micro-batch 1 --engine loop --dtype bfloat16")
     assert "\n" not in line
+
+
+def test_what_would_save_nothing_is_not_named():
+    ground = groundwork(replace(FEW, batch=1))  # one example is read at once as it is
+    known = fc.forecast_of(ground)
+    with pytest.raises(BadInput, match="with --engine loop,") as refusal:
+        fc.require_room(known, known.memory - 1, ground)
+    assert "with --micro-batch 1," not in str(refusal.value)
 
 
 def test_a_model_from_outside_that_does_not_fit_is_refused_before_it_is_loaded(
