@@ -112,29 +112,46 @@ def replayed(inner: Gradients) -> Gradients:
     records: list[Callable[[Work], Work]] = []  # one, made with the first graph
 
     def gradients(x: Tensor, where: Layout, rest: Params, batch: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-        owners = _owners(rest)
-        parts = dict(enumerate(tree_leaves(batch)))
-        given: dict[Any, Tensor] = {where.names: x, **owners, **parts}
-        key = where, tuple(rest), shape_of((x, rest, batch))
+        given = Given(x, where, rest, batch)
+        key, tensors = (where, tuple(rest), shape_of((x, rest, batch))), given.tensors
         if key not in graphs:
-            plain = inner(x, where, rest, batch)  # loads every kernel, which a recording may not do
+            plain = inner(*given)  # loads every kernel, which a recording may not do
             records[:] = records or [recorder(x.device)]
-            reads = {name: _place(places, name, t) for name, t in given.items()}
-            writes = [
-                _place(places, name, t) for name, t in zip(("losses", "g"), plain, strict=True)
-            ]
-            fixed = reads[where.names], where, _views(rest, owners, reads), _batch(batch, reads)
-            launch = _recorded(records[0], partial(_write, writes, inner, fixed))
+            reads = {name: _place(places, name, t) for name, t in tensors.items()}
+            writes = [_place(places, i, t) for i, t in zip(("losses", "g"), plain, strict=True)]
+            work = partial(_write, writes, inner, given.from_places(reads))
+            graphs[key] = Graph([*reads.values()], writes, _recorded(records[0], work))
             writes[1].fill_(torch.nan)  # lest what is there be taken for the graph's
-            graphs[key] = Graph([*reads.values()], writes, launch)
             return plain
-        losses, g = (t.clone() for t in graphs[key].of([*given.values()]))
+        losses, g = (t.clone() for t in graphs[key].of([*tensors.values()]))
         if key not in compared:
-            _require_same((losses, g), inner(x, where, rest, batch))
+            _require_same((losses, g), inner(*given))
             compared.add(key)
         return losses, g
 
     return gradients
+
+
+class Given(NamedTuple):
+    """What a step gives to its gradient."""
+
+    x: Tensor
+    where: Layout
+    rest: Params
+    batch: Any
+
+    @property
+    def tensors(self) -> dict[Any, Tensor]:
+        """Return every tensor that is read, once, each under the names that are views of it or its number in the batch."""
+        parts = dict(enumerate(tree_leaves(self.batch)))
+        return {self.where.names: self.x, **_owners(self.rest), **parts}
+
+    def from_places(self, places: Mapping[Any, Tensor]) -> "Given":
+        """Return the same of the places that stand for its `tensors`."""
+        leaves, form = tree_flatten(self.batch)
+        batch = tree_unflatten([places[i] for i in range(len(leaves))], form)
+        rest = _views(self.rest, _owners(self.rest), places)
+        return Given(places[self.where.names], self.where, rest, batch)
 
 
 def _owners(rest: Params) -> dict[tuple[str, ...], Tensor]:
@@ -159,12 +176,6 @@ def _views(
         begins = t.storage_offset() - owners[owner].storage_offset()
         views[name] = places[owner].as_strided(t.size(), t.stride(), begins)
     return views
-
-
-def _batch(batch: Any, places: Mapping[Any, Tensor]) -> Any:  # noqa: ANN401 - tensors, in tuples and dicts
-    """Return the batch once more, of the places that stand for its tensors."""
-    leaves, form = tree_flatten(batch)
-    return tree_unflatten([places[i] for i in range(len(leaves))], form)
 
 
 def _place(places: dict[object, Tensor], name: object, like: Tensor) -> Tensor:
