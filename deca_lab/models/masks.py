@@ -20,32 +20,31 @@ def unseen(padded: bool) -> Callable[[], AbstractContextManager[None]]:
     # Here, and not in the context: torch.compile takes no import of transformers into a graph.
     from transformers import masking_utils
 
-    table = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
     look = {"allow_is_bidirectional_skip": False, "allow_is_causal_skip": False} if padded else {}
+    return partial(_ours, masking_utils, look)
 
-    @contextmanager
-    def context() -> Iterator[None]:
-        asks = getattr(masking_utils, "find_packed_sequence_indices", None)  # some versions do not
-        usual: dict[str, Mask] = {name: table[name] for name in ("eager", "sdpa")}
-        ours = {
-            "sdpa": partial(_with, usual["sdpa"], look),
-            "eager": partial(_added, usual["sdpa"], look),
-        }
-        if torch.compiler.is_compiling() and not padded:
-            ours = {}  # a graph has no host to wait for
-        if asks is not None:
-            masking_utils.find_packed_sequence_indices = _none
-        for name, mask in ours.items():
-            table[name] = mask
-        try:
-            yield
-        finally:
-            for name in ours:
-                _restored(table, name, usual[name])
-            if asks not in (None, _none):  # or another thread's, which puts back what it found
-                masking_utils.find_packed_sequence_indices = asks
 
-    return context
+@contextmanager
+def _ours(theirs: Any, look: dict[str, bool]) -> Iterator[None]:  # noqa: ANN401 - their module
+    """Have our masks in the table of transformers' module of masks, and none of its questions."""
+    table: MutableMapping[str, Mask] = theirs.ALL_MASK_ATTENTION_FUNCTIONS
+    asks = getattr(theirs, "find_packed_sequence_indices", None)  # some versions do not
+    usual = {name: table[name] for name in ("eager", "sdpa")}
+    seen = usual["sdpa"]
+    ours = {"sdpa": partial(_with, seen, look), "eager": partial(_added, seen, look)}
+    if torch.compiler.is_compiling() and not look:
+        ours = {}  # a graph has no host to wait for
+    if asks is not None:
+        theirs.find_packed_sequence_indices = _none
+    for name, mask in ours.items():
+        table[name] = mask
+    try:
+        yield
+    finally:
+        for name in ours:
+            _restored(table, name, usual[name])
+        if asks not in (None, _none):  # or another thread's, which puts back what it found
+            theirs.find_packed_sequence_indices = asks
 
 
 def _restored(table: MutableMapping[str, Mask], name: str, usual: Mask) -> None:
